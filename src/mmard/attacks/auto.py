@@ -1,0 +1,77 @@
+"""The official AutoAttack package behind the same signature as every other attack."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmard.core.errors import MmardError
+from mmard.core.threat import Threat
+from mmard.core.views import Predict
+
+NORMS = {"linf": "Linf", "l2": "L2"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttack:
+    """AutoAttack (Croce & Hein, 2020, arXiv 2003.01690), ``standard``: APGD-CE, APGD-T, FAB-T, Square.
+
+    Args:
+        version: ``"standard"``, or ``"rand"`` for randomised models.
+        batch_size: images attacked at once.
+        seed: of the package's random starts.
+
+    With C < 10 classes the two targeted attacks aim at the C − 1 that there are. The images must have the pixel range [0, 1].
+    """
+
+    version: Literal["standard", "rand"] = "standard"
+    batch_size: int = 500
+    seed: int = 0
+
+    def __call__(self, predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        """The adversarial images where the package found one, the natural ones elsewhere. (B, C, H, W) → the same."""
+        if (threat.lower, threat.upper) != (0.0, 1.0):
+            raise MmardError(f"AutoAttack works on pixels in [0, 1], got [{threat.lower:g}, {threat.upper:g}]")
+        if threat.eps == 0:
+            return x.clone()
+        with torch.no_grad():
+            classes = predict(x[:1]).shape[1]
+        if classes < 4:
+            raise MmardError(f"AutoAttack's targeted loss needs at least 4 classes, got {classes}; use pgd and cw")
+        runner = self.package(predict, classes, x.device, threat)
+        with _quiet():
+            x_adv, _ = runner.run_standard_evaluation(x.contiguous(), y, batch_size=self.batch_size)
+        return x_adv  # type: ignore[no-any-return]
+
+    def package(self, predict: Predict, classes: int, device: torch.device, threat: Threat):  # type: ignore[no-untyped-def]
+        """The package's own object, set up for this threat."""
+        from pyautoattack import AutoAttack as Package
+
+        runner = Package(
+            predict, norm=NORMS[threat.norm], eps=threat.eps, version=self.version, seed=self.seed, device=device
+        )
+        targets = min(9, classes - 1)
+        runner.apgd_targeted.n_target_classes = runner.fab.n_target_classes = targets
+        return runner
+
+    def __str__(self) -> str:
+        return f"AutoAttack {self.version} (pyautoattack)"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The package logs a line per batch; its warnings stay, because they may be findings."""
+    logger = logging.getLogger("auto-attack")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,85 @@
+"""Projected gradient ascent: one class that makes training examples and evaluates models."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mmard import losses
+from mmard.core.errors import MmardError
+from mmard.core.method import Attack, Maximizer
+from mmard.core.threat import Threat, in_255ths
+from mmard.core.views import Predict
+
+Start = Literal["none", "gaussian", "uniform"]
+START_NOISE = 0.001  # standard deviation of the gaussian start, in units of a pixel's range (TRADES and after)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pgd:
+    """Projected gradient ascent, last iterate (Madry et al., 2018, arXiv 1706.06083, eq. 3).
+
+    Args:
+        steps: number of gradient steps, ≥ 1.
+        step_size: length of a step in the threat's norm; None: a quarter of eps (2/255 at 8/255), and the whole
+            eps when there is one step.
+        start: ``"none"`` x itself, ``"gaussian"`` x + 0.001·N(0, 1), ``"uniform"`` a random point of the ball; clamped.
+
+    Raises:
+        MmardError: when a step is longer than eps.
+    """
+
+    steps: int = 10
+    step_size: float | None = None
+    start: Start = "gaussian"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise MmardError(f"steps {self.steps} is too few; expected at least 1")
+        if self.start not in ("none", "gaussian", "uniform"):
+            raise MmardError(f"start {self.start!r} is not known; expected 'none', 'gaussian' or 'uniform'")
+        if self.step_size is not None and not self.step_size > 0:
+            raise MmardError(f"step_size {self.step_size:g} is not positive; expected something like 2/255")
+
+    def step_for(self, threat: Threat) -> float:
+        """The step's length under this threat."""
+        if self.step_size is None:
+            return threat.eps / (4 if self.steps > 1 else 1)
+        if self.step_size > threat.eps * (1 + 1e-9):
+            raise MmardError(f"step_size {self.step_size:.4f} > eps {threat.eps:.4f}: are the two swapped?")
+        return self.step_size
+
+    def __call__(self, loss: Callable[[Tensor], Tensor], x: Tensor, threat: Threat) -> Tensor:
+        """x' in the ball around x that makes ``loss(x')`` (B,) large. x (B, C, H, W) in [0, 1]."""
+        if threat.eps == 0:
+            return x.clone()
+        step = self.step_for(threat)
+        x_adv = self._begin(x, threat)
+        for _ in range(self.steps):
+            x_adv.requires_grad_()
+            (grad,) = torch.autograd.grad(loss(x_adv).sum(), x_adv)
+            x_adv = threat.project(x_adv.detach() + step * threat.steepest(grad), x)
+        return x_adv
+
+    def _begin(self, x: Tensor, threat: Threat) -> Tensor:
+        if self.start == "uniform":
+            return threat.uniform(x)
+        if self.start == "gaussian":
+            return threat.project(x + START_NOISE * torch.randn_like(x), x)
+        return x.clone()
+
+    def __str__(self) -> str:
+        size = ("eps/4" if self.steps > 1 else "eps") if self.step_size is None else in_255ths(self.step_size)
+        return f"PGD-{self.steps} (step {size}, start {self.start})"
+
+
+def untargeted(maximizer: Maximizer, loss: Callable[[Tensor, Tensor], Tensor] = losses.ce) -> Attack:
+    """An attack on labels: ascend ``loss(logits, y)``."""
+
+    def attack(predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        with torch.enable_grad():
+            return maximizer(lambda x_adv: loss(predict(x_adv), y), x, threat)
+
+    return attack

@@ -1,0 +1,28 @@
+"""What there is, by name, with one line each."""
+
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from mmard.config import recipes
+from mmard.data.sources import SOURCES
+from mmard.methods import METHODS
+from mmard.models.students import FAMILIES
+from mmard.terms import BOUNDARIES, SCENARIOS, TRIANGLES
+
+
+def catalogue() -> dict[str, dict[str, str]]:
+    """title → name → line."""
+    terms = {**SCENARIOS, **{f"{n} (inner)": t for n, t in BOUNDARIES.items()}, **{f"{n} (outer)": t for n, t in TRIANGLES.items()}}
+    return {
+        "methods": {name: _first_line(builder) for name, builder in METHODS.items()},
+        "models": {name: line for name, (line, _) in FAMILIES.items()},
+        "data": dict(SOURCES),
+        "terms": {name: f"{o}   {_first_line(o.terms[0][1].function)}" for name, o in terms.items()},
+        "recipes": {name: yaml.safe_load(path.read_text(encoding="utf-8")).get("about", "") for name, path in recipes().items()},
+    }
+
+
+def _first_line(thing: Callable[..., Any]) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,221 @@
+"""Settings: YAML recipes plus ``key.sub=value`` overrides, validated before anything heavy runs."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from mmard.core.errors import MmardError, unknown
+from mmard.core.numbers import parse_number
+
+Number = Annotated[float, BeforeValidator(parse_number)]
+
+
+class Section(BaseModel):
+    """Unknown keys are errors; defaults are not copied from anywhere else."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSettings(Section):
+    """Which images; see ``mmard ls data``."""
+
+    name: str = "digits"
+    train: str | list[str] | None = None
+    test: str | list[str] | None = None
+    root: str | None = None
+    label: str | None = None
+    size: int | None = None
+    held_out: Number = 0.1
+    limit: int | None = Field(None, ge=1)
+    test_limit: int | None = Field(None, ge=1)
+    seed: int = 0
+    augment: Literal["none", "crop", "flip", "crop+flip"] = "none"
+
+
+class ThreatSettings(Section):
+    """The ball in which examples are made and judged."""
+
+    eps: Number = 8 / 255
+    norm: Literal["linf", "l2"] = "linf"
+
+
+class AttackSettings(Section):
+    """Changes to the method's own inner process."""
+
+    steps: int | None = None
+    step_size: Number | None = None
+    start: Literal["none", "gaussian", "uniform"] | None = None
+
+
+class TrainSettings(Section):
+    """Schedule; see `mmard.training.plan.Plan`."""
+
+    epochs: int = 30
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Number = 0.1
+    momentum: Number = 0.9
+    nesterov: bool = False
+    weight_decay: Number = 2e-4
+    schedule: Literal["piecewise", "cosine", "one_cycle", "constant"] = "cosine"
+    milestones: tuple[Number, ...] = (0.7, 0.9)
+    decay: Number = 0.1
+    warmup: Number = 0.0
+    clip: Number | None = None
+
+
+class AveragingSettings(Section):
+    """Average of the weights; see `mmard.training.averaging.Averaging`."""
+
+    kind: Literal["none", "ema", "swa"] = "none"
+    decay: Number = 0.999
+    start: Number = 0.0
+
+
+class ValidationSettings(Section):
+    """Judging on the held-out split; see `mmard.training.trainer.Validation`."""
+
+    every: int = Field(1, ge=1)
+    steps: int = Field(10, ge=1)
+
+
+class EngineSettings(Section):
+    """Where it runs; see `mmard.training.engine.Engine`."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+
+class Settings(Section):
+    """All the settings of a run.
+
+    ``method`` is a name or ``{name: ..., parameter: value}``; ``teacher`` a run folder, weights or a card, and
+    ``teacher_recipe`` the recipe that trains it where there is none yet; ``teachers`` further networks by name.
+    ``normalize: data`` subtracts the training images' mean inside the network. ``scale: 1/num_classes`` is for scripts that average over classes.
+    """
+
+    about: str = ""
+    method: str | dict[str, Any] = "rslad"
+    student: str = "cnn-16-3"
+    normalize: Literal["none", "data"] = "none"
+    teacher: str | None = None
+    teacher_recipe: str | None = None
+    teachers: dict[str, str] = {}
+    out: str = "runs/run"
+    seed: int = 0
+    scale: Literal["1/num_classes"] | Number = 1.0
+    checkpoint_every: int | None = Field(None, ge=1)
+    tensorboard: bool = False
+    data: DataSettings = DataSettings()
+    threat: ThreatSettings = ThreatSettings()
+    attack: AttackSettings = AttackSettings()
+    train: TrainSettings = TrainSettings()
+    averaging: AveragingSettings = AveragingSettings()
+    validation: ValidationSettings = ValidationSettings()
+    engine: EngineSettings = EngineSettings()
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain values, for YAML and for a weights file's header."""
+        return self.model_dump(mode="json")
+
+
+def recipe_folders() -> list[Path]:
+    """Where recipes live: in the installed package, or in the repository's ``recipes/``."""
+    here = Path(__file__).resolve()
+    return [p for p in (here.parent / "recipes", here.parents[2] / "recipes") if p.is_dir()]
+
+
+def recipes() -> dict[str, Path]:
+    """All the built-in recipes by name."""
+    return {p.stem: p for folder in recipe_folders() for p in sorted(folder.glob("*.yaml"))}
+
+
+def recipe_file(name: str) -> Path:
+    """The file of a recipe: a path, or the name of a built-in one."""
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml") or path.is_dir():
+        path = path / "settings.yaml" if path.is_dir() else path
+        if not path.is_file():
+            raise MmardError(f"there is no recipe at {name}; see mmard ls recipes")
+        return path
+    if name not in recipes():
+        raise unknown("recipe", name, recipes(), "or give a .yaml file or a run folder")
+    return recipes()[name]
+
+
+def read_settings(recipe: "str | Path | Settings | None", overrides: dict[str, Any] | None = None) -> Settings:
+    """Settings from a recipe, a run folder or other settings (None: the defaults), and overrides by dotted key.
+
+    >>> read_settings(None, {"threat.eps": "4/255"}).threat.eps == 4 / 255
+    True
+    """
+    raw: Any = {}
+    if isinstance(recipe, Settings):
+        raw = recipe.resolved()
+    elif recipe is not None:
+        path = recipe_file(str(recipe))
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
+            raise MmardError(f"{path} is no YAML: {' '.join(str(e).split())}") from e
+        if not isinstance(raw, dict):
+            raise MmardError(f"{path} holds a {type(raw).__name__}, expected keys and values")
+    for key, value in (overrides or {}).items():
+        _put(raw, key, value)
+    return validated(raw)
+
+
+def parse_overrides(words: list[str]) -> dict[str, Any]:
+    """``["train.lr=0.05", "method=adaad"]`` → a dict; values are read as YAML."""
+    pairs: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise MmardError(f"{word!r} is no setting; expected key=value, such as train.epochs=10")
+        try:
+            pairs[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            pairs[key] = value
+    return pairs
+
+
+def validated(raw: dict[str, Any]) -> Settings:
+    """Settings from plain values.
+
+    Raises:
+        MmardError: the first fault, with the nearest names for an unknown key.
+    """
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as e:
+        fault = e.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            raise unknown("setting", where, _keys(Settings)) from e
+        raise MmardError(f"{where} is {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}") from e
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, info in section.model_fields.items():
+        inner = info.annotation
+        nested = isinstance(inner, type) and issubclass(inner, BaseModel)
+        keys += _keys(inner, f"{prefix}{name}.") if nested else [prefix + name]  # type: ignore[arg-type]
+    return keys
+
+
+def _put(raw: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = raw.get(parent)
+        if parent in ("method", "base") and isinstance(inner, str):
+            inner = {"name": inner}
+        if inner is not None and not isinstance(inner, dict):
+            raise MmardError(f"{key}: {parent} is {inner!r} and has no parts")
+        raw[parent] = inner if inner is not None else ({"name": "rslad"} if parent == "method" else {})
+        raw = raw[parent]
+    raw[last] = value

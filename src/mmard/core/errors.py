@@ -1,0 +1,20 @@
+"""The one exception a user sees: what was got, what was expected, and the cure."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class MmardError(Exception):
+    """A mistake in the input. The command line prints it as one line and exits with 2."""
+
+
+def unknown(kind: str, got: str, known: Iterable[str], cure: str = "") -> MmardError:
+    """An error for a name that does not exist, with the nearest names first.
+
+    >>> print(unknown("method", "rslda", ["ard", "rslad"]))
+    unknown method 'rslda'; did you mean rslad? known: ard, rslad
+    """
+    names = sorted(known)
+    near = get_close_matches(got, names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ";"
+    return MmardError(f"unknown {kind} {got!r}{hint} known: {', '.join(names)}{'; ' + cure if cure else ''}")

@@ -1,0 +1,45 @@
+"""A method of adversarial training: two weighted sums of terms and the process that ascends the first."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from mmard.core.objective import Objective, nothing
+from mmard.core.threat import Threat
+from mmard.core.views import Predict
+
+Attack = Callable[[Predict, Tensor, Tensor, Threat], Tensor]
+"""(predict, x, y, threat) → x_adv: what an evaluation runs."""
+
+
+class Maximizer(Protocol):
+    """Finds x' in the threat's ball around x that makes ``loss(x')`` large. It knows no model and no label."""
+
+    def __call__(self, loss: Callable[[Tensor], Tensor], x: Tensor, threat: Threat) -> Tensor: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What the inner process ascends to make an example, and what the outer one descends to train the student.
+
+    Args:
+        outer: descended over the student's weights, in training mode.
+        inner: ascended over x'. `nothing` trains on natural images.
+        maximizer: the inner process; None only where there is nothing to ascend.
+        attack_in_train_mode: keep the student in training mode during the attack, as some released scripts do.
+    """
+
+    outer: Objective
+    inner: Objective = nothing
+    maximizer: Maximizer | None = None
+    attack_in_train_mode: bool = False
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Modules that carry the method's state; the trainer moves, averages and saves them."""
+        yield from dict.fromkeys([*self.inner.modules(), *self.outer.modules()])
+
+    def __str__(self) -> str:
+        inner = f"{self.inner}   by {self.maximizer}" if self.inner else "nothing (natural images)"
+        return f"inner: max  {inner}\nouter: min  {self.outer}"

@@ -1,0 +1,121 @@
+"""Terms and their weighted sums: what an attack ascends and what training descends."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmard.core.errors import MmardError
+from mmard.core.views import Views
+
+TermFunction = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One function from views to one number per sample, with its name, its formula and its bound parameters."""
+
+    name: str
+    formula: str
+    function: TermFunction
+    params: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, views: Views) -> Tensor:
+        value = self.function(views, **dict(self.params))
+        if value.shape != views.y.shape:
+            raise MmardError(
+                f"term {self.name!r} gave shape {tuple(value.shape)}, expected one number per sample "
+                f"{tuple(views.y.shape)}: use reduction='none' and no mean over the batch"
+            )
+        return value
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module that holds the term's state, where the term is a method of one."""
+        owner = getattr(self.function, "__self__", None)
+        return owner if isinstance(owner, nn.Module) else None
+
+    def __str__(self) -> str:
+        params = {k: p.default for k, p in inspect.signature(self.function).parameters.items()} | dict(self.params)
+        shown = {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in params.items()}
+        return self.formula.format_map(shown)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum of terms. Terms run in written order, which is part of a method (BatchNorm sees it)."""
+
+    terms: tuple[tuple[float, Term], ...] = ()
+
+    def __call__(self, views: Views) -> dict[str, Tensor]:
+        """Weighted value of every term, one number per sample: name → (B,)."""
+        values: dict[str, Tensor] = {}
+        for weight, term in self.terms:
+            value = weight * term(views)
+            values[term.name] = values[term.name] + value if term.name in values else value
+        return values
+
+    def total(self, views: Views) -> Tensor:
+        """Sum of the terms, (B,)."""
+        return reduce(Tensor.add, self(views).values())
+
+    def given(self, **params: Any) -> "Objective":
+        """The same terms with these parameters, for instance ``soft_adv.given(tau=30)``."""
+        taken = {k for _, t in self.terms for k in inspect.signature(t.function).parameters}
+        if wrong := sorted(set(params) - taken):
+            raise MmardError(f"no term of '{self}' takes {', '.join(wrong)}")
+        return Objective(tuple((w, _bind(t, params)) for w, t in self.terms))
+
+    def modules(self) -> Iterator[nn.Module]:
+        """The modules that hold state for these terms."""
+        yield from dict.fromkeys(t.module for _, t in self.terms if t.module is not None)
+
+    def __add__(self, other: "Objective") -> "Objective":
+        return Objective(self.terms + other.terms)
+
+    def __mul__(self, factor: float) -> "Objective":
+        return Objective(tuple((factor * w, t) for w, t in self.terms))
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Objective":
+        return -1.0 * self
+
+    def __sub__(self, other: "Objective") -> "Objective":
+        return self + -other
+
+    def __bool__(self) -> bool:
+        return bool(self.terms)
+
+    def __str__(self) -> str:
+        text = ""
+        for weight, term in self.terms:
+            sign = (" − " if text else "−") if weight < 0 else (" + " if text else "")
+            text += sign + ("" if abs(weight) == 1 else f"{abs(weight):.4g}·") + str(term)
+        return text or "nothing"
+
+
+nothing = Objective()
+
+
+def _bind(term: Term, params: dict[str, Any]) -> Term:
+    taken = inspect.signature(term.function).parameters
+    return replace(term, params=tuple({**dict(term.params), **{k: v for k, v in params.items() if k in taken}}.items()))
+
+
+def term(formula: str | TermFunction) -> Any:
+    """Make an `Objective` of one term out of a function ``(views, **params) -> (B,)``.
+
+    ``@term`` takes the function's name as its formula; ``@term("KL(T(x)‖S(x'))")`` prints as the paper does, and
+    ``{tau}`` in it shows the parameter's value.
+    """
+    if callable(formula):
+        return _make(formula, formula.__name__)
+    return lambda function: _make(function, formula)
+
+
+def _make(function: TermFunction, formula: str) -> Objective:
+    return Objective(((1.0, Term(function.__name__, formula, function)),))

@@ -1,0 +1,138 @@
+"""Two points, and what each network says there: computed when first asked for, and then kept."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmard.core.errors import MmardError
+
+Predict = Callable[[Tensor], Tensor]
+"""Images (B, C, H, W) in [0, 1] → logits (B, K)."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The networks of a run by name: ``student``, ``teacher``, and any other that a method asks for."""
+
+    by_name: Mapping[str, Predict]
+
+    def __getitem__(self, name: str) -> Predict:
+        if name not in self.by_name:
+            have = ", ".join(sorted(self.by_name))
+            raise MmardError(f"the method asks for a {name!r} model and there is none (have: {have}); add one: {name}: CARD")
+        return self.by_name[name]
+
+    def replaced(self, **models: Predict) -> "Models":
+        return Models({**self.by_name, **models})
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """A batch of images and, lazily and once, the logits of each network there.
+
+    A teacher is constant because its weights are frozen; its graph with respect to ``x`` is kept only
+    when ``x`` asks for gradients, as it does inside an attack.
+    """
+
+    x: Tensor
+    models: Models
+    _known: dict[str, Any] = field(default_factory=dict)
+
+    def other(self, name: str) -> Tensor:
+        """Logits (B, K) of the model of that name."""
+        return self._keep(f"logits of {name}", lambda: self.models[name](self.x))  # type: ignore[no-any-return]
+
+    @property
+    def student(self) -> Tensor:
+        """Student's logits (B, K)."""
+        return self.other("student")
+
+    @property
+    def teacher(self) -> Tensor:
+        """Teacher's logits (B, K)."""
+        return self.other("teacher")
+
+    def once(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Keep whatever a term wants to compute only once at this point."""
+        return self._keep(f"once: {key}", compute)
+
+    def _keep(self, key: str, compute: Callable[[], Any]) -> Any:
+        if key not in self._known:
+            self._known[key] = compute()
+        return self._known[key]
+
+    def seen_by(self, models: Models) -> "Point":
+        """The same images under other networks; the logits of the networks that stayed the same are kept."""
+        same = [f"logits of {name}" for name, model in models.by_name.items() if self.models.by_name.get(name) is model]
+        return Point(self.x, models, {key: self._known[key] for key in same if key in self._known})
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """All that a term may look at.
+
+    Attributes:
+        nat, adv: the natural and the adversarial point. They are the same one before an example is made.
+        y: labels (B,), int64.
+        index: each sample's stable number in the training set (B,), int64.
+        progress: share of training done, in [0, 1].
+        models: the networks.
+    """
+
+    nat: Point
+    adv: Point
+    y: Tensor
+    index: Tensor
+    progress: float
+    models: Models
+
+    @staticmethod
+    def of(x: Tensor, y: Tensor, index: Tensor, models: Models, progress: float = 0.0) -> "Views":
+        """The views before any example is made: both points are the natural one."""
+        nat = Point(x, models)
+        return Views(nat, nat, y, index, progress, models)
+
+    def point(self, x: Tensor) -> Point:
+        """A third point: new images under the same networks."""
+        return Point(x, self.models)
+
+    def moved_to(self, x_adv: Tensor) -> "Views":
+        """The same views with another adversarial point; what is known of the natural one is kept."""
+        return replace(self, adv=self.point(x_adv))
+
+    def seen_by(self, student: Predict) -> "Views":
+        """The same views with another student (or the same one in another mode): its old answers are dropped."""
+        if student is self.models.by_name.get("student"):
+            student = _fresh(student)
+        models = self.models.replaced(student=student)
+        nat = self.nat.seen_by(models)
+        return replace(self, nat=nat, adv=nat if self.adv is self.nat else self.adv.seen_by(models), models=models)
+
+
+def _fresh(predict: Predict) -> Predict:
+    return lambda x: predict(x)
+
+
+@contextmanager
+def held_still(*networks: nn.Module, train: bool = False) -> Iterator[None]:
+    """Borrow networks for an attack: evaluation mode, no gradient to weights; all is given back, also on error.
+
+    Args:
+        train: leave the networks in training mode (some released scripts attack so; BatchNorm then moves).
+    """
+    modes = [(m, m.training) for net in networks for m in net.modules()]
+    asked = [p for net in networks for p in net.parameters() if p.requires_grad]
+    try:
+        for net in networks:
+            net.train(train)
+        for p in asked:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        for p in asked:
+            p.requires_grad_(True)

@@ -1,0 +1,131 @@
+"""Where images come from: the embedded digits, parquet files, image folders, and the hub."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmard.core.errors import MmardError
+from mmard.data.images import DataSet, Images, cut, stratified
+
+SOURCES = {
+    "digits": "1,797 handwritten digits, 8×8 grey, 10 classes, from scikit-learn; nothing to download",
+    "parquet": "parquet files with an image and a label column (data.train=..., data.test=...)",
+    "imagefolder": "folders of images, one folder a class, in train/ and test/ (data.root=...)",
+    "OWNER/NAME": "any image data set of the Hugging Face hub, such as uoft-cs/cifar10",
+}
+TEST_SPLITS = ("test", "validation", "valid", "val")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+
+def load(
+    name: str, *, train: str | Sequence[str] | None = None, test: str | Sequence[str] | None = None, root: str | None = None,
+    label: str | None = None, size: int | None = None, held_out: float = 0.1, limit: int | None = None,
+    test_limit: int | None = None, seed: int = 0,
+) -> DataSet:  # fmt: skip
+    """Load a data set and cut its held-out split.
+
+    Args:
+        name: one of `SOURCES`.
+        train, test: parquet files (paths, globs or lists).
+        root: of an image folder.
+        label: the label column, where there are several.
+        size: make every image size×size (shorter side resized, then the centre); needed where sizes differ.
+        held_out: share of the training set to choose checkpoints and settings on.
+        limit, test_limit: keep about so many images of each, every class in proportion.
+        seed: of the splits.
+    """
+    limits = {"held_out": held_out, "limit": limit, "test_limit": test_limit, "seed": seed}
+    if name == "digits":
+        return cut(name, *_digits(), **limits)  # type: ignore[arg-type]
+    splits = _open(name, train, test, root)
+    test_name = next((s for s in TEST_SPLITS if s in splits), None)
+    if "train" not in splits or test_name is None:
+        raise MmardError(f"{name} has the splits {', '.join(splits)}; expected train and one of {', '.join(TEST_SPLITS)}")
+    parts = [_images(splits[s], label, size, n, seed) for s, n in (("train", limit), (test_name, test_limit))]
+    return cut(name, *parts, **limits)  # type: ignore[arg-type]
+
+
+def _digits() -> tuple[Images, Images]:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    whole = Images.of(pixels, bunch.target, tuple(map(str, range(10))))
+    test, train = stratified(whole, 360, seed=0)
+    return whole.take(train), whole.take(test)
+
+
+def _open(name: str, train: Any, test: Any, root: str | None) -> Any:
+    """The splits, as a mapping of Hugging Face data sets."""
+    try:
+        import datasets
+        import PIL  # noqa: F401
+    except ImportError as e:
+        raise MmardError(f"data set {name!r} needs one more package: pip install 'mmard[data]' (without it: digits)") from e
+    datasets.disable_progress_bars()
+    try:
+        if name == "parquet":
+            if not train or not test:
+                raise MmardError("parquet needs both data.train=FILES and data.test=FILES")
+            return datasets.load_dataset("parquet", data_files={"train": train, "test": test})
+        if name == "imagefolder":
+            if not root:
+                raise MmardError("imagefolder needs data.root=FOLDER with train/ and test/ in it")
+            return datasets.load_dataset("imagefolder", data_dir=root)
+        if "/" not in name:
+            raise MmardError(f"unknown data set {name!r}; known: {', '.join(SOURCES)}")
+        return datasets.load_dataset(name)
+    except MmardError:
+        raise
+    except Exception as e:  # the library has a dozen kinds of failure; each means that there is no such data here
+        raise MmardError(f"cannot load data set {name!r}: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from e
+
+
+def _images(rows: Any, label: str | None, size: int | None, limit: int | None, seed: int) -> Images:
+    """Decode the images of one split; with a limit only those that are kept."""
+    image_column, label_column, classes = _columns(rows, label)
+    labels = np.asarray(rows[label_column], dtype=np.int64)
+    classes = classes or tuple(str(k) for k in range(int(labels.max(initial=-1)) + 1))
+    index = torch.arange(len(labels))
+    if limit is not None and limit < len(labels):
+        shell = Images.of(np.zeros((len(labels), 1, 1, 1), np.uint8), labels, classes)
+        index = stratified(shell, limit, seed)[0]
+        rows, labels = rows.select(index.tolist()), labels[index.numpy()]
+    if len(labels) == 0:
+        raise MmardError("the data set is empty: 0 images")
+    try:
+        pictures = [_pixels(picture, size) for picture in rows[image_column]]
+    except (OSError, ValueError) as e:
+        raise MmardError(f"an image of the data set cannot be decoded: {str(e).splitlines()[0]}") from e
+    shapes = {p.shape for p in pictures}
+    if len(shapes) > 1:
+        some = ", ".join(f"{w}×{h}" for h, w, _ in sorted(shapes)[:3])
+        raise MmardError(f"the images have several sizes ({some} ...); give data.size=64 or another size")
+    images = Images.of(np.stack(pictures).transpose(0, 3, 1, 2), labels, classes)
+    return Images(images.pixels, images.labels, images.classes, index)
+
+
+def _columns(rows: Any, label: str | None) -> tuple[str, str, tuple[str, ...]]:
+    """Names of the image and the label column, and the names of the classes where the data set has them."""
+    kinds = {column: type(feature).__name__ for column, feature in rows.features.items()}
+    image = next((c for c, kind in kinds.items() if kind == "Image"), None)
+    if image is None:
+        raise MmardError(f"no image column among {', '.join(kinds)}; expected one of the type Image")
+    labels = [c for c in LABEL_COLUMNS if c in kinds] + [c for c, kind in kinds.items() if kind == "ClassLabel"]
+    chosen = label or next(iter(labels), None)
+    if chosen not in kinds:
+        raise MmardError(f"no label column {label or ''} among {', '.join(kinds)}; name it: data.label=COLUMN")
+    names = getattr(rows.features[chosen], "names", None)
+    return image, chosen, tuple(names or ())
+
+
+def _pixels(picture: Any, size: int | None) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    picture = picture.convert("RGB")
+    if size is not None and picture.size != (size, size):
+        from PIL import Image, ImageOps
+
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(picture)

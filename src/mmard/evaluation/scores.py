@@ -1,0 +1,91 @@
+"""Who survived what: one verdict per sample and attack."""
+
+import csv
+import io
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmard.core.files import read_json, write_json, write_text, write_whole
+
+CLEAN = "clean"
+WORST = "worst case"
+
+
+def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share seen in n samples."""
+    middle, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Per-sample results of a model under several attacks.
+
+    Attributes:
+        correct: (N, K) bool, sample × attack.
+        attacks: the K names; the first is ``"clean"``.
+        details: each attack with its step, start and number of steps, as one line.
+        seconds: wall time of each attack.
+        index: (N,) the samples' stable numbers.
+        facts: what was evaluated: model, data, threat.
+    """
+
+    correct: Tensor
+    attacks: tuple[str, ...]
+    details: tuple[str, ...]
+    seconds: tuple[float, ...]
+    index: Tensor
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def accuracy(self, attack: str) -> float:
+        """Share of samples still right under this attack, or under the worst for each sample (``"worst case"``)."""
+        column = self.worst() if attack == WORST else self.correct[:, self.attacks.index(attack)]
+        return column.double().mean().item()
+
+    def worst(self) -> Tensor:
+        """(N,) right under every attack."""
+        return self.correct.all(1)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row an attack and one for the worst case: accuracy in percent, its 95 % interval, seconds."""
+        n, rows = len(self.correct), []
+        described = [*zip(self.attacks, self.details, self.seconds, strict=True), (WORST, "each sample's worst", sum(self.seconds))]
+        for name, detail, seconds in described:
+            share = self.accuracy(name)
+            low, high = wilson(share, n)
+            row = {"attack": name, "detail": detail, "accuracy": 100 * share, "low": 100 * low, "high": 100 * high}
+            rows.append({**row, "samples": n, "seconds": seconds})
+        return rows
+
+    def save(self, folder: Path) -> None:
+        """Write scores.json and scores.csv (the table) and verdicts.safetensors (sample × attack)."""
+        rows = self.rows()
+        write_json(folder / "scores.json", {**self.facts, "attacks": rows})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(folder / "scores.csv", text.getvalue())
+        tensors = {"correct": self.correct.contiguous(), "index": self.index.contiguous()}
+        write_whole(folder / "verdicts.safetensors", lambda part: save_file(tensors, part))
+
+    @staticmethod
+    def load(folder: Path) -> "Scores":
+        """Read what `save` wrote."""
+        facts, tensors = read_json(folder / "scores.json"), load_file(folder / "verdicts.safetensors")
+        rows = [r for r in facts.pop("attacks") if r["attack"] != WORST]
+        return Scores(
+            tensors["correct"].to(torch.bool),
+            tuple(r["attack"] for r in rows),
+            tuple(r["detail"] for r in rows),
+            tuple(r["seconds"] for r in rows),
+            tensors["index"],
+            facts,
+        )

@@ -1,0 +1,89 @@
+"""From a name to the thing: built-in name | package.module:function | file.py:function."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmard.core.errors import MmardError, unknown
+from mmard.core.method import Method
+from mmard.methods import METHODS
+from mmard.core.numbers import parse_number
+
+
+def method_builder(name: str) -> Callable[..., Method]:
+    """The function that builds the method of this name.
+
+    Raises:
+        MmardError: when there is none, with the nearest names.
+    """
+    if ":" not in name:
+        if name not in METHODS:
+            raise unknown("method", name, METHODS, "or give your own as file.py:function")
+        return METHODS[name]
+    place, _, function = name.rpartition(":")
+    module = _from_file(Path(place)) if place.endswith(".py") else _imported(place)
+    found = getattr(module, function, None)
+    if not callable(found):
+        have = [n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__]
+        raise unknown(f"function in {place}", function, have)
+    return found  # type: ignore[no-any-return]
+
+
+def build_method(spec: str | dict[str, Any]) -> Method:
+    """A method from its name, or from ``{"name": ..., parameter: value, "base": another spec}``.
+
+    Raises:
+        MmardError: for an unknown name or parameter, or a builder that gives no `Method`.
+    """
+    spec = {"name": spec} if isinstance(spec, str) else dict(spec)
+    name = spec.pop("name", None)
+    if not isinstance(name, str):
+        raise MmardError("a method needs a name, such as method=rslad or method: {name: rslad}")
+    builder = method_builder(name)
+    known = inspect.signature(builder).parameters
+    for key, value in spec.items():
+        if key not in known:
+            raise unknown(f"parameter of method {name}", key, known)
+        spec[key] = build_method(value) if key == "base" else _typed(value, known[key], f"method.{key}")
+    method = builder(**spec)
+    if not isinstance(method, Method):
+        raise MmardError(f"{name} gave a {type(method).__name__}, expected a mmard.Method")
+    return method
+
+
+def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
+    """The value in the type of the parameter's default: ``"5/6"`` for a float, true or false for a bool."""
+    kind = type(parameter.default)
+    if kind in (float, int) and not isinstance(value, bool):
+        number = parse_number(value, key)
+        return int(number) if kind is int and number == int(number) else number
+    if kind in (bool, str) and type(value) is not kind:
+        raise MmardError(f"{key} is {value!r}, expected {'true or false' if kind is bool else 'a word'}")
+    return value
+
+
+def _from_file(path: Path) -> Any:
+    if not path.is_file():
+        raise MmardError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"user_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # a .py file has both
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    return _run(lambda: spec.loader.exec_module(module) or module, str(path))  # type: ignore[union-attr, func-returns-value]
+
+
+def _imported(place: str) -> Any:
+    return _run(lambda: importlib.import_module(place), place)
+
+
+def _run(load: Callable[[], Any], place: str) -> Any:
+    try:
+        return load()
+    except MmardError:
+        raise
+    except Exception as e:
+        raise MmardError(f"{place} cannot be imported: {type(e).__name__}: {e}") from e

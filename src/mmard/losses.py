@@ -1,0 +1,105 @@
+"""Losses on logits. Each returns one number per sample, (B,), in nats; the trainer takes the one mean."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def log_probs(logits: Tensor, tau: float = 1.0) -> Tensor:
+    """log softmax(logits / τ), (B, K)."""
+    return F.log_softmax(logits / tau, dim=1)
+
+
+def ce(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy with labels: −log softmax(logits)_y."""
+    return F.cross_entropy(logits, y, reduction="none")
+
+
+def kl(target: Tensor, student: Tensor, tau: float = 1.0) -> Tensor:
+    """KL(target ‖ student) of two rows of logits at temperature τ, summed over classes; ≥ 0.
+
+    The gradient flows into both; a target is constant because its network is frozen, not because it is cut here.
+    """
+    log_t, log_s = log_probs(target, tau), log_probs(student, tau)
+    return (log_t.exp() * (log_t - log_s)).sum(1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """H(softmax(logits)), in [0, log K]."""
+    log_p = log_probs(logits)
+    return -(log_p.exp() * log_p).sum(1)
+
+
+def js(a: Tensor, b: Tensor) -> Tensor:
+    """Jensen–Shannon divergence of two rows of logits, symmetric, in [0, log 2]."""
+    log_a, log_b = log_probs(a), log_probs(b)
+    log_m = torch.logaddexp(log_a, log_b) - torch.log(torch.tensor(2.0, dtype=a.dtype, device=a.device))
+    return 0.5 * ((log_a.exp() * (log_a - log_m)).sum(1) + (log_b.exp() * (log_b - log_m)).sum(1))
+
+
+def margin(logits: Tensor, y: Tensor) -> Tensor:
+    """logit_y − max_{k≠y} logit_k: positive where class y wins, 0 on the decision boundary."""
+    own = logits.gather(1, y[:, None])
+    best_other = logits.scatter(1, y[:, None], float("-inf")).amax(1)
+    return own.squeeze(1) - best_other
+
+
+def centred(logits: Tensor) -> Tensor:
+    """Logits less their mean over classes: what softmax can see of them."""
+    return logits - logits.mean(1, keepdim=True)
+
+
+def joint(a: Tensor, b: Tensor) -> Tensor:
+    """Joint distribution of two batches of predictions: mean over the batch of softmax(a)_i softmax(b)_iᵀ, (K, K)."""
+    return a.softmax(1).T @ b.softmax(1) / len(a)
+
+
+def mutual_information(a: Tensor, b: Tensor) -> Tensor:
+    """Each sample's share of the mutual information of two batches of predictions; its mean over the batch is I.
+
+    P = ½ (J + Jᵀ) with J the joint distribution, I = Σ P log(P / (P_row P_col)), in [0, log K]. Sample i's share is
+    Σ_ab softmax(a_i)_a softmax(b_i)_b L_ab with L the log-ratio matrix, so the batch mean and its gradient are those of I.
+    Being a plug-in estimate it is too large by about (K − 1)² / 2B nats on a batch of B independent samples.
+    """
+    p = joint(a, b)
+    p = (0.5 * (p + p.T)).clamp_min(torch.finfo(p.dtype).tiny)
+    ratio = p.log() - p.sum(1, keepdim=True).log() - p.sum(0, keepdim=True).log()
+    return torch.einsum("na,nb,ab->n", a.softmax(1), b.softmax(1), ratio)
+
+
+def contrast(a: Tensor, b: Tensor, tau: float = 0.5) -> Tensor:
+    """InfoNCE between the centred logits of the same samples, both ways; log B − mean bounds I from below.
+
+    ``tau`` is the temperature of the cosine similarities. (van den Oord et al., 2018, arXiv 1807.03748, eq. 4)
+    """
+    similarity = F.normalize(centred(a), dim=1) @ F.normalize(centred(b), dim=1).T / tau
+    same = torch.arange(len(a), device=a.device)
+    return 0.5 * (ce(similarity, same) + ce(similarity.T, same))
+
+
+def scenario_mapping(t_nat: Tensor, t_adv: Tensor, s_nat: Tensor, s_adv: Tensor) -> Tensor:
+    """KL between the teacher's natural→robust joint and the student's; each sample's share, the mean is the KL."""
+    tiny = torch.finfo(s_nat.dtype).tiny
+    ratio = joint(t_nat, t_adv).clamp_min(tiny).log() - joint(s_nat, s_adv).clamp_min(tiny).log()
+    return torch.einsum("na,nb,ab->n", t_nat.softmax(1), t_adv.softmax(1), ratio)
+
+
+def triangle_angles(nat: Tensor, adv: Tensor) -> Tensor:
+    """Cosines (B, 3) of the triangle (0, nat, adv) of centred logits, at its three vertices."""
+    a, b = centred(nat), centred(adv)
+    sides = (a, b, b - a)
+    unit = [F.normalize(s, dim=1, eps=1e-6) for s in sides]
+    return torch.stack([(unit[0] * unit[1]).sum(1), -(unit[0] * unit[2]).sum(1), (unit[1] * unit[2]).sum(1)], 1)
+
+
+def relation_angles(logits: Tensor, neighbours: int = 16) -> Tensor:
+    """Cosines (B, M, M) of the angle that each sample sees between two others, its M next ones in the batch.
+
+    Rows of a shuffled batch are random, so the next M are M random others and the cost is B·M²·K, not B³·K.
+    (The angle of relational distillation, Park et al., 2019, arXiv 1904.05068, eq. 9)
+    """
+    e = centred(logits)
+    m = min(neighbours, len(e) - 1)
+    others = torch.stack([e.roll(-shift, 0) for shift in range(1, m + 1)], 1)
+    unit = F.normalize(others - e[:, None], dim=2, eps=1e-6)
+    return unit @ unit.transpose(1, 2)

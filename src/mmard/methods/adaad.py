@@ -1,0 +1,16 @@
+"""AdaAD: Huang et al., "Boosting Accuracy and Robustness of Student Models via Adaptive Adversarial Distillation", CVPR 2023.
+
+Equation 6: x' maximises KL(T(x')‖S(x')) with the gradient through both networks; the loss is λ of it at x' and 1 − λ at x.
+Both networks see x even where λ = 1, as in the release: BatchNorm's statistics come from x and x'.
+"""
+
+from mmard.attacks.pgd import Pgd
+from mmard.core.method import Method
+from mmard.terms import soft_moved, soft_nat
+
+
+def adaad(lam: float = 1.0) -> Method:
+    """AdaAD (Huang 2023): a live teacher, KL(T(x')‖S(x')), in the attack and in the loss."""
+    return Method(
+        inner=soft_moved, outer=(1 - lam) * soft_nat + lam * soft_moved, maximizer=Pgd(steps=10, start="gaussian")
+    )

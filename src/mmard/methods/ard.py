@@ -1,0 +1,20 @@
+"""ARD: Goldblum et al., "Adversarially Robust Distillation", AAAI 2020, arXiv 1905.09747.
+
+Equation 3: min α·τ²·KL(T(x)^τ‖S(x')^τ) + (1 − α)·CE(S(x), y), with x' the maximiser of CE(S(x'), y).
+The release attacks with the student in training mode (``attack_in_train_mode=True``) and averages the KL over classes too
+(``scale: 1/num_classes`` in the settings); its second drop of the learning rate does nothing.
+"""
+
+from mmard.attacks.pgd import Pgd
+from mmard.core.method import Method
+from mmard.terms import hard_adv, hard_nat, soft_adv_hot
+
+
+def ard(alpha: float = 1.0, tau: float = 30.0, attack_in_train_mode: bool = False) -> Method:
+    """ARD (Goldblum 2020): the student at x' follows the teacher at x, at a high temperature."""
+    return Method(
+        inner=hard_adv,
+        outer=alpha * soft_adv_hot.given(tau=tau) + (1 - alpha) * hard_nat,
+        maximizer=Pgd(steps=10, start="uniform"),
+        attack_in_train_mode=attack_in_train_mode,
+    )

@@ -1,0 +1,13 @@
+"""PGD-AT: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083.
+
+Equation 2.1: min_θ E max_δ CE(S(x + δ), y). Start uniform in the ball.
+"""
+
+from mmard.attacks.pgd import Pgd
+from mmard.core.method import Method
+from mmard.terms import hard_adv
+
+
+def pgd_at() -> Method:
+    """PGD-AT (Madry 2018): CE on the examples that maximise it; needs no teacher."""
+    return Method(inner=hard_adv, outer=hard_adv, maximizer=Pgd(steps=10, start="uniform"))

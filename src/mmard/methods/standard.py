@@ -1,0 +1,12 @@
+"""Natural training: the accuracy that robustness is paid from.
+
+Descends CE(S(x), y); there is no adversary.
+"""
+
+from mmard.core.method import Method
+from mmard.terms import hard_nat
+
+
+def standard() -> Method:
+    """Natural training: CE on natural images, no attack."""
+    return Method(outer=hard_nat)

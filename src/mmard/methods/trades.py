@@ -1,0 +1,14 @@
+"""TRADES: Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019, arXiv 1901.08573.
+
+Equation 5, with the KL of its implementation. S(x) is constant while x' is made and not while training.
+The release computes S(x) a second time for the KL, so BatchNorm sees x, x', x; so it is here.
+"""
+
+from mmard.attacks.pgd import Pgd
+from mmard.core.method import Method
+from mmard.terms import hard_nat, smooth, smooth_again
+
+
+def trades(beta: float = 6.0) -> Method:
+    """TRADES (Zhang 2019): natural CE plus beta times the KL from natural to adversarial; needs no teacher."""
+    return Method(inner=smooth, outer=hard_nat + beta * smooth_again, maximizer=Pgd(steps=10, start="gaussian"))

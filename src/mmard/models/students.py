@@ -1,0 +1,92 @@
+"""Architectures by name, each with its normalisation inside: pixels in [0, 1] go in, logits come out."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmard.core.errors import MmardError, unknown
+from mmard.models.cnn import Cnn
+from mmard.models.mobilenet import MobileNetV2
+from mmard.models.resnet import ResNet18
+from mmard.models.wideresnet import WideResNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """All that is needed to build a network again; it travels with the weights.
+
+    Args:
+        name: such as ``"resnet18"``, ``"wrn-34-10"``, ``"cnn-16-3"``.
+        classes, channels: sizes of the output and of the input.
+        mean, std: per channel, subtracted and divided inside the network; empty: raw pixels.
+    """
+
+    name: str
+    classes: int
+    channels: int = 3
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field, got in (("mean", self.mean), ("std", self.std)):
+            if len(got) not in (0, self.channels):
+                raise MmardError(f"{field} has {len(got)} values, expected one for each of {self.channels} channels")
+        if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
+            raise MmardError("mean and std go together, and every std is above 0")
+
+
+class Classifier(nn.Module):
+    """A network with its normalisation: the only kind of model in this package.
+
+    ``forward``: images (B, C, H, W) in [0, 1] → logits (B, classes).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, architecture: Architecture) -> None:
+        super().__init__()
+        self.net, self.architecture = net, architecture
+        shape = (1, -1, 1, 1)
+        mean = architecture.mean or (0.0,) * architecture.channels
+        std = architecture.std or (1.0,) * architecture.channels
+        self.register_buffer("mean", torch.tensor(mean).view(shape))
+        self.register_buffer("std", torch.tensor(std).view(shape))
+        self.normalizes = bool(architecture.mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x - self.mean) / self.std if self.normalizes else x)  # type: ignore[no-any-return]
+
+
+FAMILIES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
+    "resnet18": ("ResNet-18 for small images, 11.2 M parameters", lambda a: ResNet18(a.classes, a.channels)),
+    "preactresnet18": ("PreActResNet-18, 11.2 M", lambda a: ResNet18(a.classes, a.channels, pre_activation=True)),
+    "mobilenetv2": ("MobileNetV2 for small images, 2.3 M", lambda a: MobileNetV2(a.classes, a.channels)),
+    "wrn-D-K": (
+        "WideResNet of depth D and width K, such as wrn-34-10 (46 M)",
+        lambda a, depth, widen: WideResNet(depth, widen, a.classes, a.channels),
+    ),
+    "cnn-W-D": (
+        "plain convolutions, first width W, D layers, such as cnn-16-3; for CPUs",
+        lambda a, width, depth: Cnn(width, depth, a.classes, a.channels),
+    ),
+}
+
+
+def build(architecture: Architecture) -> Classifier:
+    """A freshly initialised classifier.
+
+    Raises:
+        MmardError: for a name of no known family, with the nearest names.
+    """
+    for family, (_, make) in FAMILIES.items():
+        pattern = re.sub(r"-[A-Z]", r"-(\\d+)", family)
+        if match := re.fullmatch(pattern, architecture.name):
+            numbers = [int(n) for n in match.groups()]
+            if 0 in numbers:
+                raise MmardError(f"{architecture.name}: width and depth are at least 1")
+            return Classifier(make(architecture, *numbers), architecture)
+    raise unknown("model", architecture.name, FAMILIES, "capital letters stand for numbers, as in cnn-16-3")

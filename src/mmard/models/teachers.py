@@ -1,0 +1,109 @@
+"""Teachers: a card says what the weights are and where; `load_teacher` checks it and yields a frozen model."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from mmard.core.errors import MmardError, unknown
+from mmard.core.files import read_json, sha256
+from mmard.models.students import Architecture, Classifier, build
+from mmard.models.weights import fit, load_weights, read_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What is known of a set of weights.
+
+    Attributes:
+        architecture: name, such as ``wrn-34-10``.
+        classes, channels, mean, std: as in `Architecture`.
+        file: path beside the card; or
+        hub: ``{"repo": "owner/name", "filename": "...", "revision": "..."}`` on the Hugging Face hub.
+        sha256: of the file; other bytes are refused.
+        claimed: accuracies in percent by attack, as their authors state them, for information.
+        source, licence: where the weights come from and what one may do with them.
+    """
+
+    architecture: str
+    classes: int
+    channels: int = 3
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
+    file: str | None = None
+    hub: dict[str, str] | None = None
+    sha256: str | None = None
+    claimed: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
+    licence: str = ""
+
+    @staticmethod
+    def read(path: Path) -> "Card":
+        """Read a card from JSON; an unknown or a missing key is an error."""
+        given, known = read_json(path), [f.name for f in fields(Card)]
+        for key in given:
+            if key not in known:
+                raise unknown("key", key, known, f"in the card {path}")
+        for key in ("architecture", "classes"):
+            if key not in given:
+                raise MmardError(f"the card {path} lacks {key!r}")
+        return Card(**given)
+
+    def weights(self, beside: Path) -> Path:
+        """The file itself, fetched from the hub where the card says so, its hash checked."""
+        if (self.file is None) == (self.hub is None):
+            raise MmardError("a card names either 'file' or 'hub'")
+        path = beside / self.file if self.file is not None else _from_hub(self.hub or {})
+        if not path.is_file():
+            raise MmardError(f"the card's file {path} does not exist")
+        if self.sha256 is not None and (got := sha256(path)) != self.sha256.lower():
+            raise MmardError(f"{path} has sha256 {got[:12]}…, its card says {self.sha256[:12]}…; it is another file")
+        return path
+
+
+def _from_hub(where: dict[str, str]) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as e:
+        raise MmardError("weights on the hub need one more package: pip install 'mmard[data]'") from e
+    try:
+        return Path(hf_hub_download(where["repo"], where["filename"], revision=where.get("revision")))
+    except KeyError as e:
+        raise MmardError(f"the card's 'hub' lacks {e}; expected repo and filename") from e
+    except Exception as e:  # the hub's client has a dozen kinds of failure; all mean that the file did not come
+        raise MmardError(f"{where['repo']}/{where['filename']} did not come from the hub: {str(e).splitlines()[0]}") from e
+
+
+def load_model(source: str | Path) -> Classifier:
+    """A classifier, in evaluation mode, from a run folder, a ``.safetensors`` file of this package, or a card (``.json``).
+
+    Raises:
+        MmardError: when there is nothing there, or it is not what it says.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        path = path / "best.safetensors"
+    if not path.is_file():
+        raise MmardError(f"no model at {source}; expected a run folder, a .safetensors file or a card (.json)")
+    if path.suffix != ".json":
+        return load_weights(path)[0].eval()
+    card = Card.read(path)
+    architecture = Architecture(
+        name=card.architecture, classes=card.classes, channels=card.channels, mean=tuple(card.mean), std=tuple(card.std)
+    )
+    model, weights = build(architecture), card.weights(path.parent)
+    state = read_state(weights)
+    ours = any(name.startswith("net.") for name in state)
+    fit(model if ours else model.net, state, weights)
+    return model.eval()
+
+
+def load_teacher(source: str | Path, classes: int, channels: int) -> Classifier:
+    """A frozen teacher for data with that many classes and channels."""
+    model = load_model(source)
+    have = model.architecture
+    if (have.classes, have.channels) != (classes, channels):
+        raise MmardError(
+            f"the teacher {source} has {have.classes} classes and {have.channels} channels, "
+            f"the data {classes} and {channels}"
+        )
+    return model.requires_grad_(False)

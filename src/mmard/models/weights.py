@@ -1,0 +1,84 @@
+"""Weights on disk: our own describe themselves; others' are read without running any code."""
+
+import json
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mmard.core.errors import MmardError
+from mmard.core.files import write_whole
+from mmard.models.students import Architecture, Classifier, build
+
+UNUSED = ("sub_block1.",)  # a block that the TRADES code builds and never calls
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+
+
+def save_weights(path: Path, model: Classifier, facts: dict[str, Any] | None = None) -> None:
+    """Write a safetensors file with the architecture, and ``facts`` (class names, threat ...), in its header."""
+    header = {"architecture": json.dumps(asdict(model.architecture)), "facts": json.dumps(facts or {})}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    write_whole(path, lambda part: save_file(tensors, part, metadata=header))
+
+
+def load_weights(path: Path) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier that `save_weights` wrote, and its facts.
+
+    Raises:
+        MmardError: for a truncated file, or one from elsewhere (those need a card).
+    """
+    try:
+        with safe_open(path, "pt") as f:
+            header = f.metadata() or {}
+    except (SafetensorError, OSError) as e:
+        raise MmardError(f"{path} is no whole safetensors file ({e}); is it truncated?") from e
+    if "architecture" not in header:
+        raise MmardError(f"{path} does not say its architecture; write a card for it (docs/teachers.md)")
+    given = json.loads(header["architecture"])
+    model = build(Architecture(**{**given, "mean": tuple(given["mean"]), "std": tuple(given["std"])}))
+    fit(model, read_state(path), path)
+    return model, json.loads(header["facts"])
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from safetensors or from a PyTorch file, which is read with ``weights_only``: it can run no code."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        raise MmardError(f"{path} refused: it holds more than weights and could run code when loaded") from e
+    except (SafetensorError, OSError, RuntimeError, EOFError) as e:
+        raise MmardError(f"{path} cannot be read as weights; is it truncated? ({str(e).splitlines()[0]})") from e
+    for key in WRAPPERS:
+        if isinstance(raw, dict) and isinstance(raw.get(key), dict):
+            raw = raw[key]
+            break
+    if not isinstance(raw, dict) or not raw or not all(isinstance(t, Tensor) for t in raw.values()):
+        raise MmardError(f"{path} holds no weights; expected names with tensors")
+    return {name.removeprefix("module."): t for name, t in raw.items()}
+
+
+def fit(model: nn.Module, state: dict[str, Tensor], source: Path) -> None:
+    """Load ``state`` into ``model``; whatever does not fit is one line naming the first misfit."""
+    own = model.state_dict()
+    state = {k: t for k, t in state.items() if not k.startswith(UNUSED)}
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    foreign = [k for k in state if k not in own]
+    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
+    for fault, names in (("lacks", missing), ("has the unknown", foreign)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise MmardError(f"{source} {fault} {names[0]}{more}; is it another architecture?")
+    if shapes:
+        k = shapes[0]
+        raise MmardError(
+            f"{source}: {k} has shape {tuple(state[k].shape)}, expected {tuple(own[k].shape)}; "
+            "another width, or another number of classes?"
+        )
+    model.load_state_dict(state, strict=False)

@@ -1,0 +1,28 @@
+"""Learning curves of run folders."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmard.core.files import write_whole
+from mmard.runs import RunFolder
+
+
+def plot_curves(folders: Mapping[str, RunFolder], path: Path) -> None:
+    """Clean and robust accuracy on the held-out split over epochs, and the loss, one colour a run. Writes a PNG."""
+    from matplotlib.figure import Figure  # slow to import, and a run without a plot needs none of it
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    for i, (name, folder) in enumerate(folders.items()):
+        records = folder.metrics()
+        judged = [r for r in records if "robust" in r]
+        colour = f"C{i}"
+        accuracy.plot([r["epoch"] for r in judged], [r["clean"] for r in judged], "--", color=colour)
+        accuracy.plot([r["epoch"] for r in judged], [r["robust"] for r in judged], color=colour, label=name)
+        loss.plot([r["epoch"] for r in records], [r["loss"] for r in records], color=colour, label=name)
+    accuracy.set(xlabel="epoch", ylabel="accuracy, %", title="Held-out split: robust (—) and clean (– –)", ylim=(0, 100))
+    loss.set(xlabel="epoch", ylabel="outer loss, nats", title="Training loss")
+    for axes in (accuracy, loss):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    write_whole(path, lambda part: figure.savefig(part, dpi=120, format="png"))

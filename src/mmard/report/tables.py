@@ -1,0 +1,45 @@
+"""Tables of results, for the screen and for Markdown."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+Rows = list[dict[str, Any]]
+
+
+def scores_table(title: str, rows: Rows) -> Table:
+    """One model: accuracy under each attack with its interval and time."""
+    table = Table(title=title, title_justify="left", caption="95 % interval: Wilson, over the test images; one training run")
+    for name, justify in (("attack", "left"), ("accuracy", "right"), ("95 %", "right"), ("seconds", "right"), ("how", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for r in rows:
+        table.add_row(
+            r["attack"], f"{r['accuracy']:.2f} %", f"{r['low']:.1f}–{r['high']:.1f}", f"{r['seconds']:.1f}", r["detail"]
+        )
+    return table
+
+
+def compare_table(results: Mapping[str, Rows]) -> Table:
+    """Several models side by side, an attack a column."""
+    attacks = list(dict.fromkeys(r["attack"] for rows in results.values() for r in rows))
+    table = Table(title="Accuracy on the test images, in percent", title_justify="left")
+    table.add_column("model")
+    for attack in attacks:
+        table.add_column(attack, justify="right")
+    for name, cells in _cells(results, attacks):
+        table.add_row(name, *cells)
+    return table
+
+
+def compare_markdown(results: Mapping[str, Rows]) -> str:
+    """The same table as Markdown."""
+    attacks = list(dict.fromkeys(r["attack"] for rows in results.values() for r in rows))
+    lines = ["| model | " + " | ".join(attacks) + " |", "|---|" + "---:|" * len(attacks)]
+    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in _cells(results, attacks)]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(results: Mapping[str, Rows], attacks: list[str]) -> list[tuple[str, list[str]]]:
+    found = {name: {r["attack"]: f"{r['accuracy']:.2f}" for r in rows} for name, rows in results.items()}
+    return [(name, [by_attack.get(a, "–") for a in attacks]) for name, by_attack in found.items()]

@@ -1,0 +1,138 @@
+"""A run folder: resolved settings, metrics, checkpoints. Killed at any moment, it stays whole."""
+
+import fcntl
+import json
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mmard.core.errors import MmardError
+from mmard.core.files import write_text, write_whole
+
+
+class RunFolder:
+    """Files of one run, in ``path``: settings.yaml, metrics.jsonl, checkpoint.pt, best and last weights, eval/."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.settings_file = self.path / "settings.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.checkpoint_file = self.path / "checkpoint.pt"
+        self.best_file = self.path / "best.safetensors"
+        self.last_file = self.path / "last.safetensors"
+        self._board: Any = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings the run was made with."""
+        if not self.settings_file.is_file():
+            raise MmardError(f"{self.path} is no run folder: it has no settings.yaml")
+        return yaml.safe_load(self.settings_file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out; the lock goes with the process, however that ends."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("a+")
+        except OSError as e:
+            raise MmardError(f"cannot write in {self.path}: {e.strerror}") from e
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                lock.seek(0)
+                holder = lock.read().strip() or "another"
+                raise MmardError(f"{self.path} is in use by process {holder}; wait for it, or choose another out=") from e
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def begin(self, settings: dict[str, Any], resume: bool, tensorboard: bool = False) -> None:
+        """Write the settings of a new run, or check those of an old one. ``tensorboard`` copies the metrics to tensorboard/.
+
+        Raises:
+            MmardError: when there is a run already and it is not to be resumed, or was made with other settings.
+        """
+        if self.settings_file.exists() and not resume:
+            raise MmardError(f"{self.path} holds a run already; go on with --resume, or choose another out=")
+        if self.settings_file.exists() and (changed := differences(self.settings, settings)):
+            raise MmardError(f"{self.path} was made with other settings: {'; '.join(changed)}; choose another out=")
+        write_text(self.settings_file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        self._board = _board(self.path / "tensorboard") if tensorboard else None
+
+    def end(self) -> None:
+        """Flush what is not on disk yet."""
+        if self._board is not None:
+            self._board.close()
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a line to the metrics."""
+        with self.metrics_file.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(record) + "\n")
+        if self._board is not None:
+            terms = {f"terms/{name}": value for name, value in record["terms"].items()}
+            for name, value in ({k: v for k, v in record.items() if k != "terms"} | terms).items():
+                self._board.add_scalar(name, value, record["step"])
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All whole lines of the metrics; a last one cut short by a kill is left out."""
+        if not self.metrics_file.exists():
+            return []
+        records = []
+        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metrics of steps that a resumed run will do again."""
+        kept = [json.dumps(r) + "\n" for r in self.metrics() if r["step"] <= step]
+        write_text(self.metrics_file, "".join(kept))
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint in one step."""
+        write_whole(self.checkpoint_file, lambda part: torch.save(state, part))
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """The checkpoint, or None where there is none yet. It is read with ``weights_only`` and can run no code."""
+        if not self.checkpoint_file.exists():
+            return None
+        try:
+            state = torch.load(self.checkpoint_file, map_location=device, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
+            raise MmardError(
+                f"{self.checkpoint_file} is no checkpoint of this package ({str(e).splitlines()[0]}); remove it to start anew"
+            ) from e
+        if not isinstance(state, dict) or "step" not in state:
+            raise MmardError(f"{self.checkpoint_file} is no checkpoint of this package; remove it to start anew")
+        return state
+
+
+def _board(path: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e:
+        raise MmardError("tensorboard=true needs one more package: pip install 'mmard[board]'") from e
+    return SummaryWriter(str(path))  # type: ignore[no-untyped-call]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Settings that differ, as ``key: old → new``."""
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {a} → {b}")
+    return found

@@ -1,0 +1,148 @@
+"""The vocabulary. S student, T teacher, x natural, x' adversarial; a term may be ascended or descended.
+
+`BOUNDARIES` and `TRIANGLES` are MMARD's candidates (arXiv 2503.06559 as we read it), chosen by name.
+"""
+
+from torch import Tensor
+
+from mmard import losses
+from mmard.core.errors import MmardError
+from mmard.core.objective import Objective, term
+from mmard.core.views import Views
+
+# ---- one scenario at a time -------------------------------------------------------------------------------
+
+
+@term("CE(S(x), y)")
+def hard_nat(v: Views) -> Tensor:
+    """Cross-entropy of the student with the label, natural image."""
+    return losses.ce(v.nat.student, v.y)
+
+
+@term("CE(S(x'), y)")
+def hard_adv(v: Views) -> Tensor:
+    """Cross-entropy of the student with the label, adversarial image."""
+    return losses.ce(v.adv.student, v.y)
+
+
+@term("KL(T(x)‖S(x))")
+def soft_nat(v: Views) -> Tensor:
+    """Student follows the teacher, both on the natural image."""
+    return losses.kl(v.nat.teacher, v.nat.student)
+
+
+@term("{tau}²·KL(T(x)^{tau}‖S(x')^{tau})")
+def soft_adv_hot(v: Views, tau: float = 30.0) -> Tensor:
+    """The robust soft label at temperature τ, times τ² so that the gradient keeps its size."""
+    return tau**2 * losses.kl(v.nat.teacher, v.adv.student, tau)
+
+
+@term("KL(T(x)‖S(x'))")
+def soft_adv(v: Views) -> Tensor:
+    """Robust soft label: the student at x' follows the teacher at x."""
+    return losses.kl(v.nat.teacher, v.adv.student)
+
+
+@term("KL(T(x')‖S(x'))")
+def soft_moved(v: Views) -> Tensor:
+    """The student at x' follows the teacher at x': a live teacher."""
+    return losses.kl(v.adv.teacher, v.adv.student)
+
+
+@term("KL(S(x)‖S(x'))")
+def smooth(v: Views) -> Tensor:
+    """The student at x' follows itself at x; ascended, S(x) is constant because the student is held still."""
+    return losses.kl(v.nat.student, v.adv.student)
+
+
+@term("KL(S(x)‖S(x'))")
+def smooth_again(v: Views) -> Tensor:
+    """As `smooth`, by a second forward of x as in TRADES's release: BatchNorm sees x, x', x in this order."""
+    adv = v.adv.student
+    return losses.kl(v.point(v.nat.x).student, adv)
+
+
+# ---- MMARD, inner: how near is x' to the teacher's decision boundary? ---------------------------------------
+
+
+@term("KL(T(x)‖T(x'))")
+def drift(v: Views) -> Tensor:
+    """How far the teacher's robust prediction is pulled from its natural one."""
+    return losses.kl(v.nat.teacher, v.adv.teacher)
+
+
+@term("H(T(x'))")
+def entropy(v: Views) -> Tensor:
+    """How undecided the teacher is at x'."""
+    return losses.entropy(v.adv.teacher)
+
+
+@term("CE(T(x'), y)")
+def label(v: Views) -> Tensor:
+    """How wrong the teacher is at x'."""
+    return losses.ce(v.adv.teacher, v.y)
+
+
+@term("−|margin of T(x')|")
+def margin(v: Views) -> Tensor:
+    """Minus the teacher's logit margin of its natural class: greatest, 0, on the boundary, from either side."""
+    return -losses.margin(v.adv.teacher, v.nat.teacher.argmax(1)).abs()
+
+
+# ---- MMARD, outer: the natural – robust – teacher triangle ---------------------------------------------------
+# Vertices S(x), S(x') and the teacher (T(x) beside S(x), T(x') beside S(x')).
+
+
+def _edges(v: Views) -> tuple[tuple[Tensor, Tensor], ...]:
+    nat, adv = v.nat, v.adv
+    return (nat.student, adv.student), (nat.student, nat.teacher), (adv.student, adv.teacher)
+
+
+@term("−I(S(x),S(x'),T)")
+def joint(v: Views) -> Tensor:
+    """Minus the mean mutual information of the triangle's edges, each from the batch's joint distribution."""
+    return -sum((losses.mutual_information(a, b) for a, b in _edges(v)), start=v.nat.x.new_zeros(())) / 3
+
+
+@term("InfoNCE(S(x),S(x'),T; τ={tau})")
+def contrast(v: Views, tau: float = 0.5) -> Tensor:
+    """Mean InfoNCE of the edges: log B less it bounds their mutual information from below."""
+    return sum((losses.contrast(a, b, tau) for a, b in _edges(v)), start=v.nat.x.new_zeros(())) / 3
+
+
+@term("KL(P_T(x,x')‖P_S(x,x'))")
+def mapping(v: Views) -> Tensor:
+    """The student's natural→robust joint distribution follows the teacher's."""
+    return losses.scenario_mapping(v.nat.teacher, v.adv.teacher, v.nat.student, v.adv.student)
+
+
+@term("‖∠(S(x),S(x')) − ∠(T(x),T(x'))‖²")
+def angle(v: Views) -> Tensor:
+    """The student's triangle (origin, natural, robust logits) takes the shape of the teacher's."""
+    student = losses.triangle_angles(v.nat.student, v.adv.student)
+    return (student - losses.triangle_angles(v.nat.teacher, v.adv.teacher)).square().sum(1)
+
+
+@term("relations of samples: S(x)~S(x')~T")
+def relational(v: Views) -> Tensor:
+    """The angles between samples agree along each edge: natural with robust, and each with the teacher's."""
+    if len(v.y) < 2:
+        raise MmardError("the relational triangle compares samples: got a batch of 1, expected at least 2")
+    gaps = [losses.relation_angles(a) - losses.relation_angles(b) for a, b in _edges(v)]
+    return sum((g.square().flatten(1).mean(1) for g in gaps), start=v.nat.x.new_zeros(())) / 3
+
+
+@term("JS(S(x),S(x'),T)")
+def js(v: Views) -> Tensor:
+    """Mean Jensen–Shannon divergence of the edges: the control, without mutual information."""
+    return sum((losses.js(a, b) for a, b in _edges(v)), start=v.nat.x.new_zeros(())) / 3
+
+
+BOUNDARIES: dict[str, Objective] = {"drift": drift, "entropy": entropy, "label": label, "margin": margin}
+TRIANGLES: dict[str, Objective] = {
+    "joint": joint, "contrast": contrast, "mapping": mapping, "angle": angle, "relational": relational, "js": js,
+}  # fmt: skip
+SCENARIOS: dict[str, Objective] = {
+    "hard_nat": hard_nat, "hard_adv": hard_adv, "soft_nat": soft_nat, "soft_adv": soft_adv,
+    "soft_adv_hot": soft_adv_hot, "soft_moved": soft_moved, "smooth": smooth, "smooth_again": smooth_again,
+}  # fmt: skip

@@ -1,0 +1,104 @@
+"""Device, precision and processes. The only file that imports Lightning Fabric."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmard.core.errors import MmardError
+from mmard.core.views import Predict
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+class Engine:
+    """Where a run happens.
+
+    Args:
+        accelerator: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        devices, nodes: processes are devices × nodes; each has a copy of every network.
+        precision: of training and its attack; evaluation is always fp32.
+
+    Raises:
+        MmardError: when the machine does not have what is asked for.
+    """
+
+    def __init__(self, accelerator: str = "auto", devices: int = 1, nodes: int = 1, precision: str = "32-true") -> None:
+        if precision not in PRECISIONS:
+            raise MmardError(f"precision {precision!r} is not known; expected one of {', '.join(PRECISIONS)}")
+        many = devices * nodes > 1
+        # Several forwards come before one backward: buffers must not be broadcast in between.
+        strategy: Any = DDPStrategy(broadcast_buffers=False) if many else "auto"
+        try:
+            self.fabric = Fabric(
+                accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=cast(Any, precision)
+            )
+            self.fabric.launch()
+        except (RuntimeError, ValueError) as e:
+            raise MmardError(f"this machine cannot run that: {str(e).splitlines()[0]}") from e
+
+    @property
+    def device(self) -> torch.device:
+        """This process's device."""
+        return self.fabric.device
+
+    @property
+    def rank(self) -> int:
+        """This process's number; 0 writes the files."""
+        return self.fabric.global_rank
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self.fabric.world_size
+
+    @property
+    def leads(self) -> bool:
+        """Is this the process that writes and prints?"""
+        return self.rank == 0
+
+    def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """The training-mode wrapper of a model (precision, gradient averaging) and its optimiser."""
+        wrapped, optimizer = self.fabric.setup(model, optimizer)
+        return cast(nn.Module, wrapped), cast(Optimizer, optimizer)
+
+    def predictor(self, model: nn.Module) -> Predict:
+        """The bare model in the run's precision with float32 logits, for attacks and for teachers."""
+
+        def predict(x: Tensor) -> Tensor:
+            with self._autocast():
+                return model(x).float()  # type: ignore[no-any-return]
+
+        return predict
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return cast(AbstractContextManager[None], self.fabric.autocast())
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the loss, averaged over processes."""
+        self.fabric.backward(loss)
+
+    def clip(self, model: nn.Module, optimizer: Optimizer, norm: float) -> None:
+        """Scale the gradient down to this L2 norm."""
+        self.fabric.clip_gradients(cast(Any, model), cast(Any, optimizer), max_norm=norm)
+
+    def total(self, value: Tensor) -> Tensor:
+        """Sum over processes."""
+        return self.fabric.all_reduce(value, reduce_op="sum") if self.world > 1 else value  # type: ignore[return-value]
+
+    def share_buffers(self, *modules: nn.Module) -> None:
+        """Give every process the mean of the floating-point buffers (BatchNorm's statistics, terms' state)."""
+        if self.world > 1:
+            for buffer in (b for m in modules for b in m.buffers() if b.is_floating_point()):
+                buffer.copy_(self.total(buffer) / self.world)
+
+    def in_turn(self, work: Callable[[], None]) -> None:
+        """Let the leading process do it while the others wait."""
+        if self.leads:
+            work()
+        self.fabric.barrier()

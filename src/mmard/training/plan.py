@@ -1,0 +1,65 @@
+"""How long, how fast, in what batches: the optimiser and the learning rate as a pure function of progress."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from mmard.core.errors import MmardError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Schedule of a training run.
+
+    Args:
+        epochs: passes over the training set.
+        batch_size: images per step over all processes; a last, smaller batch of an epoch is left out.
+        lr, momentum, weight_decay: of SGD; AdamW takes lr and weight_decay.
+        schedule: ``piecewise`` multiplies lr by ``decay`` after each of the ``milestones`` (epochs; below 1: shares of the run);
+            ``cosine`` goes to 0; ``one_cycle`` rises over ``warmup`` and falls to 0, both linearly; ``constant``.
+        warmup: share of the run over which lr rises linearly from 0 (one_cycle: where it peaks).
+        clip: largest L2 norm of the gradient; None: no limit.
+        nesterov: Nesterov's momentum.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 2e-4
+    schedule: Literal["piecewise", "cosine", "one_cycle", "constant"] = "cosine"
+    milestones: tuple[float, ...] = (0.7, 0.9)
+    decay: float = 0.1
+    warmup: float = 0.0
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise MmardError(f"epochs {self.epochs} and batch_size {self.batch_size} are at least 1")
+        if self.schedule == "one_cycle" and not 0 < self.warmup < 1:
+            raise MmardError(f"one_cycle peaks at warmup {self.warmup:g}; expected a share of the run such as 0.3")
+
+    def lr_at(self, progress: float) -> float:
+        """Learning rate when this share of the run is done."""
+        if self.warmup and progress < self.warmup:
+            return self.lr * progress / self.warmup
+        if self.schedule == "piecewise":
+            passed = sum(progress >= (m if m < 1 else m / self.epochs) for m in self.milestones)
+            return self.lr * self.decay**passed
+        rest = (progress - self.warmup) / (1 - self.warmup)
+        factor = {"constant": 1.0, "one_cycle": 1 - rest, "cosine": (1 + math.cos(math.pi * rest)) / 2}
+        return self.lr * factor[self.schedule]
+
+    def optimizer_for(self, model: nn.Module) -> Optimizer:
+        """The optimiser of the model's weights."""
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.SGD(
+            model.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+        )

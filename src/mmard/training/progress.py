@@ -1,0 +1,50 @@
+"""What a person sees while it trains."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Watcher:
+    """Told of each event of a run; this one says nothing."""
+
+    def begin(self, total: int, done: int) -> None:
+        """Training starts, or goes on, at step ``done`` of ``total``."""
+
+    def stepped(self, step: int, images: int) -> None:
+        """A step on so many images is done."""
+
+    def judged(self, record: dict[str, Any]) -> None:
+        """An epoch is done; ``record`` is the line of metrics.jsonl."""
+
+    def end(self) -> None:
+        """Training is over, well or not."""
+
+
+class Bar(Watcher):
+    """A progress bar with images per second, time left, and the last clean and robust accuracy on the held-out split."""
+
+    def __init__(self, title: str, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"), BarColumn(24), TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("{task.fields[held_out]}"), console=console,
+        )  # fmt: skip
+        self.task = self.progress.add_task(title, total=None, rate="", held_out="")
+
+    def begin(self, total: int, done: int) -> None:
+        self.progress.update(self.task, total=total, completed=done)
+        self.progress.start()
+
+    def stepped(self, step: int, images: int) -> None:
+        speed = self.progress.tasks[0].speed
+        self.progress.update(self.task, completed=step, rate=f"{speed * images:,.0f} images/s" if speed else "")
+
+    def judged(self, record: dict[str, Any]) -> None:
+        if "robust" in record:
+            text = f"held-out: clean {record['clean']:.1f} % robust {record['robust']:.1f} %"
+            self.progress.update(self.task, held_out=text)
+
+    def end(self) -> None:
+        self.progress.stop()

@@ -1,0 +1,29 @@
+"""One step of min-max training: attack, look again, loss."""
+
+from torch import Tensor, nn
+
+from mmard.core.errors import MmardError
+from mmard.core.method import Method
+from mmard.core.threat import Threat
+from mmard.core.views import Predict, Views, held_still
+
+
+def make_example(method: Method, views: Views, network: nn.Module, threat: Threat) -> Views:
+    """The inner process: views whose adversarial point maximises the inner objective.
+
+    Args:
+        views: of the natural images; their student is what the attack calls, and runs ``network``.
+        network: held still meanwhile.
+    """
+    if not method.inner:
+        return views
+    if method.maximizer is None:
+        raise MmardError("the method has an inner objective and no maximizer; give it one, such as Pgd(steps=10)")
+    with held_still(network, *method.inner.modules(), train=method.attack_in_train_mode):
+        x_adv = method.maximizer(lambda x: method.inner.total(views.moved_to(x)), views.nat.x, threat)
+    return views.moved_to(x_adv.detach())
+
+
+def outer_losses(method: Method, views: Views, student: Predict) -> dict[str, Tensor]:
+    """The outer process: the batch mean of each weighted term, with the student in training mode."""
+    return {name: values.mean() for name, values in method.outer(views.seen_by(student)).items()}

@@ -1,0 +1,225 @@
+"""The training loop: a pure function of the seed, so that a run that was cut ends bit-equal to an unbroken one.
+
+All randomness of a step comes from (seed, step, process), all of an epoch's order from (seed, epoch). A checkpoint therefore holds no
+random state, and a resumed run repeats what it had not saved.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmard.attacks.pgd import Pgd, untargeted
+from mmard.core.errors import MmardError
+from mmard.core.method import Method
+from mmard.core.threat import Threat
+from mmard.core.views import Models, Predict, Views, held_still
+from mmard.data.augment import augment
+from mmard.data.images import DataSet
+from mmard.models.students import Classifier
+from mmard.models.weights import save_weights
+from mmard.runs import RunFolder
+from mmard.training.averaging import Average, Averaging
+from mmard.training.engine import Engine
+from mmard.training.ledger import Ledger
+from mmard.training.plan import Plan
+from mmard.training.progress import Watcher
+from mmard.training.step import make_example, outer_losses
+
+
+def seed_of(*parts: int | str) -> int:
+    """A seed that depends on all the parts and on nothing else."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """How a checkpoint is judged on the held-out split: PGD with cross-entropy, uniform start.
+
+    Args:
+        every: epochs between two looks; the last epoch is always looked at.
+        steps: of the attack, each a quarter of eps.
+    """
+
+    every: int = 1
+    steps: int = 10
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Trains one student.
+
+    Args:
+        method: what to ascend and descend.
+        threat: the ball in which examples are made and judged.
+        student: trained in place.
+        data: on any device; moved to the engine's.
+        teachers: the other networks by name (``teacher`` and what else the method asks for), frozen.
+        plan, averaging, validation: schedule, weight average, judging.
+        augmentation: one of `mmard.data.augment.KINDS`.
+        scale: the outer loss is multiplied by it (scripts that average KL over K classes: 1/K).
+        checkpoint_every: also save after so many steps, not only after each epoch.
+        facts: written into the weights' header.
+
+    Raises:
+        MmardError: from `fit`, when the loss is not finite or the disk is full; the last good checkpoint stays.
+    """
+
+    method: Method
+    threat: Threat
+    student: Classifier
+    data: DataSet
+    folder: RunFolder
+    teachers: Mapping[str, nn.Module] = field(default_factory=dict)
+    plan: Plan = field(default_factory=Plan)
+    averaging: Averaging = field(default_factory=Averaging)
+    validation: Validation = field(default_factory=Validation)
+    engine: Engine = field(default_factory=Engine)
+    augmentation: str = "none"
+    scale: float = 1.0
+    seed: int = 0
+    checkpoint_every: int | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    watcher: Watcher = field(default_factory=Watcher)
+
+    def __post_init__(self) -> None:
+        engine, plan = self.engine, self.plan
+        if plan.batch_size > len(self.data.train):
+            raise MmardError(
+                f"train.batch_size {plan.batch_size} > {len(self.data.train)} training images; choose a smaller one"
+            )
+        if plan.batch_size % engine.world:
+            raise MmardError(f"train.batch_size {plan.batch_size} does not divide by {engine.world} processes")
+        self.steps_per_epoch = len(self.data.train) // plan.batch_size
+        self.total = plan.epochs * self.steps_per_epoch
+        self.data = self.data.to(engine.device)
+        self.terms = [m.to(engine.device) for m in self.method.modules()]
+        self.student.to(engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = plan.optimizer_for(self.student)
+        self.wrapped, self._stepper = engine.setup(self.student, self.optimizer)
+        frozen = {name: model.to(engine.device, memory_format=torch.channels_last) for name, model in self.teachers.items()}  # type: ignore[call-overload]
+        self.predictors: dict[str, Predict] = {n: engine.predictor(m) for n, m in {**frozen, "student": self.student}.items()}
+        self.average = Average(self.averaging, self.student)
+        self.ledger, self.step, self.best = Ledger(), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
+
+    def fit(self) -> dict[str, float]:
+        """Train to the end, from the folder's checkpoint where there is one; returns the best checkpoint's accuracies."""
+        self._restore()
+        self.watcher.begin(self.total, self.step)
+        self.student.train()
+        self._clock = time.perf_counter()
+        while self.step < self.total:
+            self._one_step()
+            if self.step % self.steps_per_epoch == 0:
+                self._end_epoch()
+            elif self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                self._save()
+        self.watcher.end()
+        return self.best
+
+    def _one_step(self) -> None:
+        plan, progress = self.plan, self.step / self.total
+        torch.manual_seed(seed_of(self.seed, self.step, self.engine.rank))
+        x, y, index = self.data.train.batch(self._rows())
+        x = augment(x, self.augmentation)
+        views = Views.of(x, y, index, Models(self.predictors), progress)
+        views = make_example(self.method, views, self.student, self.threat)
+        losses = outer_losses(self.method, views, self.wrapped)
+        self._stepper.zero_grad()
+        self.engine.backward(self.scale * torch.stack(list(losses.values())).sum())
+        if plan.clip is not None:
+            self.engine.clip(self.wrapped, self._stepper, plan.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = plan.lr_at(progress)
+        self._stepper.step()
+        self.ledger.add(self.step, losses)
+        self.step += 1
+        self.average.update(self.step / self.total, self.step % self.steps_per_epoch == 0)
+        self.watcher.stepped(self.step, plan.batch_size)
+
+    def _rows(self) -> Tensor:
+        """This process's rows of the training set at this step."""
+        epoch, place = divmod(self.step, self.steps_per_epoch)
+        order = self.__dict__.get("_order")
+        if order is None or order[0] != epoch:
+            draw = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
+            order = self._order = (epoch, torch.randperm(len(self.data.train), generator=draw).to(self.engine.device))
+        share = self.plan.batch_size // self.engine.world
+        start = place * self.plan.batch_size + self.engine.rank * share
+        return order[1][start : start + share]
+
+    def _end_epoch(self) -> None:
+        self.ledger.check()
+        epoch, seconds = self.step // self.steps_per_epoch, time.perf_counter() - self._clock
+        lr = self.optimizer.param_groups[0]["lr"]
+        record: dict[str, Any] = {"step": self.step, "epoch": epoch, "lr": lr, "terms": self.ledger.means()}
+        record["loss"] = sum(record["terms"].values())
+        record["images_per_second"] = self.ledger.count * self.plan.batch_size / seconds
+        if epoch % self.validation.every == 0 or self.step == self.total:
+            self.engine.share_buffers(self.student, *self.terms)
+            model = self.average.best_guess(self._natural_images())
+            record.update(self._judge(model))
+            if (record["robust"], record["clean"]) > (self.best["robust"], self.best["clean"]):
+                self.best = {key: float(record[key]) for key in self.best}
+                self._keep(self.folder.best_file, model)
+            if self.step == self.total:
+                self._keep(self.folder.last_file, model)
+        self.ledger = Ledger()
+        self._save()
+        if self.engine.leads:
+            self.folder.append({**record, "seconds": seconds})
+        self.watcher.judged(record)
+        self._clock = time.perf_counter()
+
+    def _natural_images(self) -> Iterator[Tensor]:
+        for start in range(0, len(self.data.train), self.plan.batch_size):
+            yield self.data.train.batch(slice(start, start + self.plan.batch_size))[0]
+
+    def _judge(self, model: nn.Module) -> dict[str, float]:
+        """Clean and robust accuracy on the held-out split, in percent; the processes share the work."""
+        torch.manual_seed(seed_of(self.seed, "judge"))
+        attack = untargeted(Pgd(steps=self.validation.steps, start="uniform"))
+        images, right = self.data.held_out, torch.zeros(2, device=self.engine.device)
+        rows = torch.arange(self.engine.rank, len(images), self.engine.world, device=self.engine.device)
+        with held_still(model):
+            for part in rows.split(500):
+                x, y, _ = images.batch(part)
+                for i, judged in enumerate((x, attack(model, x, y, self.threat))):
+                    with torch.no_grad():
+                        right[i] += (model(judged).argmax(1) == y).sum()
+        clean, robust = (100 * self.engine.total(right) / len(images)).tolist()
+        return {"clean": clean, "robust": robust}
+
+    def _keep(self, path: Any, model: nn.Module) -> None:
+        kept = {**self.facts, "epoch": self.step // self.steps_per_epoch}
+        self.engine.in_turn(lambda: save_weights(path, model, kept))  # type: ignore[arg-type]
+
+    def _save(self) -> None:
+        self.ledger.check()
+        self.engine.share_buffers(self.student, *self.terms)
+        state = {
+            "step": self.step, "best": self.best, "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict(), "terms": [m.state_dict() for m in self.terms], "ledger": self.ledger.state_dict(),
+        }  # fmt: skip
+        self.engine.in_turn(lambda: self.folder.save(state))
+
+    def _restore(self) -> None:
+        state = self.folder.load(self.engine.device)
+        if state is None:
+            return
+        try:
+            self.student.load_state_dict(state["student"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average.load_state_dict(state["average"])
+            for module, saved in zip(self.terms, state["terms"], strict=True):
+                module.load_state_dict(saved)
+        except (KeyError, ValueError, RuntimeError) as e:
+            raise MmardError(f"{self.folder.checkpoint_file} is of another run: {str(e).splitlines()[0]}") from e
+        self.ledger.load_state_dict(state["ledger"])
+        self.step, self.best = state["step"], state["best"]
+        if self.engine.leads:
+            self.folder.forget_after(self.step)
