@@ -42,7 +42,9 @@ def method_of(settings: Settings) -> Method:
             pgd.step_for(threat)
         return replace(method, maximizer=pgd)
     if changes:
-        raise MmardError(f"attack.{next(iter(changes))} changes a PGD, and this method has {method.maximizer or 'no attack'}")
+        raise MmardError(
+            f"attack.{next(iter(changes))} changes a PGD, and this method has {method.maximizer or 'no attack'}"
+        )
     return method
 
 
@@ -52,7 +54,11 @@ def data_of(settings: Settings) -> DataSet:
 
 
 def train(
-    recipe: str | Path | Settings | None = None, *, resume: bool = False, watch: Watch = lambda _: Watcher(), **overrides: Any
+    recipe: str | Path | Settings | None = None,
+    *,
+    resume: bool = False,
+    watch: Watch = lambda _: Watcher(),
+    **overrides: Any,
 ) -> RunFolder:
     """Train what a recipe says, its teacher first where there is none yet; returns the run folder.
 
@@ -75,7 +81,12 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
     folder = RunFolder(settings.out)
     with folder.locked() if engine.leads else nullcontext():
         teacher = settings.teacher
-        if teacher and settings.teacher_recipe and not RunFolder(teacher).last_file.exists() and not Path(teacher).is_file():
+        if (
+            teacher
+            and settings.teacher_recipe
+            and not RunFolder(teacher).last_file.exists()
+            and not Path(teacher).is_file()
+        ):
             _train(read_settings(settings.teacher_recipe, {"out": teacher}), resume, watch, engine)
         trainer = _trainer(settings, data_of(settings), engine, folder, watch(settings.out))
         if engine.leads:
@@ -138,9 +149,15 @@ class Subject:
 
 
 def evaluate(
-    source: str | Path | RunFolder, attacks: str | None = None, *, limit: int | None = None, batch_size: int = 500, seed: int = 0,
-    tick: Tick = lambda *_: None, **overrides: Any,
-) -> Scores:  # fmt: skip
+    source: str | Path | RunFolder,
+    attacks: str | None = None,
+    *,
+    limit: int | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+    tick: Tick = lambda *_: None,
+    **overrides: Any,
+) -> Scores:
     """Judge a model on the test images of its data set; tables and verdicts go to ``eval/`` beside its weights.
 
     Args:

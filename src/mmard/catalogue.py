@@ -14,13 +14,19 @@ from mmard.terms import BOUNDARIES, SCENARIOS, TRIANGLES
 
 def catalogue() -> dict[str, dict[str, str]]:
     """title → name → line."""
-    terms = {**SCENARIOS, **{f"{n} (inner)": t for n, t in BOUNDARIES.items()}, **{f"{n} (outer)": t for n, t in TRIANGLES.items()}}
+    terms = {
+        **SCENARIOS,
+        **{f"{n} (inner)": t for n, t in BOUNDARIES.items()},
+        **{f"{n} (outer)": t for n, t in TRIANGLES.items()},
+    }
     return {
         "methods": {name: _first_line(builder) for name, builder in METHODS.items()},
         "models": {name: line for name, (line, _) in FAMILIES.items()},
         "data": dict(SOURCES),
         "terms": {name: f"{o}   {_first_line(o.terms[0][1].function)}" for name, o in terms.items()},
-        "recipes": {name: yaml.safe_load(path.read_text(encoding="utf-8")).get("about", "") for name, path in recipes().items()},
+        "recipes": {
+            name: yaml.safe_load(path.read_text(encoding="utf-8")).get("about", "") for name, path in recipes().items()
+        },
     }
 
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from mmard import config
@@ -19,12 +18,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="""Adversarial robustness distillation: small image classifiers that resist attack, learnt from large robust ones.
+    help="""Adversarial robustness distillation: small classifiers that resist attack, learnt from large robust ones.
 
-    Start with [bold]mmard demo[/bold] (three minutes on two cores, nothing to download), then [bold]mmard ls[/bold].""",
+    Start with [bold]mmard demo[/bold] (three minutes on two cores, no download), then [bold]mmard ls[/bold].""",
 )
 out = Console()
-RECIPE = typer.Argument(metavar="[RECIPE] [KEY=VALUE]...", help="A recipe (see mmard ls recipes) or .yaml file, and settings.")
+RECIPE = typer.Argument(
+    metavar="[RECIPE] [KEY=VALUE]...", help="A recipe (see mmard ls recipes) or .yaml file, and settings."
+)
 Words = Annotated[list[str] | None, RECIPE]
 
 
@@ -37,7 +38,9 @@ def _split(words: list[str] | None) -> tuple[str | None, dict[str, Any]]:
 @app.command()
 def train(
     words: Words = None,
-    method: Annotated[str | None, typer.Option(help="A name, or your own: file.py:function, package.module:function.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="A name, or your own: file.py:function, package.module:function.")
+    ] = None,
     teacher: Annotated[str | None, typer.Option(help="Run folder, .safetensors file or card (.json).")] = None,
     student: Annotated[str | None, typer.Option(help="Architecture, such as resnet18 or cnn-16-3.")] = None,
     to: Annotated[str | None, typer.Option("--out", help="Run folder to make.")] = None,
@@ -61,50 +64,49 @@ def train(
     out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
     folder = api.train(settings, resume=resume, watch=lambda title: Bar(title, out))
     best = max((r for r in folder.metrics() if "robust" in r), key=lambda r: (r["robust"], r["clean"]))
-    out.print(f"best on the held-out split: epoch {best['epoch']}, clean {best['clean']:.2f} %, robust {best['robust']:.2f} %")
+    out.print(
+        f"best on the held-out split: epoch {best['epoch']}, clean {best['clean']:.2f} %, robust {best['robust']:.2f} %"
+    )
     out.print(f"in {folder.path}; judge it on the test images: [bold]mmard eval {folder.path}[/bold]")
 
 
 @app.command("eval")
 def evaluate(
     words: Annotated[
-        list[str], typer.Argument(metavar="MODEL... [KEY=VALUE]...", help="Run folders, .safetensors files or cards; settings.")
+        list[str],
+        typer.Argument(metavar="MODEL... [KEY=VALUE]...", help="Run folders, .safetensors files or cards; settings."),
     ],
-    attacks: Annotated[str | None, typer.Option(help="Such as fgsm,pgd-20,cw,autoattack; none: clean only. Default: all.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only about so many test images, classes in proportion.")] = None,
+    attacks: Annotated[
+        str | None, typer.Option(help="Such as fgsm,pgd-20,cw,autoattack; none: clean only. Default: all.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only about so many test images, classes in proportion.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images attacked at once.")] = 500,
     seed: Annotated[int, typer.Option(help="Of the attacks' random starts.")] = 0,
 ) -> None:
     """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
 
-    The table also goes to eval/ beside the weights: scores.json, scores.csv, and verdicts.safetensors (sample × attack).
+    The table also goes to eval/ beside the weights: scores.json, scores.csv, verdicts.safetensors (sample × attack).
     """
+    from mmard.judging import judge
     from mmard.report.tables import compare_table, scores_table
 
     models, overrides = [w for w in words if "=" not in w], config.parse_overrides([w for w in words if "=" in w])
     if not models:
         raise MmardError("no model given; expected a run folder, a .safetensors file or a card")
-    results = {}
+    results, dotted = {}, {key.replace(".", "__"): value for key, value in overrides.items()}
     for model in models:
-        results[model] = _judge(model, attacks, limit, batch_size, seed, overrides)
+        results[model] = judge(model, out, attacks, limit=limit, batch_size=batch_size, seed=seed, **dotted)
         out.print(scores_table(model, results[model]))
     if len(results) > 1:
         out.print(compare_table(results))
 
 
-def _judge(model: str, attacks: str | None, limit: int | None, batch_size: int, seed: int, overrides: dict[str, Any]) -> Any:
-    from mmard import api
-
-    columns = (TextColumn("[bold]{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=out, transient=True) as progress:
-        task = progress.add_task(model)
-        tick = lambda name, done, total: progress.update(task, description=f"{model}: {name}", completed=done, total=total)  # noqa: E731
-        dotted = {key.replace(".", "__"): value for key, value in overrides.items()}
-        return api.evaluate(model, attacks, limit=limit, batch_size=batch_size, seed=seed, tick=tick, **dotted).rows()
-
-
 @app.command("ls")
-def list_all(what: Annotated[str | None, typer.Argument(help="methods, models, data, terms or recipes; all by default.")] = None) -> None:
+def list_all(
+    what: Annotated[str | None, typer.Argument(help="methods, models, data, terms or recipes; all by default.")] = None,
+) -> None:
     """What there is: methods, models, data sets, terms, recipes, with one line each."""
     from mmard.catalogue import catalogue
     from mmard.core.errors import unknown
@@ -121,7 +123,9 @@ def list_all(what: Annotated[str | None, typer.Argument(help="methods, models, d
 
 
 @app.command("cp")
-def copy(recipe: str, to: Annotated[Path | None, typer.Argument(help="File to write; default RECIPE.yaml here.")] = None) -> None:
+def copy(
+    recipe: str, to: Annotated[Path | None, typer.Argument(help="File to write; default RECIPE.yaml here.")] = None
+) -> None:
     """Copy a recipe, to change it: mmard cp digits-rslad mine.yaml; mmard train mine.yaml."""
     source, target = config.recipe_file(recipe), to or Path(f"{Path(recipe).stem}.yaml")
     if target.exists():
@@ -147,8 +151,10 @@ def show(words: Words = None) -> None:
 
 
 @app.command()
-def demo(to: Annotated[Path, typer.Option("--out", help="Folder for the runs, the table and the plot.")] = Path("runs/demo")) -> None:
-    """The main job on embedded digits: a robust teacher, two students (RSLAD and MMARD), AutoAttack, a table and a plot."""
+def demo(
+    to: Annotated[Path, typer.Option("--out", help="Folder for the runs, the table and the plot.")] = Path("runs/demo"),
+) -> None:
+    """The main job on embedded digits: a robust teacher, students by RSLAD and MMARD, AutoAttack, a table, a plot."""
     from mmard.demo import run_demo
 
     run_demo(to, out)

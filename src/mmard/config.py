@@ -10,6 +10,7 @@ from mmard.core.errors import MmardError, unknown
 from mmard.core.numbers import parse_number
 
 Number = Annotated[float, BeforeValidator(parse_number)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
@@ -28,8 +29,8 @@ class DataSettings(Section):
     label: str | None = None
     size: int | None = None
     held_out: Number = 0.1
-    limit: int | None = Field(None, ge=1)
-    test_limit: int | None = Field(None, ge=1)
+    limit: Count | None = None
+    test_limit: Count | None = None
     seed: int = 0
     augment: Literal["none", "crop", "flip", "crop+flip"] = "none"
 
@@ -77,16 +78,16 @@ class AveragingSettings(Section):
 class ValidationSettings(Section):
     """Judging on the held-out split; see `mmard.training.trainer.Validation`."""
 
-    every: int = Field(1, ge=1)
-    steps: int = Field(10, ge=1)
+    every: Count = 1
+    steps: Count = 10
 
 
 class EngineSettings(Section):
     """Where it runs; see `mmard.training.engine.Engine`."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int = Field(1, ge=1)
-    nodes: int = Field(1, ge=1)
+    devices: Count = 1
+    nodes: Count = 1
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
 
 
@@ -95,7 +96,8 @@ class Settings(Section):
 
     ``method`` is a name or ``{name: ..., parameter: value}``; ``teacher`` a run folder, weights or a card, and
     ``teacher_recipe`` the recipe that trains it where there is none yet; ``teachers`` further networks by name.
-    ``normalize: data`` subtracts the training images' mean inside the network. ``scale: 1/num_classes`` is for scripts that average over classes.
+    ``normalize: data`` subtracts the training images' mean inside the network.
+    ``scale: 1/num_classes`` is for scripts that average over classes.
     """
 
     about: str = ""
@@ -108,7 +110,7 @@ class Settings(Section):
     out: str = "runs/run"
     seed: int = 0
     scale: Literal["1/num_classes"] | Number = 1.0
-    checkpoint_every: int | None = Field(None, ge=1)
+    checkpoint_every: Count | None = None
     tensorboard: bool = False
     data: DataSettings = DataSettings()
     threat: ThreatSettings = ThreatSettings()

@@ -10,8 +10,8 @@ from typing import Any
 
 from mmard.core.errors import MmardError, unknown
 from mmard.core.method import Method
-from mmard.methods import METHODS
 from mmard.core.numbers import parse_number
+from mmard.methods import METHODS
 
 
 def method_builder(name: str) -> Callable[..., Method]:
@@ -70,10 +70,12 @@ def _from_file(path: Path) -> Any:
     if not path.is_file():
         raise MmardError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"user_{path.stem}", path)
-    assert spec is not None and spec.loader is not None  # a .py file has both
-    module = importlib.util.module_from_spec(spec)
+    assert spec is not None  # a .py file has a spec and a loader
+    assert spec.loader is not None
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
     sys.modules[spec.name] = module
-    return _run(lambda: spec.loader.exec_module(module) or module, str(path))  # type: ignore[union-attr, func-returns-value]
+    _run(lambda: loader.exec_module(module), str(path))
+    return module
 
 
 def _imported(place: str) -> Any:

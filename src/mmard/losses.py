@@ -58,7 +58,7 @@ def mutual_information(a: Tensor, b: Tensor) -> Tensor:
     """Each sample's share of the mutual information of two batches of predictions; its mean over the batch is I.
 
     P = ½ (J + Jᵀ) with J the joint distribution, I = Σ P log(P / (P_row P_col)), in [0, log K]. Sample i's share is
-    Σ_ab softmax(a_i)_a softmax(b_i)_b L_ab with L the log-ratio matrix, so the batch mean and its gradient are those of I.
+    Σ_ab softmax(a_i)_a softmax(b_i)_b L_ab with L the log-ratio matrix, so the batch mean and its gradient are I's.
     Being a plug-in estimate it is too large by about (K − 1)² / 2B nats on a batch of B independent samples.
     """
     p = joint(a, b)

@@ -49,14 +49,16 @@ class RunFolder:
             except BlockingIOError as e:
                 lock.seek(0)
                 holder = lock.read().strip() or "another"
-                raise MmardError(f"{self.path} is in use by process {holder}; wait for it, or choose another out=") from e
+                raise MmardError(
+                    f"{self.path} is in use by process {holder}; wait for it, or choose another out="
+                ) from e
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
             yield
 
     def begin(self, settings: dict[str, Any], resume: bool, tensorboard: bool = False) -> None:
-        """Write the settings of a new run, or check those of an old one. ``tensorboard`` copies the metrics to tensorboard/.
+        """Write the settings of a new run, or check those of an old one; ``tensorboard`` copies the metrics there too.
 
         Raises:
             MmardError: when there is a run already and it is not to be resumed, or was made with other settings.
@@ -111,7 +113,7 @@ class RunFolder:
             state = torch.load(self.checkpoint_file, map_location=device, weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
             raise MmardError(
-                f"{self.checkpoint_file} is no checkpoint of this package ({str(e).splitlines()[0]}); remove it to start anew"
+                f"{self.checkpoint_file} is no whole checkpoint ({str(e).splitlines()[0]}); remove it to start anew"
             ) from e
         if not isinstance(state, dict) or "step" not in state:
             raise MmardError(f"{self.checkpoint_file} is no checkpoint of this package; remove it to start anew")
@@ -123,7 +125,7 @@ def _board(path: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as e:
         raise MmardError("tensorboard=true needs one more package: pip install 'mmard[board]'") from e
-    return SummaryWriter(str(path))  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(path))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

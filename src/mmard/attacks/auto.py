@@ -26,7 +26,7 @@ class AutoAttack:
         batch_size: images attacked at once.
         seed: of the package's random starts.
 
-    With C < 10 classes the two targeted attacks aim at the C − 1 that there are. The images must have the pixel range [0, 1].
+    With C < 10 classes the two targeted attacks aim at the C − 1 that there are. Pixels must have the range [0, 1].
     """
 
     version: Literal["standard", "rand"] = "standard"

@@ -29,7 +29,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
         if isinstance(e, OSError) or _is_disk_error(e):
             kept = "; the file from before is kept" if path.exists() else ""
-            raise MmardError(f"cannot write {path}: {_first_line(e)}{kept}; free some space and go on with --resume") from e
+            raise MmardError(
+                f"cannot write {path}: {_first_line(e)}{kept}; free some space and go on with --resume"
+            ) from e
         raise
 
 
@@ -68,4 +70,6 @@ def _first_line(e: Exception) -> str:
 def _is_disk_error(e: Exception) -> bool:
     """Writers in native code (safetensors, torch.save) report a full disk as errors of their own."""
     text = str(e).lower()
-    return any(words in text for words in ("no space", "file too large", "os error", "write failed", "inline_container"))
+    return any(
+        words in text for words in ("no space", "file too large", "os error", "write failed", "inline_container")
+    )

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor, nn
 
@@ -106,7 +106,11 @@ def _bind(term: Term, params: dict[str, Any]) -> Term:
     return replace(term, params=tuple({**dict(term.params), **{k: v for k, v in params.items() if k in taken}}.items()))
 
 
-def term(formula: str | TermFunction) -> Any:
+@overload
+def term(formula: str) -> Callable[[TermFunction], Objective]: ...
+@overload
+def term(formula: TermFunction) -> Objective: ...
+def term(formula: str | TermFunction) -> Objective | Callable[[TermFunction], Objective]:
     """Make an `Objective` of one term out of a function ``(views, **params) -> (B,)``.
 
     ``@term`` takes the function's name as its formula; ``@term("KL(T(x)‖S(x'))")`` prints as the paper does, and

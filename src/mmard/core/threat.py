@@ -37,7 +37,7 @@ class Threat:
     def __post_init__(self) -> None:
         if self.norm not in ("linf", "l2"):
             raise MmardError(f"norm {self.norm!r} is not known; expected 'linf' or 'l2'")
-        if not 0 <= self.eps:
+        if not self.eps >= 0:
             raise MmardError(f"eps {self.eps:g} is negative; expected a radius such as 8/255")
         if self.norm == "linf" and self.eps > self.upper - self.lower:
             raise MmardError(
@@ -46,7 +46,7 @@ class Threat:
             )
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """The allowed image nearest to ``x_adv``: into the ball first, then into the pixel range. (B, ...) → (B, ...)."""
+        """``x_adv`` (B, ...) brought into the ball around ``x`` first, then into the pixel range."""
         if self.norm == "linf":
             inside = x_adv.clamp(x - self.eps, x + self.eps)
         else:

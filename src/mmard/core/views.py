@@ -22,7 +22,9 @@ class Models:
     def __getitem__(self, name: str) -> Predict:
         if name not in self.by_name:
             have = ", ".join(sorted(self.by_name))
-            raise MmardError(f"the method asks for a {name!r} model and there is none (have: {have}); add one: {name}: CARD")
+            raise MmardError(
+                f"the method asks for a {name!r} model and there is none (have: {have}); add one: {name}: CARD"
+            )
         return self.by_name[name]
 
     def replaced(self, **models: Predict) -> "Models":

@@ -36,7 +36,9 @@ class Images:
         if len(x) == 0:
             raise MmardError("the data set is empty: 0 images")
         if x.dim() != 4 or len(x) != len(y):
-            raise MmardError(f"images of shape {tuple(x.shape)} with {len(y)} labels; expected (N, C, H, W) and N labels")
+            raise MmardError(
+                f"images of shape {tuple(x.shape)} with {len(y)} labels; expected (N, C, H, W) and N labels"
+            )
         if x.dtype != torch.uint8:
             low, high = x.min().item(), x.max().item()
             if not (low >= 0 and high <= 1):
@@ -91,7 +93,7 @@ class DataSet:
 
 
 def stratified(images: Images, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows of a subset of about ``count`` images with every class in proportion, and the rows left over; both sorted."""
+    """Rows of about ``count`` images with every class in proportion, and the rows left over; both sorted."""
     draw = np.random.default_rng(seed)
     labels, chosen = images.labels.numpy(), []
     for k in range(len(images.classes)):
@@ -102,8 +104,10 @@ def stratified(images: Images, count: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.flatnonzero(inside)), torch.from_numpy(np.flatnonzero(~inside))
 
 
-def cut(name: str, train: Images, test: Images, *, held_out: float, limit: int | None, test_limit: int | None, seed: int) -> DataSet:
-    """Cut the held-out split from the training set, by class and by seed; ``limit`` keeps a part of each for small work."""
+def cut(
+    name: str, train: Images, test: Images, *, held_out: float, limit: int | None, test_limit: int | None, seed: int
+) -> DataSet:
+    """Cut the held-out split from the training set, by class and by seed; the limits keep a part, for small work."""
     if not 0 < held_out < 1:
         raise MmardError(f"held_out {held_out:g} is no share of the training set; expected for instance 0.1")
     if limit is not None and limit < len(train):
@@ -115,6 +119,6 @@ def cut(name: str, train: Images, test: Images, *, held_out: float, limit: int |
     for part, images in (("training", parts.train), ("held-out", parts.held_out), ("test", parts.test)):
         if len(images) == 0:
             raise MmardError(f"the {part} split is empty; give more images, or another held_out than {held_out:g}")
-    if len(parts.train.labels.unique()) < 2:
+    if parts.train.labels.min() == parts.train.labels.max():
         raise MmardError("the training images are all of one class; a classifier needs at least two")
     return parts

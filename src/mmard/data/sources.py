@@ -20,10 +20,18 @@ LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
 def load(
-    name: str, *, train: str | Sequence[str] | None = None, test: str | Sequence[str] | None = None, root: str | None = None,
-    label: str | None = None, size: int | None = None, held_out: float = 0.1, limit: int | None = None,
-    test_limit: int | None = None, seed: int = 0,
-) -> DataSet:  # fmt: skip
+    name: str,
+    *,
+    train: str | Sequence[str] | None = None,
+    test: str | Sequence[str] | None = None,
+    root: str | None = None,
+    label: str | None = None,
+    size: int | None = None,
+    held_out: float = 0.1,
+    limit: int | None = None,
+    test_limit: int | None = None,
+    seed: int = 0,
+) -> DataSet:
     """Load a data set and cut its held-out split.
 
     Args:
@@ -42,7 +50,7 @@ def load(
     splits = _open(name, train, test, root)
     test_name = next((s for s in TEST_SPLITS if s in splits), None)
     if "train" not in splits or test_name is None:
-        raise MmardError(f"{name} has the splits {', '.join(splits)}; expected train and one of {', '.join(TEST_SPLITS)}")
+        raise MmardError(f"{name} has the splits {', '.join(splits)}; expected train and {' or '.join(TEST_SPLITS)}")
     parts = [_images(splits[s], label, size, n, seed) for s, n in (("train", limit), (test_name, test_limit))]
     return cut(name, *parts, **limits)  # type: ignore[arg-type]
 
@@ -63,7 +71,9 @@ def _open(name: str, train: Any, test: Any, root: str | None) -> Any:
         import datasets
         import PIL  # noqa: F401
     except ImportError as e:
-        raise MmardError(f"data set {name!r} needs one more package: pip install 'mmard[data]' (without it: digits)") from e
+        raise MmardError(
+            f"data set {name!r} needs one more package: pip install 'mmard[data]' (without it: digits)"
+        ) from e
     datasets.disable_progress_bars()
     try:
         if name == "parquet":
@@ -80,7 +90,9 @@ def _open(name: str, train: Any, test: Any, root: str | None) -> Any:
     except MmardError:
         raise
     except Exception as e:  # the library has a dozen kinds of failure; each means that there is no such data here
-        raise MmardError(f"cannot load data set {name!r}: {str(e).splitlines()[0] if str(e) else type(e).__name__}") from e
+        raise MmardError(
+            f"cannot load data set {name!r}: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
+        ) from e
 
 
 def _images(rows: Any, label: str | None, size: int | None, limit: int | None, seed: int) -> Images:
@@ -115,7 +127,7 @@ def _columns(rows: Any, label: str | None) -> tuple[str, str, tuple[str, ...]]:
         raise MmardError(f"no image column among {', '.join(kinds)}; expected one of the type Image")
     labels = [c for c in LABEL_COLUMNS if c in kinds] + [c for c, kind in kinds.items() if kind == "ClassLabel"]
     chosen = label or next(iter(labels), None)
-    if chosen not in kinds:
+    if chosen is None or chosen not in kinds:
         raise MmardError(f"no label column {label or ''} among {', '.join(kinds)}; name it: data.label=COLUMN")
     names = getattr(rows.features[chosen], "names", None)
     return image, chosen, tuple(names or ())

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -87,21 +88,28 @@ def evaluate(
         for name, trial in {CLEAN: None, **trials}.items():
             begun = time.perf_counter()
             torch.manual_seed(seed)
-            columns.append(_column(model, images, threat, trial, batch_size, lambda done, n=name: tick(n, done, len(images))))
+            columns.append(_column(model, images, threat, trial, batch_size, partial(tick, name)))
             seconds.append(time.perf_counter() - begun)
     details = ("no attack", *(t.detail(threat) for t in trials.values()))
-    return Scores(torch.stack(columns, 1), (CLEAN, *trials), details, tuple(seconds), images.index.cpu(), {"threat": str(threat)})
+    return Scores(
+        torch.stack(columns, 1), (CLEAN, *trials), details, tuple(seconds), images.index.cpu(), {"threat": str(threat)}
+    )
 
 
 def _column(
-    model: nn.Module, images: Images, threat: Threat, trial: Trial | None, batch_size: int, done: Callable[[int], None]
+    model: nn.Module,
+    images: Images,
+    threat: Threat,
+    trial: Trial | None,
+    batch_size: int,
+    tick: Callable[[int, int], None],
 ) -> Tensor:
     verdicts = []
     for start in range(0, len(images), batch_size):
         x, y, _ = images.batch(slice(start, start + batch_size))
         x_adv = x if trial is None else trial.attack(model, x, y, threat)
         verdicts.append(_right(model, x_adv, y, len(images.classes)))
-        done(min(start + batch_size, len(images)))
+        tick(min(start + batch_size, len(images)), len(images))
     return torch.cat(verdicts).cpu()
 
 
@@ -112,4 +120,4 @@ def _right(model: nn.Module, x: Tensor, y: Tensor, classes: int) -> Tensor:
         raise MmardError(f"the model gives {tuple(logits.shape)} for {len(x)} images of {classes} classes: not a fit")
     if not logits.isfinite().all():
         raise MmardError("the model's logits are not finite (NaN or infinity); nothing can be said of its robustness")
-    return logits.argmax(1) == y
+    return torch.eq(logits.argmax(1), y)

@@ -56,7 +56,10 @@ class Scores:
     def rows(self) -> list[dict[str, Any]]:
         """One row an attack and one for the worst case: accuracy in percent, its 95 % interval, seconds."""
         n, rows = len(self.correct), []
-        described = [*zip(self.attacks, self.details, self.seconds, strict=True), (WORST, "each sample's worst", sum(self.seconds))]
+        described = [
+            *zip(self.attacks, self.details, self.seconds, strict=True),
+            (WORST, "each sample's worst", sum(self.seconds)),
+        ]
         for name, detail, seconds in described:
             share = self.accuracy(name)
             low, high = wilson(share, n)

@@ -1,7 +1,7 @@
-"""AdaAD: Huang et al., "Boosting Accuracy and Robustness of Student Models via Adaptive Adversarial Distillation", CVPR 2023.
+"""AdaAD: Huang et al., "Boosting Accuracy and Robustness of Student Models via Adaptive Adversarial Distillation".
 
-Equation 6: x' maximises KL(T(x')‖S(x')) with the gradient through both networks; the loss is λ of it at x' and 1 − λ at x.
-Both networks see x even where λ = 1, as in the release: BatchNorm's statistics come from x and x'.
+CVPR 2023. x' maximises KL(T(x')‖S(x')) with the gradient through both networks; the loss is λ of it at x' and
+1 − λ of KL(T(x)‖S(x)). Both networks see x even where λ = 1, as in the release: BatchNorm sees x, then x'.
 """
 
 from mmard.attacks.pgd import Pgd

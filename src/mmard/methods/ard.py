@@ -1,8 +1,8 @@
 """ARD: Goldblum et al., "Adversarially Robust Distillation", AAAI 2020, arXiv 1905.09747.
 
 Equation 3: min α·τ²·KL(T(x)^τ‖S(x')^τ) + (1 − α)·CE(S(x), y), with x' the maximiser of CE(S(x'), y).
-The release attacks with the student in training mode (``attack_in_train_mode=True``) and averages the KL over classes too
-(``scale: 1/num_classes`` in the settings); its second drop of the learning rate does nothing.
+The release attacks with the student in training mode (``attack_in_train_mode=True``) and averages the KL over classes
+too (``scale: 1/num_classes`` in the settings); its second drop of the learning rate does nothing.
 """
 
 from mmard.attacks.pgd import Pgd

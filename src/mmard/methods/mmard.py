@@ -1,8 +1,9 @@
-"""MMARD: Wang et al., "Improving the Min-Max Optimization Process in Adversarial Robustness Distillation", 2025, arXiv 2503.06559.
+"""MMARD: Wang et al., "Improving the Min-Max Optimization Process in Adversarial Robustness Distillation", 2025.
 
-A re-implementation from the paper's description; its equations were not to be had. Inner: a term that grows as the teacher's own
-prediction at x' nears its decision boundary. Outer: mutual information along the triangle natural – robust – teacher.
-Candidates for both stand in `mmard.terms`; drift and joint are the starting point, not yet a measured choice.
+arXiv 2503.06559. A re-implementation from the paper's description; its equations were not to be had. Inner: a term
+that grows as the teacher's own prediction at x' nears its decision boundary. Outer: mutual information along the
+triangle natural – robust – teacher. Candidates for both stand in `mmard.terms`; drift and joint are the starting
+point, not yet a measured choice.
 """
 
 from dataclasses import replace

@@ -1,8 +1,8 @@
-"""RSLAD: Zi et al., "Revisiting Adversarial Robustness Distillation: Robust Soft Labels Make Student Better", ICCV 2021, arXiv 2108.07969.
+"""RSLAD: Zi et al., "Revisiting Adversarial Robustness Distillation: Robust Soft Labels Make Student Better".
 
-Equation 5: the teacher's natural prediction is the label everywhere, in the attack too.
+ICCV 2021, arXiv 2108.07969: the teacher's natural prediction is the label everywhere, in the attack too.
 The release averages the KL over classes (``scale: 1/num_classes`` in the settings).
-"""  # noqa: E501
+"""
 
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
@@ -11,4 +11,6 @@ from mmard.terms import soft_adv, soft_nat
 
 def rslad(alpha: float = 5 / 6) -> Method:
     """RSLAD (Zi 2021): robust soft labels, KL(T(x)‖·) in the attack and in both parts of the loss."""
-    return Method(inner=soft_adv, outer=alpha * soft_adv + (1 - alpha) * soft_nat, maximizer=Pgd(steps=10, start="gaussian"))
+    return Method(
+        inner=soft_adv, outer=alpha * soft_adv + (1 - alpha) * soft_nat, maximizer=Pgd(steps=10, start="gaussian")
+    )

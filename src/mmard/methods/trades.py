@@ -1,6 +1,6 @@
-"""TRADES: Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019, arXiv 1901.08573.
+"""TRADES: Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019.
 
-Equation 5, with the KL of its implementation. S(x) is constant while x' is made and not while training.
+arXiv 1901.08573, equation 5, with the KL of its implementation. S(x) is constant while x' is made.
 The release computes S(x) a second time for the KL, so BatchNorm sees x, x', x; so it is here.
 """
 

@@ -28,7 +28,7 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
         out = self.bn3(self.conv3(out))
-        return out + self.shortcut(x) if self.adds else out
+        return out + self.shortcut(x) if self.adds else out  # type: ignore[no-any-return]
 
 
 class MobileNetV2(nn.Module):

@@ -1,7 +1,7 @@
 """ResNet-18 (He et al., 2016, arXiv 1512.03385) and PreActResNet-18 (arXiv 1603.05027) for small images.
 
-The first convolution is 3×3 with stride 1 and there is no pooling before the blocks, as usual on CIFAR. Parameter names are those
-of the public CIFAR checkpoints (``layer1.0.conv1``, ``shortcut.0``, ``linear``).
+The first convolution is 3×3 with stride 1 and there is no pooling before the blocks, as usual on CIFAR. Parameter
+names are those of the public CIFAR checkpoints (``layer1.0.conv1``, ``shortcut.0``, ``linear``).
 """
 
 import torch.nn.functional as F

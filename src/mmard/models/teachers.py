@@ -70,11 +70,13 @@ def _from_hub(where: dict[str, str]) -> Path:
     except KeyError as e:
         raise MmardError(f"the card's 'hub' lacks {e}; expected repo and filename") from e
     except Exception as e:  # the hub's client has a dozen kinds of failure; all mean that the file did not come
-        raise MmardError(f"{where['repo']}/{where['filename']} did not come from the hub: {str(e).splitlines()[0]}") from e
+        raise MmardError(
+            f"{where['repo']}/{where['filename']} did not come from the hub: {str(e).splitlines()[0]}"
+        ) from e
 
 
 def load_model(source: str | Path) -> Classifier:
-    """A classifier, in evaluation mode, from a run folder, a ``.safetensors`` file of this package, or a card (``.json``).
+    """A classifier in evaluation mode, from a run folder, a ``.safetensors`` file of this package, or a card (.json).
 
     Raises:
         MmardError: when there is nothing there, or it is not what it says.

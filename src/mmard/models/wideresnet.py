@@ -1,7 +1,7 @@
 """WideResNet (Zagoruyko & Komodakis, 2016, arXiv 1605.07146) in the layout of the TRADES code.
 
-Parameter names are those of its public checkpoints: ``block1.layer.0.convShortcut.weight`` and so on. Some of these also hold a
-``sub_block1`` that no forward pass uses; `mmard.models.weights` leaves it out.
+Parameter names are those of its public checkpoints: ``block1.layer.0.convShortcut.weight`` and so on. Some of these
+also hold a ``sub_block1`` that no forward pass uses; `mmard.models.weights` leaves it out.
 """
 
 import torch.nn.functional as F

@@ -20,7 +20,9 @@ def plot_curves(folders: Mapping[str, RunFolder], path: Path) -> None:
         accuracy.plot([r["epoch"] for r in judged], [r["clean"] for r in judged], "--", color=colour)
         accuracy.plot([r["epoch"] for r in judged], [r["robust"] for r in judged], color=colour, label=name)
         loss.plot([r["epoch"] for r in records], [r["loss"] for r in records], color=colour, label=name)
-    accuracy.set(xlabel="epoch", ylabel="accuracy, %", title="Held-out split: robust (—) and clean (– –)", ylim=(0, 100))
+    accuracy.set(
+        xlabel="epoch", ylabel="accuracy, %", title="Held-out split: robust (—) and clean (– –)", ylim=(0, 100)
+    )
     loss.set(xlabel="epoch", ylabel="outer loss, nats", title="Training loss")
     for axes in (accuracy, loss):
         axes.grid(alpha=0.3)

@@ -10,8 +10,16 @@ Rows = list[dict[str, Any]]
 
 def scores_table(title: str, rows: Rows) -> Table:
     """One model: accuracy under each attack with its interval and time."""
-    table = Table(title=title, title_justify="left", caption="95 % interval: Wilson, over the test images; one training run")
-    for name, justify in (("attack", "left"), ("accuracy", "right"), ("95 %", "right"), ("seconds", "right"), ("how", "left")):
+    table = Table(
+        title=title, title_justify="left", caption="95 % interval: Wilson, over the test images; one training run"
+    )
+    for name, justify in (
+        ("attack", "left"),
+        ("accuracy", "right"),
+        ("95 %", "right"),
+        ("seconds", "right"),
+        ("how", "left"),
+    ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for r in rows:
         table.add_row(

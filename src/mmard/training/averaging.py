@@ -35,7 +35,7 @@ class Average:
 
     def __init__(self, plan: Averaging, model: nn.Module) -> None:
         self.plan, self.model = plan, model
-        rule = get_ema_multi_avg_fn(plan.decay) if plan.kind == "ema" else None
+        rule = get_ema_multi_avg_fn(plan.decay) if plan.kind == "ema" else None  # type: ignore[no-untyped-call]
         self.averaged = None if plan.kind == "none" else AveragedModel(model, multi_avg_fn=rule)
 
     def update(self, progress: float, end_of_epoch: bool) -> None:
@@ -45,11 +45,11 @@ class Average:
             self.averaged.update_parameters(self.model)
 
     def best_guess(self, natural: Iterable[Tensor]) -> nn.Module:
-        """The model to evaluate: the average with BatchNorm re-estimated on natural images, or the model itself before it began."""
+        """The average, its BatchNorm re-estimated on natural images; the model itself before averaging began."""
         if self.averaged is None or not self.averaged.n_averaged:
             return self.model
         update_bn(natural, self.averaged)
-        return self.averaged.module  # type: ignore[no-any-return]
+        return self.averaged.module
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""

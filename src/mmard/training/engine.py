@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -36,7 +36,11 @@ class Engine:
         strategy: Any = DDPStrategy(broadcast_buffers=False) if many else "auto"
         try:
             self.fabric = Fabric(
-                accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=cast(Any, precision)
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=nodes,
+                strategy=strategy,
+                precision=cast(Any, precision),
             )
             self.fabric.launch()
         except (RuntimeError, ValueError) as e:
@@ -65,7 +69,7 @@ class Engine:
     def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """The training-mode wrapper of a model (precision, gradient averaging) and its optimiser."""
         wrapped, optimizer = self.fabric.setup(model, optimizer)
-        return cast(nn.Module, wrapped), cast(Optimizer, optimizer)
+        return cast(nn.Module, wrapped), optimizer
 
     def predictor(self, model: nn.Module) -> Predict:
         """The bare model in the run's precision with float32 logits, for attacks and for teachers."""

@@ -32,7 +32,7 @@ class Ledger:
         if broken:
             name = min(broken, key=lambda n: broken[n])
             raise MmardError(
-                f"the loss is not finite at step {broken[name]}, term {name!r}; stopped, the last good checkpoint is kept. "
+                f"the loss is not finite at step {broken[name]}, term {name!r}; the last good checkpoint is kept. "
                 "Try a smaller train.lr, or train.clip=1"
             )
 

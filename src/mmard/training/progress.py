@@ -23,7 +23,7 @@ class Watcher:
 
 
 class Bar(Watcher):
-    """A progress bar with images per second, time left, and the last clean and robust accuracy on the held-out split."""
+    """A progress bar: images per second, time left, last clean and robust accuracy on the held-out split."""
 
     def __init__(self, title: str, console: Console) -> None:
         self.progress = Progress(

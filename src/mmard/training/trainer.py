@@ -1,7 +1,7 @@
 """The training loop: a pure function of the seed, so that a run that was cut ends bit-equal to an unbroken one.
 
-All randomness of a step comes from (seed, step, process), all of an epoch's order from (seed, epoch). A checkpoint therefore holds no
-random state, and a resumed run repeats what it had not saved.
+All randomness of a step comes from (seed, step, process), all of an epoch's order from (seed, epoch). A checkpoint
+therefore holds no random state, and a resumed run repeats what it had not saved.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.core.views import Models, Predict, Views, held_still
+from mmard.core.views import Models, Views, held_still
 from mmard.data.augment import augment
 from mmard.data.images import DataSet
 from mmard.models.students import Classifier
@@ -98,16 +98,17 @@ class Trainer:
         self.total = plan.epochs * self.steps_per_epoch
         self.data = self.data.to(engine.device)
         self.terms = [m.to(engine.device) for m in self.method.modules()]
-        self.student.to(engine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for network in (self.student, *self.teachers.values()):
+            network.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = plan.optimizer_for(self.student)
         self.wrapped, self._stepper = engine.setup(self.student, self.optimizer)
-        frozen = {name: model.to(engine.device, memory_format=torch.channels_last) for name, model in self.teachers.items()}  # type: ignore[call-overload]
-        self.predictors: dict[str, Predict] = {n: engine.predictor(m) for n, m in {**frozen, "student": self.student}.items()}
+        networks = {**self.teachers, "student": self.student}
+        self.predictors = {name: engine.predictor(network) for name, network in networks.items()}
         self.average = Average(self.averaging, self.student)
         self.ledger, self.step, self.best = Ledger(), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
 
     def fit(self) -> dict[str, float]:
-        """Train to the end, from the folder's checkpoint where there is one; returns the best checkpoint's accuracies."""
+        """Train to the end, from the folder's checkpoint where there is one; returns the best accuracies, held-out."""
         self._restore()
         self.watcher.begin(self.total, self.step)
         self.student.train()
@@ -186,7 +187,7 @@ class Trainer:
         images, right = self.data.held_out, torch.zeros(2, device=self.engine.device)
         rows = torch.arange(self.engine.rank, len(images), self.engine.world, device=self.engine.device)
         with held_still(model):
-            for part in rows.split(500):
+            for part in torch.split(rows, 500):
                 x, y, _ = images.batch(part)
                 for i, judged in enumerate((x, attack(model, x, y, self.threat))):
                     with torch.no_grad():
@@ -201,10 +202,14 @@ class Trainer:
     def _save(self) -> None:
         self.ledger.check()
         self.engine.share_buffers(self.student, *self.terms)
-        state = {
-            "step": self.step, "best": self.best, "student": self.student.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state_dict(), "terms": [m.state_dict() for m in self.terms], "ledger": self.ledger.state_dict(),
-        }  # fmt: skip
+        parts: dict[str, Any] = {
+            "student": self.student,
+            "optimizer": self.optimizer,
+            "average": self.average,
+            "ledger": self.ledger,
+        }
+        state = {name: part.state_dict() for name, part in parts.items()}
+        state |= {"step": self.step, "best": self.best, "terms": [m.state_dict() for m in self.terms]}
         self.engine.in_turn(lambda: self.folder.save(state))
 
     def _restore(self) -> None:

@@ -1,0 +1,40 @@
+"""The main job, end to end, on what is embedded: teacher, two students, AutoAttack, a table and a plot."""
+
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from mmard import api
+from mmard.core.files import write_text
+from mmard.judging import judge
+from mmard.report.curves import plot_curves
+from mmard.report.tables import compare_markdown, compare_table
+from mmard.runs import RunFolder
+from mmard.training.progress import Bar
+
+STUDENTS = ("rslad", "mmard")
+
+
+def run_demo(to: Path, out: Console) -> None:
+    """Train and judge into the folder ``to``; a demo that was cut goes on where it was."""
+    out.print("[bold]1[/bold]  A robust teacher, by PGD-AT, and two small students of it, on 8×8 digits (eps 0.15)")
+    teacher = str(to / "teacher")
+    api.train("digits-teacher", resume=True, watch=partial(_bar, "teacher", out), out=teacher)
+    folders = {}
+    for name in STUDENTS:
+        watch = partial(_bar, name, out)
+        folders[name] = api.train(f"digits-{name}", resume=True, watch=watch, out=str(to / name), teacher=teacher)
+    out.print("\n[bold]2[/bold]  Both students under attack, all 360 test images")
+    results = {name: judge(folder.path, out) for name, folder in folders.items()}
+    out.print(compare_table(results))
+    write_text(to / "results.md", compare_markdown(results))
+    plot_curves({"teacher": RunFolder(teacher), **folders}, to / "curves.png")
+    out.print("One seed and 360 images: differences below five points say nothing.")
+    out.print(
+        f"Table {to / 'results.md'}, curves {to / 'curves.png'}, weights {to}/*/best.safetensors", highlight=False
+    )
+
+
+def _bar(name: str, out: Console, _folder: str) -> Bar:
+    return Bar(name, out)

@@ -1,0 +1,21 @@
+"""Evaluation with a progress bar, for the command line and the demo."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mmard import api
+
+
+def judge(source: str | Path, out: Console, attacks: str | None = None, **settings: Any) -> list[dict[str, Any]]:
+    """`mmard.evaluate` with a bar that names the attack; returns the rows of the table."""
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True) as progress:
+        task = progress.add_task(str(source), total=None)
+
+        def tick(name: str, done: int, total: int) -> None:
+            progress.update(task, description=f"{source}: {name}", completed=done, total=total)
+
+        return api.evaluate(source, attacks, tick=tick, **settings).rows()
