@@ -4,19 +4,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
 from mmard.core.errors import MmardError, unknown
 from mmard.core.numbers import parse_number
+from mmard.core.validate import Section, validated
 
 Number = Annotated[float, BeforeValidator(parse_number)]
 Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """Unknown keys are errors; defaults are not copied from anywhere else."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DataSettings(Section):
@@ -106,7 +101,7 @@ class Settings(Section):
     normalize: Literal["none", "data"] = "none"
     teacher: str | None = None
     teacher_recipe: str | None = None
-    teachers: dict[str, str] = {}
+    teachers: dict[str, str] = Field(default_factory=dict)
     out: str = "runs/run"
     seed: int = 0
     scale: Literal["1/num_classes"] | Number = 1.0
@@ -168,7 +163,7 @@ def read_settings(recipe: "str | Path | Settings | None", overrides: dict[str, A
             raise MmardError(f"{path} holds a {type(raw).__name__}, expected keys and values")
     for key, value in (overrides or {}).items():
         _put(raw, key, value)
-    return validated(raw)
+    return validated(Settings, raw, "setting")
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
@@ -183,31 +178,6 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             pairs[key] = value
     return pairs
-
-
-def validated(raw: dict[str, Any]) -> Settings:
-    """Settings from plain values.
-
-    Raises:
-        MmardError: the first fault, with the nearest names for an unknown key.
-    """
-    try:
-        return Settings.model_validate(raw)
-    except ValidationError as e:
-        fault = e.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "extra_forbidden":
-            raise unknown("setting", where, _keys(Settings)) from e
-        raise MmardError(f"{where} is {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}") from e
-
-
-def _keys(section: type[BaseModel], prefix: str = "") -> list[str]:
-    keys = []
-    for name, info in section.model_fields.items():
-        inner = info.annotation
-        nested = isinstance(inner, type) and issubclass(inner, BaseModel)
-        keys += _keys(inner, f"{prefix}{name}.") if nested else [prefix + name]  # type: ignore[arg-type]
-    return keys
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:

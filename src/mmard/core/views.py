@@ -21,10 +21,8 @@ class Models:
 
     def __getitem__(self, name: str) -> Predict:
         if name not in self.by_name:
-            have = ", ".join(sorted(self.by_name))
-            raise MmardError(
-                f"the method asks for a {name!r} model and there is none (have: {have}); add one: {name}: CARD"
-            )
+            have, key = ", ".join(sorted(self.by_name)), "teacher" if name == "teacher" else f"teachers.{name}"
+            raise MmardError(f"the method asks for a {name!r} model (have: {have}); give one: {key}=RUN_FOLDER_OR_CARD")
         return self.by_name[name]
 
     def replaced(self, **models: Predict) -> "Models":

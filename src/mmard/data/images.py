@@ -93,12 +93,14 @@ class DataSet:
 
 
 def stratified(images: Images, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows of about ``count`` images with every class in proportion, and the rows left over; both sorted."""
+    """Rows of ``count`` images with every class in proportion, and the rows left over; both sorted."""
     draw = np.random.default_rng(seed)
     labels, chosen = images.labels.numpy(), []
+    quota = np.bincount(labels, minlength=len(images.classes)) * count / len(images)
+    extra = np.argsort(quota % 1, kind="stable")[::-1][: count - int(np.floor(quota).sum())]  # largest remainders
     for k in range(len(images.classes)):
         rows = draw.permutation(np.flatnonzero(labels == k))
-        chosen.append(rows[: round(len(rows) * count / len(images))])
+        chosen.append(rows[: int(quota[k]) + (k in extra)])
     inside = np.zeros(len(images), bool)
     inside[np.concatenate(chosen)] = True
     return torch.from_numpy(np.flatnonzero(inside)), torch.from_numpy(np.flatnonzero(~inside))

@@ -1,17 +1,18 @@
 """Teachers: a card says what the weights are and where; `load_teacher` checks it and yields a frozen model."""
 
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mmard.core.errors import MmardError, unknown
+from pydantic import Field
+
+from mmard.core.errors import MmardError
 from mmard.core.files import read_json, sha256
+from mmard.core.validate import Section, validated
 from mmard.models.students import Architecture, Classifier, build
 from mmard.models.weights import fit, load_weights, read_state
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
+class Card(Section):
     """What is known of a set of weights.
 
     Attributes:
@@ -27,26 +28,19 @@ class Card:
     architecture: str
     classes: int
     channels: int = 3
-    mean: list[float] = field(default_factory=list)
-    std: list[float] = field(default_factory=list)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     file: str | None = None
     hub: dict[str, str] | None = None
     sha256: str | None = None
-    claimed: dict[str, Any] = field(default_factory=dict)
+    claimed: dict[str, Any] = Field(default_factory=dict)
     source: str = ""
     licence: str = ""
 
     @staticmethod
     def read(path: Path) -> "Card":
         """Read a card from JSON; an unknown or a missing key is an error."""
-        given, known = read_json(path), [f.name for f in fields(Card)]
-        for key in given:
-            if key not in known:
-                raise unknown("key", key, known, f"in the card {path}")
-        for key in ("architecture", "classes"):
-            if key not in given:
-                raise MmardError(f"the card {path} lacks {key!r}")
-        return Card(**given)
+        return validated(Card, read_json(path), f"the card {path}: key")
 
     def weights(self, beside: Path) -> Path:
         """The file itself, fetched from the hub where the card says so, its hash checked."""
@@ -90,7 +84,7 @@ def load_model(source: str | Path) -> Classifier:
         return load_weights(path)[0].eval()
     card = Card.read(path)
     architecture = Architecture(
-        name=card.architecture, classes=card.classes, channels=card.channels, mean=tuple(card.mean), std=tuple(card.std)
+        name=card.architecture, classes=card.classes, channels=card.channels, mean=card.mean, std=card.std
     )
     model, weights = build(architecture), card.weights(path.parent)
     state = read_state(weights)

@@ -19,8 +19,8 @@ class Plan:
         epochs: passes over the training set.
         batch_size: images per step over all processes; a last, smaller batch of an epoch is left out.
         lr, momentum, weight_decay: of SGD; AdamW takes lr and weight_decay.
-        schedule: ``piecewise`` multiplies lr by ``decay`` after each of the ``milestones`` (epochs; below 1: shares of
-            the run); ``cosine`` goes to 0; ``one_cycle`` rises over ``warmup``, then falls to 0, linearly; ``constant``.
+        schedule: ``constant``; ``cosine`` goes to 0; ``one_cycle`` rises over ``warmup``, then falls to 0, linearly;
+            ``piecewise`` multiplies lr by ``decay`` after each of the ``milestones`` (epochs; below 1: shares of the run).
         warmup: share of the run over which lr rises linearly from 0 (one_cycle: where it peaks).
         clip: largest L2 norm of the gradient; None: no limit.
         nesterov: Nesterov's momentum.

@@ -192,7 +192,7 @@ class Trainer:
                 for i, judged in enumerate((x, attack(model, x, y, self.threat))):
                     with torch.no_grad():
                         right[i] += (model(judged).argmax(1) == y).sum()
-        clean, robust = (100 * self.engine.total(right) / len(images)).tolist()
+        clean, robust = (100 * count / len(images) for count in self.engine.total(right).tolist())
         return {"clean": clean, "robust": robust}
 
     def _keep(self, path: Any, model: nn.Module) -> None:

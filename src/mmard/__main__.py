@@ -1,0 +1,5 @@
+"""``python -m mmard``: the command line."""
+
+from mmard.cli import main
+
+main()

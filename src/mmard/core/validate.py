@@ -1,0 +1,46 @@
+"""Plain values against a pydantic model: the first fault as one line."""
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mmard.core.errors import MmardError, unknown
+
+S = TypeVar("S", bound="Section")
+
+
+class Section(BaseModel):
+    """Settings from outside: unknown keys are errors, and nothing changes after it was checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def validated(section: type[S], raw: Any, where: str) -> S:
+    """An instance from plain values.
+
+    Raises:
+        MmardError: the first fault, with the nearest names for an unknown key; ``where`` says what was read.
+    """
+    try:
+        return section.model_validate(raw)
+    except ValidationError as e:
+        fault = e.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            raise unknown(where, key, keys_of(section)) from e
+        if fault["type"] == "missing":
+            raise MmardError(f"{where} {key!r} is missing") from e
+        message = fault["msg"].removeprefix("Value error, ")
+        raise MmardError(f"{where} {key!r} is {fault['input']!r}: {message}") from e
+
+
+def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
+    """All keys, nested ones with dots."""
+    keys = []
+    for name, info in section.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += keys_of(inner, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys

@@ -1,0 +1,46 @@
+"""Things that many tests need: a tiny data set, a teacher, and the command line as a user runs it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import Run, blobs, command, small_net
+
+from mmard.data.images import DataSet, cut
+from mmard.models.weights import save_weights
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def tiny() -> DataSet:
+    """Four easy classes."""
+    return cut("blobs", blobs(200), blobs(80, seed=1), held_out=0.2, limit=None, test_limit=None, seed=0)
+
+
+@pytest.fixture(scope="session")
+def digits_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained weights that fit the digits: enough wherever a teacher is only needed to be there."""
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_weights(path, small_net(classes=10, name="cnn-4-3"))
+    return path
+
+
+@pytest.fixture
+def mmard(tmp_path: Path) -> Run:
+    """Run ``mmard WORDS...`` in an empty folder; gives exit code, standard output and standard error."""
+
+    def run(*words: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+        return subprocess.run(
+            command(*words, cwd=tmp_path),
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

@@ -1,0 +1,121 @@
+"""Evaluation: verdicts per sample, the official package's word, intervals, files."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import blobs, small_net
+from pyautoattack import AutoAttack as Package
+from torch import Tensor, nn
+
+from mmard import MmardError, Scores, Threat
+from mmard.attacks.auto import AutoAttack
+from mmard.data.images import DataSet, cut
+from mmard.evaluation.evaluate import choose, evaluate, suite
+from mmard.evaluation.scores import wilson
+from mmard.methods import pgd_at
+from mmard.runs import RunFolder
+from mmard.training.plan import Plan
+from mmard.training.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
+    """A classifier that is right on most of the blobs and can be fooled on some."""
+
+    data = cut("blobs", blobs(200), blobs(80, seed=1), held_out=0.2, limit=None, test_limit=None, seed=0)
+    folder = RunFolder(tmp_path_factory.mktemp("run"))
+    net = small_net()
+    Trainer(
+        method=pgd_at(),
+        threat=Threat(eps=0.1),
+        student=net,
+        data=data,
+        folder=folder,
+        plan=Plan(epochs=2, batch_size=40, lr=0.1),
+    ).fit()
+    return net.eval()
+
+
+def test_autoattack_gives_each_sample_the_packages_own_verdict(trained: nn.Module, tiny: DataSet) -> None:
+    x, y, _ = tiny.test.batch(slice(0, 24))
+    threat = Threat(eps=0.22)
+    ours = trained(AutoAttack(batch_size=12, seed=3)(trained, x, y, threat)).argmax(1) == y
+    package = Package(trained, norm="Linf", eps=threat.eps, version="standard", seed=3)
+    package.apgd_targeted.n_target_classes = package.fab.n_target_classes = 3
+    x_adv, _ = package.run_standard_evaluation(x.contiguous(), y, batch_size=12)
+    theirs = trained(x_adv).argmax(1) == y
+    assert torch.equal(ours, theirs)
+    assert 0 < theirs.sum() < len(y)  # a case that tells something: some fall and some stand
+
+
+def test_accuracy_falls_and_the_worst_case_is_each_samples_own(trained: nn.Module, tiny: DataSet) -> None:
+    scores = evaluate(trained, tiny.test, Threat(eps=0.2), choose("fgsm,pgd-20,cw", suite()), batch_size=33)
+    assert scores.attacks == ("clean", "FGSM", "PGD-20", "C&W")
+    assert scores.accuracy("clean") >= scores.accuracy("FGSM") >= scores.accuracy("PGD-20")
+    assert scores.accuracy("worst case") == scores.correct.all(1).double().mean()
+    assert scores.accuracy("worst case") <= min(scores.accuracy(a) for a in scores.attacks)
+
+
+def test_eps_zero_gives_the_clean_accuracy_under_every_attack(trained: nn.Module, tiny: DataSet) -> None:
+    scores = evaluate(trained, tiny.test, Threat(eps=0))
+    assert scores.attacks == ("clean", "FGSM", "PGD-20", "C&W", "AutoAttack")
+    assert (scores.correct == scores.correct[:, :1]).all()
+
+
+def test_the_models_mode_and_gradients_come_back(tiny: DataSet) -> None:
+    net = small_net().train()
+    evaluate(net, tiny.test, Threat(eps=0.1), choose("fgsm", suite()))
+    assert net.training
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
+def test_details_say_steps_size_and_start() -> None:
+    details = {name: trial.detail(Threat(eps=8 / 255)) for name, trial in suite().items()}
+    assert details["PGD-20"] == "cross-entropy, 20 steps of 2/255, start uniform"
+    assert details["FGSM"] == "cross-entropy, 1 step of 8/255, start none"
+    assert details["C&W"] == "margin loss, 30 steps of 2/255, start uniform"
+
+
+def test_scores_survive_the_disk(trained: nn.Module, tiny: DataSet, tmp_path: Path) -> None:
+    scores = evaluate(trained, tiny.test, Threat(eps=0.1), choose("fgsm", suite()))
+    scores.save(tmp_path)
+    back = Scores.load(tmp_path)
+    assert torch.equal(back.correct, scores.correct)
+    assert torch.equal(back.index, tiny.test.index)
+    assert back.rows() == json.loads((tmp_path / "scores.json").read_text())["attacks"]
+    with (tmp_path / "scores.csv").open() as f:
+        assert [r["attack"] for r in csv.DictReader(f)] == ["clean", "FGSM", "worst case"]
+
+
+def test_wilsons_interval_is_that_of_the_textbook() -> None:
+    low, high = wilson(0.5, 100)
+    assert (low, high) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert wilson(0.0, 10)[0] == 0
+    assert wilson(1.0, 10)[1] == 1
+
+
+class Broken(nn.Module):
+    """Gives whatever it is told to."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits.expand(len(x), -1)
+
+
+@pytest.mark.parametrize(
+    ("logits", "words"), [(torch.zeros(1, 7), "not a fit"), (torch.full((1, 4), float("nan")), "not finite")]
+)
+def test_a_model_that_fits_not_is_one_clear_line(logits: Tensor, words: str, tiny: DataSet) -> None:
+    with pytest.raises(MmardError, match=words):
+        evaluate(Broken(logits), tiny.test, Threat(eps=0.1), {})
+
+
+def test_an_unknown_attack_names_the_nearest() -> None:
+    with pytest.raises(MmardError, match="did you mean pgd-20"):
+        choose("pgd-2", suite())

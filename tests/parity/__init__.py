@@ -1,0 +1,1 @@
+"""The package against a second, naive implementation of the formulas."""

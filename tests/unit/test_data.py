@@ -1,0 +1,181 @@
+"""Data sets: splits by seed, stable indices, augmentation, other people's files, and what is wrong with them."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import SHARED_DATA, blobs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmard import MmardError
+from mmard.data.augment import augment, random_crop
+from mmard.data.images import Images, cut
+from mmard.data.sources import load
+
+
+def test_digits_have_three_disjoint_stratified_parts() -> None:
+    data = load("digits")
+    assert (len(data.train), len(data.held_out), len(data.test)) == (1293, 144, 360)
+    indices = [set(part.index.tolist()) for part in (data.train, data.held_out, data.test)]
+    assert sum(map(len, indices)) == len(set.union(*indices)) == 1797
+    shares = [torch.bincount(part.labels) / len(part) for part in (data.train, data.held_out, data.test)]
+    assert max((s - shares[0]).abs().max() for s in shares) < 0.02
+
+
+def test_the_seed_cuts_the_held_out_split_and_nothing_else() -> None:
+    one, same, other = load("digits", seed=1), load("digits", seed=1), load("digits", seed=2)
+    assert torch.equal(one.held_out.index, same.held_out.index)
+    assert not torch.equal(one.held_out.index, other.held_out.index)
+    assert torch.equal(one.test.index, other.test.index)
+
+
+def test_indices_name_the_same_image_in_every_split() -> None:
+    whole, part = load("digits"), load("digits", limit=200, seed=3)
+    place = {int(i): n for n, i in enumerate(whole.train.index)}
+    known = [i for i in part.train.index.tolist() if i in place]
+    assert len(known) > 100
+    for i in known:
+        row = int((part.train.index == i).nonzero())
+        assert torch.equal(part.train.pixels[row], whole.train.pixels[place[i]])
+
+
+def test_pixels_are_in_zero_to_one_and_uint8_at_rest() -> None:
+    images = load("digits").test
+    assert images.pixels.dtype == torch.uint8
+    x, y, index = images.batch(slice(0, 5))
+    assert x.shape == (5, 1, 8, 8)
+    assert (x.min(), x.max()) == (0, 1)
+    assert y.dtype == index.dtype == torch.int64
+
+
+def test_mean_and_std_are_those_of_the_pixels() -> None:
+    x, _, _ = (images := blobs(20, channels=3)).batch(slice(None))
+    mean, std = images.mean_std()
+    torch.testing.assert_close(torch.tensor(mean), x.mean((0, 2, 3)))
+    torch.testing.assert_close(torch.tensor(std), x.transpose(0, 1).flatten(1).std(1))
+
+
+@given(padding=st.integers(1, 4), seed=st.integers(0, 50))
+def test_a_crop_is_a_window_of_the_padded_image(padding: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = torch.rand(3, 2, 5, 6)
+    padded = torch.nn.functional.pad(x, [padding] * 4)
+    for image, wide in zip(random_crop(x, padding), padded, strict=True):
+        windows = wide.unfold(1, 5, 1).unfold(2, 6, 1)
+        assert any(
+            torch.equal(windows[:, i, j], image) for i in range(windows.shape[1]) for j in range(windows.shape[2])
+        )
+
+
+def test_flips_mirror_about_half() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(400, 1, 2, 3)
+    flipped = (augment(x, "flip") == x.flip(3)).flatten(1).all(1)
+    kept = (augment(x, "none") == x).flatten(1).all(1)
+    assert 150 < flipped.sum() < 250
+    assert kept.all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "words"),
+    [
+        (np.zeros((0, 1, 2, 2), np.uint8), [], "empty: 0 images"),
+        (np.full((2, 1, 2, 2), 1.5), [0, 1], r"pixels lie in \[1.5, 1.5\], expected \[0, 1\]"),
+        (np.full((2, 1, 2, 2), np.nan), [0, 1], "pixels lie in"),
+        (np.zeros((2, 1, 2, 2), np.uint8), [0, -1], "without labels"),
+        (np.zeros((2, 2), np.uint8), [0, 1], r"expected \(N, C, H, W\)"),
+    ],
+)
+def test_bad_images_are_one_clear_line(pixels: np.ndarray, labels: list[int], words: str) -> None:
+    with pytest.raises(MmardError, match=words):
+        Images.of(pixels, np.array(labels, dtype=np.int64), ("a", "b"))
+
+
+def test_one_class_is_too_few() -> None:
+    images = blobs(40)
+    one = images.take((images.labels == 0).nonzero().squeeze(1))
+    with pytest.raises(MmardError, match="all of one class"):
+        cut("one", one, images, held_out=0.2, limit=None, test_limit=None, seed=0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of coloured PNGs in train/ and test/."""
+    image = pytest.importorskip("PIL.Image")
+    for split, count in (("train", 8), ("test", 4)):
+        for name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                image.new("RGB", (12 if i else 10, 10), colour).save(tmp_path / split / name / f"{i}.png")
+    return tmp_path
+
+
+def test_an_image_folder_with_a_size(folder: Path) -> None:
+    data = load("imagefolder", root=str(folder), size=8, held_out=0.25)
+    assert data.train.classes == ("blue", "red")
+    assert data.test.pixels.shape == (8, 3, 8, 8)
+    red = data.test.pixels[data.test.labels == 1]
+    assert (red[:, 0] == 255).all()
+    assert (red[:, 1:] == 0).all()
+
+
+def test_several_sizes_need_one(folder: Path) -> None:
+    with pytest.raises(MmardError, match=r"several sizes .* give data.size="):
+        load("imagefolder", root=str(folder))
+
+
+def test_parquet_files_and_an_undecodable_image(tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    def png(level: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("L", (6, 6), level).save(file, "png")
+        return file.getvalue()
+
+    def write(name: str, images: list[bytes]) -> str:
+        struct = pa.array([{"bytes": b, "path": "x.png"} for b in images])
+        features = {"img": {"_type": "Image"}, "label": {"names": ["dark", "light"], "_type": "ClassLabel"}}
+        meta = json.dumps({"info": {"features": features}})
+        table = pa.table({"img": struct, "label": pa.array([i % 2 for i in range(len(images))])})
+        pq.write_table(table.replace_schema_metadata({"huggingface": meta}), tmp_path / name)
+        return str(tmp_path / name)
+
+    good = write("good.parquet", [png(250 * (i % 2)) for i in range(20)])
+    data = load("parquet", train=good, test=good, held_out=0.2)
+    assert data.train.classes == ("dark", "light")
+    assert set(data.train.pixels[data.train.labels == 1].unique().tolist()) == {250}
+    bad = write("bad.parquet", [png(0), b"no image"])
+    with pytest.raises(MmardError, match="cannot be decoded"):
+        load("parquet", train=good, test=bad)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": "parquet"}, "needs both data.train"),
+        ({"name": "parquet", "train": "no.parquet", "test": "no.parquet"}, "cannot load data set 'parquet'"),
+        ({"name": "imagefolder"}, "needs data.root"),
+        ({"name": "cifra10"}, "unknown data set 'cifra10'"),
+        ({"name": "digits", "held_out": 1.5}, "no share"),
+    ],
+)
+def test_a_data_set_that_is_not_there_is_one_clear_line(arguments: dict[str, object], words: str) -> None:
+    pytest.importorskip("datasets")
+    with pytest.raises(MmardError, match=words):
+        load(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="the real images are not here")
+def test_real_cifar_images_with_names_and_limits() -> None:
+    train, test = (str(SHARED_DATA / f"cifar10-jpeg-{part}.parquet") for part in ("train", "test"))
+    data = load("parquet", train=train, test=test, limit=500, test_limit=200)
+    assert data.train.pixels.shape == (450, 3, 32, 32)
+    assert data.train.classes[0] == "airplane"
+    assert torch.bincount(data.test.labels).tolist() == [20] * 10

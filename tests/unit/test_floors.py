@@ -1,0 +1,63 @@
+"""The house: a file imports only from lower floors or from its own room; sizes stay small."""
+
+import ast
+from pathlib import Path
+
+import mmard
+
+SRC = Path(mmard.__file__).parent
+FLOORS = [
+    {"core", "losses"},
+    {"terms", "attacks", "models", "data", "runs"},
+    {"methods", "evaluation", "diagnostics"},
+    {"training", "report"},
+    {"config", "locate", "cli", "api", "judging", "demo", "catalogue", "__init__", "__main__"},
+]
+# data and models are nouns to the floor above; within floor 1 only these look at each other
+FLOOR_OF = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
+FILES = sorted(SRC.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms that a file imports from."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mmard":
+            names |= {node.module.split(".")[1]} if "." in node.module else {a.name for a in node.names}
+    return names & FLOOR_OF.keys()
+
+
+def test_imports_go_down_or_stay_in_the_room() -> None:
+    wrong = [
+        f"{path.relative_to(SRC)} imports {other}"
+        for path in FILES
+        for other in imported(path) - {room(path)}
+        if FLOOR_OF[other] >= FLOOR_OF[room(path)] and FLOOR_OF[room(path)] < len(FLOORS) - 1
+    ]
+    assert wrong == []
+
+
+def test_only_the_engine_knows_fabric() -> None:
+    knows = [p.relative_to(SRC).as_posix() for p in FILES if "lightning_fabric" in p.read_text()]
+    assert knows == ["training/engine.py"]
+
+
+def test_files_and_functions_stay_small() -> None:
+    large = []
+    for path in FILES:
+        text = path.read_text()
+        limit = 40 if path.parent.name == "methods" and path.name != "__init__.py" else 250
+        if text.count("\n") > limit:
+            large.append(path.name)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and node.end_lineno and node.end_lineno - node.lineno >= 40:
+                large.append(f"{path.name}:{node.name}")
+    assert large == []
+
+
+def test_few_public_names() -> None:
+    assert len(mmard.__all__) <= 15

@@ -1,0 +1,164 @@
+"""Architectures, weights and cards: shapes, names of public checkpoints, and files that are not what they say."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import small_net
+from torch import nn
+
+from mmard import MmardError, load_model
+from mmard.core.files import sha256
+from mmard.models.students import FAMILIES, Architecture, build
+from mmard.models.teachers import load_teacher
+from mmard.models.weights import load_weights, save_weights
+
+# counted by hand from the papers' tables: 10 classes, 3 channels
+PARAMETERS = {"resnet18": 11_173_962, "preactresnet18": 11_172_170, "wrn-34-10": 46_160_474, "mobilenetv2": 2_296_922}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_networks_have_the_known_number_of_parameters(name: str) -> None:
+    with torch.device("meta"):
+        model = build(Architecture(name=name, classes=10))
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "preactresnet18", "mobilenetv2", "wrn-10-1", "cnn-4-1", "cnn-8-5"])
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32), (3, 64)])
+def test_any_small_image_gives_logits(name: str, channels: int, size: int) -> None:
+    model = build(Architecture(name=name, classes=7, channels=channels)).eval()
+    with torch.no_grad():
+        assert model(torch.rand(2, channels, size, size)).shape == (2, 7)
+
+
+def test_every_family_is_tested_above() -> None:
+    assert set(FAMILIES) == {"resnet18", "preactresnet18", "mobilenetv2", "wrn-D-K", "cnn-W-D"}
+
+
+def test_normalisation_is_inside_and_done_once() -> None:
+    raw = small_net(name="cnn-4-1")
+    inside = build(Architecture(name="cnn-4-1", classes=4, channels=1, mean=(0.2,), std=(0.5,)))
+    inside.net.load_state_dict(raw.net.state_dict())
+    x = torch.rand(3, 1, 6, 6)
+    torch.testing.assert_close(inside.eval()(x), raw.eval()((x - 0.2) / 0.5))
+
+
+def public_wrn(depth: int = 10, widen: int = 2) -> dict[str, torch.Tensor]:
+    """A checkpoint as the TRADES code writes it: from nn.DataParallel, with the block that is never called."""
+    state = build(Architecture(name=f"wrn-{depth}-{widen}", classes=10)).net.state_dict()
+    extra = {f"sub_{k}": t for k, t in state.items() if k.startswith("block1.")}
+    return {f"module.{k}": t for k, t in {**state, **extra}.items()}
+
+
+def test_the_names_are_those_of_the_public_wrn_34_10() -> None:
+    with torch.device("meta"):
+        names = dict(build(Architecture(name="wrn-34-10", classes=10)).net.state_dict())
+    known = {
+        "conv1.weight": (16, 3, 3, 3), "block1.layer.0.convShortcut.weight": (160, 16, 1, 1),
+        "block1.layer.4.conv2.weight": (160, 160, 3, 3), "block2.layer.0.bn1.running_mean": (160,),
+        "block3.layer.0.conv1.weight": (640, 320, 3, 3), "bn1.weight": (640,), "fc.weight": (10, 640),
+    }  # fmt: skip
+    assert {k: tuple(names[k].shape) for k in known} == known
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    """A card for a public checkpoint."""
+    torch.save({"state_dict": public_wrn(), "epoch": 3}, tmp_path / "trades.pt")
+    facts = {
+        "architecture": "wrn-10-2", "classes": 10, "file": "trades.pt", "sha256": sha256(tmp_path / "trades.pt"),
+        "claimed": {"clean": 84.92, "autoattack": 53.08}, "source": "made here", "licence": "MIT",
+    }  # fmt: skip
+    (tmp_path / "card.json").write_text(json.dumps(facts))
+    return tmp_path / "card.json"
+
+
+def change(card: Path, **facts: object) -> Path:
+    card.write_text(json.dumps({**json.loads(card.read_text()), **facts}))
+    return card
+
+
+def test_a_card_yields_a_frozen_model_with_the_public_weights(card: Path) -> None:
+    teacher = load_teacher(card, classes=10, channels=3)
+    assert not teacher.training
+    assert not any(p.requires_grad for p in teacher.parameters())
+    saved = torch.load(card.parent / "trades.pt")["state_dict"]["module.fc.weight"]
+    assert torch.equal(teacher.net.fc.weight, saved)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"sha256": "0" * 64}, "it is another file"),
+        ({"architecture": "wrn-16-2"}, "lacks block1.layer.1.*is it another architecture"),
+        ({"architecture": "wrn-10-3"}, r"has shape .*expected .*another width"),
+        ({"classes": 100}, "another number of classes"),
+        ({"architecture": "resnet18"}, "another architecture"),
+        ({"architecture": "wrm-10-1"}, "unknown model 'wrm-10-1'; did you mean"),
+        ({"file": "gone.pt"}, "does not exist"),
+        ({"fiel": "x"}, "key 'fiel'; did you mean file"),
+        ({"hub": {"repo": "a/b", "filename": "c"}}, "either 'file' or 'hub'"),
+        ({"mean": [0.5]}, "one for each of 3 channels"),
+        ({"classes": "ten"}, "'classes' is 'ten'"),
+    ],
+)
+def test_a_card_that_does_not_fit_is_one_clear_line(card: Path, facts: dict[str, object], words: str) -> None:
+    with pytest.raises(MmardError, match=words):
+        load_model(change(card, **facts))
+
+
+def test_a_teacher_with_other_classes_than_the_data(card: Path) -> None:
+    with pytest.raises(MmardError, match="has 10 classes and 3 channels, the data 4 and 1"):
+        load_teacher(card, classes=4, channels=1)
+
+
+class Bomb:
+    """Unpickling this runs code."""
+
+    def __reduce__(self) -> object:
+        return (Path.touch, (Path("bomb_went_off"),))
+
+
+def test_a_pickle_that_would_run_code_is_refused(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(card.parent)
+    for name, dump in (("bomb.pt", torch.save), ("bomb.pkl", lambda o, p: Path(p).write_bytes(pickle.dumps(o)))):
+        dump({"fc.weight": Bomb()}, card.parent / name)
+        with pytest.raises(MmardError, match="refused: it holds more than weights"):
+            load_model(change(card, file=name, sha256=None))
+    assert not Path("bomb_went_off").exists()
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "net.pt"])
+def test_truncated_weights_are_one_clear_line(card: Path, name: str) -> None:
+    path = card.parent / name
+    net = small_net()
+    save_weights(path, net) if name.endswith("safetensors") else torch.save(net.state_dict(), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(MmardError, match="truncated"):
+        load_model(path) if name.endswith("safetensors") else load_model(change(card, file=name, sha256=None))
+
+
+def test_weights_describe_themselves(tmp_path: Path) -> None:
+    net = build(Architecture(name="cnn-4-2", classes=5, channels=1, mean=(0.1,), std=(0.9,)))
+    save_weights(tmp_path / "net.safetensors", net, {"note": "x"})
+    back, facts = load_weights(tmp_path / "net.safetensors")
+    assert back.architecture == net.architecture
+    assert facts == {"note": "x"}
+    assert all(torch.equal(a, b) for a, b in zip(back.state_dict().values(), net.state_dict().values(), strict=True))
+
+
+def test_foreign_safetensors_ask_for_a_card(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(nn.Linear(2, 2).state_dict(), tmp_path / "foreign.safetensors")
+    with pytest.raises(MmardError, match="write a card"):
+        load_model(tmp_path / "foreign.safetensors")
+
+
+@pytest.mark.parametrize("name", ["wrn-9-1", "cnn-0-2", "resnet", "cnn-4", "wrn-34-10x"])
+def test_an_impossible_architecture_is_one_clear_line(name: str) -> None:
+    with pytest.raises(MmardError):
+        build(Architecture(name=name, classes=10))
