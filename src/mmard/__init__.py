@@ -1,6 +1,6 @@
 """Adversarial robustness distillation: small image classifiers that resist attack, learnt from large robust ones."""
 
-from mmard import methods
+from mmard import losses, methods
 from mmard.api import evaluate, train
 from mmard.attacks.pgd import Pgd
 from mmard.core.errors import MmardError
@@ -23,6 +23,7 @@ __all__ = [
     "Views",
     "evaluate",
     "load_model",
+    "losses",
     "methods",
     "term",
     "train",

@@ -41,10 +41,8 @@ def method_of(settings: Settings) -> Method:
         if threat.eps > 0:
             pgd.step_for(threat)
         return replace(method, maximizer=pgd)
-    if changes:
-        raise MmardError(
-            f"attack.{next(iter(changes))} changes a PGD, and this method has {method.maximizer or 'no attack'}"
-        )
+    if changes and method.maximizer is not None:
+        raise MmardError(f"attack.{next(iter(changes))} changes a PGD, and this method attacks by {method.maximizer}")
     return method
 
 

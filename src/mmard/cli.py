@@ -59,7 +59,7 @@ def train(
 
     recipe, overrides = _split(words)
     given = {"method": method, "teacher": teacher, "student": student, "out": to}
-    settings = config.read_settings(recipe, overrides | {k: v for k, v in given.items() if v is not None})
+    settings = config.read_settings(recipe, {k: v for k, v in given.items() if v is not None} | overrides)
     out.print(f"[bold]{settings.student}[/bold] on {settings.data.name}", highlight=False)
     out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
     folder = api.train(settings, resume=resume, watch=lambda title: Bar(title, out))

@@ -59,7 +59,10 @@ def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
     """The value in the type of the parameter's default: ``"5/6"`` for a float, true or false for a bool."""
     kind = type(parameter.default)
     if kind in (float, int) and not isinstance(value, bool):
-        number = parse_number(value, key)
+        try:
+            number = parse_number(value)
+        except ValueError as e:
+            raise MmardError(f"{key} is {value!r}, {e}") from e
         return int(number) if kind is int and number == int(number) else number
     if kind in (bool, str) and type(value) is not kind:
         raise MmardError(f"{key} is {value!r}, expected {'true or false' if kind is bool else 'a word'}")

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+TINY_SIDE = 1e-2  # a side of a triangle shorter than this (in logits) has no direction; without it gradients explode
+
 
 def log_probs(logits: Tensor, tau: float = 1.0) -> Tensor:
     """log softmax(logits / τ), (B, K)."""
@@ -88,7 +90,7 @@ def triangle_angles(nat: Tensor, adv: Tensor) -> Tensor:
     """Cosines (B, 3) of the triangle (0, nat, adv) of centred logits, at its three vertices."""
     a, b = centred(nat), centred(adv)
     sides = (a, b, b - a)
-    unit = [F.normalize(s, dim=1, eps=1e-6) for s in sides]
+    unit = [F.normalize(s, dim=1, eps=TINY_SIDE) for s in sides]
     return torch.stack([(unit[0] * unit[1]).sum(1), -(unit[0] * unit[2]).sum(1), (unit[1] * unit[2]).sum(1)], 1)
 
 
@@ -101,5 +103,5 @@ def relation_angles(logits: Tensor, neighbours: int = 16) -> Tensor:
     e = centred(logits)
     m = min(neighbours, len(e) - 1)
     others = torch.stack([e.roll(-shift, 0) for shift in range(1, m + 1)], 1)
-    unit = F.normalize(others - e[:, None], dim=2, eps=1e-6)
+    unit = F.normalize(others - e[:, None], dim=2, eps=TINY_SIDE)
     return unit @ unit.transpose(1, 2)

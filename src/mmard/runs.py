@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import yaml
 
-from mmard.core.errors import MmardError
-from mmard.core.files import write_text, write_whole
+from mmard.core.errors import MmardError, first_line
+from mmard.core.files import load_safely, write_text, write_whole
 
 
 class RunFolder:
@@ -110,10 +110,10 @@ class RunFolder:
         if not self.checkpoint_file.exists():
             return None
         try:
-            state = torch.load(self.checkpoint_file, map_location=device, weights_only=True)
+            state = load_safely(self.checkpoint_file, device)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
             raise MmardError(
-                f"{self.checkpoint_file} is no whole checkpoint ({str(e).splitlines()[0]}); remove it to start anew"
+                f"{self.checkpoint_file} is no whole checkpoint ({first_line(e)}); remove it to start anew"
             ) from e
         if not isinstance(state, dict) or "step" not in state:
             raise MmardError(f"{self.checkpoint_file} is no checkpoint of this package; remove it to start anew")

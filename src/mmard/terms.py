@@ -126,8 +126,8 @@ def angle(v: Views) -> Tensor:
 @term("relations of samples: S(x)~S(x')~T")
 def relational(v: Views) -> Tensor:
     """The angles between samples agree along each edge: natural with robust, and each with the teacher's."""
-    if len(v.y) < 2:
-        raise MmardError("the relational triangle compares samples: got a batch of 1, expected at least 2")
+    if len(v.y) < 3:
+        raise MmardError(f"the relational triangle is of three samples: got a batch of {len(v.y)}")
     gaps = [losses.relation_angles(a) - losses.relation_angles(b) for a, b in _edges(v)]
     return sum((g.square().flatten(1).mean(1) for g in gaps), start=v.nat.x.new_zeros(())) / 3
 

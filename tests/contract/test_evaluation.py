@@ -40,12 +40,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
 
 
 def test_autoattack_gives_each_sample_the_packages_own_verdict(trained: nn.Module, tiny: DataSet) -> None:
-    x, y, _ = tiny.test.batch(slice(0, 24))
+    x, y, _ = tiny.test.batch(slice(0, 10))
     threat = Threat(eps=0.22)
-    ours = trained(AutoAttack(batch_size=12, seed=3)(trained, x, y, threat)).argmax(1) == y
+    ours = trained(AutoAttack(batch_size=10, seed=3)(trained, x, y, threat)).argmax(1) == y
     package = Package(trained, norm="Linf", eps=threat.eps, version="standard", seed=3)
     package.apgd_targeted.n_target_classes = package.fab.n_target_classes = 3
-    x_adv, _ = package.run_standard_evaluation(x.contiguous(), y, batch_size=12)
+    x_adv, _ = package.run_standard_evaluation(x.contiguous(), y, batch_size=10)
     theirs = trained(x_adv).argmax(1) == y
     assert torch.equal(ours, theirs)
     assert 0 < theirs.sum() < len(y)  # a case that tells something: some fall and some stand

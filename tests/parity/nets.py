@@ -4,9 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmard.core.method import Method
+from mmard.core.threat import Threat
 from mmard.core.views import Models, Views
+from mmard.training.step import outer_losses
 
 PIXELS, CLASSES, BATCH = 16, 4, 5
+WIDE = Threat(eps=0.4)  # so wide that gradients change sign on the way
 
 
 class Tiny(nn.Module):
@@ -15,9 +19,9 @@ class Tiny(nn.Module):
     def __init__(self, hidden: int, seed: int) -> None:
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
-        normal = lambda *shape: nn.Parameter(torch.randn(*shape, dtype=torch.float64, generator=draw))  # noqa: E731
-        self.w1, self.b1 = normal(hidden, PIXELS), normal(hidden)
-        self.w2, self.b2 = normal(CLASSES, hidden), normal(CLASSES)
+        shapes = (hidden, PIXELS), (hidden,), (CLASSES, hidden), (CLASSES,)
+        drawn = (nn.Parameter(torch.randn(shape, dtype=torch.float64, generator=draw)) for shape in shapes)
+        self.w1, self.b1, self.w2, self.b2 = drawn
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh((x.flatten(1) - 0.5) @ self.w1.T + self.b1) @ self.w2.T + self.b2
@@ -63,3 +67,8 @@ def moved(s: nn.Module, t: nn.Module) -> Views:
     v = views(s, t)
     shift = 0.6 * torch.rand(v.nat.x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) - 0.3
     return v.moved_to((v.nat.x + shift).clamp(0, 1))
+
+
+def total(method: Method, v: Views, s: nn.Module) -> Tensor:
+    """The loss that the trainer descends."""
+    return torch.stack(list(outer_losses(method, v, s).values())).sum()

@@ -31,9 +31,8 @@ Logits = dict[str, Tensor]
 def logits(classes: int, batch: int, seed: int = 0, scale: float = 2.0) -> Logits:
     """Logits of two networks at two points; what is said at x' is near what is said at x."""
     draw = torch.Generator().manual_seed(1000 * classes + 10 * batch + seed)
-    normal = lambda: scale * torch.randn(batch, classes, dtype=torch.float64, generator=draw)  # noqa: E731
-    s, t = normal(), normal()
-    return {"s_nat": s, "s_adv": s + 0.5 * normal(), "t_nat": t, "t_adv": t + 0.5 * normal()}
+    s, t, ds, dt = scale * torch.randn(4, batch, classes, dtype=torch.float64, generator=draw)
+    return {"s_nat": s, "s_adv": s + 0.5 * ds, "t_nat": t, "t_adv": t + 0.5 * dt}
 
 
 def labels(classes: int, batch: int) -> Tensor:
@@ -45,9 +44,11 @@ def views(z: Logits, y: Tensor, dtype: torch.dtype = torch.float64) -> Views:
     """Views under networks that say ``z``."""
     nat, adv = torch.zeros(len(y), 1, 2, 2, dtype=dtype), torch.ones(len(y), 1, 2, 2, dtype=dtype)
     at = {key: value.to(dtype) for key, value in z.items()}
-    student = lambda x: at["s_nat"] if x is nat else at["s_adv"]  # noqa: E731
-    teacher = lambda x: at["t_nat"] if x is nat else at["t_adv"]  # noqa: E731
-    return Views.of(nat, y, torch.arange(len(y)), Models({"student": student, "teacher": teacher})).moved_to(adv)
+    models = {
+        "student": lambda x: at["s_nat"] if x is nat else at["s_adv"],
+        "teacher": lambda x: at["t_nat"] if x is nat else at["t_adv"],
+    }
+    return Views.of(nat, y, torch.arange(len(y)), Models(models)).moved_to(adv)
 
 
 def both(name: str, z: Logits, y: Tensor, dtype: torch.dtype = torch.float64, **params: float) -> tuple[Any, Any]:

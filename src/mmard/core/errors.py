@@ -18,3 +18,9 @@ def unknown(kind: str, got: str, known: Iterable[str], cure: str = "") -> MmardE
     near = get_close_matches(got, names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ";"
     return MmardError(f"unknown {kind} {got!r}{hint} known: {', '.join(names)}{'; ' + cure if cure else ''}")
+
+
+def first_line(e: Exception) -> str:
+    """What went wrong elsewhere, in one line."""
+    text = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
+    return text.strip().splitlines()[0] if text.strip() else type(e).__name__

@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmard.core.errors import MmardError
+import torch
+
+from mmard.core.errors import MmardError, first_line
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -30,7 +33,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         if isinstance(e, OSError) or _is_disk_error(e):
             kept = "; the file from before is kept" if path.exists() else ""
             raise MmardError(
-                f"cannot write {path}: {_first_line(e)}{kept}; free some space and go on with --resume"
+                f"cannot write {path}: {first_line(e)}{kept}; free some space and go on with --resume"
             ) from e
         raise
 
@@ -50,21 +53,23 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise MmardError(f"cannot read {path}: {_first_line(e)}; expected a JSON file") from e
+        raise MmardError(f"cannot read {path}: {first_line(e)}; expected a JSON file") from e
     if not isinstance(value, dict):
         raise MmardError(f"{path} holds a {type(value).__name__}, expected a JSON object")
     return value
+
+
+def load_safely(path: Path, device: torch.device) -> Any:
+    """What `torch.save` wrote, tensors and plain values only: loading it can run no code. Errors are torch's own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # hints to the authors of odd pickles, not to our users
+        return torch.load(path, map_location=device, weights_only=True)
 
 
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _first_line(e: Exception) -> str:
-    text = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-    return text.splitlines()[0] if text else type(e).__name__
 
 
 def _is_disk_error(e: Exception) -> bool:

@@ -40,7 +40,7 @@ def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
     for name, info in section.model_fields.items():
         inner = info.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
-            keys += keys_of(inner, f"{prefix}{name}.")
+            keys += [prefix + name, *keys_of(inner, f"{prefix}{name}.")]
         else:
             keys.append(prefix + name)
     return keys

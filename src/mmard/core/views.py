@@ -121,7 +121,7 @@ def held_still(*networks: nn.Module, train: bool = False) -> Iterator[None]:
     """Borrow networks for an attack: evaluation mode, no gradient to weights; all is given back, also on error.
 
     Args:
-        train: leave the networks in training mode (some released scripts attack so; BatchNorm then moves).
+        train: put the networks in training mode instead (some released scripts attack so; BatchNorm then moves).
     """
     modes = [(m, m.training) for net in networks for m in net.modules()]
     asked = [p for net in networks for p in net.parameters() if p.requires_grad]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmard.core.errors import MmardError
+from mmard.core.errors import MmardError, first_line
 from mmard.data.images import DataSet, Images, cut, stratified
 
 SOURCES = {
@@ -90,9 +90,7 @@ def _open(name: str, train: Any, test: Any, root: str | None) -> Any:
     except MmardError:
         raise
     except Exception as e:  # the library has a dozen kinds of failure; each means that there is no such data here
-        raise MmardError(
-            f"cannot load data set {name!r}: {str(e).splitlines()[0] if str(e) else type(e).__name__}"
-        ) from e
+        raise MmardError(f"cannot load data set {name!r}: {first_line(e)}") from e
 
 
 def _images(rows: Any, label: str | None, size: int | None, limit: int | None, seed: int) -> Images:
@@ -110,7 +108,7 @@ def _images(rows: Any, label: str | None, size: int | None, limit: int | None, s
     try:
         pictures = [_pixels(picture, size) for picture in rows[image_column]]
     except (OSError, ValueError) as e:
-        raise MmardError(f"an image of the data set cannot be decoded: {str(e).splitlines()[0]}") from e
+        raise MmardError(f"an image of the data set cannot be decoded: {first_line(e)}") from e
     shapes = {p.shape for p in pictures}
     if len(shapes) > 1:
         some = ", ".join(f"{w}×{h}" for h, w, _ in sorted(shapes)[:3])
@@ -128,7 +126,9 @@ def _columns(rows: Any, label: str | None) -> tuple[str, str, tuple[str, ...]]:
     labels = [c for c in LABEL_COLUMNS if c in kinds] + [c for c, kind in kinds.items() if kind == "ClassLabel"]
     chosen = label or next(iter(labels), None)
     if chosen is None or chosen not in kinds:
-        raise MmardError(f"no label column {label or ''} among {', '.join(kinds)}; name it: data.label=COLUMN")
+        raise MmardError(
+            f"no label column{f' {label}' if label else ''} among {', '.join(kinds)}; name it: data.label=COLUMN"
+        )
     names = getattr(rows.features[chosen], "names", None)
     return image, chosen, tuple(names or ())
 

@@ -8,6 +8,7 @@ point, not yet a measured choice.
 
 from dataclasses import replace
 
+from mmard.attacks.pgd import Pgd
 from mmard.core.errors import unknown
 from mmard.core.method import Method
 from mmard.core.objective import Objective, nothing
@@ -22,7 +23,12 @@ def mmard(
     base = base or rslad()
     boundary = _chosen("inner term", inner, BOUNDARIES)
     triangle = _chosen("outer term", outer, TRIANGLES)
-    return replace(base, inner=base.inner + beta * boundary, outer=base.outer + gamma * triangle)
+    return replace(
+        base,
+        inner=base.inner + beta * boundary,
+        outer=base.outer + gamma * triangle,
+        maximizer=base.maximizer or Pgd(steps=10),
+    )
 
 
 def _chosen(kind: str, name: str, candidates: dict[str, Objective]) -> Objective:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from mmard.core.errors import MmardError
+from mmard.core.errors import MmardError, first_line
 from mmard.core.files import read_json, sha256
 from mmard.core.validate import Section, validated
 from mmard.models.students import Architecture, Classifier, build
@@ -64,9 +64,7 @@ def _from_hub(where: dict[str, str]) -> Path:
     except KeyError as e:
         raise MmardError(f"the card's 'hub' lacks {e}; expected repo and filename") from e
     except Exception as e:  # the hub's client has a dozen kinds of failure; all mean that the file did not come
-        raise MmardError(
-            f"{where['repo']}/{where['filename']} did not come from the hub: {str(e).splitlines()[0]}"
-        ) from e
+        raise MmardError(f"{where['repo']}/{where['filename']} did not come from the hub: {first_line(e)}") from e
 
 
 def load_model(source: str | Path) -> Classifier:

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError
-from mmard.core.files import write_whole
+from mmard.core.errors import MmardError, first_line
+from mmard.core.files import load_safely, write_whole
 from mmard.models.students import Architecture, Classifier, build
 
 UNUSED = ("sub_block1.",)  # a block that the TRADES code builds and never calls
@@ -50,11 +50,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        raw = torch.load(path, map_location="cpu", weights_only=True)
+        raw = load_safely(path, torch.device("cpu"))
     except pickle.UnpicklingError as e:
         raise MmardError(f"{path} refused: it holds more than weights and could run code when loaded") from e
     except (SafetensorError, OSError, RuntimeError, EOFError) as e:
-        raise MmardError(f"{path} cannot be read as weights; is it truncated? ({str(e).splitlines()[0]})") from e
+        raise MmardError(f"{path} cannot be read as weights; is it truncated? ({first_line(e)})") from e
     for key in WRAPPERS:
         if isinstance(raw, dict) and isinstance(raw.get(key), dict):
             raw = raw[key]

@@ -5,12 +5,10 @@ from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmard.core.errors import MmardError
+from mmard.core.errors import MmardError, first_line
 from mmard.core.views import Predict
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -31,6 +29,9 @@ class Engine:
     def __init__(self, accelerator: str = "auto", devices: int = 1, nodes: int = 1, precision: str = "32-true") -> None:
         if precision not in PRECISIONS:
             raise MmardError(f"precision {precision!r} is not known; expected one of {', '.join(PRECISIONS)}")
+        from lightning_fabric import Fabric  # here, because it takes a second to import and `mmard ls` needs none of it
+        from lightning_fabric.strategies.ddp import DDPStrategy
+
         many = devices * nodes > 1
         # Several forwards come before one backward: buffers must not be broadcast in between.
         strategy: Any = DDPStrategy(broadcast_buffers=False) if many else "auto"
@@ -44,7 +45,7 @@ class Engine:
             )
             self.fabric.launch()
         except (RuntimeError, ValueError) as e:
-            raise MmardError(f"this machine cannot run that: {str(e).splitlines()[0]}") from e
+            raise MmardError(f"this machine cannot run that: {first_line(e)}") from e
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +94,16 @@ class Engine:
 
     def total(self, value: Tensor) -> Tensor:
         """Sum over processes."""
-        return self.fabric.all_reduce(value, reduce_op="sum") if self.world > 1 else value  # type: ignore[return-value]
+        return self._reduce(value, "sum")
+
+    def least(self, value: Tensor) -> Tensor:
+        """Minimum over processes."""
+        return self._reduce(value, "min")
+
+    def _reduce(self, value: Tensor, how: str) -> Tensor:
+        if self.world == 1:
+            return value
+        return cast(Tensor, self.fabric.all_reduce(value.clone(), reduce_op=how))
 
     def share_buffers(self, *modules: nn.Module) -> None:
         """Give every process the mean of the floating-point buffers (BatchNorm's statistics, terms' state)."""

@@ -6,43 +6,48 @@ import torch
 from torch import Tensor
 
 from mmard.core.errors import MmardError
+from mmard.training.engine import Engine
+
+NEVER = 2**62
 
 
 class Ledger:
-    """Adds up an epoch's losses without waiting for the device."""
+    """Adds up an epoch's losses without waiting for the device; what it says is the same in every process."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.count = engine, 0
         self.sums: dict[str, Tensor] = {}
-        self.broke: dict[str, Tensor] = {}  # the first step at which a term was not finite, −1: never
+        self.broke: dict[str, Tensor] = {}  # the first step at which a term was not finite
 
     def add(self, step: int, means: dict[str, Tensor]) -> None:
-        """Take in the batch mean of each term at this step."""
+        """Take in this process's batch mean of each term at this step."""
         self.count += 1
         for name, mean in means.items():
             mean = mean.detach()
-            before = self.broke.get(name, torch.full_like(mean, -1, dtype=torch.long))
-            now = torch.where(mean.isfinite(), -1, step)
-            self.broke[name] = torch.where(before >= 0, before, now)
+            before = self.broke.get(name, torch.full_like(mean, NEVER, dtype=torch.long))
+            self.broke[name] = torch.where(mean.isfinite(), before, before.clamp_max(step))
             self.sums[name] = self.sums.get(name, torch.zeros_like(mean)) + mean
 
     def check(self) -> None:
         """Raise if any term was not finite since the last reset, naming the first."""
-        broken = {name: int(step) for name, step in self.broke.items() if step >= 0}
-        if broken:
-            name = min(broken, key=lambda n: broken[n])
+        broke = {name: int(self.engine.least(step)) for name, step in self.broke.items()}
+        step, name = min(((step, name) for name, step in broke.items()), default=(NEVER, ""))
+        if step < NEVER:
             raise MmardError(
-                f"the loss is not finite at step {broken[name]}, term {name!r}; the last good checkpoint is kept. "
+                f"the loss is not finite at step {step}, term {name!r}; the last good checkpoint is kept. "
                 "Try a smaller train.lr, or train.clip=1"
             )
 
     def means(self) -> dict[str, float]:
         """Mean of each term over the steps added."""
-        return {name: value.item() / self.count for name, value in self.sums.items()}
+        return {name: value.item() / self.count for name, value in self._shared().items()}
+
+    def _shared(self) -> dict[str, Tensor]:
+        return {name: self.engine.total(value) / self.engine.world for name, value in self.sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint within an epoch."""
-        return {"count": self.count, "sums": self.sums, "broke": self.broke}
+        return {"count": self.count, "sums": self._shared(), "broke": self.broke}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmard.attacks.pgd import Pgd, untargeted
-from mmard.core.errors import MmardError
+from mmard.core.errors import MmardError, first_line
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import Models, Views, held_still
@@ -105,7 +105,7 @@ class Trainer:
         networks = {**self.teachers, "student": self.student}
         self.predictors = {name: engine.predictor(network) for name, network in networks.items()}
         self.average = Average(self.averaging, self.student)
-        self.ledger, self.step, self.best = Ledger(), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
+        self.ledger, self.step, self.best = Ledger(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
 
     def fit(self) -> dict[str, float]:
         """Train to the end, from the folder's checkpoint where there is one; returns the best accuracies, held-out."""
@@ -169,7 +169,7 @@ class Trainer:
                 self._keep(self.folder.best_file, model)
             if self.step == self.total:
                 self._keep(self.folder.last_file, model)
-        self.ledger = Ledger()
+        self.ledger = Ledger(self.engine)
         self._save()
         if self.engine.leads:
             self.folder.append({**record, "seconds": seconds})
@@ -223,7 +223,7 @@ class Trainer:
             for module, saved in zip(self.terms, state["terms"], strict=True):
                 module.load_state_dict(saved)
         except (KeyError, ValueError, RuntimeError) as e:
-            raise MmardError(f"{self.folder.checkpoint_file} is of another run: {str(e).splitlines()[0]}") from e
+            raise MmardError(f"{self.folder.checkpoint_file} is of another run: {first_line(e)}") from e
         self.ledger.load_state_dict(state["ledger"])
         self.step, self.best = state["step"], state["best"]
         if self.engine.leads:

@@ -1,0 +1,39 @@
+# make demo   set up and run the main job on embedded data (three minutes on two cores once installed)
+# make test   set up and run the tests
+# make check  what must hold before a commit: lint, format, types, tests
+# The versions in constraints.txt are installed; for the newest: make demo CONSTRAINTS=
+
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
+
+.PHONY: demo test check format clean
+
+.venv/user: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv .venv
+	$(INSTALL) -e '.[all]'
+	touch $@
+
+.venv/dev: .venv/user
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+demo: .venv/user
+	$(BIN)/mmard demo
+
+test: .venv/dev
+	$(BIN)/pytest
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,115 @@
+"""The command line as a user types it: the good way through."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import QUICK, Run
+
+from mmard import Scores
+from mmard.catalogue import catalogue
+from mmard.config import Settings, recipes
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "my_method.py"
+
+
+def test_train_eval_show_from_teacher_to_table(mmard: Run, tmp_path: Path) -> None:
+    teacher = mmard("train", *QUICK, "student=cnn-4-3", "--method", "pgd_at", "--out", "runs/teacher")
+    assert teacher.returncode == 0, teacher.stderr
+    assert "best on the held-out split" in teacher.stdout
+    student = mmard(
+        "train",
+        *QUICK,
+        "student=cnn-4-2",
+        "tensorboard=true",
+        "--method",
+        "mmard",
+        "--teacher",
+        "runs/teacher",
+        "--out",
+        "runs/s",
+    )
+    assert student.returncode == 0, student.stderr
+    assert "KL(T(x)‖S(x')) + KL(T(x)‖T(x'))" in student.stdout
+    assert list((tmp_path / "runs/s/tensorboard").glob("events*"))
+    judged = mmard("eval", "runs/teacher", "runs/s", "--attacks", "fgsm,pgd-20", "--limit", "100")
+    assert judged.returncode == 0, judged.stderr
+    assert "20 steps of 0.025, start uniform" in judged.stdout
+    scores = Scores.load(tmp_path / "runs/s/eval/best")
+    assert scores.correct.shape == (100, 3)
+    rows = json.loads((tmp_path / "runs/s/eval/best/scores.json").read_text())["attacks"]
+    assert [r["attack"] for r in rows] == ["clean", "FGSM", "PGD-20", "worst case"]
+    shown = mmard("show", "runs/s")
+    assert yaml.safe_load(shown.stdout.split("inner:")[0])["teacher"] == "runs/teacher"
+
+
+def test_a_recipe_trains_its_teacher_first(mmard: Run, tmp_path: Path) -> None:
+    mine = {"about": "mine", "method": "standard", "student": "cnn-2-1", "data": {"name": "digits", "limit": 200}}
+    mine["train"] = {"epochs": 1, "batch_size": 50}  # type: ignore[assignment]
+    (tmp_path / "teach.yaml").write_text(yaml.safe_dump(mine))
+    (tmp_path / "learn.yaml").write_text(
+        yaml.safe_dump(
+            {**mine, "method": "rslad", "teacher": "runs/t", "teacher_recipe": "teach.yaml", "out": "runs/s"}
+        )
+    )
+    done = mmard("train", "learn.yaml", "attack.steps=1", "threat.eps=0.1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/t/last.safetensors").exists()
+    assert (tmp_path / "runs/s/last.safetensors").exists()
+
+
+def test_a_method_of_ones_own(mmard: Run, digits_teacher: Path) -> None:
+    done = mmard("train", *QUICK, "--method", f"{EXAMPLE}:build", "--teacher", digits_teacher)
+    assert done.returncode == 0, done.stderr
+
+
+def test_ls_has_a_line_for_everything(mmard: Run) -> None:
+    done = mmard("ls")
+    assert done.returncode == 0
+    lists = catalogue()
+    assert set(lists) == {"methods", "models", "data", "terms", "recipes"}
+    for lines in lists.values():
+        for name, line in lines.items():
+            assert name in done.stdout
+            assert line, name
+    assert "rslad" not in mmard("ls", "models").stdout
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_is_valid_and_shows_its_formula(name: str, mmard: Run) -> None:
+    done = mmard("show", name)
+    assert done.returncode == 0, done.stderr
+    assert "outer: min" in done.stdout
+    settings, _, _ = done.stdout.partition("inner:")
+    Settings.model_validate(yaml.safe_load(settings))
+
+
+def test_cp_makes_a_recipe_to_change(mmard: Run, tmp_path: Path) -> None:
+    assert mmard("cp", "digits-rslad", "mine.yaml").returncode == 0
+    shown = mmard("show", "mine.yaml", "threat.eps=8/255", "method.alpha=1/2")
+    assert "eps: 0.03137" in shown.stdout
+    assert "0.5·KL(T(x)‖S(x')) + 0.5·KL(T(x)‖S(x))" in shown.stdout
+    assert mmard("cp", "digits-rslad", "mine.yaml").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["eval", "--help"], ["ls", "--help"], ["demo", "--help"]]
+)
+def test_help_teaches(words: list[str], mmard: Run) -> None:
+    done = mmard(*words)
+    assert done.returncode == 0
+    assert "mmard" in done.stdout
+    assert len(done.stdout) > 300
+
+
+def test_python_use(tmp_path: Path, digits_teacher: Path) -> None:
+    import mmard
+
+    run = mmard.train(
+        method="rslad", teacher=str(digits_teacher), student="cnn-4-2", out=str(tmp_path / "run"), data__limit=200, train__epochs=1,
+        train__batch_size=50, attack__steps=1, threat__eps="0.1",
+    )  # fmt: skip
+    scores = mmard.evaluate(run, "fgsm")
+    assert scores.accuracy("worst case") <= scores.accuracy("clean")
+    assert mmard.load_model(run.path).architecture.name == "cnn-4-2"

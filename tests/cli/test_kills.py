@@ -1,0 +1,43 @@
+"""A run killed by SIGKILL at random moments goes on and ends bit-equal to one that was left alone."""
+
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+from helpers import QUICK, Run, command
+
+from mmard.models.weights import read_state
+
+LONG = [
+    *QUICK, "train.epochs=24", "student=cnn-4-3", "checkpoint_every=2",
+    "data.augment=crop", "averaging.kind=ema", "averaging.decay=0.9",
+]  # fmt: skip
+
+
+def lines(file: Path) -> int:
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def test_a_run_killed_at_random_moments_ends_bit_equal(mmard: Run, digits_teacher: Path, tmp_path: Path) -> None:
+    words = ["train", *LONG, "--method", "mmard", "--teacher", digits_teacher]
+    assert mmard(*words, "out=runs/whole").returncode == 0
+    metrics, draw = tmp_path / "runs/cut/metrics.jsonl", random.Random(0)
+    for epochs in (0, 5, 11):  # wait until so many epochs are written, then for a random moment more
+        with subprocess.Popen(
+            command(*words, "out=runs/cut", "--resume"),
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            while lines(metrics) < epochs and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0, 0.1))
+            assert process.poll() is None, "the run ended before it could be killed"
+            process.kill()
+    assert lines(metrics) >= 11
+    assert mmard(*words, "out=runs/cut", "--resume").returncode == 0
+    for name in ("best", "last"):
+        whole, cut = (read_state(tmp_path / "runs" / run / f"{name}.safetensors") for run in ("whole", "cut"))
+        assert all(torch.equal(whole[k], cut[k]) for k in whole)

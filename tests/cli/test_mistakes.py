@@ -1,0 +1,193 @@
+"""Bad input: one clear line on standard error, exit code 2, nothing lost, never a traceback."""
+
+import fcntl
+import json
+import pickle
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import QUICK, Run, small_net
+
+from mmard.models.weights import save_weights
+
+SHORT = [*QUICK, "student=cnn-2-1", "train.epochs=1"]
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "train.epoch=3"], ["unknown setting 'train.epoch'", "did you mean train.epochs"]),
+        (["train", "treat=3"], ["unknown setting 'treat'", "did you mean threat"]),
+        (["train", "--method", "rslda"], ["unknown method 'rslda'", "did you mean rslad", "file.py:function"]),
+        (["train", "--method", "mmard", "method.inner=drfit"], ["unknown inner term 'drfit'", "did you mean drift"]),
+        (["train", "--method", "mmard", "method.base=trade"], ["unknown method 'trade'", "trades"]),
+        (["train", "method.alhpa=0.5"], ["unknown parameter of method rslad 'alhpa'", "alpha"]),
+        (["train", "method.alpha=high"], ["method.alpha is 'high'", "expected a number"]),
+        (
+            ["train", "attack.step_size=8/255", "threat.eps=2/255"],
+            ["step_size 0.0314 > eps 0.0078: are the two swapped?"],
+        ),
+        (["train", "threat.eps=8"], ["is it in 255ths? then write 8/255"]),
+        (["train", "threat.eps=8/0"], ["threat.eps", "'8/0'", "expected a number such as 8/255"]),
+        (["train", "threat.norm=l1"], ["'threat.norm' is 'l1'"]),
+        (["train", "--student", "resnet17"], ["unknown model 'resnet17'", "did you mean resnet18"]),
+        (["train", "--teacher", "nowhere"], ["no model at nowhere"]),
+        (["train", "no-such-recipe"], ["unknown recipe 'no-such-recipe'"]),
+        (["train", "gone.yaml"], ["no recipe at gone.yaml"]),
+        (["train", "data.name=cifra"], ["unknown data set 'cifra'"]),
+        (["train", "train.epochs=many"], ["'train.epochs' is 'many'"]),
+        (["train", "train.batch_size=9999"], ["batch_size 9999 > ", "training images"]),
+        (["train", "digits-rslad", "really"], ["'really' is no setting; expected key=value"]),
+        (["train", *SHORT], ["asks for a 'teacher' model", "teacher=RUN_FOLDER_OR_CARD"]),
+        (["train", "--method", "mine.py:build"], ["no file mine.py"]),
+        (["train", "--method", "nopackage.module:build"], ["nopackage.module cannot be imported"]),
+        (["train", "engine.accelerator=cuda"], ["this machine cannot run that"]),
+        (["eval", "nowhere"], ["no model at nowhere"]),
+        (["eval", "seed=1"], ["no model given"]),
+        (["ls", "method"], ["unknown list 'method'", "did you mean methods"]),
+        (["show", "digits-rsald"], ["unknown recipe 'digits-rsald'", "did you mean digits-rslad"]),
+        (["cp", "nothing"], ["unknown recipe 'nothing'"]),
+    ],
+)
+def test_a_wrong_word_is_one_line(words: list[str], expected: list[str], mmard: Run) -> None:
+    if "engine.accelerator=cuda" in words and torch.cuda.is_available():
+        pytest.skip("this machine can run that")
+    assert_one_line(mmard(*words), *expected)
+
+
+def test_an_unknown_option_is_answered_by_the_command_line_itself(mmard: Run) -> None:
+    done = mmard("train", "--techer", "x")
+    assert done.returncode == 2
+    assert "--teacher" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("def build():\n    return 3\n", "gave a int, expected a mmard.Method"),
+        ("def other():\n    pass\n", "unknown function in mine.py 'build'"),
+        ("import nothing_of_this_name\n", "mine.py cannot be imported: ModuleNotFoundError"),
+        ("def build(:\n", "mine.py cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_broken_method_file_is_one_line(source: str, expected: str, mmard: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    assert_one_line(mmard("train", *SHORT, "--method", "mine.py:build"), expected)
+
+
+def test_a_recipe_that_is_no_yaml_is_one_line(mmard: Run, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("train: {epochs: [")
+    assert_one_line(mmard("train", "bad.yaml"), "bad.yaml is no YAML")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    assert_one_line(mmard("train", "list.yaml"), "holds a list")
+
+
+def test_a_teacher_for_other_classes_is_one_line(mmard: Run, tmp_path: Path) -> None:
+    save_weights(tmp_path / "t.safetensors", small_net(classes=7))
+    assert_one_line(
+        mmard("train", *SHORT, "--teacher", "t.safetensors"), "has 7 classes and 1 channels, the data 10 and 1"
+    )
+
+
+def test_foreign_and_truncated_weights_are_one_line(mmard: Run, tmp_path: Path) -> None:
+    save_weights(tmp_path / "t.safetensors", small_net(classes=10))
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((tmp_path / "t.safetensors").read_bytes()[:-50])
+    assert_one_line(mmard("eval", "cut.safetensors"), "truncated")
+    (tmp_path / "bomb.pt").write_bytes(pickle.dumps(print))
+    (tmp_path / "card.json").write_text(json.dumps({"architecture": "cnn-2-1", "classes": 10, "file": "bomb.pt"}))
+    assert_one_line(mmard("eval", "card.json"), "refused", "could run code")
+
+
+@pytest.fixture
+def finished(mmard: Run, tmp_path: Path) -> Path:
+    """A short run in runs/run."""
+    done = mmard("train", *SHORT, "--method", "pgd_at")
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "runs/run"
+
+
+def test_a_run_folder_is_not_overwritten_nor_continued_with_other_settings(mmard: Run, finished: Path) -> None:
+    before = (finished / "best.safetensors").read_bytes()
+    assert_one_line(mmard("train", *SHORT, "--method", "pgd_at"), "holds a run already", "--resume")
+    changed = mmard("train", *SHORT, "train.lr=0.5", "--method", "pgd_at", "--resume")
+    assert_one_line(changed, "other settings", "train.lr: 0.1 → 0.5")
+    assert (finished / "best.safetensors").read_bytes() == before
+
+
+def test_a_folder_in_use_is_one_line(mmard: Run, finished: Path) -> None:
+    with (finished / ".lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert_one_line(mmard("train", *SHORT, "--method", "pgd_at", "--resume"), "is in use by process")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", pickle.dumps(print), None])
+def test_a_broken_checkpoint_is_one_line_and_is_kept(content: bytes | None, mmard: Run, finished: Path) -> None:
+    file = finished / "checkpoint.pt"
+    file.write_bytes(file.read_bytes()[:-1000] if content is None else content)
+    kept = file.read_bytes()
+    assert_one_line(mmard("train", *SHORT, "--method", "pgd_at", "--resume"), "checkpoint.pt is no whole checkpoint")
+    assert file.read_bytes() == kept
+
+
+def test_no_space_on_the_disk_is_one_line_and_keeps_what_was_there(finished: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk; the last whole checkpoint is still loaded after it."""
+    import os
+    import sys
+
+    words = [*SHORT, "train.epochs=2", "student=cnn-16-3", "out=runs/full", "--method", "pgd_at"]
+    limited = f"ulimit -f 8; exec {sys.executable} -m mmard train {' '.join(words)}"
+    done = subprocess.run(
+        ["bash", "-c", limited],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "300"},
+        check=False,
+    )
+    assert_one_line(done, "cannot write", "File too large", "--resume")
+    assert not list((tmp_path / "runs/full").glob(".*.part"))
+
+
+BURST = """
+from mmard import Method, term
+
+@term
+def burst(v):
+    return v.nat.student.sum(1) * (float("nan") if v.progress > 0.5 else 1)
+
+def build():
+    return Method(outer=burst)
+"""
+
+
+def test_a_loss_that_is_not_finite_names_step_and_term(mmard: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(BURST)
+    done = mmard("train", *SHORT, "train.epochs=2", "--method", "mine.py:build")
+    assert_one_line(done, "not finite at step", "term 'burst'", "last good checkpoint is kept")
+    assert (tmp_path / "runs/run/checkpoint.pt").exists()
+
+
+def test_data_without_images_or_with_one_class_is_one_line(mmard: Run, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pytest.importorskip("datasets")
+    for split in ("train", "test"):
+        (tmp_path / "one" / split / "red").mkdir(parents=True)
+        for i in range(20):
+            image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "one" / split / "red" / f"{i}.png")
+        (tmp_path / "none" / split).mkdir(parents=True)
+    common = ["--method", "pgd_at", "data.name=imagefolder"]
+    assert_one_line(mmard("train", *common, "data.root=one"), "no label column among image")
+    assert_one_line(mmard("train", *common, "data.root=none"), "cannot load data set 'imagefolder'")

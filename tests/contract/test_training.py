@@ -1,0 +1,208 @@
+"""The loop: resume is bit-equal, terms keep their state, a loss that is not finite stops, averages are averages."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import small_net
+from torch import Tensor, nn
+
+from mmard import Method, MmardError, Objective, Pgd, Threat, Views, term
+from mmard.core.files import write_whole
+from mmard.data.images import DataSet
+from mmard.methods import METHODS
+from mmard.models.weights import load_weights, read_state
+from mmard.runs import RunFolder
+from mmard.terms import hard_adv, hard_nat
+from mmard.training.averaging import Average, Averaging
+from mmard.training.plan import Plan
+from mmard.training.progress import Watcher
+from mmard.training.trainer import Trainer
+
+THREAT = Threat(eps=0.1)
+
+
+def trainer(data: DataSet, folder: Path, method: Method | None = None, **changes: object) -> Trainer:
+    """A run of 3 epochs with 4 steps each; augmentation, averaging, momentum and random starts are on."""
+    settings: dict[str, object] = {
+        "plan": Plan(epochs=3, batch_size=40, lr=0.05),
+        "averaging": Averaging(kind="ema", decay=0.8),
+        "augmentation": "crop+flip",
+        "teachers": {"teacher": small_net(seed=9).eval().requires_grad_(False)},
+    }
+    method = method or METHODS["mmard"]()
+    return Trainer(
+        method=method,
+        threat=THREAT,
+        student=small_net(),
+        data=data,
+        folder=RunFolder(folder),
+        **{**settings, **changes},  # type: ignore[arg-type]
+    )
+
+
+class Stops(Watcher):
+    """Ends the run, as a kill would, after so many steps."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def stepped(self, step: int, images: int) -> None:
+        if step == self.after:
+            raise KeyboardInterrupt
+
+
+def same(one: Path, other: Path) -> bool:
+    """Are two files of weights bit-equal?"""
+    a, b = read_state(one), read_state(other)
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def assert_same_runs(one: Path, other: Path) -> None:
+    for name in ("best.safetensors", "last.safetensors"):
+        assert same(one / name, other / name), name
+    records = [
+        [{k: v for k, v in r.items() if "second" not in k} for r in RunFolder(p).metrics()] for p in (one, other)
+    ]
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("kind", ["none", "ema", "swa"])
+@pytest.mark.parametrize("cuts", [(1,), (4,), (6, 7), (3, 11)])
+def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(
+    kind: str, cuts: tuple[int, ...], tiny: DataSet, tmp_path: Path
+) -> None:
+    averaging = Averaging(kind=kind, decay=0.8, start=0.3)  # type: ignore[arg-type]
+    trainer(tiny, tmp_path / "whole", averaging=averaging).fit()
+    for cut in cuts:
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tiny, tmp_path / "cut", averaging=averaging, watcher=Stops(cut), checkpoint_every=3).fit()
+    trainer(tiny, tmp_path / "cut", averaging=averaging, checkpoint_every=3).fit()
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_every_optimizer_resumes(optimizer: str, tiny: DataSet, tmp_path: Path) -> None:
+    plan = Plan(epochs=3, batch_size=40, lr=0.01, optimizer=optimizer)  # type: ignore[arg-type]
+    trainer(tiny, tmp_path / "whole", plan=plan).fit()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tiny, tmp_path / "cut", plan=plan, watcher=Stops(5)).fit()
+    trainer(tiny, tmp_path / "cut", plan=plan).fit()
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+class Counter(nn.Module):
+    """A term with state: it grows by what it has seen."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def objective(self) -> Objective:
+        return term("growing CE")(self.grow)
+
+    def grow(self, v: Views) -> Tensor:
+        self.seen += 1
+        return (1 + 0.1 * self.seen) * hard_adv(v)["hard_adv"]
+
+
+def test_a_terms_state_is_saved_and_resumed(tiny: DataSet, tmp_path: Path) -> None:
+    def method(counter: Counter) -> Method:
+        return Method(inner=hard_adv, outer=counter.objective(), maximizer=Pgd(steps=2))
+
+    whole, cut, resumed = Counter(), Counter(), Counter()
+    trainer(tiny, tmp_path / "whole", method(whole)).fit()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tiny, tmp_path / "cut", method(cut), watcher=Stops(6)).fit()
+    trainer(tiny, tmp_path / "cut", method(resumed)).fit()
+    assert whole.seen == resumed.seen == 12
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tiny: DataSet, tmp_path: Path) -> None:
+    @term("breaks at half")
+    def breaks(v: Views) -> Tensor:
+        return v.nat.student.sum(1) * (math.nan if v.progress >= 0.5 else 1)
+
+    with pytest.raises(MmardError, match=r"not finite at step 6, term 'breaks'; the last good checkpoint is kept"):
+        trainer(tiny, tmp_path, Method(outer=hard_nat + 0.01 * breaks)).fit()
+    state = RunFolder(tmp_path).load(torch.device("cpu"))
+    assert state is not None
+    assert state["step"] == 4
+    assert all(t.isfinite().all() for t in state["student"].values())
+    assert all(t.isfinite().all() for t in load_weights(tmp_path / "best.safetensors")[0].state_dict().values())
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_whole(path, lambda part: part.write_text("old"))
+
+    def fills(part: Path) -> None:
+        part.write_text("ne")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(MmardError, match="No space left on device; the file from before is kept"):
+        write_whole(path, fills)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_best_checkpoint_is_chosen_on_the_held_out_split(tiny: DataSet, tmp_path: Path) -> None:
+    best = trainer(tiny, tmp_path, METHODS["pgd_at"](), teachers={}).fit()
+    judged = RunFolder(tmp_path).metrics()
+    assert best["robust"] == max(r["robust"] for r in judged)
+    assert load_weights(tmp_path / "best.safetensors")[1]["epoch"] == best["epoch"]
+    assert load_weights(tmp_path / "last.safetensors")[1]["epoch"] == 3
+
+
+def test_averages_are_averages(tiny: DataSet) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    for kind, expected in (("ema", [1.0, 1.5, 2.25]), ("swa", [1.0, 1.5, 2.0])):
+        average = Average(Averaging(kind=kind, decay=0.5), net)  # type: ignore[arg-type]
+        for step, value in enumerate((1.0, 2.0, 3.0)):
+            nn.init.constant_(net[1].weight, value)
+            average.update(progress=(step + 1) / 3, end_of_epoch=True)
+            guess = average.best_guess([])
+            assert guess[1].weight[0, 0].item() == pytest.approx(expected[step])  # type: ignore[index]
+
+
+def test_the_averages_batchnorm_is_estimated_on_natural_images(tiny: DataSet, tmp_path: Path) -> None:
+    trainer(tiny, tmp_path, averaging=Averaging(kind="ema", decay=0.5)).fit()
+    net = load_weights(tmp_path / "last.safetensors")[0].net
+    x = tiny.train.batch(slice(None))[0]
+    with torch.no_grad():
+        first = net.features[0](x)  # type: ignore[union-attr, index, operator]
+    torch.testing.assert_close(net.features[1].running_mean, first.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)  # type: ignore[union-attr, index]
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        (Plan(epochs=10, schedule="constant"), {0.0: 0.1, 0.99: 0.1}),
+        (
+            Plan(epochs=200, schedule="piecewise", milestones=(100, 150)),
+            {0.49: 0.1, 0.5: 0.01, 0.74: 0.01, 0.75: 0.001},
+        ),
+        (Plan(epochs=10, schedule="piecewise", milestones=(0.5,), decay=0.5), {0.4: 0.1, 0.6: 0.05}),
+        (Plan(epochs=10, schedule="cosine"), {0.0: 0.1, 0.5: 0.05, 1.0: 0.0}),
+        (Plan(epochs=10, schedule="one_cycle", warmup=0.25), {0.0: 0.0, 0.125: 0.05, 0.25: 0.1, 0.625: 0.05, 1.0: 0.0}),
+        (Plan(epochs=10, schedule="cosine", warmup=0.2), {0.1: 0.05, 0.2: 0.1, 0.6: 0.05}),
+    ],
+)
+def test_schedules(plan: Plan, expected: dict[float, float]) -> None:
+    assert {p: plan.lr_at(p) for p in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_two_epochs_and_lowers_its_loss(name: str, tiny: DataSet, tmp_path: Path) -> None:
+    trainer(tiny, tmp_path, METHODS[name](), plan=Plan(epochs=4, batch_size=40, lr=0.05)).fit()
+    losses = [r["loss"] for r in RunFolder(tmp_path).metrics()]
+    assert losses[-1] < losses[0]
+
+
+def test_a_batch_larger_than_the_data_names_the_cure(tiny: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(MmardError, match="batch_size 500 > 160 training images"):
+        trainer(tiny, tmp_path, plan=Plan(batch_size=500))
