@@ -86,7 +86,7 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
             and not Path(teacher).is_file()
         ):
             _train(read_settings(settings.teacher_recipe, {"out": teacher}), resume, watch, engine)
-        trainer = _trainer(settings, data_of(settings), engine, folder, watch(settings.out))
+        trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name))
         if engine.leads:
             folder.begin(settings.resolved(), resume, settings.tensorboard)
         try:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 class Watcher:
@@ -26,11 +26,15 @@ class Bar(Watcher):
     """A progress bar: images per second, time left, last clean and robust accuracy on the held-out split."""
 
     def __init__(self, title: str, console: Console) -> None:
-        self.progress = Progress(
-            TextColumn("[bold]{task.description}"), BarColumn(24), TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-            TextColumn("{task.fields[held_out]}"), console=console,
-        )  # fmt: skip
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(16),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[held_out]}"),
+        )
+        self.progress = Progress(*columns, console=console)
         self.task = self.progress.add_task(title, total=None, rate="", held_out="")
 
     def begin(self, total: int, done: int) -> None:
@@ -43,7 +47,7 @@ class Bar(Watcher):
 
     def judged(self, record: dict[str, Any]) -> None:
         if "robust" in record:
-            text = f"held-out: clean {record['clean']:.1f} % robust {record['robust']:.1f} %"
+            text = f"held-out clean {record['clean']:.1f} % robust {record['robust']:.1f} %"
             self.progress.update(self.task, held_out=text)
 
     def end(self) -> None:
