@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit-equality is promised on the CPU; before torch looks
 import torch
 from helpers import Run, blobs, command, small_net
 from rich.console import Console
 
 from mmard import cli
-from mmard.data.images import DataSet, cut
+from mmard.data.images import DataSet, split
 from mmard.models.weights import save_weights
 
 torch.set_num_threads(1)
@@ -20,7 +22,7 @@ torch.set_num_threads(1)
 @pytest.fixture
 def tiny() -> DataSet:
     """Four easy classes."""
-    return cut("blobs", blobs(200), blobs(80, seed=1), held_out=0.2, limit=None, test_limit=None, seed=0)
+    return split("blobs", blobs(200), blobs(80, seed=1), held_out=0.2, seed=0)
 
 
 @pytest.fixture(scope="session")

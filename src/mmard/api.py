@@ -1,8 +1,8 @@
 """From settings to a trained and judged student: what the command line does, for Python."""
 
+import re
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.data.images import DataSet, Images, stratified
+from mmard.data.images import DataSet, some
 from mmard.data.sources import load
 from mmard.evaluation.evaluate import Tick, choose, suite
 from mmard.evaluation.evaluate import evaluate as run_attacks
 from mmard.evaluation.scores import Scores
 from mmard.locate import build_method
-from mmard.models.students import Architecture, Classifier, build
-from mmard.models.teachers import load_model, load_teacher
+from mmard.models.students import Architecture, build
+from mmard.models.teachers import find_model, load_model, load_teacher, must_fit
 from mmard.models.weights import load_weights
-from mmard.runs import RunFolder
+from mmard.runs import RunFolder, differences
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
 from mmard.training.plan import Plan
@@ -70,31 +70,59 @@ def train(
         MmardError: for any mistake in the input, before anything heavy runs where possible.
     """
     settings = read_settings(recipe, {key.replace("__", "."): value for key, value in overrides.items()})
-    method_of(settings)
+    check(settings)
     engine = Engine(**settings.engine.model_dump())
     return _train(settings, resume, watch, engine)
 
 
+def check(settings: Settings) -> None:
+    """Whatever can be wrong without looking at data or weights, found before anything heavy runs."""
+    method_of(settings)
+    plan_of(settings)
+    Averaging(**settings.averaging.model_dump())
+    with torch.device("meta"):
+        build(Architecture(name=settings.student, classes=10))
+    if settings.teacher and Path(settings.teacher).resolve() == Path(settings.out).resolve():
+        raise MmardError(f"{settings.out} cannot be its own teacher; choose another out=")
+    if settings.teacher and not settings.teacher_recipe:
+        find_model(settings.teacher)
+
+
+def plan_of(settings: Settings) -> Plan:
+    """The schedule."""
+    return Plan(**settings.train.model_dump())
+
+
 def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> RunFolder:
     folder = RunFolder(settings.out)
-    with folder.locked() if engine.leads else nullcontext():
-        teacher = settings.teacher
-        if (
-            teacher
-            and settings.teacher_recipe
-            and not RunFolder(teacher).last_file.exists()
-            and not Path(teacher).is_file()
-        ):
-            _train(read_settings(settings.teacher_recipe, {"out": teacher}), resume, watch, engine)
+    try:
+        engine.on_global_zero(folder.lock)
+        engine.on_global_zero(lambda: _must_be_free(folder, settings, resume))
+        teacher, recipe = settings.teacher, settings.teacher_recipe
+        if teacher and recipe and not (RunFolder(teacher).last_file.exists() or Path(teacher).is_file()):
+            lesson = read_settings(recipe, {"out": teacher})
+            check(lesson)
+            _train(lesson, True, watch, engine)
         trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name))
-        if engine.leads:
-            folder.begin(settings.resolved(), resume, settings.tensorboard)
-        try:
-            trainer.fit()
-        finally:
-            trainer.watcher.end()
-            folder.end()
+        engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard))
+        trainer.fit()
+    finally:
+        folder.close()
     return folder
+
+
+UNIMPORTANT = {"about", "out", "tensorboard", "checkpoint_every", "teacher_recipe"}  # change nothing in a result
+
+
+def _must_be_free(folder: RunFolder, settings: Settings, resume: bool) -> None:
+    """Refuse to overwrite a run, or to go on with one that was made with other settings."""
+    if not folder.has_run:
+        return
+    if not resume:
+        raise MmardError(f"{folder.path} holds a run already; go on with --resume, or choose another out=")
+    old, new = (s.model_dump(mode="json", exclude=UNIMPORTANT) for s in (read_settings(folder.path), settings))
+    if changed := differences(old, new):
+        raise MmardError(f"{folder.path} was made with other settings: {'; '.join(changed)}; choose another out=")
 
 
 def _trainer(settings: Settings, data: DataSet, engine: Engine, folder: RunFolder, watcher: Watcher) -> Trainer:
@@ -107,10 +135,11 @@ def _trainer(settings: Settings, data: DataSet, engine: Engine, folder: RunFolde
         method=method_of(settings),
         threat=Threat(**settings.threat.model_dump()),
         student=student,
-        data=data,
+        train=data.train,
+        held_out=data.held_out,
         folder=folder,
         teachers={name: load_teacher(source, classes, channels) for name, source in sources.items()},
-        plan=Plan(**settings.train.model_dump()),
+        plan=plan_of(settings),
         averaging=Averaging(**settings.averaging.model_dump()),
         validation=Validation(**settings.validation.model_dump()),
         engine=engine,
@@ -119,31 +148,8 @@ def _trainer(settings: Settings, data: DataSet, engine: Engine, folder: RunFolde
         seed=settings.seed,
         checkpoint_every=settings.checkpoint_every,
         facts={"classes": list(data.train.classes), "settings": settings.resolved()},
-        watcher=watcher if engine.leads else Watcher(),
+        watcher=watcher if engine.is_global_zero else Watcher(),
     )
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model to be judged, the settings it came with, and where its results go."""
-
-    model: Classifier
-    settings: Settings
-    results: Path
-
-    @staticmethod
-    def of(source: str | Path, overrides: dict[str, Any]) -> "Subject":
-        """From a run folder, a weights file or a card; a card brings no settings, so its data set is an override."""
-        path = Path(source)
-        if path.is_dir():
-            path = RunFolder(path).best_file
-        if path.suffix == ".json":
-            return Subject(load_model(path), read_settings(None, overrides), path.with_suffix("") / "eval")
-        if not path.is_file():
-            raise MmardError(f"no model at {source}; expected a run folder, a .safetensors file or a card (.json)")
-        model, facts = load_weights(path)
-        trained = read_settings(None, facts.get("settings", {}))
-        return Subject(model.eval(), read_settings(trained, overrides), path.parent / "eval" / path.stem)
 
 
 def evaluate(
@@ -164,18 +170,25 @@ def evaluate(
         limit: judge on about so many test images, every class in proportion; None: all.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``, ``data__name=...``.
     """
-    source = source.path if isinstance(source, RunFolder) else source
+    path = find_model(source.path if isinstance(source, RunFolder) else source)
     trials = choose(attacks, suite(batch_size, seed))
-    subject = Subject.of(source, {key.replace("__", "."): value for key, value in overrides.items()})
-    settings = subject.settings
+    facts = load_weights(path)[1] if path.suffix != ".json" else {}
+    changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    settings = read_settings(read_settings(None, facts.get("settings", {})), changes)
+    model, threat = load_model(path), Threat(**settings.threat.model_dump())
+    test = data_of(settings).test
+    must_fit(model, str(path), len(test.classes), test.channels)
     engine = Engine(accelerator=settings.engine.accelerator)
-    images = _some(data_of(settings).test, limit).to(engine.device)
-    threat, model = Threat(**settings.threat.model_dump()), subject.model.to(engine.device)
+    images = some(test, limit, seed=0).to(engine.device)
+    model.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     scores = run_attacks(model, images, threat, trials, batch_size=batch_size, seed=seed, tick=tick)
-    scores.facts.update(model=str(source), data=settings.data.name, seed=seed, settings=settings.resolved())
-    scores.save(subject.results)
+    scores.facts.update(model=str(path), data=settings.data.name, seed=seed, settings=settings.resolved())
+    scores.save(_results_folder(path, [*trials] if attacks else [], len(images) if limit else 0, changes))
     return scores
 
 
-def _some(images: Images, limit: int | None) -> Images:
-    return images if limit is None or limit >= len(images) else images.take(stratified(images, limit, seed=0)[0])
+def _results_folder(path: Path, attacks: list[str], count: int, changes: dict[str, Any]) -> Path:
+    """A folder of its own for each kind of evaluation, so that a quick look never replaces a full one."""
+    parts = [path.stem, *attacks, *([f"{count}-images"] if count else [])]
+    parts += [f"{key}-{value}" for key, value in changes.items()]
+    return path.parent / "eval" / re.sub(r"[^\w.+-]", "-", "_".join(parts))[:120]

@@ -1,5 +1,6 @@
 """The command line."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -22,7 +23,8 @@ app = typer.Typer(
 
     Start with [bold]mmard demo[/bold] (three minutes on two cores, no download), then [bold]mmard ls[/bold].""",
 )
-out = Console()
+RANK = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))  # of several processes, the first one speaks
+out = Console(quiet=RANK != "0")
 RECIPE = typer.Argument(
     metavar="[RECIPE] [KEY=VALUE]...", help="A recipe (see mmard ls recipes) or .yaml file, and settings."
 )
@@ -62,12 +64,17 @@ def train(
     settings = config.read_settings(recipe, {k: v for k, v in given.items() if v is not None} | overrides)
     out.print(f"[bold]{settings.student}[/bold] on {settings.data.name}", highlight=False)
     out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
-    folder = api.train(settings, resume=resume, watch=lambda title: Bar(title, out))
-    best = max((r for r in folder.metrics() if "robust" in r), key=lambda r: (r["robust"], r["clean"]))
-    out.print(
-        f"best on the held-out split: epoch {best['epoch']}, clean {best['clean']:.2f} %, robust {best['robust']:.2f} %"
-    )
-    out.print(f"in {folder.path}; judge it on the test images: [bold]mmard eval {folder.path}[/bold]")
+    try:
+        folder = api.train(settings, resume=resume, watch=lambda title: Bar(title, out))
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command with --resume goes on")
+        raise typer.Exit(130) from None
+    judged = [r for r in folder.metrics() if "robust" in r]
+    for which, r in (("best", max(judged, key=lambda r: (r["robust"], r["clean"]))), ("last", judged[-1])):
+        out.print(
+            f"{which} on the held-out split: epoch {r['epoch']}, clean {r['clean']:.2f} %, robust {r['robust']:.2f} %"
+        )
+    out.print(f"judge the best on the test images: [bold]mmard eval {folder.path}[/bold]", soft_wrap=True)
 
 
 @app.command("eval")
@@ -87,7 +94,8 @@ def evaluate(
 ) -> None:
     """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
 
-    The table also goes to eval/ beside the weights: scores.json, scores.csv, verdicts.safetensors (sample × attack).
+    The table also goes to eval/ beside the weights, a folder for each choice of attacks, images and settings:
+    scores.json, scores.csv, verdicts.safetensors (sample × attack). A run's last checkpoint: RUN/last.safetensors.
     """
     from mmard.judging import judge
     from mmard.report.tables import compare_table, scores_table
@@ -165,8 +173,6 @@ def main() -> None:
     try:
         app()
     except MmardError as e:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/bold red] {escape(str(e))}", highlight=False)
+        which = "error" if RANK == "0" else f"error in process {RANK}"
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]{which}:[/bold red] {escape(str(e))}", highlight=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; go on with --resume")
-        sys.exit(130)

@@ -22,7 +22,7 @@ class DataSettings(Section):
     test: str | list[str] | None = None
     root: str | None = None
     label: str | None = None
-    size: int | None = None
+    size: Count | None = None
     held_out: Number = 0.1
     limit: Count | None = None
     test_limit: Count | None = None
@@ -83,7 +83,7 @@ class EngineSettings(Section):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: Count = 1
     nodes: Count = 1
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
 
 class Settings(Section):

@@ -16,6 +16,6 @@ def judge(source: str | Path, out: Console, attacks: str | None = None, **settin
         task = progress.add_task(str(source), total=None)
 
         def tick(name: str, done: int, total: int) -> None:
-            progress.update(task, description=f"{source}: {name}", completed=done, total=total)
+            progress.update(task, description=f"{source}: {name}", completed=done, total=total or None)
 
         return api.evaluate(source, attacks, tick=tick, **settings).rows()

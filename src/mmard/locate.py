@@ -49,7 +49,11 @@ def build_method(spec: str | dict[str, Any]) -> Method:
         if key not in known:
             raise unknown(f"parameter of method {name}", key, known)
         spec[key] = build_method(value) if key == "base" else _typed(value, known[key], f"method.{key}")
-    method = builder(**spec)
+    try:
+        inspect.signature(builder).bind(**spec)
+    except TypeError as e:
+        raise MmardError(f"method {name}: {e}") from e
+    method = _run(lambda: builder(**spec), f"method {name}", "fails")
     if not isinstance(method, Method):
         raise MmardError(f"{name} gave a {type(method).__name__}, expected a mmard.Method")
     return method
@@ -85,10 +89,10 @@ def _imported(place: str) -> Any:
     return _run(lambda: importlib.import_module(place), place)
 
 
-def _run(load: Callable[[], Any], place: str) -> Any:
+def _run(load: Callable[[], Any], place: str, what: str = "cannot be imported") -> Any:
     try:
         return load()
     except MmardError:
         raise
     except Exception as e:
-        raise MmardError(f"{place} cannot be imported: {type(e).__name__}: {e}") from e
+        raise MmardError(f"{place} {what}: {type(e).__name__}: {e}") from e

@@ -1,5 +1,7 @@
 """Losses on logits. Each returns one number per sample, (B,), in nats; the trainer takes the one mean."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,7 +37,7 @@ def entropy(logits: Tensor) -> Tensor:
 def js(a: Tensor, b: Tensor) -> Tensor:
     """Jensen–Shannon divergence of two rows of logits, symmetric, in [0, log 2]."""
     log_a, log_b = log_probs(a), log_probs(b)
-    log_m = torch.logaddexp(log_a, log_b) - torch.log(torch.tensor(2.0, dtype=a.dtype, device=a.device))
+    log_m = torch.logaddexp(log_a, log_b) - math.log(2)
     return 0.5 * ((log_a.exp() * (log_a - log_m)).sum(1) + (log_b.exp() * (log_b - log_m)).sum(1))
 
 
@@ -61,7 +63,8 @@ def mutual_information(a: Tensor, b: Tensor) -> Tensor:
 
     P = ½ (J + Jᵀ) with J the joint distribution, I = Σ P log(P / (P_row P_col)), in [0, log K]. Sample i's share is
     Σ_ab softmax(a_i)_a softmax(b_i)_b L_ab with L the log-ratio matrix, so the batch mean and its gradient are I's.
-    Being a plug-in estimate it is too large by about (K − 1)² / 2B nats on a batch of B independent samples.
+    A plug-in estimate: on B independent samples it is too large, by about K(K − 1) / 4B nats for confident predictions
+    (0.2 measured for K = 10, B = 128). The bias is not taken off: a constant has no gradient.
     """
     p = joint(a, b)
     p = (0.5 * (p + p.T)).clamp_min(torch.finfo(p.dtype).tiny)

@@ -4,10 +4,8 @@ import fcntl
 import json
 import os
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -27,6 +25,7 @@ class RunFolder:
         self.best_file = self.path / "best.safetensors"
         self.last_file = self.path / "last.safetensors"
         self._board: Any = None
+        self._lock: IO[str] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -35,50 +34,46 @@ class RunFolder:
             raise MmardError(f"{self.path} is no run folder: it has no settings.yaml")
         return yaml.safe_load(self.settings_file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out; the lock goes with the process, however that ends."""
+    def lock(self) -> None:
+        """Keep other processes out until `close`; the lock goes with the process, however that ends."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("a+")
+            self._lock = (self.path / ".lock").open("a+")
         except OSError as e:
-            raise MmardError(f"cannot write in {self.path}: {e.strerror}") from e
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
-                lock.seek(0)
-                holder = lock.read().strip() or "another"
-                raise MmardError(
-                    f"{self.path} is in use by process {holder}; wait for it, or choose another out="
-                ) from e
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            yield
+            raise MmardError(f"cannot write in {self.path}: {first_line(e)}") from e
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another"
+            raise MmardError(f"{self.path} is in use by process {holder}; wait, or choose another out=") from e
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
 
-    def begin(self, settings: dict[str, Any], resume: bool, tensorboard: bool = False) -> None:
-        """Write the settings of a new run, or check those of an old one; ``tensorboard`` copies the metrics there too.
+    @property
+    def has_run(self) -> bool:
+        """Has a run got so far that there is something to lose?"""
+        return self.checkpoint_file.exists() or self.best_file.exists() or bool(self.metrics())
 
-        Raises:
-            MmardError: when there is a run already and it is not to be resumed, or was made with other settings.
-        """
-        if self.settings_file.exists() and not resume:
-            raise MmardError(f"{self.path} holds a run already; go on with --resume, or choose another out=")
-        if self.settings_file.exists() and (changed := differences(self.settings, settings)):
-            raise MmardError(f"{self.path} was made with other settings: {'; '.join(changed)}; choose another out=")
+    def begin(self, settings: dict[str, Any], tensorboard: bool = False) -> None:
+        """Write the resolved settings; ``tensorboard`` copies the metrics there too."""
         write_text(self.settings_file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         self._board = _board(self.path / "tensorboard") if tensorboard else None
 
-    def end(self) -> None:
-        """Flush what is not on disk yet."""
-        if self._board is not None:
-            self._board.close()
+    def close(self) -> None:
+        """Flush what is not on disk yet and let others in."""
+        for file in (self._board, self._lock):
+            if file is not None:
+                file.close()
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a line to the metrics."""
-        with self.metrics_file.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(record) + "\n")
+        try:
+            with self.metrics_file.open("a", encoding="utf-8") as f:
+                f.write(json.dumps(record) + "\n")
+        except OSError as e:
+            raise MmardError(f"cannot write {self.metrics_file}: {first_line(e)}; the last checkpoint is kept") from e
         if self._board is not None:
             terms = {f"terms/{name}": value for name, value in record["terms"].items()}
             for name, value in ({k: v for k, v in record.items() if k != "terms"} | terms).items():
@@ -105,12 +100,12 @@ class RunFolder:
         """Write the checkpoint in one step."""
         write_whole(self.checkpoint_file, lambda part: torch.save(state, part))
 
-    def load(self, device: torch.device) -> dict[str, Any] | None:
+    def load(self) -> dict[str, Any] | None:
         """The checkpoint, or None where there is none yet. It is read with ``weights_only`` and can run no code."""
         if not self.checkpoint_file.exists():
             return None
         try:
-            state = load_safely(self.checkpoint_file, device)
+            state = load_safely(self.checkpoint_file)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
             raise MmardError(
                 f"{self.checkpoint_file} is no whole checkpoint ({first_line(e)}); remove it to start anew"

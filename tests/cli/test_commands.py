@@ -36,9 +36,9 @@ def test_train_eval_show_from_teacher_to_table(mmard: Run, tmp_path: Path) -> No
     judged = mmard("eval", "runs/teacher", "runs/s", "--attacks", "fgsm,pgd-20", "--limit", "100")
     assert judged.returncode == 0, judged.stderr
     assert "20 steps of 0.025, start uniform" in judged.stdout
-    scores = Scores.load(tmp_path / "runs/s/eval/best")
+    scores = Scores.load(tmp_path / "runs/s/eval/best_FGSM_PGD-20_100-images")
     assert scores.correct.shape == (100, 3)
-    rows = json.loads((tmp_path / "runs/s/eval/best/scores.json").read_text())["attacks"]
+    rows = json.loads((tmp_path / "runs/s/eval/best_FGSM_PGD-20_100-images/scores.json").read_text())["attacks"]
     assert [r["attack"] for r in rows] == ["clean", "FGSM", "PGD-20", "worst case"]
     shown = mmard("show", "runs/s")
     assert yaml.safe_load(shown.stdout.split("inner:")[0])["teacher"] == "runs/teacher"

@@ -2,8 +2,10 @@
 
 import fcntl
 import json
+import os
 import pickle
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,12 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "--method", "mine.py:build"], ["no file mine.py"]),
         (["train", "--method", "nopackage.module:build"], ["nopackage.module cannot be imported"]),
         (["train", "engine.accelerator=cuda"], ["this machine cannot run that"]),
+        (["train", "train.lr=-1"], ["lr -1"]),
+        (["train", "train.nesterov=true", "train.momentum=0"], ["nesterov needs a momentum"]),
+        (["train", "data.size=0"], ["'data.size' is 0"]),
+        (["train", "digits-rslad", "--student", "resnet17"], ["unknown model 'resnet17'"]),
+        (["train", "digits-rslad", "train.epochs=0"], ["epochs 0"]),
+        (["train", "--teacher", "runs/run"], ["cannot be its own teacher"]),
         (["eval", "nowhere"], ["no model at nowhere"]),
         (["eval", "seed=1"], ["no model given"]),
         (["ls", "method"], ["unknown list 'method'", "did you mean methods"]),
@@ -79,6 +87,8 @@ def test_an_unknown_option_is_answered_by_the_command_line_itself(mmard: Run) ->
         ("def build():\n    return 3\n", "gave a int, expected a mmard.Method"),
         ("def other():\n    pass\n", "unknown function in mine.py 'build'"),
         ("import nothing_of_this_name\n", "mine.py cannot be imported: ModuleNotFoundError"),
+        ("def build(a):\n    return a\n", "missing a required argument: 'a'"),
+        ("def build():\n    return 1 / 0\n", "fails: ZeroDivisionError"),
         ("def build(:\n", "mine.py cannot be imported: SyntaxError"),
     ],
 )
@@ -142,23 +152,34 @@ def test_a_broken_checkpoint_is_one_line_and_is_kept(content: bytes | None, mmar
     assert file.read_bytes() == kept
 
 
-def test_no_space_on_the_disk_is_one_line_and_keeps_what_was_there(finished: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the full disk; the last whole checkpoint is still loaded after it."""
-    import os
-    import sys
-
-    words = [*SHORT, "train.epochs=2", "student=cnn-16-3", "out=runs/full", "--method", "pgd_at"]
+def test_no_space_on_the_disk_is_one_line(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk."""
+    words = [*SHORT, "student=cnn-16-3", "out=runs/full", "--method", "pgd_at"]
     limited = f"ulimit -f 8; exec {sys.executable} -m mmard train {' '.join(words)}"
+    environment = {**os.environ, "COLUMNS": "300"}
     done = subprocess.run(
-        ["bash", "-c", limited],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "300"},
-        check=False,
+        ["bash", "-c", limited], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
     )
-    assert_one_line(done, "cannot write", "File too large", "--resume")
-    assert not list((tmp_path / "runs/full").glob(".*.part"))
+    assert_one_line(done, "cannot write", "File too large")
+
+
+def test_a_first_failed_attempt_does_not_block_the_folder(mmard: Run, digits_teacher: Path) -> None:
+    assert mmard("train", *SHORT).returncode == 2
+    assert mmard("train", *SHORT, "--teacher", digits_teacher).returncode == 0
+
+
+def test_a_quick_look_never_replaces_a_full_evaluation(mmard: Run, finished: Path) -> None:
+    assert mmard("eval", "runs/run", "--attacks", "fgsm").returncode == 0
+    full = finished / "eval/best_FGSM/scores.json"
+    before = full.read_text()
+    assert mmard("eval", "runs/run", "--attacks", "fgsm", "--limit", "20").returncode == 0
+    assert mmard("eval", "runs/run", "--attacks", "fgsm", "threat.eps=0").returncode == 0
+    assert full.read_text() == before
+
+
+def test_a_model_for_other_images_is_one_line(mmard: Run, tmp_path: Path) -> None:
+    save_weights(tmp_path / "t.safetensors", small_net(classes=10, channels=3))
+    assert_one_line(mmard("eval", "t.safetensors"), "has 10 classes and 3 channels, the data 10 and 1")
 
 
 BURST = """
@@ -176,7 +197,7 @@ def build():
 def test_a_loss_that_is_not_finite_names_step_and_term(mmard: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(BURST)
     done = mmard("train", *SHORT, "train.epochs=2", "--method", "mine.py:build")
-    assert_one_line(done, "not finite at step", "term 'burst'", "last good checkpoint is kept")
+    assert_one_line(done, "loss term 'burst' is not finite at step", "last good checkpoint is kept")
     assert (tmp_path / "runs/run/checkpoint.pt").exists()
 
 
@@ -189,5 +210,5 @@ def test_data_without_images_or_with_one_class_is_one_line(mmard: Run, tmp_path:
             image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "one" / split / "red" / f"{i}.png")
         (tmp_path / "none" / split).mkdir(parents=True)
     common = ["--method", "pgd_at", "data.name=imagefolder"]
-    assert_one_line(mmard("train", *common, "data.root=one"), "no label column among image")
+    assert_one_line(mmard("train", *common, "data.root=one"), "all of one class")
     assert_one_line(mmard("train", *common, "data.root=none"), "cannot load data set 'imagefolder'")

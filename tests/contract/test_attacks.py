@@ -90,6 +90,24 @@ def test_eps_zero_changes_nothing(name: str) -> None:
     assert torch.equal(attack(Linear(16), x, torch.zeros(3, dtype=torch.long), Threat(eps=0)), x)
 
 
+def test_autoattack_on_a_linear_model_fells_just_who_can_be_felled() -> None:
+    """Inside the pixel range, class k beats y within L∞ eps just where the margin is below eps·‖w_y − w_k‖₁."""
+    draw = torch.Generator().manual_seed(1)
+    w, x = torch.randn(4, 16, generator=draw), 0.3 + 0.4 * torch.rand(40, 1, 4, 4, generator=draw)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4, bias=False))
+    model[1].weight.data = w  # type: ignore[union-attr, assignment]
+    logits = model(x)
+    y = logits.argmax(1)
+    gap = logits.gather(1, y[:, None]) - logits
+    price = (w[y][:, None] - w[None]).abs().sum(2)
+    radius = (gap / price.clamp_min(1e-9)).scatter(1, y[:, None], float("inf")).amin(1).detach()
+    eps = radius.median().item()
+    x_adv = AutoAttack()(model, x, y, Threat(eps=eps))
+    clear = (radius / eps - 1).abs() > 0.02
+    assert torch.equal((model(x_adv).argmax(1) == y)[clear], (radius > eps)[clear])
+    assert 10 < (radius > eps).sum() < 30
+
+
 def test_steps_are_a_quarter_of_eps_and_one_step_is_the_whole() -> None:
     threat = Threat(eps=8 / 255)
     assert Pgd(steps=20).step_for(threat) == pytest.approx(2 / 255)

@@ -11,8 +11,7 @@ from pyautoattack import AutoAttack as Package
 from torch import Tensor, nn
 
 from mmard import MmardError, Scores, Threat
-from mmard.attacks.auto import AutoAttack
-from mmard.data.images import DataSet, cut
+from mmard.data.images import DataSet, split
 from mmard.evaluation.evaluate import choose, evaluate, suite
 from mmard.evaluation.scores import wilson
 from mmard.methods import pgd_at
@@ -25,14 +24,15 @@ from mmard.training.trainer import Trainer
 def trained(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     """A classifier that is right on most of the blobs and can be fooled on some."""
 
-    data = cut("blobs", blobs(200), blobs(80, seed=1), held_out=0.2, limit=None, test_limit=None, seed=0)
+    data = split("blobs", blobs(200), blobs(80, seed=1), held_out=0.2, seed=0)
     folder = RunFolder(tmp_path_factory.mktemp("run"))
     net = small_net()
     Trainer(
         method=pgd_at(),
         threat=Threat(eps=0.1),
         student=net,
-        data=data,
+        train=data.train,
+        held_out=data.held_out,
         folder=folder,
         plan=Plan(epochs=2, batch_size=40, lr=0.1),
     ).fit()
@@ -40,12 +40,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
 
 
 def test_autoattack_gives_each_sample_the_packages_own_verdict(trained: nn.Module, tiny: DataSet) -> None:
-    x, y, _ = tiny.test.batch(slice(0, 10))
+    images = tiny.test.take(torch.arange(14))
+    x, y, _ = images.batch(slice(None))
     threat = Threat(eps=0.22)
-    ours = trained(AutoAttack(batch_size=10, seed=3)(trained, x, y, threat)).argmax(1) == y
+    trials = choose("autoattack", suite(batch_size=9, seed=3))  # two batches
+    ours = evaluate(trained, images, threat, trials, batch_size=9).correct[:, 1]
     package = Package(trained, norm="Linf", eps=threat.eps, version="standard", seed=3)
     package.apgd_targeted.n_target_classes = package.fab.n_target_classes = 3
-    x_adv, _ = package.run_standard_evaluation(x.contiguous(), y, batch_size=10)
+    x_adv, _ = package.run_standard_evaluation(x.contiguous(), y, batch_size=9)
     theirs = trained(x_adv).argmax(1) == y
     assert torch.equal(ours, theirs)
     assert 0 < theirs.sum() < len(y)  # a case that tells something: some fall and some stand
@@ -119,3 +121,8 @@ def test_a_model_that_fits_not_is_one_clear_line(logits: Tensor, words: str, tin
 def test_an_unknown_attack_names_the_nearest() -> None:
     with pytest.raises(MmardError, match="did you mean pgd-20"):
         choose("pgd-2", suite())
+
+
+def test_autoattack_on_few_classes_is_refused_before_anything_runs(tiny: DataSet) -> None:
+    with pytest.raises(MmardError, match="AutoAttack needs at least 4 classes, the data has 2; leave it out"):
+        evaluate(small_net(classes=2), blobs(10, classes=2), Threat(eps=0.1))

@@ -1,6 +1,8 @@
 """The loop: resume is bit-equal, terms keep their state, a loss that is not finite stops, averages are averages."""
 
+import errno
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,8 @@ def trainer(data: DataSet, folder: Path, method: Method | None = None, **changes
         method=method,
         threat=THREAT,
         student=small_net(),
-        data=data,
+        train=data.train,
+        held_out=data.held_out,
         folder=RunFolder(folder),
         **{**settings, **changes},  # type: ignore[arg-type]
     )
@@ -127,9 +130,11 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tiny
     def breaks(v: Views) -> Tensor:
         return v.nat.student.sum(1) * (math.nan if v.progress >= 0.5 else 1)
 
-    with pytest.raises(MmardError, match=r"not finite at step 6, term 'breaks'; the last good checkpoint is kept"):
+    with pytest.raises(
+        MmardError, match=r"loss term 'breaks' is not finite at step 6; the last good checkpoint is kept"
+    ):
         trainer(tiny, tmp_path, Method(outer=hard_nat + 0.01 * breaks)).fit()
-    state = RunFolder(tmp_path).load(torch.device("cpu"))
+    state = RunFolder(tmp_path).load()
     assert state is not None
     assert state["step"] == 4
     assert all(t.isfinite().all() for t in state["student"].values())
@@ -165,7 +170,7 @@ def test_averages_are_averages(tiny: DataSet) -> None:
         for step, value in enumerate((1.0, 2.0, 3.0)):
             nn.init.constant_(net[1].weight, value)
             average.update(progress=(step + 1) / 3, end_of_epoch=True)
-            guess = average.best_guess([])
+            guess = average.model_to_judge([])
             assert guess[1].weight[0, 0].item() == pytest.approx(expected[step])  # type: ignore[index]
 
 
@@ -197,7 +202,7 @@ def test_schedules(plan: Plan, expected: dict[float, float]) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_trains_two_epochs_and_lowers_its_loss(name: str, tiny: DataSet, tmp_path: Path) -> None:
+def test_every_method_trains_and_lowers_its_loss(name: str, tiny: DataSet, tmp_path: Path) -> None:
     trainer(tiny, tmp_path, METHODS[name](), plan=Plan(epochs=4, batch_size=40, lr=0.05)).fit()
     losses = [r["loss"] for r in RunFolder(tmp_path).metrics()]
     assert losses[-1] < losses[0]
@@ -206,3 +211,55 @@ def test_every_method_trains_two_epochs_and_lowers_its_loss(name: str, tiny: Dat
 def test_a_batch_larger_than_the_data_names_the_cure(tiny: DataSet, tmp_path: Path) -> None:
     with pytest.raises(MmardError, match="batch_size 500 > 160 training images"):
         trainer(tiny, tmp_path, plan=Plan(batch_size=500))
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_gradient_that_is_not_finite_never_reaches_the_checkpoint(
+    clip: float | None, tiny: DataSet, tmp_path: Path
+) -> None:
+    """The loss of the epoch's last step is finite and its gradient is not: only the weights tell."""
+
+    @term("√0 at the end of the second epoch")
+    def root(v: Views) -> Tensor:
+        return (v.nat.student[:, 0] * (0 if v.progress > 0.57 else 1)).square().sqrt()
+
+    plan = Plan(epochs=3, batch_size=40, lr=0.05, clip=clip)
+    with pytest.raises(MmardError, match="a weight is not finite at step 7"):
+        trainer(tiny, tmp_path, Method(outer=hard_nat + 0.01 * root), plan=plan, averaging=Averaging()).fit()
+    state = RunFolder(tmp_path).load()
+    assert state is not None
+    assert state["step"] == 4
+    assert all(t.isfinite().all() for t in state["student"].values())
+
+
+def test_a_disk_that_fills_loses_nothing(tiny: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer(tiny, tmp_path / "whole").fit()
+    sync, calls = os.fsync, []
+
+    def fills(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", fills)
+        with pytest.raises(MmardError, match="No space left on device; the file from before is kept"):
+            trainer(tiny, tmp_path / "cut").fit()
+    state = RunFolder(tmp_path / "cut").load()
+    assert state is not None
+    assert 0 < state["step"] < 12
+    trainer(tiny, tmp_path / "cut").fit()
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_kill_between_metrics_and_checkpoint_loses_no_line(
+    tiny: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer(tiny, tmp_path / "whole").fit()
+    with monkeypatch.context() as killed:
+        killed.setattr(RunFolder, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tiny, tmp_path / "cut").fit()
+    trainer(tiny, tmp_path / "cut").fit()
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")

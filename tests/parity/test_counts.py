@@ -22,7 +22,7 @@ from mmard.training.step import make_example, outer_losses
 from . import nets
 
 # a step with PGD-10: forwards of the student, of the teacher, and which images the student sees in training mode
-# (c natural, a adversarial), as in the columns "teacher" and "order" of shared/methods.md
+# (c natural, a adversarial), as in the columns "teacher" and "order" of the papers
 STEP: dict[str, tuple[Method, int, int, str]] = {
     # name                  method                       student     teacher    order
     "standard":             (standard(),                 1,          0,         "c"),

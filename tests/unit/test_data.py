@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mmard import MmardError
 from mmard.data.augment import augment, random_crop
-from mmard.data.images import Images, cut
+from mmard.data.images import Images, split
 from mmard.data.sources import load
 
 
@@ -99,18 +99,18 @@ def test_one_class_is_too_few() -> None:
     images = blobs(40)
     one = images.take((images.labels == 0).nonzero().squeeze(1))
     with pytest.raises(MmardError, match="all of one class"):
-        cut("one", one, images, held_out=0.2, limit=None, test_limit=None, seed=0)
+        split("one", one, images, held_out=0.2, seed=0)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two classes of coloured PNGs in train/ and test/."""
     image = pytest.importorskip("PIL.Image")
-    for split, count in (("train", 8), ("test", 4)):
+    for part, count in (("train", 8), ("test", 4)):
         for name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
-            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / part / name).mkdir(parents=True)
             for i in range(count):
-                image.new("RGB", (12 if i else 10, 10), colour).save(tmp_path / split / name / f"{i}.png")
+                image.new("RGB", (12 if i else 10, 10), colour).save(tmp_path / part / name / f"{i}.png")
     return tmp_path
 
 

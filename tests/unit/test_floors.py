@@ -13,7 +13,6 @@ FLOORS = [
     {"training", "report"},
     {"config", "locate", "cli", "api", "judging", "demo", "catalogue", "__init__", "__main__"},
 ]
-# data and models are nouns to the floor above; within floor 1 only these look at each other
 FLOOR_OF = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(SRC.rglob("*.py"))
 
@@ -28,6 +27,8 @@ def imported(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mmard":
             names |= {node.module.split(".")[1]} if "." in node.module else {a.name for a in node.names}
+        if isinstance(node, ast.Import):
+            names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("mmard.")}
     return names & FLOOR_OF.keys()
 
 

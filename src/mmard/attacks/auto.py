@@ -2,10 +2,9 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from mmard.core.threat import Threat
 from mmard.core.views import Predict
 
 NORMS = {"linf": "Linf", "l2": "L2"}
+MIN_CLASSES = 4  # the targeted DLR loss divides by a difference of the first and the fourth logit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +22,12 @@ class AutoAttack:
     """AutoAttack (Croce & Hein, 2020, arXiv 2003.01690), ``standard``: APGD-CE, APGD-T, FAB-T, Square.
 
     Args:
-        version: ``"standard"``, or ``"rand"`` for randomised models.
         batch_size: images attacked at once.
         seed: of the package's random starts.
 
     With C < 10 classes the two targeted attacks aim at the C − 1 that there are. Pixels must have the range [0, 1].
     """
 
-    version: Literal["standard", "rand"] = "standard"
     batch_size: int = 500
     seed: int = 0
 
@@ -41,11 +39,10 @@ class AutoAttack:
             return x.clone()
         with torch.no_grad():
             classes = predict(x[:1]).shape[1]
-        if classes < 4:
-            raise MmardError(f"AutoAttack's targeted loss needs at least 4 classes, got {classes}; use pgd and cw")
+        if classes < MIN_CLASSES:
+            raise MmardError(f"AutoAttack's targeted loss needs at least {MIN_CLASSES} classes, got {classes}")
         runner = self.package(predict, classes, x.device, threat)
-        with _quiet():
-            x_adv, _ = runner.run_standard_evaluation(x.contiguous(), y, batch_size=self.batch_size)
+        x_adv, _ = runner.run_standard_evaluation(x.contiguous(), y, batch_size=self.batch_size)
         return x_adv  # type: ignore[no-any-return]
 
     def package(self, predict: Predict, classes: int, device: torch.device, threat: Threat):  # type: ignore[no-untyped-def]
@@ -53,25 +50,38 @@ class AutoAttack:
         from pyautoattack import AutoAttack as Package
 
         runner = Package(
-            predict, norm=NORMS[threat.norm], eps=threat.eps, version=self.version, seed=self.seed, device=device
+            predict, norm=NORMS[threat.norm], eps=threat.eps, version="standard", seed=self.seed, device=device
         )
         targets = min(9, classes - 1)
         runner.apgd_targeted.n_target_classes = runner.fab.n_target_classes = targets
         return runner
 
     def __str__(self) -> str:
-        return f"AutoAttack {self.version} (pyautoattack)"
+        return "AutoAttack standard (pyautoattack)"
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The package logs a line per batch; its warnings stay, because they may be findings."""
-    logger = logging.getLogger("auto-attack")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+def listening(tick: Callable[[int], None]) -> Iterator[None]:
+    """Call ``tick`` with the number of batches done, which the package says in its log; its warnings still show."""
+    logger, level = logging.getLogger("auto-attack"), logging.getLogger("auto-attack").level
+
+    class Ear(logging.Handler):
+        batches = 0
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if "successfully perturbed" in record.getMessage():
+                self.batches += 1
+                tick(self.batches)
+            elif record.levelno >= logging.WARNING:
+                warnings.warn(f"AutoAttack: {record.getMessage()}", stacklevel=2)
+
+    ear, propagates = Ear(), logger.propagate
+    logger.addHandler(ear)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            yield
+        yield
     finally:
+        logger.removeHandler(ear)
         logger.setLevel(level)
+        logger.propagate = propagates

@@ -21,7 +21,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         MmardError: when the disk is full or not writable; the old file is untouched.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.part")  # one name: a kill leaves at most one behind
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(part)
@@ -32,9 +32,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
         if isinstance(e, OSError) or _is_disk_error(e):
             kept = "; the file from before is kept" if path.exists() else ""
-            raise MmardError(
-                f"cannot write {path}: {first_line(e)}{kept}; free some space and go on with --resume"
-            ) from e
+            raise MmardError(f"cannot write {path}: {first_line(e)}{kept}; free some space and start it again") from e
         raise
 
 
@@ -59,11 +57,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def load_safely(path: Path, device: torch.device) -> Any:
-    """What `torch.save` wrote, tensors and plain values only: loading it can run no code. Errors are torch's own."""
+def load_safely(path: Path) -> Any:
+    """What `torch.save` wrote, onto the CPU, tensors and plain values only: loading it can run no code. Errors are torch's own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # hints to the authors of odd pickles, not to our users
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def sha256(path: Path) -> str:

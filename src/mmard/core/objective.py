@@ -1,6 +1,8 @@
 """Terms and their weighted sums: what an attack ascends and what training descends."""
 
 import inspect
+import re
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -24,10 +26,15 @@ class Term:
     params: tuple[tuple[str, Any], ...] = ()
 
     def __call__(self, views: Views) -> Tensor:
-        value = self.function(views, **dict(self.params))
-        if value.shape != views.y.shape:
+        try:
+            value = self.function(views, **dict(self.params))
+        except (AttributeError, NameError, TypeError, ValueError, LookupError, ArithmeticError) as e:
+            if isinstance(e, MmardError):
+                raise
+            raise MmardError(f"term {self.name!r} fails ({_place(e)}): {type(e).__name__}: {e}") from e
+        if not isinstance(value, Tensor) or value.shape != views.y.shape:
             raise MmardError(
-                f"term {self.name!r} gave shape {tuple(value.shape)}, expected one number per sample "
+                f"term {self.name!r} gave {_shape(value)}, expected one number per sample "
                 f"{tuple(views.y.shape)}: use reduction='none' and no mean over the batch"
             )
         return value
@@ -41,7 +48,7 @@ class Term:
     def __str__(self) -> str:
         params = {k: p.default for k, p in inspect.signature(self.function).parameters.items()} | dict(self.params)
         shown = {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in params.items()}
-        return self.formula.format_map(shown)
+        return re.sub(r"\{(\w+)\}", lambda m: shown.get(m[1], m[0]), self.formula)
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,16 @@ class Objective:
 
 
 nothing = Objective()
+
+
+def _shape(value: object) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _place(e: Exception) -> str:
+    """File and line where an exception was raised."""
+    last = traceback.extract_tb(e.__traceback__)[-1]
+    return f"{last.filename}, line {last.lineno}"
 
 
 def _bind(term: Term, params: dict[str, Any]) -> Term:

@@ -39,11 +39,9 @@ class Threat:
             raise MmardError(f"norm {self.norm!r} is not known; expected 'linf' or 'l2'")
         if not self.eps >= 0:
             raise MmardError(f"eps {self.eps:g} is negative; expected a radius such as 8/255")
-        if self.norm == "linf" and self.eps > self.upper - self.lower:
-            raise MmardError(
-                f"eps {self.eps:g} > {self.upper - self.lower:g}, the whole range of a pixel: "
-                f"is it in 255ths? then write {self.eps:g}/255"
-            )
+        most = self.upper - self.lower if self.norm == "linf" else 16.0  # L2: larger than any radius in use
+        if self.eps > most:
+            raise MmardError(f"eps {self.eps:g} > {most:g}: is it in 255ths? then write {self.eps:g}/255")
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """``x_adv`` (B, ...) brought into the ball around ``x`` first, then into the pixel range."""

@@ -73,9 +73,15 @@ class Images:
         return x.float().div_(255), self.labels[rows], self.index[rows]
 
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel, of pixels in [0, 1]."""
-        values = self.pixels.transpose(0, 1).flatten(1).double() / 255
-        return tuple(values.mean(1).tolist()), tuple(values.std(1).clamp_min(1e-3).tolist())
+        """Mean and standard deviation of each channel, of pixels in [0, 1]; exact, from counts of the 256 levels."""
+        counts = torch.zeros(self.channels, 256, dtype=torch.float64)
+        for part in torch.split(self.pixels, 1000):
+            for c in range(self.channels):
+                counts[c] += torch.bincount(part[:, c].flatten().int(), minlength=256).cpu()
+        levels, n = torch.arange(256, dtype=torch.float64) / 255, counts.sum(1)
+        mean = counts @ levels / n
+        variance = (counts * (levels - mean[:, None]).square()).sum(1) / (n - 1).clamp_min(1)
+        return tuple(mean.tolist()), tuple(variance.sqrt().clamp_min(1e-3).tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,36 +93,30 @@ class DataSet:
     held_out: Images
     test: Images
 
-    def to(self, device: torch.device) -> "DataSet":
-        """All of it on a device."""
-        return replace(self, train=self.train.to(device), held_out=self.held_out.to(device), test=self.test.to(device))
 
-
-def stratified(images: Images, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows of ``count`` images with every class in proportion, and the rows left over; both sorted."""
-    draw = np.random.default_rng(seed)
-    labels, chosen = images.labels.numpy(), []
-    quota = np.bincount(labels, minlength=len(images.classes)) * count / len(images)
+def stratified(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows of ``count`` samples with every class in proportion, and the rows left over; both sorted."""
+    draw, y, chosen = np.random.default_rng(seed), labels.numpy(), []
+    quota = np.bincount(y) * count / len(y)
     extra = np.argsort(quota % 1, kind="stable")[::-1][: count - int(np.floor(quota).sum())]  # largest remainders
-    for k in range(len(images.classes)):
-        rows = draw.permutation(np.flatnonzero(labels == k))
+    for k in range(len(quota)):
+        rows = draw.permutation(np.flatnonzero(y == k))
         chosen.append(rows[: int(quota[k]) + (k in extra)])
-    inside = np.zeros(len(images), bool)
+    inside = np.zeros(len(y), bool)
     inside[np.concatenate(chosen)] = True
     return torch.from_numpy(np.flatnonzero(inside)), torch.from_numpy(np.flatnonzero(~inside))
 
 
-def cut(
-    name: str, train: Images, test: Images, *, held_out: float, limit: int | None, test_limit: int | None, seed: int
-) -> DataSet:
-    """Cut the held-out split from the training set, by class and by seed; the limits keep a part, for small work."""
+def some(images: Images, limit: int | None, seed: int) -> Images:
+    """About ``limit`` of the images, every class in proportion; all of them without a limit."""
+    return images if limit is None or limit >= len(images) else images.take(stratified(images.labels, limit, seed)[0])
+
+
+def split(name: str, train: Images, test: Images, *, held_out: float, seed: int) -> DataSet:
+    """Cut the held-out split from the training set, by class and by seed."""
     if not 0 < held_out < 1:
         raise MmardError(f"held_out {held_out:g} is no share of the training set; expected for instance 0.1")
-    if limit is not None and limit < len(train):
-        train = train.take(stratified(train, limit, seed)[0])
-    if test_limit is not None and test_limit < len(test):
-        test = test.take(stratified(test, test_limit, seed)[0])
-    outside, inside = stratified(train, max(1, round(held_out * len(train))), seed)
+    outside, inside = stratified(train.labels, max(1, round(held_out * len(train))), seed)
     parts = DataSet(name, train.take(inside), train.take(outside), test)
     for part, images in (("training", parts.train), ("held-out", parts.held_out), ("test", parts.test)):
         if len(images) == 0:

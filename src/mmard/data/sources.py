@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from mmard.core.errors import MmardError, first_line
-from mmard.data.images import DataSet, Images, cut, stratified
+from mmard.data.images import DataSet, Images, some, split, stratified
 
 SOURCES = {
     "digits": "1,797 handwritten digits, 8×8 grey, 10 classes, from scikit-learn; nothing to download",
@@ -44,15 +44,20 @@ def load(
         limit, test_limit: keep about so many images of each, every class in proportion.
         seed: of the splits.
     """
-    limits = {"held_out": held_out, "limit": limit, "test_limit": test_limit, "seed": seed}
     if name == "digits":
-        return cut(name, *_digits(), **limits)  # type: ignore[arg-type]
-    splits = _open(name, train, test, root)
-    test_name = next((s for s in TEST_SPLITS if s in splits), None)
-    if "train" not in splits or test_name is None:
-        raise MmardError(f"{name} has the splits {', '.join(splits)}; expected train and {' or '.join(TEST_SPLITS)}")
-    parts = [_images(splits[s], label, size, n, seed) for s, n in (("train", limit), (test_name, test_limit))]
-    return cut(name, *parts, **limits)  # type: ignore[arg-type]
+        train_images, test_images = (
+            some(images, n, seed) for images, n in zip(_digits(), (limit, test_limit), strict=True)
+        )
+    else:
+        splits = _open(name, train, test, root)
+        test_name = next((s for s in TEST_SPLITS if s in splits), None)
+        if "train" not in splits or test_name is None:
+            raise MmardError(
+                f"{name} has the splits {', '.join(splits)}; expected train and {' or '.join(TEST_SPLITS)}"
+            )
+        train_images = _images(splits["train"], label, size, limit, seed)
+        test_images = _images(splits[test_name], label, size, test_limit, seed)
+    return split(name, train_images, test_images, held_out=held_out, seed=seed)
 
 
 def _digits() -> tuple[Images, Images]:
@@ -61,7 +66,7 @@ def _digits() -> tuple[Images, Images]:
     bunch = load_digits()
     pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
     whole = Images.of(pixels, bunch.target, tuple(map(str, range(10))))
-    test, train = stratified(whole, 360, seed=0)
+    test, train = stratified(whole.labels, 360, seed=0)
     return whole.take(train), whole.take(test)
 
 
@@ -83,7 +88,7 @@ def _open(name: str, train: Any, test: Any, root: str | None) -> Any:
         if name == "imagefolder":
             if not root:
                 raise MmardError("imagefolder needs data.root=FOLDER with train/ and test/ in it")
-            return datasets.load_dataset("imagefolder", data_dir=root)
+            return datasets.load_dataset("imagefolder", data_dir=root, drop_labels=False)
         if "/" not in name:
             raise MmardError(f"unknown data set {name!r}; known: {', '.join(SOURCES)}")
         return datasets.load_dataset(name)
@@ -98,10 +103,11 @@ def _images(rows: Any, label: str | None, size: int | None, limit: int | None, s
     image_column, label_column, classes = _columns(rows, label)
     labels = np.asarray(rows[label_column], dtype=np.int64)
     classes = classes or tuple(str(k) for k in range(int(labels.max(initial=-1)) + 1))
+    if labels.min(initial=0) < 0:
+        raise MmardError(f"labels go down to {labels.min()}; is this split without labels?")
     index = torch.arange(len(labels))
     if limit is not None and limit < len(labels):
-        shell = Images.of(np.zeros((len(labels), 1, 1, 1), np.uint8), labels, classes)
-        index = stratified(shell, limit, seed)[0]
+        index = stratified(torch.from_numpy(labels), limit, seed)[0]
         rows, labels = rows.select(index.tolist()), labels[index.numpy()]
     if len(labels) == 0:
         raise MmardError("the data set is empty: 0 images")

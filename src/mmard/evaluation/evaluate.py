@@ -1,14 +1,15 @@
 """Attacks × model → Scores. In fp32, in evaluation mode, on all the images given."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks.auto import AutoAttack
+from mmard.attacks.auto import MIN_CLASSES, AutoAttack, listening
 from mmard.attacks.cw import cw
 from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.errors import MmardError, unknown
@@ -19,15 +20,25 @@ from mmard.data.images import Images
 from mmard.evaluation.scores import CLEAN, Scores
 
 Tick = Callable[[str, int, int], None]
-"""Progress: (attack, samples done, samples in all)."""
+"""Progress: (attack, samples done, samples in all); for AutoAttack (…, batches done, 0)."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """An attack with the line that describes it."""
+    """An attack with the line that describes it.
+
+    Attributes:
+        batches_itself: give it the whole set at once.
+        classes: how many it needs.
+    """
 
     attack: Attack
     detail: Callable[[Threat], str]
+    batches_itself: bool = False
+    classes: int = 2
+
+
+NO_ATTACK = Trial(lambda _predict, x, _y, _threat: x, lambda _: "no attack")
 
 
 def _trial(pgd: Pgd, attack: Attack, loss: str) -> Trial:
@@ -46,7 +57,7 @@ def suite(batch_size: int = 500, seed: int = 0) -> dict[str, Trial]:
         "FGSM": _trial(fgsm, untargeted(fgsm), "cross-entropy"),
         "PGD-20": _trial(pgd, untargeted(pgd), "cross-entropy"),
         "C&W": _trial(margin, cw(margin), "margin loss"),
-        "AutoAttack": Trial(auto, lambda _: str(auto)),
+        "AutoAttack": Trial(auto, lambda _: str(auto), batches_itself=True, classes=MIN_CLASSES),
     }
 
 
@@ -83,33 +94,54 @@ def evaluate(
         MmardError: when the model has another number of classes than the data, or its logits are not finite.
     """
     trials = suite(batch_size, seed) if trials is None else trials
+    for name, trial in trials.items():
+        if len(images.classes) < trial.classes:
+            have = f"{trial.classes} classes, the data has {len(images.classes)}"
+            raise MmardError(f"{name} needs at least {have}; leave it out: --attacks fgsm,pgd-20,cw")
     columns, seconds = [], []
-    with held_still(model):
-        for name, trial in {CLEAN: None, **trials}.items():
+    with held_still(model), full_precision():
+        for name, trial in {CLEAN: NO_ATTACK, **trials}.items():
             begun = time.perf_counter()
             torch.manual_seed(seed)
             columns.append(_column(model, images, threat, trial, batch_size, partial(tick, name)))
             seconds.append(time.perf_counter() - begun)
-    details = ("no attack", *(t.detail(threat) for t in trials.values()))
-    return Scores(
-        torch.stack(columns, 1), (CLEAN, *trials), details, tuple(seconds), images.index.cpu(), {"threat": str(threat)}
-    )
+    details = tuple(trial.detail(threat) for trial in (NO_ATTACK, *trials.values()))
+    facts = {"threat": str(threat)}
+    return Scores(torch.stack(columns, 1), (CLEAN, *trials), details, tuple(seconds), images.index.cpu(), facts)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No TF32: convolutions on GPUs would else round to ten bits, by PyTorch's default."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _column(
     model: nn.Module,
     images: Images,
     threat: Threat,
-    trial: Trial | None,
+    trial: Trial,
     batch_size: int,
     tick: Callable[[int, int], None],
 ) -> Tensor:
-    verdicts = []
-    for start in range(0, len(images), batch_size):
+    """Who is still right, (N,)."""
+    n, verdicts = len(images), []
+    if trial.batches_itself:
+        x, y, _ = images.batch(slice(None))
+        with listening(lambda done: tick(done, 0)):
+            x_adv = trial.attack(model, x, y, threat)
+        batches = zip(torch.split(x_adv, batch_size), torch.split(y, batch_size), strict=True)
+        return torch.cat([_right(model, *b, len(images.classes)) for b in batches]).cpu()
+    for start in range(0, n, batch_size):
         x, y, _ = images.batch(slice(start, start + batch_size))
-        x_adv = x if trial is None else trial.attack(model, x, y, threat)
+        x_adv = trial.attack(model, x, y, threat)
         verdicts.append(_right(model, x_adv, y, len(images.classes)))
-        tick(min(start + batch_size, len(images)), len(images))
+        tick(min(start + batch_size, n), n)
     return torch.cat(verdicts).cpu()
 
 

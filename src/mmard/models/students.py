@@ -58,6 +58,8 @@ class Classifier(nn.Module):
         self.normalizes = bool(architecture.mean)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != self.architecture.channels:  # normalisation would broadcast a wrong number silently
+            raise MmardError(f"images have {x.shape[1]} channels, the model takes {self.architecture.channels}")
         return self.net((x - self.mean) / self.std if self.normalizes else x)  # type: ignore[no-any-return]
 
 

@@ -9,7 +9,7 @@ from mmard.core.errors import MmardError, first_line
 from mmard.core.files import read_json, sha256
 from mmard.core.validate import Section, validated
 from mmard.models.students import Architecture, Classifier, build
-from mmard.models.weights import fit, load_weights, read_state
+from mmard.models.weights import describes_itself, fit, load_weights, read_state
 
 
 class Card(Section):
@@ -42,6 +42,11 @@ class Card(Section):
         """Read a card from JSON; an unknown or a missing key is an error."""
         return validated(Card, read_json(path), f"the card {path}: key")
 
+    def of(self) -> Architecture:
+        """What to build."""
+        shape = {"classes": self.classes, "channels": self.channels}
+        return Architecture(name=self.architecture, **shape, mean=self.mean, std=self.std)
+
     def weights(self, beside: Path) -> Path:
         """The file itself, fetched from the hub where the card says so, its hash checked."""
         if (self.file is None) == (self.hub is None):
@@ -67,37 +72,47 @@ def _from_hub(where: dict[str, str]) -> Path:
         raise MmardError(f"{where['repo']}/{where['filename']} did not come from the hub: {first_line(e)}") from e
 
 
+def find_model(source: str | Path) -> Path:
+    """The file behind a run folder (its best checkpoint), a ``.safetensors`` file or a card (.json)."""
+    path = Path(source).expanduser()
+    path = path / "best.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise MmardError(f"no model at {source}; expected a run folder, a .safetensors file or a card (.json)")
+    return path
+
+
 def load_model(source: str | Path) -> Classifier:
-    """A classifier in evaluation mode, from a run folder, a ``.safetensors`` file of this package, or a card (.json).
+    """A classifier in evaluation mode, from whatever `find_model` finds.
 
     Raises:
         MmardError: when there is nothing there, or it is not what it says.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        path = path / "best.safetensors"
-    if not path.is_file():
-        raise MmardError(f"no model at {source}; expected a run folder, a .safetensors file or a card (.json)")
+    path = find_model(source)
     if path.suffix != ".json":
         return load_weights(path)[0].eval()
     card = Card.read(path)
-    architecture = Architecture(
-        name=card.architecture, classes=card.classes, channels=card.channels, mean=card.mean, std=card.std
-    )
-    model, weights = build(architecture), card.weights(path.parent)
-    state = read_state(weights)
-    ours = any(name.startswith("net.") for name in state)
-    fit(model if ours else model.net, state, weights)
+    weights = card.weights(path.parent)
+    if describes_itself(weights):
+        model, _ = load_weights(weights)
+        if model.architecture != card.of():
+            raise MmardError(f"the card {path} says {card.of()}, its file {model.architecture}")
+        return model.eval()
+    model = build(card.of())
+    fit(model.net, read_state(weights), weights)
     return model.eval()
+
+
+def must_fit(model: Classifier, what: str, classes: int, channels: int) -> None:
+    """Raise unless the model is for data with that many classes and channels."""
+    have = model.architecture
+    if (have.classes, have.channels) != (classes, channels):
+        raise MmardError(
+            f"{what} has {have.classes} classes and {have.channels} channels, the data {classes} and {channels}"
+        )
 
 
 def load_teacher(source: str | Path, classes: int, channels: int) -> Classifier:
     """A frozen teacher for data with that many classes and channels."""
     model = load_model(source)
-    have = model.architecture
-    if (have.classes, have.channels) != (classes, channels):
-        raise MmardError(
-            f"the teacher {source} has {have.classes} classes and {have.channels} channels, "
-            f"the data {classes} and {channels}"
-        )
+    must_fit(model, f"the teacher {source}", classes, channels)
     return model.requires_grad_(False)

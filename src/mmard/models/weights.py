@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,17 +31,26 @@ def load_weights(path: Path) -> tuple[Classifier, dict[str, Any]]:
     Raises:
         MmardError: for a truncated file, or one from elsewhere (those need a card).
     """
-    try:
-        with safe_open(path, "pt") as f:
-            header = f.metadata() or {}
-    except (SafetensorError, OSError) as e:
-        raise MmardError(f"{path} is no whole safetensors file ({e}); is it truncated?") from e
-    if "architecture" not in header:
+    if not describes_itself(path):
         raise MmardError(f"{path} does not say its architecture; write a card for it (docs/teachers.md)")
+    header = _header(path)
     given = json.loads(header["architecture"])
     model = build(Architecture(**{**given, "mean": tuple(given["mean"]), "std": tuple(given["std"])}))
     fit(model, read_state(path), path)
     return model, json.loads(header["facts"])
+
+
+def describes_itself(path: Path) -> bool:
+    """Was this file written by `save_weights`?"""
+    return path.suffix == ".safetensors" and "architecture" in _header(path)
+
+
+def _header(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, "pt") as f:
+            return f.metadata() or {}
+    except (SafetensorError, OSError) as e:
+        raise MmardError(f"{path} is no whole safetensors file ({first_line(e)}); is it truncated?") from e
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -50,7 +58,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        raw = load_safely(path, torch.device("cpu"))
+        raw = load_safely(path)
     except pickle.UnpicklingError as e:
         raise MmardError(f"{path} refused: it holds more than weights and could run code when loaded") from e
     except (SafetensorError, OSError, RuntimeError, EOFError) as e:

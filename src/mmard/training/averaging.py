@@ -1,13 +1,17 @@
 """Averages of the weights over training, their BatchNorm statistics estimated anew."""
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
+import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.optim.swa_utils import update_bn
 
 from mmard.core.errors import MmardError
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,35 +31,39 @@ class Averaging:
 
     def __post_init__(self) -> None:
         if not (0 <= self.decay < 1 and 0 <= self.start < 1):
-            raise MmardError(f"decay {self.decay:g} and start {self.start:g} are in [0, 1)")
+            raise MmardError(f"averaging: decay {self.decay:g} and start {self.start:g} are in [0, 1)")
 
 
-class Average:
+class Average(Generic[Net]):
     """The running average of one model."""
 
-    def __init__(self, plan: Averaging, model: nn.Module) -> None:
-        self.plan, self.model = plan, model
-        rule = get_ema_multi_avg_fn(plan.decay) if plan.kind == "ema" else None  # type: ignore[no-untyped-call]
-        self.averaged = None if plan.kind == "none" else AveragedModel(model, multi_avg_fn=rule)
+    def __init__(self, plan: Averaging, model: Net) -> None:
+        self.plan, self.model, self.count = plan, model, 0
+        self.averaged = None if plan.kind == "none" else copy.deepcopy(model).requires_grad_(False)
 
+    @torch.no_grad()
     def update(self, progress: float, end_of_epoch: bool) -> None:
-        """Take in the weights after a step."""
+        """Take in the weights after a step. No host waits: torch's own AveragedModel would, at every step."""
         due = self.plan.kind == "ema" or end_of_epoch
-        if self.averaged is not None and due and progress > self.plan.start:
-            self.averaged.update_parameters(self.model)
+        if self.averaged is None or not due or progress <= self.plan.start:
+            return
+        share = 1 / (self.count + 1) if self.plan.kind == "swa" or self.count == 0 else 1 - self.plan.decay
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), share)
+        self.count += 1
 
-    def best_guess(self, natural: Iterable[Tensor]) -> nn.Module:
+    def model_to_judge(self, natural: Iterable[Tensor]) -> Net:
         """The average, its BatchNorm re-estimated on natural images; the model itself before averaging began."""
-        if self.averaged is None or not self.averaged.n_averaged:
+        if self.averaged is None or self.count == 0:
             return self.model
         update_bn(natural, self.averaged)
-        return self.averaged.module
+        return self.averaged
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {} if self.averaged is None else self.averaged.state_dict()
+        return {} if self.averaged is None else {"count": self.count, "weights": self.averaged.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
         if self.averaged is not None:
-            self.averaged.load_state_dict(state)
+            self.averaged.load_state_dict(state["weights"])
+            self.count = state["count"]

@@ -1,5 +1,6 @@
 """Device, precision and processes. The only file that imports Lightning Fabric."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, cast
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 from mmard.core.errors import MmardError, first_line
 from mmard.core.views import Predict
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 class Engine:
@@ -27,22 +28,16 @@ class Engine:
     """
 
     def __init__(self, accelerator: str = "auto", devices: int = 1, nodes: int = 1, precision: str = "32-true") -> None:
-        if precision not in PRECISIONS:
-            raise MmardError(f"precision {precision!r} is not known; expected one of {', '.join(PRECISIONS)}")
         from lightning_fabric import Fabric  # here, because it takes a second to import and `mmard ls` needs none of it
         from lightning_fabric.strategies.ddp import DDPStrategy
 
-        many = devices * nodes > 1
+        if precision not in PRECISIONS:
+            raise MmardError(f"precision {precision!r} is not known; expected one of {', '.join(PRECISIONS)}")
         # Several forwards come before one backward: buffers must not be broadcast in between.
-        strategy: Any = DDPStrategy(broadcast_buffers=False) if many else "auto"
+        strategy: Any = DDPStrategy(broadcast_buffers=False) if devices * nodes > 1 else "auto"
+        places: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes}
         try:
-            self.fabric = Fabric(
-                accelerator=accelerator,
-                devices=devices,
-                num_nodes=nodes,
-                strategy=strategy,
-                precision=cast(Any, precision),
-            )
+            self.fabric = Fabric(**places, strategy=strategy, precision=cast(Any, precision))
             self.fabric.launch()
         except (RuntimeError, ValueError) as e:
             raise MmardError(f"this machine cannot run that: {first_line(e)}") from e
@@ -63,13 +58,15 @@ class Engine:
         return self.fabric.world_size
 
     @property
-    def leads(self) -> bool:
+    def is_global_zero(self) -> bool:
         """Is this the process that writes and prints?"""
         return self.rank == 0
 
     def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """The training-mode wrapper of a model (precision, gradient averaging) and its optimiser."""
-        wrapped, optimizer = self.fabric.setup(model, optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
+            wrapped, optimizer = self.fabric.setup(model, optimizer)
         return cast(nn.Module, wrapped), optimizer
 
     def predictor(self, model: nn.Module) -> Predict:
@@ -89,30 +86,38 @@ class Engine:
         self.fabric.backward(loss)
 
     def clip(self, model: nn.Module, optimizer: Optimizer, norm: float) -> None:
-        """Scale the gradient down to this L2 norm."""
-        self.fabric.clip_gradients(cast(Any, model), cast(Any, optimizer), max_norm=norm)
+        """Scale the gradient down to this L2 norm; one that is not finite is left for the checks of the loss."""
+        self.fabric.clip_gradients(cast(Any, model), cast(Any, optimizer), max_norm=norm, error_if_nonfinite=False)
 
-    def total(self, value: Tensor) -> Tensor:
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
         """Sum over processes."""
-        return self._reduce(value, "sum")
+        return self._all_reduce(value, "sum")
 
-    def least(self, value: Tensor) -> Tensor:
+    def all_reduce_min(self, value: Tensor) -> Tensor:
         """Minimum over processes."""
-        return self._reduce(value, "min")
+        return self._all_reduce(value, "min")
 
-    def _reduce(self, value: Tensor, how: str) -> Tensor:
-        if self.world == 1:
-            return value
-        return cast(Tensor, self.fabric.all_reduce(value.clone(), reduce_op=how))
+    def _all_reduce(self, value: Tensor, how: str) -> Tensor:
+        return value if self.world == 1 else cast(Tensor, self.fabric.all_reduce(value.clone(), reduce_op=how))
 
-    def share_buffers(self, *modules: nn.Module) -> None:
+    def average_buffers(self, *modules: nn.Module) -> None:
         """Give every process the mean of the floating-point buffers (BatchNorm's statistics, terms' state)."""
         if self.world > 1:
             for buffer in (b for m in modules for b in m.buffers() if b.is_floating_point()):
-                buffer.copy_(self.total(buffer) / self.world)
+                buffer.copy_(self.all_reduce_sum(buffer) / self.world)
 
-    def in_turn(self, work: Callable[[], None]) -> None:
-        """Let the leading process do it while the others wait."""
-        if self.leads:
-            work()
-        self.fabric.barrier()
+    def on_global_zero(self, work: Callable[[], object]) -> None:
+        """Let process 0 do it while the others wait; what it cannot do is an error in every process.
+
+        Raises:
+            MmardError: the one that ``work`` raised.
+        """
+        fault = None
+        if self.is_global_zero:
+            try:
+                work()
+            except MmardError as e:
+                fault = str(e)
+        fault = self.fabric.broadcast(fault)
+        if fault is not None:
+            raise MmardError(fault)

@@ -40,8 +40,18 @@ class Plan:
     clip: float | None = None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise MmardError(f"warmup {self.warmup:g} is a share of the run, in [0, 1)")
+        if self.clip is not None and not self.clip > 0:
+            raise MmardError(f"clip {self.clip:g} is a norm above 0")
         if self.epochs < 1 or self.batch_size < 1:
             raise MmardError(f"epochs {self.epochs} and batch_size {self.batch_size} are at least 1")
+        if self.lr < 0 or self.momentum < 0 or self.weight_decay < 0:
+            raise MmardError(
+                f"lr {self.lr:g}, momentum {self.momentum:g}, weight_decay {self.weight_decay:g}: none below 0"
+            )
+        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
+            raise MmardError("nesterov needs a momentum above 0")
         if self.schedule == "one_cycle" and not 0 < self.warmup < 1:
             raise MmardError(f"one_cycle peaks at warmup {self.warmup:g}; expected a share of the run such as 0.3")
 

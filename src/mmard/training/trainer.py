@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,13 +20,14 @@ from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import Models, Views, held_still
 from mmard.data.augment import augment
-from mmard.data.images import DataSet
+from mmard.data.images import Images
+from mmard.evaluation.evaluate import full_precision
 from mmard.models.students import Classifier
 from mmard.models.weights import save_weights
 from mmard.runs import RunFolder
 from mmard.training.averaging import Average, Averaging
 from mmard.training.engine import Engine
-from mmard.training.ledger import Ledger
+from mmard.training.meter import LossMeter, not_finite
 from mmard.training.plan import Plan
 from mmard.training.progress import Watcher
 from mmard.training.step import make_example, outer_losses
@@ -57,8 +59,9 @@ class Trainer:
         method: what to ascend and descend.
         threat: the ball in which examples are made and judged.
         student: trained in place.
-        data: on any device; moved to the engine's.
-        teachers: the other networks by name (``teacher`` and what else the method asks for), frozen.
+        train, held_out: what to learn from, and what to choose the best checkpoint on; moved to the engine's device.
+        folder: where checkpoints and metrics go.
+        teachers: the other networks by name (``teacher`` and what else the method asks for); frozen here.
         plan, averaging, validation: schedule, weight average, judging.
         augmentation: one of `mmard.data.augment.KINDS`.
         scale: the outer loss is multiplied by it (scripts that average KL over K classes: 1/K).
@@ -72,7 +75,8 @@ class Trainer:
     method: Method
     threat: Threat
     student: Classifier
-    data: DataSet
+    train: Images
+    held_out: Images
     folder: RunFolder
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
     plan: Plan = field(default_factory=Plan)
@@ -88,16 +92,18 @@ class Trainer:
 
     def __post_init__(self) -> None:
         engine, plan = self.engine, self.plan
-        if plan.batch_size > len(self.data.train):
+        if plan.batch_size > len(self.train):
             raise MmardError(
-                f"train.batch_size {plan.batch_size} > {len(self.data.train)} training images; choose a smaller one"
+                f"train.batch_size {plan.batch_size} > {len(self.train)} training images; choose a smaller one"
             )
         if plan.batch_size % engine.world:
             raise MmardError(f"train.batch_size {plan.batch_size} does not divide by {engine.world} processes")
-        self.steps_per_epoch = len(self.data.train) // plan.batch_size
+        self.steps_per_epoch = len(self.train) // plan.batch_size
         self.total = plan.epochs * self.steps_per_epoch
-        self.data = self.data.to(engine.device)
+        self.train, self.held_out = self.train.to(engine.device), self.held_out.to(engine.device)
         self.terms = [m.to(engine.device) for m in self.method.modules()]
+        for teacher in self.teachers.values():
+            teacher.eval().requires_grad_(False)
         for network in (self.student, *self.teachers.values()):
             network.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = plan.optimizer_for(self.student)
@@ -105,27 +111,33 @@ class Trainer:
         networks = {**self.teachers, "student": self.student}
         self.predictors = {name: engine.predictor(network) for name, network in networks.items()}
         self.average = Average(self.averaging, self.student)
-        self.ledger, self.step, self.best = Ledger(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
+        self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
+        self._order = (-1, torch.empty(0))
 
     def fit(self) -> dict[str, float]:
         """Train to the end, from the folder's checkpoint where there is one; returns the best accuracies, held-out."""
         self._restore()
         self.watcher.begin(self.total, self.step)
         self.student.train()
-        self._clock = time.perf_counter()
-        while self.step < self.total:
-            self._one_step()
-            if self.step % self.steps_per_epoch == 0:
-                self._end_epoch()
-            elif self.checkpoint_every and self.step % self.checkpoint_every == 0:
-                self._save()
-        self.watcher.end()
+        self._start_clock()
+        try:
+            while self.step < self.total:
+                self._one_step()
+                if self.step % self.steps_per_epoch == 0:
+                    self._end_epoch()
+                elif self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                    self._save()
+        finally:
+            self.watcher.end()
         return self.best
+
+    def _start_clock(self) -> None:
+        self._clock = (self.step, time.perf_counter())
 
     def _one_step(self) -> None:
         plan, progress = self.plan, self.step / self.total
         torch.manual_seed(seed_of(self.seed, self.step, self.engine.rank))
-        x, y, index = self.data.train.batch(self._rows())
+        x, y, index = self.train.batch(self._rows())
         x = augment(x, self.augmentation)
         views = Views.of(x, y, index, Models(self.predictors), progress)
         views = make_example(self.method, views, self.student, self.threat)
@@ -137,7 +149,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = plan.lr_at(progress)
         self._stepper.step()
-        self.ledger.add(self.step, losses)
+        self.meter.add(self.step, losses)
         self.step += 1
         self.average.update(self.step / self.total, self.step % self.steps_per_epoch == 0)
         self.watcher.stepped(self.step, plan.batch_size)
@@ -145,75 +157,84 @@ class Trainer:
     def _rows(self) -> Tensor:
         """This process's rows of the training set at this step."""
         epoch, place = divmod(self.step, self.steps_per_epoch)
-        order = self.__dict__.get("_order")
-        if order is None or order[0] != epoch:
+        if self._order[0] != epoch:
             draw = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
-            order = self._order = (epoch, torch.randperm(len(self.data.train), generator=draw).to(self.engine.device))
+            self._order = (epoch, torch.randperm(len(self.train), generator=draw).to(self.engine.device))
         share = self.plan.batch_size // self.engine.world
         start = place * self.plan.batch_size + self.engine.rank * share
-        return order[1][start : start + share]
+        return self._order[1][start : start + share]
 
     def _end_epoch(self) -> None:
-        self.ledger.check()
-        epoch, seconds = self.step // self.steps_per_epoch, time.perf_counter() - self._clock
-        lr = self.optimizer.param_groups[0]["lr"]
-        record: dict[str, Any] = {"step": self.step, "epoch": epoch, "lr": lr, "terms": self.ledger.means()}
+        self.meter.check()
+        (since, clock), epoch = self._clock, self.step // self.steps_per_epoch
+        seconds = time.perf_counter() - clock
+        record: dict[str, Any] = {"step": self.step, "epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+        record["terms"] = self.meter.means()
         record["loss"] = sum(record["terms"].values())
-        record["images_per_second"] = self.ledger.count * self.plan.batch_size / seconds
+        record |= {"seconds": seconds, "images_per_second": (self.step - since) * self.plan.batch_size / seconds}
         if epoch % self.validation.every == 0 or self.step == self.total:
-            self.engine.share_buffers(self.student, *self.terms)
-            model = self.average.best_guess(self._natural_images())
-            record.update(self._judge(model))
-            if (record["robust"], record["clean"]) > (self.best["robust"], self.best["clean"]):
-                self.best = {key: float(record[key]) for key in self.best}
-                self._keep(self.folder.best_file, model)
-            if self.step == self.total:
-                self._keep(self.folder.last_file, model)
-        self.ledger = Ledger(self.engine)
+            record |= self._judge_and_keep(epoch)
+        self.meter = LossMeter(self.engine)
+        self.engine.on_global_zero(lambda: self.folder.append(record))  # before the checkpoint: a repeat is dropped
         self._save()
-        if self.engine.leads:
-            self.folder.append({**record, "seconds": seconds})
         self.watcher.judged(record)
-        self._clock = time.perf_counter()
+        self._start_clock()
+
+    def _judge_and_keep(self, epoch: int) -> dict[str, float]:
+        """Accuracy on the held-out split; the weights are kept if they are the best so far, or the last."""
+        self.engine.average_buffers(self.student, *self.terms)
+        model = self.average.model_to_judge(self._natural_images())
+        found = {**self._judge(model), "epoch": float(epoch)}
+        if (found["robust"], found["clean"]) > (self.best["robust"], self.best["clean"]):
+            self.best = found
+            self._keep(self.folder.best_file, model)
+        if self.step == self.total:
+            self._keep(self.folder.last_file, model)
+        return {"clean": found["clean"], "robust": found["robust"]}
 
     def _natural_images(self) -> Iterator[Tensor]:
-        for start in range(0, len(self.data.train), self.plan.batch_size):
-            yield self.data.train.batch(slice(start, start + self.plan.batch_size))[0]
+        for start in range(0, len(self.train), self.plan.batch_size):
+            yield self.train.batch(slice(start, start + self.plan.batch_size))[0]
 
-    def _judge(self, model: nn.Module) -> dict[str, float]:
+    def _judge(self, model: Classifier) -> dict[str, float]:
         """Clean and robust accuracy on the held-out split, in percent; the processes share the work."""
         torch.manual_seed(seed_of(self.seed, "judge"))
         attack = untargeted(Pgd(steps=self.validation.steps, start="uniform"))
-        images, right = self.data.held_out, torch.zeros(2, device=self.engine.device)
+        images, right = self.held_out, torch.zeros(2, device=self.engine.device)
         rows = torch.arange(self.engine.rank, len(images), self.engine.world, device=self.engine.device)
-        with held_still(model):
+        with held_still(model), full_precision():
             for part in torch.split(rows, 500):
                 x, y, _ = images.batch(part)
                 for i, judged in enumerate((x, attack(model, x, y, self.threat))):
                     with torch.no_grad():
                         right[i] += (model(judged).argmax(1) == y).sum()
-        clean, robust = (100 * count / len(images) for count in self.engine.total(right).tolist())
+        clean, robust = (100 * count / len(images) for count in self.engine.all_reduce_sum(right).tolist())
         return {"clean": clean, "robust": robust}
 
-    def _keep(self, path: Any, model: nn.Module) -> None:
+    def _keep(self, path: Path, model: Classifier) -> None:
         kept = {**self.facts, "epoch": self.step // self.steps_per_epoch}
-        self.engine.in_turn(lambda: save_weights(path, model, kept))  # type: ignore[arg-type]
+        self.engine.on_global_zero(lambda: save_weights(path, model, kept))
 
     def _save(self) -> None:
-        self.ledger.check()
-        self.engine.share_buffers(self.student, *self.terms)
+        self.meter.check()
+        self.engine.average_buffers(self.student, *self.terms)
+        weights = [t for m in (self.student, *self.terms) for t in m.state_dict().values() if t.is_floating_point()]
+        if not all(bool(t.isfinite().all()) for t in weights):  # the last update may break what no loss has seen yet
+            raise not_finite(self.step - 1, "a weight")
         parts: dict[str, Any] = {
             "student": self.student,
             "optimizer": self.optimizer,
             "average": self.average,
-            "ledger": self.ledger,
+            "meter": self.meter,
         }
         state = {name: part.state_dict() for name, part in parts.items()}
         state |= {"step": self.step, "best": self.best, "terms": [m.state_dict() for m in self.terms]}
-        self.engine.in_turn(lambda: self.folder.save(state))
+        self.engine.on_global_zero(lambda: self.folder.save(state))
 
     def _restore(self) -> None:
-        state = self.folder.load(self.engine.device)
+        state = self.folder.load()
+        if self.engine.is_global_zero:
+            self.folder.forget_after(0 if state is None else state["step"])
         if state is None:
             return
         try:
@@ -224,7 +245,5 @@ class Trainer:
                 module.load_state_dict(saved)
         except (KeyError, ValueError, RuntimeError) as e:
             raise MmardError(f"{self.folder.checkpoint_file} is of another run: {first_line(e)}") from e
-        self.ledger.load_state_dict(state["ledger"])
+        self.meter.load_state_dict(state["meter"])
         self.step, self.best = state["step"], state["best"]
-        if self.engine.leads:
-            self.folder.forget_after(self.step)

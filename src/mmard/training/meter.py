@@ -1,4 +1,4 @@
-"""Sums of the loss terms, kept on the device, and the first step at which one was not finite."""
+"""Running means of the loss terms, kept on the device, and the first step at which one was not finite."""
 
 from typing import Any
 
@@ -11,7 +11,15 @@ from mmard.training.engine import Engine
 NEVER = 2**62
 
 
-class Ledger:
+def not_finite(step: int, what: str) -> MmardError:
+    """The error of a run that went astray."""
+    return MmardError(
+        f"{what} is not finite at step {step}; the last good checkpoint is kept. "
+        "Try a smaller train.lr, or train.clip=1, in a new out="
+    )
+
+
+class LossMeter:
     """Adds up an epoch's losses without waiting for the device; what it says is the same in every process."""
 
     def __init__(self, engine: Engine) -> None:
@@ -24,31 +32,32 @@ class Ledger:
         self.count += 1
         for name, mean in means.items():
             mean = mean.detach()
-            before = self.broke.get(name, torch.full_like(mean, NEVER, dtype=torch.long))
-            self.broke[name] = torch.where(mean.isfinite(), before, before.clamp_max(step))
-            self.sums[name] = self.sums.get(name, torch.zeros_like(mean)) + mean
+            if name not in self.sums:
+                self.sums[name] = torch.zeros_like(mean)
+            if name not in self.broke:
+                self.broke[name] = torch.full_like(mean, NEVER, dtype=torch.long)
+            self.broke[name] = torch.where(mean.isfinite(), self.broke[name], self.broke[name].clamp_max(step))
+            self.sums[name] = self.sums[name] + mean
 
     def check(self) -> None:
         """Raise if any term was not finite since the last reset, naming the first."""
-        broke = {name: int(self.engine.least(step)) for name, step in self.broke.items()}
+        broke = {name: int(self.engine.all_reduce_min(step)) for name, step in self.broke.items()}
         step, name = min(((step, name) for name, step in broke.items()), default=(NEVER, ""))
         if step < NEVER:
-            raise MmardError(
-                f"the loss is not finite at step {step}, term {name!r}; the last good checkpoint is kept. "
-                "Try a smaller train.lr, or train.clip=1"
-            )
+            raise not_finite(step, f"the loss term {name!r}")
 
     def means(self) -> dict[str, float]:
         """Mean of each term over the steps added."""
         return {name: value.item() / self.count for name, value in self._shared().items()}
 
     def _shared(self) -> dict[str, Tensor]:
-        return {name: self.engine.total(value) / self.engine.world for name, value in self.sums.items()}
+        return {name: self.engine.all_reduce_sum(value) / self.engine.world for name, value in self.sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint within an epoch."""
-        return {"count": self.count, "sums": self._shared(), "broke": self.broke}
+        return {"count": self.count, "sums": self._shared()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
-        self.count, self.sums, self.broke = state["count"], state["sums"], state["broke"]
+        self.count = state["count"]
+        self.sums = {name: value.to(self.engine.device) for name, value in state["sums"].items()}
