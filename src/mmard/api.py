@@ -11,6 +11,7 @@ import torch
 from mmard.attacks.pgd import Pgd
 from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
+from mmard.core.files import write_json
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.data.images import DataSet, some
@@ -170,21 +171,30 @@ def evaluate(
         limit: judge on about so many test images, every class in proportion; None: all.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``, ``data__name=...``.
     """
-    path = find_model(source.path if isinstance(source, RunFolder) else source)
-    trials = choose(attacks, suite(batch_size, seed))
-    facts = load_weights(path)[1] if path.suffix != ".json" else {}
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise MmardError(f"batch_size {batch_size} and limit {limit} are at least 1")
+    trials, path = choose(attacks, suite(batch_size, seed)), _path_of(source)
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    facts = load_weights(path)[1] if path.suffix != ".json" else {}
     settings = read_settings(read_settings(None, facts.get("settings", {})), changes)
-    model, threat = load_model(path), Threat(**settings.threat.model_dump())
-    test = data_of(settings).test
+    model, test = load_model(path), data_of(settings).test
     must_fit(model, str(path), len(test.classes), test.channels)
     engine = Engine(accelerator=settings.engine.accelerator)
     images = some(test, limit, seed=0).to(engine.device)
     model.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    results = _results_folder(path, [*trials] if attacks else [], len(images) if limit else 0, changes)
+    write_json(results / "settings.json", settings.resolved())  # now, so that a folder that cannot be written is known
+    threat = Threat(**settings.threat.model_dump())
     scores = run_attacks(model, images, threat, trials, batch_size=batch_size, seed=seed, tick=tick)
     scores.facts.update(model=str(path), data=settings.data.name, seed=seed, settings=settings.resolved())
-    scores.save(_results_folder(path, [*trials] if attacks else [], len(images) if limit else 0, changes))
+    scores.save(results)
     return scores
+
+
+def _path_of(source: str | Path | RunFolder) -> Path:
+    if not isinstance(source, str | Path | RunFolder):
+        raise MmardError(f"got a {type(source).__name__}, expected a run folder, a weights file or a card")
+    return find_model(source.path if isinstance(source, RunFolder) else source)
 
 
 def _results_folder(path: Path, attacks: list[str], count: int, changes: dict[str, Any]) -> Path:

@@ -1,8 +1,8 @@
 """The command line."""
 
 import os
-import shutil
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mmard import config
 from mmard.core.errors import MmardError
+from mmard.core.files import write_text
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,8 +34,21 @@ Words = Annotated[list[str] | None, RECIPE]
 
 def _split(words: list[str] | None) -> tuple[str | None, dict[str, Any]]:
     words = words or []
-    recipe = words[0] if words and "=" not in words[0] else None
+    recipe = words[0] if words and ("=" not in words[0] or Path(words[0]).exists()) else None
     return recipe, config.parse_overrides(words[1 if recipe else 0 :])
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(metadata.version("mmard"))
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -65,7 +79,7 @@ def train(
     out.print(f"[bold]{settings.student}[/bold] on {settings.data.name}", highlight=False)
     out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
     try:
-        folder = api.train(settings, resume=resume, watch=lambda title: Bar(title, out))
+        folder = api.train(settings, resume=resume, watch=lambda title: Bar(escape(title), out))
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; the same command with --resume goes on")
         raise typer.Exit(130) from None
@@ -74,7 +88,7 @@ def train(
         out.print(
             f"{which} on the held-out split: epoch {r['epoch']}, clean {r['clean']:.2f} %, robust {r['robust']:.2f} %"
         )
-    out.print(f"judge the best on the test images: [bold]mmard eval {folder.path}[/bold]", soft_wrap=True)
+    out.print(f"judge the best on the test images: [bold]mmard eval {escape(str(folder.path))}[/bold]", soft_wrap=True)
 
 
 @app.command("eval")
@@ -90,7 +104,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="Only about so many test images, classes in proportion.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images attacked at once.")] = 500,
-    seed: Annotated[int, typer.Option(help="Of the attacks' random starts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the attacks' random starts.")] = 0,
 ) -> None:
     """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
 
@@ -100,13 +114,15 @@ def evaluate(
     from mmard.judging import judge
     from mmard.report.tables import compare_table, scores_table
 
-    models, overrides = [w for w in words if "=" not in w], config.parse_overrides([w for w in words if "=" in w])
+    models = [w for w in words if "=" not in w or Path(w).exists()]
+    overrides = config.parse_overrides([w for w in words if w not in models])
+    config.read_settings(None, overrides)  # a wrong key is known before anything is attacked
     if not models:
         raise MmardError("no model given; expected a run folder, a .safetensors file or a card")
     results, dotted = {}, {key.replace(".", "__"): value for key, value in overrides.items()}
     for model in models:
         results[model] = judge(model, out, attacks, limit=limit, batch_size=batch_size, seed=seed, **dotted)
-        out.print(scores_table(model, results[model]))
+        out.print(scores_table(escape(model), results[model]))
     if len(results) > 1:
         out.print(compare_table(results))
 
@@ -138,10 +154,7 @@ def copy(
     source, target = config.recipe_file(recipe), to or Path(f"{Path(recipe).stem}.yaml")
     if target.exists():
         raise MmardError(f"{target} exists already; choose another name")
-    try:
-        shutil.copyfile(source, target)
-    except OSError as e:
-        raise MmardError(f"cannot write {target}: {e.strerror}") from e
+    write_text(target, source.read_text(encoding="utf-8"))
     out.print(f"wrote {target}; train it: [bold]mmard train {target}[/bold]")
 
 
@@ -156,6 +169,34 @@ def show(words: Words = None) -> None:
     settings = config.read_settings(recipe, overrides)
     out.print(escape(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)), highlight=False)
     out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def bench(
+    words: Words = None,
+    method: Annotated[str | None, typer.Option(help="As for train.")] = None,
+    student: Annotated[str, typer.Option(help="Architecture.")] = "resnet18",
+    teacher: Annotated[
+        str, typer.Option(help="Architecture of the teacher; its weights do not matter here.")
+    ] = "wrn-16-4",
+    batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 8,
+    size: Annotated[int, typer.Option(min=8, help="Height and width of an image.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Turns that are counted, each: ours, plain, base.")] = 3,
+    to: Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")] = None,
+) -> None:
+    """How fast a step is, against the same step written plainly and against the base method's; a minute on two cores."""
+    from mmard.bench.report import Case, measure
+    from mmard.core.files import write_json
+    from mmard.report.tables import bench_table
+
+    recipe, overrides = _split(words)
+    given = {"student": student} | ({"method": method} if method else {})
+    settings = config.read_settings(recipe, given | overrides)
+    with out.status("measuring"):
+        figures = measure(Case(settings=settings, teacher=teacher, batch=batch, size=size, repeats=repeats))
+    out.print(bench_table(figures))
+    if to is not None:
+        write_json(to, figures)
 
 
 @app.command()

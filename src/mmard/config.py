@@ -12,6 +12,7 @@ from mmard.core.validate import Section, validated
 
 Number = Annotated[float, BeforeValidator(parse_number)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class DataSettings(Section):
@@ -26,7 +27,7 @@ class DataSettings(Section):
     held_out: Number = 0.1
     limit: Count | None = None
     test_limit: Count | None = None
-    seed: int = 0
+    seed: Seed = 0
     augment: Literal["none", "crop", "flip", "crop+flip"] = "none"
 
 
@@ -102,8 +103,8 @@ class Settings(Section):
     teacher: str | None = None
     teacher_recipe: str | None = None
     teachers: dict[str, str] = Field(default_factory=dict)
-    out: str = "runs/run"
-    seed: int = 0
+    out: Annotated[str, Field(min_length=1)] = "runs/run"
+    seed: Seed = 0
     scale: Literal["1/num_classes"] | Number = 1.0
     checkpoint_every: Count | None = None
     tensorboard: bool = False
@@ -161,6 +162,11 @@ def read_settings(recipe: "str | Path | Settings | None", overrides: dict[str, A
             raise MmardError(f"{path} is no YAML: {' '.join(str(e).split())}") from e
         if not isinstance(raw, dict):
             raise MmardError(f"{path} holds a {type(raw).__name__}, expected keys and values")
+        flat, raw = raw, {}
+        for key, value in flat.items():
+            _put(raw, str(key), value)
+        if Path(str(recipe)).is_dir():
+            raw["out"] = str(recipe)  # a folder that was moved is still this run
     for key, value in (overrides or {}).items():
         _put(raw, key, value)
     return validated(Settings, raw, "setting")

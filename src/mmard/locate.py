@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmard.core.errors import MmardError, unknown
+from mmard.core.errors import MmardError, first_line, unknown
 from mmard.core.method import Method
 from mmard.core.numbers import parse_number
 from mmard.methods import METHODS
@@ -39,12 +39,17 @@ def build_method(spec: str | dict[str, Any]) -> Method:
     Raises:
         MmardError: for an unknown name or parameter, or a builder that gives no `Method`.
     """
+    if not isinstance(spec, str | dict):
+        raise MmardError(f"a method is {spec!r}, expected a name or {{name: ..., parameter: value}}")
     spec = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = spec.pop("name", None)
     if not isinstance(name, str):
         raise MmardError("a method needs a name, such as method=rslad or method: {name: rslad}")
     builder = method_builder(name)
-    known = inspect.signature(builder).parameters
+    try:
+        known = inspect.signature(builder).parameters
+    except (TypeError, ValueError) as e:
+        raise MmardError(f"{name} is no function that builds a method") from e
     for key, value in spec.items():
         if key not in known:
             raise unknown(f"parameter of method {name}", key, known)
@@ -95,4 +100,4 @@ def _run(load: Callable[[], Any], place: str, what: str = "cannot be imported") 
     except MmardError:
         raise
     except Exception as e:
-        raise MmardError(f"{place} {what}: {type(e).__name__}: {e}") from e
+        raise MmardError(f"{place} {what}: {type(e).__name__}: {first_line(e)}") from e

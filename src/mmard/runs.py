@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,7 @@ class RunFolder:
     """Files of one run, in ``path``: settings.yaml, metrics.jsonl, checkpoint.pt, best and last weights, eval/."""
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.settings_file = self.path / "settings.yaml"
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoint_file = self.path / "checkpoint.pt"
@@ -47,9 +48,10 @@ class RunFolder:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another"
             raise MmardError(f"{self.path} is in use by process {holder}; wait, or choose another out=") from e
-        self._lock.truncate(0)
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
+        with suppress(OSError):  # on a full disk the lock holds, only without a name
+            self._lock.truncate(0)
+            self._lock.write(str(os.getpid()))
+            self._lock.flush()
 
     @property
     def has_run(self) -> bool:
@@ -89,7 +91,7 @@ class RunFolder:
                 records.append(json.loads(line))
             except ValueError:
                 break
-        return records
+        return [r for r in records if isinstance(r, dict) and isinstance(r.get("step"), int)]
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps that a resumed run will do again."""

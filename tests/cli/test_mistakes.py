@@ -56,6 +56,11 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "--method", "mine.py:build"], ["no file mine.py"]),
         (["train", "--method", "nopackage.module:build"], ["nopackage.module cannot be imported"]),
         (["train", "engine.accelerator=cuda"], ["this machine cannot run that"]),
+        (["train", "--method", "os:system"], ["method os:system: missing a required argument"]),
+        (["train", "--method", "mmard", "method.base=null"], ["a method is None"]),
+        (["train", "data.seed=-1"], ["'data.seed' is -1"]),
+        (["train", "out="], ["'out' is"]),
+        (["train", "train.warmup=2"], ["warmup 2"]),
         (["train", "train.lr=-1"], ["lr -1"]),
         (["train", "train.nesterov=true", "train.momentum=0"], ["nesterov needs a momentum"]),
         (["train", "data.size=0"], ["'data.size' is 0"]),
@@ -64,6 +69,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "--teacher", "runs/run"], ["cannot be its own teacher"]),
         (["eval", "nowhere"], ["no model at nowhere"]),
         (["eval", "seed=1"], ["no model given"]),
+        (["eval", "nowhere", "limit=10"], ["unknown setting 'limit'"]),
         (["ls", "method"], ["unknown list 'method'", "did you mean methods"]),
         (["show", "digits-rsald"], ["unknown recipe 'digits-rsald'", "did you mean digits-rslad"]),
         (["cp", "nothing"], ["unknown recipe 'nothing'"]),
@@ -121,6 +127,31 @@ def test_foreign_and_truncated_weights_are_one_line(mmard: Run, tmp_path: Path) 
     assert_one_line(mmard("eval", "card.json"), "refused", "could run code")
 
 
+METHODS = {
+    "return 1 / 0": "term 'mine' fails (",
+    "return None": "gave a NoneType, expected one number per sample",
+    "return v.nat.student.mean()": "gave shape ()",
+    "return v.nat.foo": "has no attribute 'foo'",
+    "return v.nat.x.flatten(1).sum(1)": "does not depend on the student's weights",
+}
+
+
+@pytest.mark.parametrize("line", METHODS)
+def test_a_broken_term_is_one_line_that_names_it(line: str, mmard: Run, tmp_path: Path) -> None:
+    head = "from mmard import Method, term\n\n@term('{nope}')\ndef mine(v):\n    "
+    source = f"{head}{line}\n\ndef build():\n    return Method(outer=mine)\n"
+    (tmp_path / "mine.py").write_text(source)
+    assert_one_line(mmard("train", *SHORT, "--method", "mine.py:build"), METHODS[line])
+
+
+def test_an_attack_that_ascends_nothing_is_one_line(mmard: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from mmard import Method, Pgd\nfrom mmard.terms import hard_nat\n\n"
+        "def build():\n    return Method(inner=hard_nat, outer=hard_nat, maximizer=Pgd())\n"
+    )
+    assert_one_line(mmard("train", *SHORT, "--method", "mine.py:build"), "does not depend on x'")
+
+
 @pytest.fixture
 def finished(mmard: Run, tmp_path: Path) -> Path:
     """A short run in runs/run."""
@@ -135,6 +166,19 @@ def test_a_run_folder_is_not_overwritten_nor_continued_with_other_settings(mmard
     changed = mmard("train", *SHORT, "train.lr=0.5", "--method", "pgd_at", "--resume")
     assert_one_line(changed, "other settings", "train.lr: 0.1 → 0.5")
     assert (finished / "best.safetensors").read_bytes() == before
+
+
+def test_a_moved_run_goes_on_where_it_is_now(mmard: Run, finished: Path, tmp_path: Path) -> None:
+    finished.rename(tmp_path / "runs/lr=0.1 [red]")
+    done = mmard("train", "runs/lr=0.1 [red]", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert not finished.exists()
+    assert mmard("eval", "runs/lr=0.1 [red]", "--attacks", "none").returncode == 0
+
+
+def test_lost_settings_do_not_let_another_run_take_the_folder(mmard: Run, finished: Path) -> None:
+    (finished / "settings.yaml").unlink()
+    assert_one_line(mmard("train", *SHORT, "--method", "pgd_at", "seed=5"), "holds a run already")
 
 
 def test_a_folder_in_use_is_one_line(mmard: Run, finished: Path) -> None:

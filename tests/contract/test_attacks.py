@@ -123,6 +123,7 @@ def test_steps_are_a_quarter_of_eps_and_one_step_is_the_whole() -> None:
             "step_size 0.0314 > eps 0.0078: are the two swapped",
         ),
         (lambda: Pgd(steps=0), "at least 1"),
+        (lambda: Pgd(steps=1.5), "a whole number"),  # type: ignore[arg-type],
         (lambda: Pgd(step_size=-1), "not positive"),
         (lambda: Pgd(start="gausian"), "expected 'none', 'gaussian' or 'uniform'"),  # type: ignore[arg-type]
     ],

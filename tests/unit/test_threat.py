@@ -47,9 +47,10 @@ def test_uniform_points_fill_the_ball(norm: str) -> None:
     ("arguments", "words"),
     [
         ({"eps": 8}, "is it in 255ths? then write 8/255"),
-        ({"eps": -0.1}, "negative"),
+        ({"eps": -0.1}, "no radius"),
         ({"eps": 0.1, "norm": "l1"}, "expected 'linf' or 'l2'"),
-        ({"eps": float("nan")}, "negative"),
+        ({"eps": float("nan")}, "no radius"),
+        ({"eps": "8/255"}, "expected a number such as 8/255"),
     ],
 )
 def test_mistakes_are_one_clear_line(arguments: dict[str, object], words: str) -> None:

@@ -36,8 +36,8 @@ class Pgd:
     start: Start = "gaussian"
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise MmardError(f"steps {self.steps} is too few; expected at least 1")
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise MmardError(f"steps is {self.steps!r}, expected a whole number, at least 1")
         if self.start not in ("none", "gaussian", "uniform"):
             raise MmardError(f"start {self.start!r} is not known; expected 'none', 'gaussian' or 'uniform'")
         if self.step_size is not None and not self.step_size > 0:
@@ -59,7 +59,10 @@ class Pgd:
         x_adv = self._begin(x, threat)
         for _ in range(self.steps):
             x_adv.requires_grad_()
-            (grad,) = torch.autograd.grad(loss(x_adv).sum(), x_adv)
+            total = loss(x_adv).sum()
+            if not total.requires_grad:
+                raise MmardError("what the attack ascends does not depend on x'; is there a detach, or no v.adv in it?")
+            (grad,) = torch.autograd.grad(total, x_adv)
             x_adv = threat.project(x_adv.detach() + step * threat.steepest(grad), x)
         return x_adv
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from mmard.core.errors import MmardError
 from mmard.core.objective import Objective, nothing
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
@@ -35,6 +36,15 @@ class Method:
     inner: Objective = nothing
     maximizer: Maximizer | None = None
     attack_in_train_mode: bool = False
+
+    def __post_init__(self) -> None:
+        for name, objective in (("inner", self.inner), ("outer", self.outer)):
+            if not isinstance(objective, Objective):
+                raise MmardError(
+                    f"{name} is a {type(objective).__name__}, expected an Objective; decorate it with @term"
+                )
+        if not self.outer:
+            raise MmardError("the outer objective has no terms: there is nothing to train the student by")
 
     def modules(self) -> Iterator[nn.Module]:
         """Modules that carry the method's state; the trainer moves, averages and saves them."""

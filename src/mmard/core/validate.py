@@ -25,9 +25,11 @@ def validated(section: type[S], raw: Any, where: str) -> S:
         return section.model_validate(raw)
     except ValidationError as e:
         fault = e.errors()[0]
-        key = ".".join(str(part) for part in fault["loc"])
+        known, key = keys_of(section), str(fault["loc"][0]) if fault["loc"] else ""
+        for part in fault["loc"][1:]:  # pydantic adds the names of types that it tried
+            key += f".{part}" if f"{key}.{part}" in known or fault["type"] == "extra_forbidden" else ""
         if fault["type"] == "extra_forbidden":
-            raise unknown(where, key, keys_of(section)) from e
+            raise unknown(where, key, known) from e
         if fault["type"] == "missing":
             raise MmardError(f"{where} {key!r} is missing") from e
         message = fault["msg"].removeprefix("Value error, ")

@@ -45,19 +45,24 @@ def load(
         seed: of the splits.
     """
     if name == "digits":
-        train_images, test_images = (
-            some(images, n, seed) for images, n in zip(_digits(), (limit, test_limit), strict=True)
-        )
+        images = tuple(some(part, n, seed) for part, n in zip(_digits(), (limit, test_limit), strict=True))
     else:
-        splits = _open(name, train, test, root)
-        test_name = next((s for s in TEST_SPLITS if s in splits), None)
-        if "train" not in splits or test_name is None:
-            raise MmardError(
-                f"{name} has the splits {', '.join(splits)}; expected train and {' or '.join(TEST_SPLITS)}"
-            )
-        train_images = _images(splits["train"], label, size, limit, seed)
-        test_images = _images(splits[test_name], label, size, test_limit, seed)
-    return split(name, train_images, test_images, held_out=held_out, seed=seed)
+        images = _from_files(_open(name, train, test, root), name, label, size, (limit, test_limit), seed)
+    return split(name, *images, held_out=held_out, seed=seed)
+
+
+def _from_files(
+    splits: Any, name: str, label: str | None, size: int | None, limits: tuple[int | None, int | None], seed: int
+) -> tuple[Images, Images]:
+    """Training and test images of one shape and with the same classes."""
+    test_name = next((s for s in TEST_SPLITS if s in splits), None)
+    if "train" not in splits or test_name is None:
+        raise MmardError(f"{name} has the splits {', '.join(splits)}; expected train and {' or '.join(TEST_SPLITS)}")
+    train = _images(splits["train"], label, size, limits[0], seed)
+    test = _images(splits[test_name], label, size, limits[1], seed, train.classes)
+    if train.pixels.shape[1:] != test.pixels.shape[1:]:
+        raise MmardError(f"training images are {_shape(train)} and test images {_shape(test)}; give data.size=")
+    return train, test
 
 
 def _digits() -> tuple[Images, Images]:
@@ -98,13 +103,15 @@ def _open(name: str, train: Any, test: Any, root: str | None) -> Any:
         raise MmardError(f"cannot load data set {name!r}: {first_line(e)}") from e
 
 
-def _images(rows: Any, label: str | None, size: int | None, limit: int | None, seed: int) -> Images:
-    """Decode the images of one split; with a limit only those that are kept."""
-    image_column, label_column, classes = _columns(rows, label)
-    labels = np.asarray(rows[label_column], dtype=np.int64)
+def _images(
+    rows: Any, label: str | None, size: int | None, limit: int | None, seed: int, known: tuple[str, ...] = ()
+) -> Images:
+    """Decode the images of one split; with a limit only those that are kept. ``known``: the training set's classes."""
+    image_column, label_column, names = _columns(rows, label)
+    labels, classes = _labels(rows[label_column], label_column), names or known
     classes = classes or tuple(str(k) for k in range(int(labels.max(initial=-1)) + 1))
-    if labels.min(initial=0) < 0:
-        raise MmardError(f"labels go down to {labels.min()}; is this split without labels?")
+    if not known and len(empty := np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)):
+        raise MmardError(f"the training set has no image of class {classes[empty[0]]!r}")
     index = torch.arange(len(labels))
     if limit is not None and limit < len(labels):
         index = stratified(torch.from_numpy(labels), limit, seed)[0]
@@ -113,7 +120,7 @@ def _images(rows: Any, label: str | None, size: int | None, limit: int | None, s
         raise MmardError("the data set is empty: 0 images")
     try:
         pictures = [_pixels(picture, size) for picture in rows[image_column]]
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, AttributeError) as e:
         raise MmardError(f"an image of the data set cannot be decoded: {first_line(e)}") from e
     shapes = {p.shape for p in pictures}
     if len(shapes) > 1:
@@ -121,6 +128,24 @@ def _images(rows: Any, label: str | None, size: int | None, limit: int | None, s
         raise MmardError(f"the images have several sizes ({some} ...); give data.size=64 or another size")
     images = Images.of(np.stack(pictures).transpose(0, 3, 1, 2), labels, classes)
     return Images(images.pixels, images.labels, images.classes, index)
+
+
+def _labels(column: Any, name: str) -> np.ndarray:
+    """Class numbers (N,) int64."""
+    labels = np.asarray(column)
+    if labels.dtype.kind not in "iu" and len(labels):
+        raise MmardError(
+            f"the label column {name!r} holds {labels.dtype}, expected whole numbers; name another: data.label=COLUMN"
+        )
+    if labels.min(initial=0) < 0 or labels.max(initial=0) > 100_000:
+        raise MmardError(
+            f"labels lie in [{labels.min()}, {labels.max()}], expected class numbers; is this split without labels?"
+        )
+    return labels.astype(np.int64)
+
+
+def _shape(images: Images) -> str:
+    return "×".join(map(str, images.pixels.shape[1:]))
 
 
 def _columns(rows: Any, label: str | None) -> tuple[str, str, tuple[str, ...]]:

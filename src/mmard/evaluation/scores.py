@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmard.core.errors import unknown
 from mmard.core.files import read_json, write_json, write_text, write_whole
 
 CLEAN = "clean"
@@ -46,6 +47,8 @@ class Scores:
 
     def accuracy(self, attack: str) -> float:
         """Share of samples still right under this attack, or under the worst for each sample (``"worst case"``)."""
+        if attack not in (*self.attacks, WORST):
+            raise unknown("attack", attack, (*self.attacks, WORST))
         column = self.worst() if attack == WORST else self.correct[:, self.attacks.index(attack)]
         return column.double().mean().item()
 
@@ -80,8 +83,9 @@ class Scores:
         write_whole(folder / "verdicts.safetensors", lambda part: save_file(tensors, part))
 
     @staticmethod
-    def load(folder: Path) -> "Scores":
+    def load(folder: str | Path) -> "Scores":
         """Read what `save` wrote."""
+        folder = Path(folder)
         facts, tensors = read_json(folder / "scores.json"), load_file(folder / "verdicts.safetensors")
         rows = [r for r in facts.pop("attacks") if r["attack"] != WORST]
         return Scores(

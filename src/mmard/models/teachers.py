@@ -1,7 +1,7 @@
 """Teachers: a card says what the weights are and where; `load_teacher` checks it and yields a frozen model."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -26,8 +26,8 @@ class Card(Section):
     """
 
     architecture: str
-    classes: int
-    channels: int = 3
+    classes: Annotated[int, Field(ge=1)]
+    channels: Annotated[int, Field(ge=1)] = 3
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     file: str | None = None
@@ -40,7 +40,7 @@ class Card(Section):
     @staticmethod
     def read(path: Path) -> "Card":
         """Read a card from JSON; an unknown or a missing key is an error."""
-        return validated(Card, read_json(path), f"the card {path}: key")
+        return validated(Card, read_json(path), f"key of the card {path}")
 
     def of(self) -> Architecture:
         """What to build."""

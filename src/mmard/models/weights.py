@@ -34,10 +34,15 @@ def load_weights(path: Path) -> tuple[Classifier, dict[str, Any]]:
     if not describes_itself(path):
         raise MmardError(f"{path} does not say its architecture; write a card for it (docs/teachers.md)")
     header = _header(path)
-    given = json.loads(header["architecture"])
-    model = build(Architecture(**{**given, "mean": tuple(given["mean"]), "std": tuple(given["std"])}))
+    try:
+        given, facts = json.loads(header["architecture"]), json.loads(header["facts"])
+        model = build(Architecture(**{**given, "mean": tuple(given["mean"]), "std": tuple(given["std"])}))
+    except (ValueError, TypeError, KeyError) as e:
+        if isinstance(e, MmardError):
+            raise
+        raise MmardError(f"{path} was not written by this package ({first_line(e)}); write a card for it") from e
     fit(model, read_state(path), path)
-    return model, json.loads(header["facts"])
+    return model, facts if isinstance(facts, dict) else {}
 
 
 def describes_itself(path: Path) -> bool:
@@ -60,14 +65,20 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         raw = load_safely(path)
     except pickle.UnpicklingError as e:
-        raise MmardError(f"{path} refused: it holds more than weights and could run code when loaded") from e
-    except (SafetensorError, OSError, RuntimeError, EOFError) as e:
+        raise MmardError(
+            f"{path} refused: it is no file of weights, or holds more than weights and could run code when loaded"
+        ) from e
+    except Exception as e:  # whatever a file that is no weights makes the readers say
         raise MmardError(f"{path} cannot be read as weights; is it truncated? ({first_line(e)})") from e
     for key in WRAPPERS:
         if isinstance(raw, dict) and isinstance(raw.get(key), dict):
             raw = raw[key]
             break
-    if not isinstance(raw, dict) or not raw or not all(isinstance(t, Tensor) for t in raw.values()):
+    if (
+        not isinstance(raw, dict)
+        or not raw
+        or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in raw.items())
+    ):
         raise MmardError(f"{path} holds no weights; expected names with tensors")
     return {name.removeprefix("module."): t for name, t in raw.items()}
 

@@ -11,7 +11,9 @@ Rows = list[dict[str, Any]]
 def scores_table(title: str, rows: Rows) -> Table:
     """One model: accuracy under each attack with its interval and time."""
     table = Table(
-        title=title, title_justify="left", caption="95 % interval: Wilson, over the test images; one training run"
+        title=title,
+        title_justify="left",
+        caption=f"{rows[0]['samples']:,} test images; 95 % interval: Wilson, over these; one training run",
     )
     for name, justify in (
         ("attack", "left"),
@@ -25,6 +27,27 @@ def scores_table(title: str, rows: Rows) -> Table:
         table.add_row(
             r["attack"], f"{r['accuracy']:.2f} %", f"{r['low']:.1f}–{r['high']:.1f}", f"{r['seconds']:.1f}", r["detail"]
         )
+    return table
+
+
+def bench_table(figures: dict[str, Any]) -> Table:
+    """Speed of a step: ours, plain and base side by side."""
+    passes = ", ".join(
+        f"{name} {p['forward']} forward {p['backward']} backward" for name, p in figures["passes"].items()
+    )
+    title = f"{figures['student']} from {figures['teacher']}, batch {figures['batch']}, {figures['device']}, {figures['precision']}"
+    caption = f"{figures['gflop']:.0f} GFLOP a step ({passes}); matrix peak {figures['matrix_peak_gflops']:.0f} GFLOP/s"
+    for key, words in (("faster_than_plain", "times faster than plain"), ("cost_over_base", "times the base's time")):
+        if key in figures:
+            r, n = figures[key], figures["repeats"]
+            caption += f"\n{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f}) {words}, median and range of {n} pairs"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    for name in ("step", "ms", "images/s", "share of peak", "peak MiB"):
+        table.add_column(name, justify="left" if name == "step" else "right")
+    for name, ms in figures["milliseconds"].items():
+        share, memory = figures["share_of_peak"].get(name), figures["peak_mib"][name]
+        cells = [f"{ms:.0f}", f"{figures['images_per_second'][name]:.1f}", f"{share:.0%}" if share else "–"]
+        table.add_row(name, *cells, f"{memory:.0f}" if memory else "–")
     return table
 
 

@@ -1,5 +1,6 @@
 """Device, precision and processes. The only file that imports Lightning Fabric."""
 
+import logging
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -35,6 +36,7 @@ class Engine:
             raise MmardError(f"precision {precision!r} is not known; expected one of {', '.join(PRECISIONS)}")
         # Several forwards come before one backward: buffers must not be broadcast in between.
         strategy: Any = DDPStrategy(broadcast_buffers=False) if devices * nodes > 1 else "auto"
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its greetings, one from each process
         places: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes}
         try:
             self.fabric = Fabric(**places, strategy=strategy, precision=cast(Any, precision))

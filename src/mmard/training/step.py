@@ -21,6 +21,10 @@ def make_example(method: Method, views: Views, network: nn.Module, threat: Threa
         raise MmardError("the method has an inner objective and no maximizer; give it one, such as Pgd(steps=10)")
     with held_still(network, *method.inner.modules(), train=method.attack_in_train_mode):
         x_adv = method.maximizer(lambda x: method.inner.total(views.moved_to(x)), views.nat.x, threat)
+    if not isinstance(x_adv, Tensor) or x_adv.shape != views.nat.x.shape:
+        raise MmardError(
+            f"the maximizer {method.maximizer} gave no images of the shape it got, {tuple(views.nat.x.shape)}"
+        )
     return views.moved_to(x_adv.detach())
 
 

@@ -18,7 +18,7 @@ from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.errors import MmardError, first_line
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.core.views import Models, Views, held_still
+from mmard.core.views import held_still
 from mmard.data.augment import augment
 from mmard.data.images import Images
 from mmard.evaluation.evaluate import full_precision
@@ -30,7 +30,7 @@ from mmard.training.engine import Engine
 from mmard.training.meter import LossMeter, not_finite
 from mmard.training.plan import Plan
 from mmard.training.progress import Watcher
-from mmard.training.step import make_example, outer_losses
+from mmard.training.update import Update
 
 
 def seed_of(*parts: int | str) -> int:
@@ -102,14 +102,10 @@ class Trainer:
         self.total = plan.epochs * self.steps_per_epoch
         self.train, self.held_out = self.train.to(engine.device), self.held_out.to(engine.device)
         self.terms = [m.to(engine.device) for m in self.method.modules()]
-        for teacher in self.teachers.values():
-            teacher.eval().requires_grad_(False)
-        for network in (self.student, *self.teachers.values()):
-            network.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = plan.optimizer_for(self.student)
-        self.wrapped, self._stepper = engine.setup(self.student, self.optimizer)
-        networks = {**self.teachers, "student": self.student}
-        self.predictors = {name: engine.predictor(network) for name, network in networks.items()}
+        self.update = Update(
+            method=self.method, threat=self.threat, student=self.student, teachers=self.teachers, plan=plan,
+            engine=engine, scale=self.scale,
+        )  # fmt: skip
         self.average = Average(self.averaging, self.student)
         self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
         self._order = (-1, torch.empty(0))
@@ -135,24 +131,15 @@ class Trainer:
         self._clock = (self.step, time.perf_counter())
 
     def _one_step(self) -> None:
-        plan, progress = self.plan, self.step / self.total
+        progress = self.step / self.total
         torch.manual_seed(seed_of(self.seed, self.step, self.engine.rank))
         x, y, index = self.train.batch(self._rows())
         x = augment(x, self.augmentation)
-        views = Views.of(x, y, index, Models(self.predictors), progress)
-        views = make_example(self.method, views, self.student, self.threat)
-        losses = outer_losses(self.method, views, self.wrapped)
-        self._stepper.zero_grad()
-        self.engine.backward(self.scale * torch.stack(list(losses.values())).sum())
-        if plan.clip is not None:
-            self.engine.clip(self.wrapped, self._stepper, plan.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = plan.lr_at(progress)
-        self._stepper.step()
+        losses = self.update(x, y, index, progress)
         self.meter.add(self.step, losses)
         self.step += 1
         self.average.update(self.step / self.total, self.step % self.steps_per_epoch == 0)
-        self.watcher.stepped(self.step, plan.batch_size)
+        self.watcher.stepped(self.step, self.plan.batch_size)
 
     def _rows(self) -> Tensor:
         """This process's rows of the training set at this step."""
@@ -168,7 +155,7 @@ class Trainer:
         self.meter.check()
         (since, clock), epoch = self._clock, self.step // self.steps_per_epoch
         seconds = time.perf_counter() - clock
-        record: dict[str, Any] = {"step": self.step, "epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]}
+        record: dict[str, Any] = {"step": self.step, "epoch": epoch, "lr": self.update.optimizer.param_groups[0]["lr"]}
         record["terms"] = self.meter.means()
         record["loss"] = sum(record["terms"].values())
         record |= {"seconds": seconds, "images_per_second": (self.step - since) * self.plan.batch_size / seconds}
@@ -223,7 +210,7 @@ class Trainer:
             raise not_finite(self.step - 1, "a weight")
         parts: dict[str, Any] = {
             "student": self.student,
-            "optimizer": self.optimizer,
+            "optimizer": self.update.optimizer,
             "average": self.average,
             "meter": self.meter,
         }
@@ -239,7 +226,7 @@ class Trainer:
             return
         try:
             self.student.load_state_dict(state["student"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.update.optimizer.load_state_dict(state["optimizer"])
             self.average.load_state_dict(state["average"])
             for module, saved in zip(self.terms, state["terms"], strict=True):
                 module.load_state_dict(saved)

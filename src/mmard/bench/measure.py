@@ -1,0 +1,126 @@
+"""Clocks, memory, operations: paired and repeated in one process, so that a machine that drifts drifts for both."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmard.core.views import held_still
+
+Step = Callable[[], object]
+
+
+def synchronized(device: torch.device) -> float:
+    """Seconds now, after the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def paired_seconds(steps: Mapping[str, Step], device: torch.device, repeats: int) -> dict[str, list[float]]:
+    """Seconds of each step, taken in turn: A B C A B C ..., after one turn that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(repeats + 1):
+        for name, step in steps.items():
+            begun = synchronized(device)
+            step()
+            if turn:
+                seconds[name].append(synchronized(device) - begun)
+    return seconds
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster: median over pairs, with the smallest and the largest."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(slow: list[float], fast: list[float]) -> "Ratio":
+        """From the seconds of both, pair by pair."""
+        each = [a / b for a, b in zip(slow, fast, strict=True)]
+        return Ratio(statistics.median(each), min(each), max(each))
+
+
+def peak_memory(step: Step, device: torch.device) -> float | None:
+    """MiB at the peak of a step: allocated on a GPU, resident in the process on Linux; None where nobody knows."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark
+        step()
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    (mark,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(mark.split()[1]) / 1024
+
+
+def forward_flops(network: nn.Module, x: Tensor) -> float:
+    """Floating-point operations of one forward pass: convolutions and matrix products, a multiply-add is two."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), held_still(network):
+        network(x)
+    return float(counter.get_total_flops())
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype = torch.float32, seconds: float = 1.0) -> float:
+    """Operations a second of a large matrix product: what the machine can do at best, measured."""
+    n = 8192 if device.type == "cuda" else 1536
+    a, best = torch.randn(n, n, device=device, dtype=dtype), 0.0
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begun = synchronized(device)
+        a @ a
+        best = max(best, 2 * n**3 / (synchronized(device) - begun))
+    return best
+
+
+@dataclass
+class Count:
+    """Passes through one network: forward, backward to its input, backward to its weights."""
+
+    forward: int = 0
+    backward: int = 0
+    weights: int = 0
+
+    @property
+    def in_forwards(self) -> int:
+        """The same in forward passes: each kind of pass costs about one."""
+        return self.forward + self.backward + self.weights
+
+
+class Passes:
+    """Counts the passes of networks in a step."""
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        self.counts = {name: Count() for name in networks}
+        self.handles = [net.register_forward_hook(self._hook(name)) for name, net in networks.items()]
+
+    def _hook(self, name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        count = self.counts[name]
+
+        def backward(network: nn.Module) -> None:
+            count.backward += 1
+            count.weights += network.training
+
+        def forward(network: nn.Module, _inputs: object, output: Tensor) -> None:
+            count.forward += 1
+            if output.requires_grad:
+                output.register_hook(lambda _grad: backward(network))  # type: ignore[no-untyped-call]
+
+        return forward
+
+    def close(self) -> dict[str, Count]:
+        """Remove the hooks; the counts by network."""
+        for handle in self.handles:
+            handle.remove()
+        return self.counts

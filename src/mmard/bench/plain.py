@@ -1,0 +1,35 @@
+"""The step as released scripts write it: eager, float32, default memory layout, the networks used as they are."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmard.core.errors import MmardError
+from mmard.core.method import Method
+from mmard.core.threat import Threat
+from mmard.core.views import Models, Views
+
+
+def plain_step(
+    method: Method, networks: Mapping[str, nn.Module], optimizer: Optimizer, threat: Threat, x: Tensor, y: Tensor
+) -> None:
+    """One step of training on x (B, C, H, W) and y (B,).
+
+    The student goes to evaluation mode for the attack and its weights keep asking for gradients; the formulas are the
+    method's own, so that what is compared is the machinery and nothing else.
+    """
+    student = networks["student"]
+    views = Views.of(x, y, torch.arange(len(y), device=y.device), Models(networks))
+    if method.inner:
+        if method.maximizer is None:
+            raise MmardError("the method has an inner objective and no maximizer")
+        student.eval()
+        x_adv = method.maximizer(lambda moved: method.inner.total(views.moved_to(moved)), x, threat)
+        views = views.moved_to(x_adv.detach())
+    student.train()
+    loss = method.outer.total(views.seen_by(student)).mean()
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()

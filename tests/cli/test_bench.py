@@ -1,0 +1,46 @@
+"""`mmard bench` answers, and its counts are those of the method."""
+
+import json
+from pathlib import Path
+
+from helpers import Run
+
+
+def test_bench_compares_a_method_with_the_plain_step_and_its_base(mmard: Run, tmp_path: Path) -> None:
+    words = [
+        "--method",
+        "mmard",
+        "--student",
+        "cnn-4-2",
+        "--teacher",
+        "cnn-4-3",
+        "--batch",
+        "4",
+        "--size",
+        "8",
+        "--repeats",
+        "2",
+    ]
+    done = mmard("bench", *words, "--json", "bench.json")
+    assert done.returncode == 0, done.stderr
+    assert "times faster than plain" in done.stdout
+    assert "times the base's time" in done.stdout
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert figures["passes"] == {
+        "student": {"forward": 12, "backward": 12, "weights": 2},
+        "teacher": {"forward": 12, "backward": 10, "weights": 0},
+    }
+    assert figures["gflop"] > 0
+    assert set(figures["milliseconds"]) == {"ours", "plain", "base"}
+    low, median, high = (figures["faster_than_plain"][k] for k in ("low", "median", "high"))
+    assert 0 < low <= median <= high
+
+
+def test_the_operations_of_a_convolution_are_counted_as_by_hand() -> None:
+    import torch
+    from torch import nn
+
+    from mmard.bench.measure import forward_flops
+
+    x = torch.rand(2, 3, 8, 8)
+    assert forward_flops(nn.Conv2d(3, 5, 3, padding=1), x) == 2 * 2 * 5 * 3 * 9 * 64

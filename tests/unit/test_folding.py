@@ -1,0 +1,64 @@
+"""BatchNorm folded into convolutions changes nothing but rounding, and follows the weights."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmard.models.students import Architecture, Classifier, build
+from mmard.training.folding import Folded, folded
+
+
+def lived(name: str) -> Classifier:
+    """A network whose BatchNorms have seen something."""
+    torch.manual_seed(0)
+    model = build(Architecture(name=name, classes=5, channels=1, mean=(0.4,), std=(0.3,)))
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.normal_(m.running_mean)  # type: ignore[arg-type]
+            nn.init.uniform_(m.running_var, 0.5, 2)  # type: ignore[arg-type]
+            nn.init.uniform_(m.weight, 0.5, 2)
+            nn.init.normal_(m.bias)
+    return model
+
+
+def logits_and_gradient(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.clone().requires_grad_()
+    logits = model(x)
+    return logits.detach(), torch.autograd.grad(logits.square().sum(), x)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"), [("cnn-4-3", 3), ("resnet18", 20), ("preactresnet18", 8), ("wrn-10-2", 4), ("mobilenetv2", 57)]
+)
+def test_a_folded_network_says_the_same_and_has_the_same_gradient(name: str, pairs: int) -> None:
+    model, x = lived(name).eval(), torch.rand(4, 1, 8, 8)
+    shadow = folded(model)
+    assert isinstance(shadow, Folded)
+    assert len(shadow.pairs) == pairs
+    for ours, theirs in zip(logits_and_gradient(shadow, x), logits_and_gradient(model, x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * theirs.abs().max().item())
+
+
+def test_it_follows_the_weights_and_leaves_them_alone() -> None:
+    model, x = lived("wrn-10-1"), torch.rand(8, 1, 8, 8)
+    shadow = Folded(model)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    logits_and_gradient(shadow, x)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model.train()(x).square().mean().backward()
+    optimizer.step()
+    model.eval()
+    assert not torch.allclose(shadow(x), model(x), rtol=1e-3)
+    shadow.refresh()
+    torch.testing.assert_close(shadow(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_traced_runs_as_it_is_with_one_line() -> None:
+    class Branches(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1)[:, :5] if x.sum() > 0 else x.flatten(1)[:, 5:10]
+
+    model = Classifier(Branches(), Architecture(name="branches", classes=5, channels=1))
+    with pytest.warns(UserWarning, match="branches runs unfolded"):
+        assert folded(model) is model
