@@ -179,3 +179,36 @@ def test_real_cifar_images_with_names_and_limits() -> None:
     assert data.train.pixels.shape == (450, 3, 32, 32)
     assert data.train.classes[0] == "airplane"
     assert torch.bincount(data.test.labels).tolist() == [20] * 10
+
+
+def test_a_hub_name_with_the_columns_and_splits_of_cifar100_and_tiny_imagenet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`datasets` takes a folder owner/name for a hub's name: the same code, without the network."""
+    datasets = pytest.importorskip("datasets")
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    features = datasets.Features(
+        img=datasets.Image(),
+        coarse_label=datasets.ClassLabel(names=["animal"]),
+        fine_label=datasets.ClassLabel(names=["cat", "dog", "hen"]),
+    )
+    pictures = [Image.new("RGB", (8, 8), (i, 0, 0)) for i in range(30)]
+    rows = {"img": pictures, "coarse_label": [0] * 30, "fine_label": [i % 3 for i in range(30)]}
+    (tmp_path / "somebody/pictures").mkdir(parents=True)
+    for part in ("train", "valid"):
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"somebody/pictures/{part}.parquet")
+    data = load("somebody/pictures", held_out=0.2)
+    assert data.train.classes == ("cat", "dog", "hen")
+    assert (len(data.train), len(data.held_out), len(data.test)) == (24, 6, 30)
+    assert torch.equal(data.test.pixels[:, 0, 0, 0], torch.arange(30, dtype=torch.uint8))
+    coarse = load("somebody/pictures", held_out=0.2, label="fine_label", size=4)
+    assert coarse.train.pixels.shape[1:] == (3, 4, 4)
+
+
+def test_a_class_without_training_images_is_one_clear_line(folder: Path) -> None:
+    (folder / "test/green").mkdir()
+    (folder / "test/red/0.png").rename(folder / "test/green/0.png")
+    with pytest.raises(MmardError, match="no image of class 'green'"):
+        load("imagefolder", root=str(folder), size=8)
