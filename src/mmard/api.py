@@ -101,15 +101,23 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
         engine.on_global_zero(lambda: _must_be_free(folder, settings, resume))
         teacher, recipe = settings.teacher, settings.teacher_recipe
         if teacher and recipe and not (RunFolder(teacher).last_file.exists() or Path(teacher).is_file()):
-            lesson = read_settings(recipe, {"out": teacher})
-            check(lesson)
-            _train(lesson, True, watch, engine)
+            _train(_lesson(recipe, settings), True, watch, engine)
         trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name))
         engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard))
         trainer.fit()
     finally:
         folder.close()
     return folder
+
+
+def _lesson(recipe: str, pupil: Settings) -> Settings:
+    """The teacher's settings: its recipe, on the student's data and split (it must not see what is held out), threat and machine."""
+    shared = {f"data.{k}": v for k, v in pupil.data.model_dump(exclude={"augment"}).items()}
+    shared |= {f"threat.{k}": v for k, v in pupil.threat.model_dump().items()}
+    shared |= {f"engine.{k}": v for k, v in pupil.engine.model_dump().items()}
+    lesson = read_settings(recipe, {**shared, "out": pupil.teacher})
+    check(lesson)
+    return lesson
 
 
 UNIMPORTANT = {"about", "out", "tensorboard", "checkpoint_every", "teacher_recipe"}  # change nothing in a result

@@ -84,7 +84,8 @@ def train(
         Console(stderr=True).print("stopped; the same command with --resume goes on")
         raise typer.Exit(130) from None
     judged = [r for r in folder.metrics() if "robust" in r]
-    for which, r in (("best", max(judged, key=lambda r: (r["robust"], r["clean"]))), ("last", judged[-1])):
+    ordered = sorted(judged, key=lambda r: (r["robust"], r["clean"], -r["epoch"]))
+    for which, r in [("best", ordered[-1]), ("last", judged[-1])] if judged else []:
         out.print(
             f"{which} on the held-out split: epoch {r['epoch']}, clean {r['clean']:.2f} %, robust {r['robust']:.2f} %"
         )

@@ -53,10 +53,13 @@ def test_a_recipe_trains_its_teacher_first(mmard: Run, tmp_path: Path) -> None:
             {**mine, "method": "rslad", "teacher": "runs/t", "teacher_recipe": "teach.yaml", "out": "runs/s"}
         )
     )
-    done = mmard("train", "learn.yaml", "attack.steps=1", "threat.eps=0.1")
+    done = mmard("train", "learn.yaml", "attack.steps=1", "threat.eps=0.1", "data.limit=180", "data.seed=3")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs/t/last.safetensors").exists()
     assert (tmp_path / "runs/s/last.safetensors").exists()
+    taught, learnt = (yaml.safe_load((tmp_path / f"runs/{run}/settings.yaml").read_text()) for run in "ts")
+    assert taught["data"] == learnt["data"]  # or the teacher would have seen what is held out from the student
+    assert taught["threat"] == learnt["threat"]
 
 
 def test_a_method_of_ones_own(mmard: Run, digits_teacher: Path) -> None:
