@@ -111,7 +111,7 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
 
 
 def _lesson(recipe: str, pupil: Settings) -> Settings:
-    """The teacher's settings: its recipe, on the student's data and split (it must not see what is held out), threat and machine."""
+    """The teacher's recipe on the student's data and split (it must not see what is held out), threat and machine."""
     shared = {f"data.{k}": v for k, v in pupil.data.model_dump(exclude={"augment"}).items()}
     shared |= {f"threat.{k}": v for k, v in pupil.threat.model_dump().items()}
     shared |= {f"engine.{k}": v for k, v in pupil.engine.model_dump().items()}
