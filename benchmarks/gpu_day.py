@@ -8,7 +8,6 @@ it is started again. After each job its best weights (half precision, with a car
 """
 
 import argparse
-import json
 import shutil
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from mmard import MmardError, train
 from mmard.config import Settings
-from mmard.core.files import sha256
+from mmard.core.files import sha256, write_json
 from mmard.core.validate import validated
 from mmard.models.weights import load_weights, save_weights
 from mmard.runs import RunFolder
@@ -99,8 +98,8 @@ def pack(folder: RunFolder, to: Path) -> None:
     card = {"architecture": a.name, "classes": a.classes, "channels": a.channels, "mean": a.mean, "std": a.std}
     card |= {"file": weights.name, "sha256": sha256(weights), "source": "trained by mmard, benchmarks/gpu_day.py"}
     card["claimed"] = {"held-out clean": best["clean"], "held-out PGD-10": best["robust"]}
-    (to / f"{name}.json").write_text(json.dumps(card, indent=2) + "\n")
     shutil.copyfile(folder.metrics_file, to / f"{name}.jsonl")
+    write_json(to / f"{name}.json", card)  # last and whole: it says that the job is done
 
 
 def main() -> None:
@@ -111,6 +110,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
     end = time.monotonic() + 60 * asked.minutes
+    failed = []
     for name, job in JOBS:
         if (asked.out / "pack" / f"{name}.json").exists():
             continue
@@ -122,8 +122,11 @@ def main() -> None:
             print(f"{name}: out of time; the same command goes on")
             return
         except MmardError as e:
+            failed.append(name)
             print(f"{name}: failed, {e}")
     print(f"done; small files in {asked.out / 'pack'}")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

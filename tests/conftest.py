@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # bit-equality is promised on the CPU; before torch looks
+# Before torch looks, and for the processes that tests start: bit-equality is promised on the CPU, for one number of threads.
+os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 import torch
 from helpers import Run, blobs, command, small_net
 from rich.console import Console

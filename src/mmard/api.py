@@ -1,6 +1,8 @@
 """From settings to a trained and judged student: what the command line does, for Python."""
 
+import hashlib
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -85,8 +87,11 @@ def check(settings: Settings) -> None:
         build(Architecture(name=settings.student, classes=10))
     if settings.teacher and Path(settings.teacher).resolve() == Path(settings.out).resolve():
         raise MmardError(f"{settings.out} cannot be its own teacher; choose another out=")
-    if settings.teacher and not settings.teacher_recipe:
-        find_model(settings.teacher)
+    will_come = (
+        settings.teacher_recipe and settings.teacher and Path(settings.teacher).suffix not in (".safetensors", ".json")
+    )
+    for source in [*settings.teachers.values(), *([settings.teacher] if settings.teacher and not will_come else [])]:
+        find_model(source)
 
 
 def plan_of(settings: Settings) -> Plan:
@@ -100,8 +105,10 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
         engine.on_global_zero(folder.lock)
         engine.on_global_zero(lambda: _must_be_free(folder, settings, resume))
         teacher, recipe = settings.teacher, settings.teacher_recipe
-        if teacher and recipe and not (RunFolder(teacher).last_file.exists() or Path(teacher).is_file()):
+        if teacher and recipe and not (RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file()):
             _train(_lesson(recipe, settings), True, watch, engine)
+        if teacher and engine.is_global_zero:
+            _warn_of_other_data(RunFolder(teacher), settings)
         trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name))
         engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard))
         trainer.fit()
@@ -120,7 +127,19 @@ def _lesson(recipe: str, pupil: Settings) -> Settings:
     return lesson
 
 
-UNIMPORTANT = {"about", "out", "tensorboard", "checkpoint_every", "teacher_recipe"}  # change nothing in a result
+def _warn_of_other_data(teacher: RunFolder, pupil: Settings) -> None:
+    """A teacher that learnt from another split may have seen what is held out from the student."""
+    if teacher.settings_file.is_file():
+        old, new = (s.data.model_dump(mode="json", exclude={"augment"}) for s in (read_settings(teacher.path), pupil))
+        if changed := differences(old, new, "data."):
+            warnings.warn(
+                f"the teacher {teacher.path} learnt from other data ({'; '.join(changed)}): "
+                "it may have seen the held-out images, whose accuracies then flatter",
+                stacklevel=2,
+            )
+
+
+UNIMPORTANT = {"about", "out", "tensorboard", "teacher_recipe"}  # change nothing in a result
 
 
 def _must_be_free(folder: RunFolder, settings: Settings, resume: bool) -> None:
@@ -190,7 +209,9 @@ def evaluate(
     engine = Engine(accelerator=settings.engine.accelerator)
     images = some(test, limit, seed=0).to(engine.device)
     model.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    results = _results_folder(path, [*trials] if attacks else [], len(images) if limit else 0, changes)
+    results = _results_folder(
+        path, ([*trials] or ["clean"]) if attacks is not None else [], len(images) if limit else 0, changes, seed
+    )
     write_json(results / "settings.json", settings.resolved())  # now, so that a folder that cannot be written is known
     threat = Threat(**settings.threat.model_dump())
     scores = run_attacks(model, images, threat, trials, batch_size=batch_size, seed=seed, tick=tick)
@@ -205,8 +226,10 @@ def _path_of(source: str | Path | RunFolder) -> Path:
     return find_model(source.path if isinstance(source, RunFolder) else source)
 
 
-def _results_folder(path: Path, attacks: list[str], count: int, changes: dict[str, Any]) -> Path:
+def _results_folder(path: Path, attacks: list[str], count: int, changes: dict[str, Any], seed: int) -> Path:
     """A folder of its own for each kind of evaluation, so that a quick look never replaces a full one."""
-    parts = [path.stem, *attacks, *([f"{count}-images"] if count else [])]
+    parts = [path.stem, *attacks, *([f"{count}-images"] if count else []), *([f"seed-{seed}"] if seed else [])]
     parts += [f"{key}-{value}" for key, value in changes.items()]
-    return path.parent / "eval" / re.sub(r"[^\w.+-]", "-", "_".join(parts))[:120]
+    name = re.sub(r"[^\w.+-]", "-", "_".join(parts))
+    short = name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return path.parent / "eval" / short

@@ -176,7 +176,7 @@ def show(words: Words = None) -> None:
 def bench(
     words: Words = None,
     method: Annotated[str | None, typer.Option(help="As for train.")] = None,
-    student: Annotated[str, typer.Option(help="Architecture.")] = "resnet18",
+    student: Annotated[str | None, typer.Option(help="Architecture; the recipe's, or resnet18.")] = None,
     teacher: Annotated[
         str, typer.Option(help="Architecture of the teacher; its weights do not matter here.")
     ] = "wrn-16-4",
@@ -191,7 +191,8 @@ def bench(
     from mmard.report.tables import bench_table
 
     recipe, overrides = _split(words)
-    given = {"student": student} | ({"method": method} if method else {})
+    student = student or (None if recipe else "resnet18")
+    given = {key: value for key, value in (("student", student), ("method", method)) if value is not None}
     settings = config.read_settings(recipe, given | overrides)
     with out.status("measuring"):
         figures = measure(Case(settings=settings, teacher=teacher, batch=batch, size=size, repeats=repeats))

@@ -1,5 +1,6 @@
 """Settings: YAML recipes plus ``key.sub=value`` overrides, validated before anything heavy runs."""
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -158,7 +159,7 @@ def read_settings(recipe: "str | Path | Settings | None", overrides: dict[str, A
         path = recipe_file(str(recipe))
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as e:
+        except (yaml.YAMLError, ValueError, OSError) as e:
             raise MmardError(f"{path} is no YAML: {' '.join(str(e).split())}") from e
         if not isinstance(raw, dict):
             raise MmardError(f"{path} holds a {type(raw).__name__}, expected keys and values")
@@ -181,7 +182,9 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
             raise MmardError(f"{word!r} is no setting; expected key=value, such as train.epochs=10")
         try:
             pairs[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
+            pairs[key] = value
+        if isinstance(pairs[key], date):  # out=2026-02-03 is a name
             pairs[key] = value
     return pairs
 

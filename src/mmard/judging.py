@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mmard import api
@@ -11,11 +12,12 @@ from mmard import api
 
 def judge(source: str | Path, out: Console, attacks: str | None = None, **settings: Any) -> list[dict[str, Any]]:
     """`mmard.evaluate` with a bar that names the attack; returns the rows of the table."""
+    name_of = escape(str(source))
     columns = (TextColumn("[bold]{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=out, transient=True) as progress:
-        task = progress.add_task(str(source), total=None)
+        task = progress.add_task(name_of, total=None)
 
         def tick(name: str, done: int, total: int) -> None:
-            progress.update(task, description=f"{source}: {name}", completed=done, total=total or None)
+            progress.update(task, description=f"{name_of}: {name}", completed=done, total=total or None)
 
         return api.evaluate(source, attacks, tick=tick, **settings).rows()

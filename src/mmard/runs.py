@@ -28,13 +28,6 @@ class RunFolder:
         self._board: Any = None
         self._lock: IO[str] | None = None
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The resolved settings the run was made with."""
-        if not self.settings_file.is_file():
-            raise MmardError(f"{self.path} is no run folder: it has no settings.yaml")
-        return yaml.safe_load(self.settings_file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-
     def lock(self) -> None:
         """Keep other processes out until `close`; the lock goes with the process, however that ends."""
         try:
@@ -48,6 +41,8 @@ class RunFolder:
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another"
             raise MmardError(f"{self.path} is in use by process {holder}; wait, or choose another out=") from e
+        except OSError as e:
+            raise MmardError(f"cannot lock {self.path}: {first_line(e)}; choose an out= on another file system") from e
         with suppress(OSError):  # on a full disk the lock holds, only without a name
             self._lock.truncate(0)
             self._lock.write(str(os.getpid()))

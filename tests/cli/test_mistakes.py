@@ -58,6 +58,8 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "engine.accelerator=cuda"], ["this machine cannot run that"]),
         (["train", "--method", "os:system"], ["method os:system: missing a required argument"]),
         (["train", "--method", "mmard", "method.base=null"], ["a method is None"]),
+        (["train", "digits-rslad", "--teacher", "tpyo.safetensors"], ["no model at tpyo.safetensors"]),
+        (["train", "--method", "pgd_at", "engine.accelerator=cpu", "engine.devices=0"], ["'engine.devices' is 0"]),
         (["train", "data.seed=-1"], ["'data.seed' is -1"]),
         (["train", "out="], ["'out' is"]),
         (["train", "train.warmup=2"], ["warmup 2"]),
@@ -128,6 +130,7 @@ def test_foreign_and_truncated_weights_are_one_line(mmard: Run, tmp_path: Path) 
 
 
 METHODS = {
+    "return v.nat.student @ v.nat.student": "RuntimeError",
     "return 1 / 0": "term 'mine' fails (",
     "return None": "gave a NoneType, expected one number per sample",
     "return v.nat.student.mean()": "gave shape ()",
@@ -218,6 +221,10 @@ def test_a_quick_look_never_replaces_a_full_evaluation(mmard: Run, finished: Pat
     before = full.read_text()
     assert mmard("eval", "runs/run", "--attacks", "fgsm", "--limit", "20").returncode == 0
     assert mmard("eval", "runs/run", "--attacks", "fgsm", "threat.eps=0").returncode == 0
+    assert mmard("eval", "runs/run", "--attacks", "fgsm", "--seed", "1").returncode == 0
+    assert mmard("eval", "runs/run", "--attacks", "none").returncode == 0
+    assert len(list((finished / "eval").iterdir())) == 5
+    assert not (finished / "eval/best").exists()
     assert full.read_text() == before
 
 

@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -263,3 +264,15 @@ def test_a_kill_between_metrics_and_checkpoint_loses_no_line(
             trainer(tiny, tmp_path / "cut").fit()
     trainer(tiny, tmp_path / "cut").fit()
     assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_the_averages_statistics_do_not_depend_on_the_order_of_the_files(tiny: DataSet, tmp_path: Path) -> None:
+    """Sorted by class, as in image folders: batches are mixed all the same, so the statistics are those of the whole set."""
+    rows = tiny.train.labels.argsort(stable=True)
+    sorted_by_class = replace(tiny, train=tiny.train.take(rows))
+    trainer(sorted_by_class, tmp_path, averaging=Averaging(kind="ema", decay=0.5)).fit()
+    net = load_weights(tmp_path / "last.safetensors")[0].net
+    with torch.no_grad():
+        first = net.features[0](tiny.train.batch(slice(None))[0])  # type: ignore[union-attr, index, operator]
+    whole = first.var((0, 2, 3))
+    torch.testing.assert_close(net.features[1].running_var, whole, rtol=0.05, atol=1e-4)  # type: ignore[union-attr, index]

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import Models, Views
@@ -22,9 +21,7 @@ def plain_step(
     """
     student = networks["student"]
     views = Views.of(x, y, torch.arange(len(y), device=y.device), Models(networks))
-    if method.inner:
-        if method.maximizer is None:
-            raise MmardError("the method has an inner objective and no maximizer")
+    if method.inner and method.maximizer is not None:
         student.eval()
         x_adv = method.maximizer(lambda moved: method.inner.total(views.moved_to(moved)), x, threat)
         views = views.moved_to(x_adv.detach())

@@ -13,7 +13,6 @@ from mmard.bench.plain import plain_step
 from mmard.config import Settings
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.locate import build_method
 from mmard.models.students import Architecture, Classifier, build
 from mmard.training.engine import Engine
 from mmard.training.update import Update
@@ -48,8 +47,7 @@ def base_of(settings: Settings) -> Method | None:
     spec = settings.method if isinstance(settings.method, dict) else {"name": settings.method}
     if spec["name"] != "mmard":
         return None
-    base = build_method(spec.get("base", "rslad"))
-    return method_of(settings.model_copy(update={"method": spec.get("base", "rslad")})) if base.inner else base
+    return method_of(settings.model_copy(update={"method": spec.get("base", "rslad")}))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             os.fsync(f.fileno())
         part.replace(path)
     except Exception as e:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         if isinstance(e, OSError) or _is_disk_error(e):
             kept = "; the file from before is kept" if path.exists() else ""
             raise MmardError(f"cannot write {path}: {first_line(e)}{kept}; free some space and start it again") from e

@@ -43,6 +43,8 @@ class Method:
                 raise MmardError(
                     f"{name} is a {type(objective).__name__}, expected an Objective; decorate it with @term"
                 )
+        if self.inner and self.maximizer is None:
+            raise MmardError("there is an inner objective and no maximizer; give one, such as Pgd(steps=10)")
         if not self.outer:
             raise MmardError("the outer objective has no terms: there is nothing to train the student by")
 

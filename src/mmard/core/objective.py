@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, overload
 
+import torch
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError
+from mmard.core.errors import MmardError, first_line
 from mmard.core.views import Views
 
 TermFunction = Callable[..., Tensor]
@@ -28,10 +29,10 @@ class Term:
     def __call__(self, views: Views) -> Tensor:
         try:
             value = self.function(views, **dict(self.params))
-        except (AttributeError, NameError, TypeError, ValueError, LookupError, ArithmeticError) as e:
-            if isinstance(e, MmardError):
-                raise
-            raise MmardError(f"term {self.name!r} fails ({_place(e)}): {type(e).__name__}: {e}") from e
+        except (MmardError, torch.OutOfMemoryError):
+            raise
+        except Exception as e:
+            raise MmardError(f"term {self.name!r} fails ({_place(e)}): {type(e).__name__}: {first_line(e)}") from e
         if not isinstance(value, Tensor) or value.shape != views.y.shape:
             raise MmardError(
                 f"term {self.name!r} gave {_shape(value)}, expected one number per sample "

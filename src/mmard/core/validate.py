@@ -12,7 +12,7 @@ S = TypeVar("S", bound="Section")
 class Section(BaseModel):
     """Settings from outside: unknown keys are errors, and nothing changes after it was checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
 def validated(section: type[S], raw: Any, where: str) -> S:

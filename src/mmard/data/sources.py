@@ -124,8 +124,8 @@ def _images(
         raise MmardError(f"an image of the data set cannot be decoded: {first_line(e)}") from e
     shapes = {p.shape for p in pictures}
     if len(shapes) > 1:
-        some = ", ".join(f"{w}×{h}" for h, w, _ in sorted(shapes)[:3])
-        raise MmardError(f"the images have several sizes ({some} ...); give data.size=64 or another size")
+        sizes = ", ".join(f"{w}×{h}" for h, w, _ in sorted(shapes)[:3])
+        raise MmardError(f"the images have several sizes ({sizes} ...); give data.size=64 or another size")
     images = Images.of(np.stack(pictures).transpose(0, 3, 1, 2), labels, classes)
     return Images(images.pixels, images.labels, images.classes, index)
 

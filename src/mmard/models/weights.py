@@ -38,8 +38,6 @@ def load_weights(path: Path) -> tuple[Classifier, dict[str, Any]]:
         given, facts = json.loads(header["architecture"]), json.loads(header["facts"])
         model = build(Architecture(**{**given, "mean": tuple(given["mean"]), "std": tuple(given["std"])}))
     except (ValueError, TypeError, KeyError) as e:
-        if isinstance(e, MmardError):
-            raise
         raise MmardError(f"{path} was not written by this package ({first_line(e)}); write a card for it") from e
     fit(model, read_state(path), path)
     return model, facts if isinstance(facts, dict) else {}

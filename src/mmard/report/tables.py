@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 Rows = list[dict[str, Any]]
@@ -59,7 +60,7 @@ def compare_table(results: Mapping[str, Rows]) -> Table:
     for attack in attacks:
         table.add_column(attack, justify="right")
     for name, cells in _cells(results, attacks):
-        table.add_row(name, *cells)
+        table.add_row(escape(name), *cells)
     return table
 
 

@@ -41,7 +41,7 @@ class Engine:
         try:
             self.fabric = Fabric(**places, strategy=strategy, precision=cast(Any, precision))
             self.fabric.launch()
-        except (RuntimeError, ValueError) as e:
+        except Exception as e:  # Fabric has kinds of its own
             raise MmardError(f"this machine cannot run that: {first_line(e)}") from e
 
     @property
@@ -114,12 +114,14 @@ class Engine:
         Raises:
             MmardError: the one that ``work`` raised.
         """
-        fault = None
+        fault: Exception | None = None
         if self.is_global_zero:
             try:
                 work()
-            except MmardError as e:
-                fault = str(e)
-        fault = self.fabric.broadcast(fault)
+            except Exception as e:  # of whatever kind: the others must not wait for ever
+                fault = e
+        message = self.fabric.broadcast(None if fault is None else first_line(fault))
         if fault is not None:
-            raise MmardError(fault)
+            raise fault
+        if message is not None:
+            raise MmardError(message)

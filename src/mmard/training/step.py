@@ -15,10 +15,8 @@ def make_example(method: Method, views: Views, network: nn.Module, threat: Threa
         views: of the natural images; their student is what the attack calls, and runs ``network``.
         network: held still meanwhile.
     """
-    if not method.inner:
+    if not method.inner or method.maximizer is None:
         return views
-    if method.maximizer is None:
-        raise MmardError("the method has an inner objective and no maximizer; give it one, such as Pgd(steps=10)")
     with held_still(network, *method.inner.modules(), train=method.attack_in_train_mode):
         x_adv = method.maximizer(lambda x: method.inner.total(views.moved_to(x)), views.nat.x, threat)
     if not isinstance(x_adv, Tensor) or x_adv.shape != views.nat.x.shape:

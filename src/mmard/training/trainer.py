@@ -152,7 +152,7 @@ class Trainer:
         return self._order[1][start : start + share]
 
     def _end_epoch(self) -> None:
-        self.meter.check()
+        self._check_finite()
         (since, clock), epoch = self._clock, self.step // self.steps_per_epoch
         seconds = time.perf_counter() - clock
         record: dict[str, Any] = {"step": self.step, "epoch": epoch, "lr": self.update.optimizer.param_groups[0]["lr"]}
@@ -180,8 +180,11 @@ class Trainer:
         return {"clean": found["clean"], "robust": found["robust"]}
 
     def _natural_images(self) -> Iterator[Tensor]:
-        for start in range(0, len(self.train), self.plan.batch_size):
-            yield self.train.batch(slice(start, start + self.plan.batch_size))[0]
+        """The training images in whole, mixed batches: one class at a time would give other statistics."""
+        draw = torch.Generator().manual_seed(seed_of(self.seed, "statistics"))
+        order = torch.randperm(len(self.train), generator=draw).to(self.engine.device)
+        for place in range(self.steps_per_epoch):
+            yield self.train.batch(order[place * self.plan.batch_size :][: self.plan.batch_size])[0]
 
     def _judge(self, model: Classifier) -> dict[str, float]:
         """Clean and robust accuracy on the held-out split, in percent; the processes share the work."""
@@ -202,12 +205,16 @@ class Trainer:
         kept = {**self.facts, "epoch": self.step // self.steps_per_epoch}
         self.engine.on_global_zero(lambda: save_weights(path, model, kept))
 
-    def _save(self) -> None:
+    def _check_finite(self) -> None:
+        """Raise before anything is kept; the last update may break weights that no loss has seen yet."""
         self.meter.check()
-        self.engine.average_buffers(self.student, *self.terms)
         weights = [t for m in (self.student, *self.terms) for t in m.state_dict().values() if t.is_floating_point()]
-        if not all(bool(t.isfinite().all()) for t in weights):  # the last update may break what no loss has seen yet
+        if not all(bool(t.isfinite().all()) for t in weights):
             raise not_finite(self.step - 1, "a weight")
+
+    def _save(self) -> None:
+        self._check_finite()
+        self.engine.average_buffers(self.student, *self.terms)
         parts: dict[str, Any] = {
             "student": self.student,
             "optimizer": self.update.optimizer,
@@ -220,8 +227,7 @@ class Trainer:
 
     def _restore(self) -> None:
         state = self.folder.load()
-        if self.engine.is_global_zero:
-            self.folder.forget_after(0 if state is None else state["step"])
+        self.engine.on_global_zero(lambda: self.folder.forget_after(0 if state is None else state["step"]))
         if state is None:
             return
         try:
