@@ -15,6 +15,7 @@ from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
 from mmard.core.files import write_json
 from mmard.core.method import Method
+from mmard.core.numbers import seed_of
 from mmard.core.threat import Threat
 from mmard.data.images import DataSet, some
 from mmard.data.sources import load
@@ -30,7 +31,7 @@ from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
 from mmard.training.plan import Plan
 from mmard.training.progress import Watcher
-from mmard.training.trainer import Trainer, Validation, seed_of
+from mmard.training.trainer import Trainer, Validation
 
 Watch = Callable[[str], Watcher]
 
@@ -75,7 +76,8 @@ def train(
     settings = read_settings(recipe, {key.replace("__", "."): value for key, value in overrides.items()})
     check(settings)
     engine = Engine(**settings.engine.model_dump())
-    return _train(settings, resume, watch, engine)
+    with engine.together():
+        return _train(settings, resume, watch, engine)
 
 
 def check(settings: Settings) -> None:
@@ -103,6 +105,8 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
     folder = RunFolder(settings.out)
     try:
         engine.on_global_zero(folder.lock)
+        if not folder.path.is_dir():
+            raise MmardError(f"{folder.path} is not on this host: hosts of one run need a disk that all of them share")
         engine.on_global_zero(lambda: _must_be_free(folder, settings, resume))
         teacher, recipe = settings.teacher, settings.teacher_recipe
         if teacher and recipe and not (RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file()):
@@ -196,27 +200,32 @@ def evaluate(
         source: run folder (its best checkpoint), weights file, or card.
         attacks: such as ``"fgsm,pgd-20"``; None: all, with AutoAttack; ``"none"``: clean only.
         limit: judge on about so many test images, every class in proportion; None: all.
-        **overrides: settings, dots as double underscores: ``threat__eps="4/255"``, ``data__name=...``.
+        **overrides: settings, dots as double underscores: ``threat__eps="4/255"``, ``data__name=...``;
+            ``engine__devices=2`` shares the work between processes, with the same verdicts.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise MmardError(f"batch_size {batch_size} and limit {limit} are at least 1")
     trials, path = choose(attacks, suite(batch_size, seed)), _path_of(source)
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
     facts = load_weights(path)[1] if path.suffix != ".json" else {}
-    settings = read_settings(read_settings(None, facts.get("settings", {})), changes)
+    trained = {**facts.get("settings", {}), "engine": {}}  # another machine may be judging
+    settings = read_settings(read_settings(None, trained), changes)
+    engine = Engine(**settings.engine.model_dump())
     model, test = load_model(path), data_of(settings).test
     must_fit(model, str(path), len(test.classes), test.channels)
-    engine = Engine(accelerator=settings.engine.accelerator)
     images = some(test, limit, seed=0).to(engine.device)
     model.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     results = _results_folder(
         path, ([*trials] or ["clean"]) if attacks is not None else [], len(images) if limit else 0, changes, seed
     )
-    write_json(results / "settings.json", settings.resolved())  # now, so that a folder that cannot be written is known
+    # first the settings, so that a folder that cannot be written is known before the attacks
+    engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))
     threat = Threat(**settings.threat.model_dump())
-    scores = run_attacks(model, images, threat, trials, batch_size=batch_size, seed=seed, tick=tick)
-    scores.facts.update(model=str(path), data=settings.data.name, seed=seed, settings=settings.resolved())
-    scores.save(results)
+    with engine.together():
+        scores = run_attacks(model, images, threat, trials, batch_size=batch_size, seed=seed, tick=tick, crew=engine)
+    facts = {"model": str(path), "data": settings.data.name, "seed": seed, "batch_size": batch_size}
+    scores.facts.update(facts, settings=settings.resolved())
+    engine.on_global_zero(lambda: scores.save(results))
     return scores
 
 
@@ -229,7 +238,7 @@ def _path_of(source: str | Path | RunFolder) -> Path:
 def _results_folder(path: Path, attacks: list[str], count: int, changes: dict[str, Any], seed: int) -> Path:
     """A folder of its own for each kind of evaluation, so that a quick look never replaces a full one."""
     parts = [path.stem, *attacks, *([f"{count}-images"] if count else []), *([f"seed-{seed}"] if seed else [])]
-    parts += [f"{key}-{value}" for key, value in changes.items()]
+    parts += [f"{key}-{value}" for key, value in changes.items() if not key.startswith("engine.")]
     name = re.sub(r"[^\w.+-]", "-", "_".join(parts))
     short = name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return path.parent / "eval" / short

@@ -24,8 +24,9 @@ app = typer.Typer(
 
     Start with [bold]mmard demo[/bold] (three minutes on two cores, no download), then [bold]mmard ls[/bold].""",
 )
-RANK = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))  # of several processes, the first one speaks
-out = Console(quiet=RANK != "0")
+HOST, LOCAL = (os.environ.get(name, "0") for name in ("NODE_RANK", "LOCAL_RANK"))
+RANK = os.environ.get("RANK", LOCAL if HOST == "0" else f"{LOCAL} of host {HOST}")
+out = Console(quiet=RANK != "0")  # of several processes, the first one speaks
 RECIPE = typer.Argument(
     metavar="[RECIPE] [KEY=VALUE]...", help="A recipe (see mmard ls recipes) or .yaml file, and settings."
 )

@@ -18,6 +18,6 @@ def judge(source: str | Path, out: Console, attacks: str | None = None, **settin
         task = progress.add_task(name_of, total=None)
 
         def tick(name: str, done: int, total: int) -> None:
-            progress.update(task, description=f"{name_of}: {name}", completed=done, total=total or None)
+            progress.update(task, description=f"{name_of}: {name}", completed=done, total=total)
 
         return api.evaluate(source, attacks, tick=tick, **settings).rows()

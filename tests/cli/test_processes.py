@@ -1,12 +1,14 @@
-"""Two CPU processes: equal weights on each, and the same loss as one process with the whole batch."""
+"""Several CPU processes: equal weights on each, the same loss as one process with the whole batch, the same verdicts."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import QUICK, Run
 
+from mmard import Scores
 from mmard.models.weights import read_state
 
 # A net without BatchNorm, examples without a random start: then the number of processes can change nothing but rounding.
@@ -33,18 +35,47 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_as_one_with_the_whole_batch(
+def test_two_and_four_processes_train_as_one_with_the_whole_batch(
     mmard_process: Run, digits_teacher: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text(METHOD)
-    words = ["train", *QUICK, "student=plain", "--method", "mine.py:build", "--teacher", digits_teacher]
-    for count in (1, 2):
+    words = [
+        "train",
+        *QUICK,
+        "train.batch_size=60",
+        "student=plain",
+        "--method",
+        "mine.py:build",
+        "--teacher",
+        digits_teacher,
+    ]
+    for count in (1, 2, 4):
         done = mmard_process(*words, f"engine.devices={count}", "engine.accelerator=cpu", f"out=runs/{count}")
         assert done.returncode == 0, done.stderr
-    assert losses(tmp_path / "runs/2") == pytest.approx(losses(tmp_path / "runs/1"), rel=1e-5)
-    one, two = (read_state(tmp_path / f"runs/{n}/last.safetensors") for n in (1, 2))
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5)
+    one = read_state(tmp_path / "runs/1/last.safetensors")
+    for count in (2, 4):
+        assert losses(tmp_path / f"runs/{count}") == pytest.approx(losses(tmp_path / "runs/1"), rel=1e-5)
+        several = read_state(tmp_path / f"runs/{count}/last.safetensors")
+        for name in one:
+            torch.testing.assert_close(one[name], several[name], rtol=1e-4, atol=1e-5)
+
+
+def test_processes_share_an_evaluation_and_give_the_same_verdicts(
+    mmard: Run, mmard_process: Run, tmp_path: Path
+) -> None:
+    mmard("train", *QUICK, "train.batch_size=10", "--method", "pgd_at", "student=cnn-8-2", "out=run")
+    words = ["eval", "run", "--attacks", "pgd-20,autoattack", "--limit", 20, "--batch-size", 5, "threat.eps=0.04"]
+    scores = {}
+    for count in (1, 2, 4):
+        done = mmard_process(*words, f"engine.devices={count}", "engine.accelerator=cpu")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("AutoAttack standard") == 1
+        (folder,) = tmp_path.glob("run/eval/*")  # the same folder, however many processes
+        scores[count] = Scores.load(folder).correct
+        shutil.rmtree(folder)
+    assert 0 < scores[1][:, 2].sum() < scores[1][:, 0].sum()  # some fall and some stand
+    assert torch.equal(scores[2], scores[1])
+    assert torch.equal(scores[4], scores[1])
 
 
 WITNESS = """
@@ -93,4 +124,37 @@ def test_a_batch_that_does_not_divide_is_one_line(mmard_process: Run) -> None:
     )
     assert done.returncode == 2
     assert "batch_size 51 does not divide by 2 processes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+DYING = """
+import os, signal
+from dataclasses import replace
+from mmard import term
+from mmard.methods import pgd_at
+
+calls = []
+
+@term("0")
+def mortal(v):
+    calls.append(1)
+    if len(calls) == 4 and os.environ.get("LOCAL_RANK") == os.environ["DIES"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 0 * v.adv.student.sum(1)
+
+def build():
+    return replace(pgd_at(), outer=pgd_at().outer + mortal)
+"""
+
+
+@pytest.mark.parametrize("which", ["0", "1"])
+def test_a_process_that_dies_ends_the_run_with_a_line_and_no_hang(
+    which: str, mmard_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.py").write_text(DYING)
+    monkeypatch.setenv("DIES", which)
+    words = ["train", *QUICK, "--method", "mine.py:build", "engine.devices=2", "engine.accelerator=cpu", "out=run"]
+    done = mmard_process(*words, timeout=60)
+    assert done.returncode not in (0, None)
+    assert "another of the run's 2 processes died" in done.stderr
     assert "Traceback" not in done.stderr

@@ -14,6 +14,7 @@ from mmard.core.threat import Threat
 from mmard.core.views import Predict
 
 NORMS = {"linf": "Linf", "l2": "L2"}
+ATTACKS = 4  # in the standard version
 MIN_CLASSES = 4  # the targeted DLR loss divides by a difference of the first and the fourth logit
 
 
@@ -61,17 +62,17 @@ class AutoAttack:
 
 
 @contextmanager
-def listening(tick: Callable[[int], None]) -> Iterator[None]:
-    """Call ``tick`` with the number of batches done, which the package says in its log; its warnings still show."""
+def listening(tick: Callable[[float], None]) -> Iterator[None]:
+    """Call ``tick`` with the share of a batch's attacks done, which the package says in its log; its warnings show."""
     logger, level = logging.getLogger("auto-attack"), logging.getLogger("auto-attack").level
 
     class Ear(logging.Handler):
-        batches = 0
+        attacks = 0
 
         def emit(self, record: logging.LogRecord) -> None:
             if "successfully perturbed" in record.getMessage():
-                self.batches += 1
-                tick(self.batches)
+                self.attacks += 1
+                tick(min(1.0, self.attacks / ATTACKS))
             elif record.levelno >= logging.WARNING:
                 warnings.warn(f"AutoAttack: {record.getMessage()}", stacklevel=2)
 

@@ -1,5 +1,6 @@
-"""Numbers as people write them: 8/255, 1e-3, 0.5."""
+"""Numbers as people write them, 8/255, 1e-3, 0.5; and seeds."""
 
+import hashlib
 from typing import Any
 
 
@@ -16,3 +17,8 @@ def parse_number(value: Any) -> float:
         return float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError) as e:
         raise ValueError("expected a number such as 8/255 or 0.03") from e
+
+
+def seed_of(*parts: int | str) -> int:
+    """A seed that depends on all the parts and on nothing else."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())

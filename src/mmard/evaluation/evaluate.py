@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,35 @@ from mmard.attacks.cw import cw
 from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.errors import MmardError, unknown
 from mmard.core.method import Attack
+from mmard.core.numbers import seed_of
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import held_still
 from mmard.data.images import Images
 from mmard.evaluation.scores import CLEAN, Scores
 
 Tick = Callable[[str, int, int], None]
-"""Progress: (attack, samples done, samples in all); for AutoAttack (…, batches done, 0)."""
+"""Progress of this process: (attack, samples done, samples in all)."""
+
+
+class Crew(Protocol):
+    """Processes that share an evaluation, each with the model and the images; the training's engine is one."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world(self) -> int: ...
+
+    def all_reduce_sum(self, value: Tensor) -> Tensor: ...
+
+
+class Alone:
+    """A crew of one."""
+
+    rank, world = 0, 1
+
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
+        return value
 
 
 @dataclass(frozen=True)
@@ -28,13 +51,11 @@ class Trial:
     """An attack with the line that describes it.
 
     Attributes:
-        batches_itself: give it the whole set at once.
         classes: how many it needs.
     """
 
     attack: Attack
     detail: Callable[[Threat], str]
-    batches_itself: bool = False
     classes: int = 2
 
 
@@ -57,7 +78,7 @@ def suite(batch_size: int = 500, seed: int = 0) -> dict[str, Trial]:
         "FGSM": _trial(fgsm, untargeted(fgsm), "cross-entropy"),
         "PGD-20": _trial(pgd, untargeted(pgd), "cross-entropy"),
         "C&W": _trial(margin, cw(margin), "margin loss"),
-        "AutoAttack": Trial(auto, lambda _: str(auto), batches_itself=True, classes=MIN_CLASSES),
+        "AutoAttack": Trial(auto, lambda _: str(auto), classes=MIN_CLASSES),
     }
 
 
@@ -82,13 +103,17 @@ def evaluate(
     batch_size: int = 500,
     seed: int = 0,
     tick: Tick = lambda *_: None,
+    crew: Crew = Alone(),
 ) -> Scores:
     """Clean accuracy and accuracy under each attack.
+
+    Each batch has random numbers of its own, so that the verdicts do not depend on how many processes share the work.
 
     Args:
         model: pixels in [0, 1] → logits; its mode and gradients are given back as they were.
         images: what to judge on; pass the test set whole.
         trials: from `suite`; None: all of it.
+        crew: who does every how-manieth batch; each gets all the verdicts.
 
     Raises:
         MmardError: when the model has another number of classes than the data, or its logits are not finite.
@@ -102,8 +127,7 @@ def evaluate(
     with held_still(model), full_precision():
         for name, trial in {CLEAN: NO_ATTACK, **trials}.items():
             begun = time.perf_counter()
-            torch.manual_seed(seed)
-            columns.append(_column(model, images, threat, trial, batch_size, partial(tick, name)))
+            columns.append(_column(model, images, threat, trial, batch_size, seed, partial(tick, name), crew))
             seconds.append(time.perf_counter() - begun)
     details = tuple(trial.detail(threat) for trial in (NO_ATTACK, *trials.values()))
     facts = {"threat": str(threat)}
@@ -127,22 +151,22 @@ def _column(
     threat: Threat,
     trial: Trial,
     batch_size: int,
+    seed: int,
     tick: Callable[[int, int], None],
+    crew: Crew,
 ) -> Tensor:
     """Who is still right, (N,)."""
-    n, verdicts = len(images), []
-    if trial.batches_itself:
-        x, y, _ = images.batch(slice(None))
-        with listening(lambda done: tick(done, 0)):
+    n, right = len(images), torch.zeros(len(images), dtype=torch.long, device=images.labels.device)
+    mine = range(crew.rank * batch_size, n, crew.world * batch_size)
+    for turn, start in enumerate(mine):
+        rows, share = slice(start, start + batch_size), n / len(mine)
+        x, y, _ = images.batch(rows)
+        torch.manual_seed(seed_of(seed, start))
+        with listening(lambda part, turn=turn, share=share: tick(int((turn + part) * share), n)):  # type: ignore[misc]
             x_adv = trial.attack(model, x, y, threat)
-        batches = zip(torch.split(x_adv, batch_size), torch.split(y, batch_size), strict=True)
-        return torch.cat([_right(model, *b, len(images.classes)) for b in batches]).cpu()
-    for start in range(0, n, batch_size):
-        x, y, _ = images.batch(slice(start, start + batch_size))
-        x_adv = trial.attack(model, x, y, threat)
-        verdicts.append(_right(model, x_adv, y, len(images.classes)))
-        tick(min(start + batch_size, n), n)
-    return torch.cat(verdicts).cpu()
+        right[rows] = _right(model, x_adv, y, len(images.classes)).long()
+        tick(int((turn + 1) * share), n)
+    return crew.all_reduce_sum(right).bool().cpu()
 
 
 def _right(model: nn.Module, x: Tensor, y: Tensor, classes: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
 import torch
@@ -14,6 +14,7 @@ from mmard.core.errors import MmardError, first_line
 from mmard.core.views import Predict
 
 PRECISIONS = ("32-true", "bf16-mixed")
+LOST = ("gloo", "NCCL", "ProcessGroup", "Connection closed", "Connection reset")  # in what torch says of a lost peer
 
 
 class Engine:
@@ -63,6 +64,19 @@ class Engine:
     def is_global_zero(self) -> bool:
         """Is this the process that writes and prints?"""
         return self.rank == 0
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Say in one line that another process of the run died: torch says it in a page, from wherever it noticed."""
+        try:
+            yield
+        except RuntimeError as e:
+            if self.world == 1 or not any(word in str(e) for word in LOST):
+                raise
+            raise MmardError(
+                f"another of the run's {self.world} processes died; its own error stands beside this one, unless it was "
+                "killed from outside. The last checkpoint is kept: the same command with --resume goes on"
+            ) from e
 
     def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """The training-mode wrapper of a model (precision, gradient averaging) and its optimiser."""

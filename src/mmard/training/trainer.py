@@ -4,7 +4,6 @@ All randomness of a step comes from (seed, step, process), all of an epoch's ord
 therefore holds no random state, and a resumed run repeats what it had not saved.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.errors import MmardError, first_line
 from mmard.core.method import Method
+from mmard.core.numbers import seed_of
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.augment import augment
@@ -31,11 +31,6 @@ from mmard.training.meter import LossMeter, not_finite
 from mmard.training.plan import Plan
 from mmard.training.progress import Watcher
 from mmard.training.update import Update
-
-
-def seed_of(*parts: int | str) -> int:
-    """A seed that depends on all the parts and on nothing else."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())
 
 
 @dataclass(frozen=True, kw_only=True)
