@@ -75,7 +75,7 @@ def train(
     """
     settings = read_settings(recipe, {key.replace("__", "."): value for key, value in overrides.items()})
     check(settings)
-    engine = Engine(**settings.engine.model_dump())
+    engine = engine_of(settings)
     with engine.together():
         return _train(settings, resume, watch, engine)
 
@@ -99,6 +99,11 @@ def check(settings: Settings) -> None:
 def plan_of(settings: Settings) -> Plan:
     """The schedule."""
     return Plan(**settings.train.model_dump())
+
+
+def engine_of(settings: Settings) -> Engine:
+    """The device, the precision and the processes."""
+    return Engine(**settings.engine.model_dump(exclude={"micro_batch", "compile"}))
 
 
 def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> RunFolder:
@@ -175,6 +180,8 @@ def _trainer(settings: Settings, data: DataSet, engine: Engine, folder: RunFolde
         averaging=Averaging(**settings.averaging.model_dump()),
         validation=Validation(**settings.validation.model_dump()),
         engine=engine,
+        micro_batch=settings.engine.micro_batch,
+        compile=settings.engine.compile,
         augmentation=settings.data.augment,
         scale=1 / classes if settings.scale == "1/num_classes" else settings.scale,
         seed=settings.seed,
@@ -210,7 +217,7 @@ def evaluate(
     facts = load_weights(path)[1] if path.suffix != ".json" else {}
     trained = {**facts.get("settings", {}), "engine": {}}  # another machine may be judging
     settings = read_settings(read_settings(None, trained), changes)
-    engine = Engine(**settings.engine.model_dump())
+    engine = engine_of(settings)
     model, test = load_model(path), data_of(settings).test
     must_fit(model, str(path), len(test.classes), test.channels)
     images = some(test, limit, seed=0).to(engine.device)

@@ -80,12 +80,14 @@ class ValidationSettings(Section):
 
 
 class EngineSettings(Section):
-    """Where it runs; see `mmard.training.engine.Engine`."""
+    """Where and how it runs; see `mmard.training.engine.Engine`, and `Trainer` for ``micro_batch`` and ``compile``."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: Count = 1
     nodes: Count = 1
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "tf32", "bf16-mixed"] = "32-true"
+    micro_batch: Count | Literal["auto"] | None = None
+    compile: bool = False
 
 
 class Settings(Section):

@@ -49,8 +49,9 @@ def test_two_and_four_processes_train_as_one_with_the_whole_batch(
         "--teacher",
         digits_teacher,
     ]
-    for count in (1, 2, 4):
-        done = mmard_process(*words, f"engine.devices={count}", "engine.accelerator=cpu", f"out=runs/{count}")
+    for count, parts in ((1, 60), (2, 15), (4, 15)):  # two processes with their halves in two parts
+        devices = [f"engine.devices={count}", "engine.accelerator=cpu", f"engine.micro_batch={parts}"]
+        done = mmard_process(*words, *devices, f"out=runs/{count}")
         assert done.returncode == 0, done.stderr
     one = read_state(tmp_path / "runs/1/last.safetensors")
     for count in (2, 4):

@@ -4,7 +4,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -47,22 +46,6 @@ class Ratio:
         """From the seconds of both, pair by pair."""
         each = [a / b for a, b in zip(slow, fast, strict=True)]
         return Ratio(statistics.median(each), min(each), max(each))
-
-
-def peak_memory(step: Step, device: torch.device) -> float | None:
-    """MiB at the peak of a step: allocated on a GPU, resident in the process on Linux; None where nobody knows."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        step()
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark
-        step()
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    (mark,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(mark.split()[1]) / 1024
 
 
 def forward_flops(network: nn.Module, x: Tensor) -> float:

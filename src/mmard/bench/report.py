@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.api import method_of, plan_of
-from mmard.bench.measure import Passes, Ratio, Step, forward_flops, matrix_peak, paired_seconds, peak_memory
+from mmard.api import engine_of, method_of, plan_of
+from mmard.bench.measure import Passes, Ratio, Step, forward_flops, matrix_peak, paired_seconds
 from mmard.bench.plain import plain_step
 from mmard.config import Settings
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.models.students import Architecture, Classifier, build
 from mmard.training.engine import Engine
+from mmard.training.memory import free_bytes, need_of, peak_bytes
 from mmard.training.update import Update
 
 
@@ -52,10 +53,11 @@ def base_of(settings: Settings) -> Method | None:
 
 @dataclass(frozen=True)
 class Subject:
-    """The steps that are compared, and the plain one's networks."""
+    """The steps that are compared, the plain one's networks, and our update."""
 
     steps: dict[str, Step]
     plain: dict[str, nn.Module]
+    update: Update
 
     @staticmethod
     def of(case: Case, engine: Engine, x: Tensor, y: Tensor) -> "Subject":
@@ -64,25 +66,29 @@ class Subject:
         method, threat = method_of(settings), Threat(**settings.threat.model_dump())
         laid_out = x.to(memory_format=torch.channels_last)
 
-        def ours(method: Method) -> Step:
+        def update(method: Method) -> Update:
             student, teachers = case.network(settings.student), {"teacher": case.network(case.teacher)}
-            update = Update(
-                method=method, threat=threat, student=student, teachers=teachers, plan=plan_of(settings), engine=engine
-            )
+            return Update(
+                method=method, threat=threat, student=student, teachers=teachers, plan=plan_of(settings),
+                engine=engine, compile=settings.engine.compile,
+            )  # fmt: skip
+
+        def step(update: Update) -> Step:
             return lambda: update(laid_out, y, index, 0.5)
 
         plain: dict[str, nn.Module] = {"student": case.network(settings.student), "teacher": case.network(case.teacher)}
         plain["teacher"].eval().requires_grad_(False)
         for network in plain.values():
             network.to(engine.device)
-        optimizer, base = plan_of(settings).optimizer_for(plain["student"]), base_of(settings)
-        steps = {"ours": ours(method), "plain": lambda: plain_step(method, plain, optimizer, threat, x, y)}
-        return Subject(steps | ({"base": ours(base)} if base is not None else {}), plain)
+        optimizer, base = plan_of(settings).optimizer_for(plain["student"], fused=False), base_of(settings)
+        ours = update(method)
+        steps = {"ours": step(ours), "plain": lambda: plain_step(method, plain, optimizer, threat, x, y)}
+        return Subject(steps | ({"base": step(update(base))} if base is not None else {}), plain, ours)
 
 
 def measure(case: Case) -> dict[str, Any]:
     """Time, memory, operations and passes of a step; ratios to the plain step and to the base method's."""
-    settings, engine = case.settings, Engine(**case.settings.engine.model_dump())
+    settings, engine = case.settings, engine_of(case.settings)
     torch.manual_seed(0)
     x = torch.rand(case.batch, 3, case.size, case.size, device=engine.device)
     y = torch.randint(0, case.classes, (case.batch,), device=engine.device)
@@ -107,6 +113,24 @@ def measure(case: Case) -> dict[str, Any]:
         "milliseconds": {name: 1000 * value for name, value in median.items()},
         "images_per_second": {name: case.batch / value for name, value in median.items()},
         "share_of_peak": {name: work / value / peak for name, value in median.items() if name != "base"},
-        "peak_mib": {name: peak_memory(step, engine.device) for name, step in subject.steps.items()},
+        "peak_mib": {name: _mib(peak_bytes(step, engine.device)) for name, step in subject.steps.items()},
+        "memory": memory_of(subject.update, x.shape[1:]),
         **{name: vars(ratio) for name, ratio in ratios.items()},
     }
+
+
+def memory_of(update: Update, shape: torch.Size) -> dict[str, float | int | None]:
+    """MiB of a step as a line in its images, and how many images the device has room for."""
+    free = free_bytes(update.engine.device)
+    need = need_of(update, shape)
+    if need is None or free is None:
+        return {"fixed_mib": None, "mib_an_image": None, "images_that_fit": None}
+    return {
+        "fixed_mib": _mib(need.fixed),
+        "mib_an_image": _mib(need.each),
+        "images_that_fit": need.images_in(free),
+    }
+
+
+def _mib(number: float | None) -> float | None:
+    return None if number is None else number / 2**20

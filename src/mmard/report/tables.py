@@ -42,6 +42,8 @@ def bench_table(figures: dict[str, Any]) -> Table:
         if key in figures:
             r, n = figures[key], figures["repeats"]
             caption += f"\n{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f}) {words}, median and range of {n} pairs"
+    if (m := figures["memory"])["fixed_mib"] is not None:
+        caption += f"\nours takes {m['fixed_mib']:.0f} MiB + {m['mib_an_image']:.1f} MiB an image: {m['images_that_fit']:,} fit"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     for name in ("step", "ms", "images/s", "share of peak", "peak MiB"):
         table.add_column(name, justify="left" if name == "step" else "right")

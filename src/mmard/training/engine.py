@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from mmard.core.errors import MmardError, first_line
 from mmard.core.views import Predict
 
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32-true", "tf32", "bf16-mixed")
 LOST = ("gloo", "NCCL", "ProcessGroup", "Connection closed", "Connection reset")  # in what torch says of a lost peer
 
 
@@ -23,7 +23,8 @@ class Engine:
     Args:
         accelerator: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         devices, nodes: processes are devices × nodes; each has a copy of every network.
-        precision: of training and its attack; evaluation is always fp32.
+        precision: of training and its attack: ``32-true`` float32; ``tf32`` the same with convolutions and matrix
+            products in TensorFloat-32; ``bf16-mixed`` under autocast. Evaluation is always in float32.
 
     Raises:
         MmardError: when the machine does not have what is asked for.
@@ -39,11 +40,15 @@ class Engine:
         strategy: Any = DDPStrategy(broadcast_buffers=False) if devices * nodes > 1 else "auto"
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its greetings, one from each process
         places: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes}
+        of_fabric: Any = "32-true" if precision == "tf32" else precision
         try:
-            self.fabric = Fabric(**places, strategy=strategy, precision=cast(Any, precision))
+            self.fabric = Fabric(**places, strategy=strategy, precision=of_fabric)
             self.fabric.launch()
         except Exception as e:  # Fabric has kinds of its own
             raise MmardError(f"this machine cannot run that: {first_line(e)}") from e
+        if precision not in (had := precisions_of(self.device)):
+            raise MmardError(f"precision {precision!r} is not to be had on {self.device}; it has {', '.join(had)}")
+        allow_tf32(precision == "tf32")
 
     @property
     def device(self) -> torch.device:
@@ -85,12 +90,12 @@ class Engine:
             wrapped, optimizer = self.fabric.setup(model, optimizer)
         return cast(nn.Module, wrapped), optimizer
 
-    def predictor(self, model: nn.Module) -> Predict:
-        """The bare model in the run's precision with float32 logits, for attacks and for teachers."""
+    def predictor(self, model: Predict) -> Predict:
+        """The bare model, or any function of images, in the run's precision with float32 logits, for attacks and for teachers."""
 
         def predict(x: Tensor) -> Tensor:
             with self._autocast():
-                return model(x).float()  # type: ignore[no-any-return]
+                return model(x).float()
 
         return predict
 
@@ -100,6 +105,10 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Gradients of the loss, averaged over processes."""
         self.fabric.backward(loss)
+
+    def gradients_kept(self, model: nn.Module, kept: bool) -> AbstractContextManager[None]:
+        """Backward passes inside add to this process's own gradients; they are averaged when one is not kept."""
+        return cast(AbstractContextManager[None], self.fabric.no_backward_sync(cast(Any, model), enabled=kept))
 
     def clip(self, model: nn.Module, optimizer: Optimizer, norm: float) -> None:
         """Scale the gradient down to this L2 norm; one that is not finite is left for the checks of the loss."""
@@ -112,6 +121,12 @@ class Engine:
     def all_reduce_min(self, value: Tensor) -> Tensor:
         """Minimum over processes."""
         return self._all_reduce(value, "min")
+
+    def least(self, value: float | None) -> float | None:
+        """The smallest of the processes' numbers; None where they have none."""
+        if value is None:
+            return None
+        return self.all_reduce_min(torch.tensor(value, dtype=torch.float64, device=self.device)).item()
 
     def _all_reduce(self, value: Tensor, how: str) -> Tensor:
         return value if self.world == 1 else cast(Tensor, self.fabric.all_reduce(value.clone(), reduce_op=how))
@@ -139,3 +154,16 @@ class Engine:
             raise fault
         if message is not None:
             raise MmardError(message)
+
+
+def precisions_of(device: torch.device) -> tuple[str, ...]:
+    """Which of `PRECISIONS` a device has; CPUs without bf16 arithmetic emulate it."""
+    if device.type != "cuda":
+        return "32-true", "bf16-mixed"
+    ampere = torch.cuda.get_device_capability(device) >= (8, 0)
+    return PRECISIONS if ampere else ("32-true",)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let convolutions and matrix products of float32 round to TensorFloat-32's ten bits, or not."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed

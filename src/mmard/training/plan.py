@@ -66,10 +66,11 @@ class Plan:
         factor = {"constant": 1.0, "one_cycle": 1 - rest, "cosine": (1 + math.cos(math.pi * rest)) / 2}
         return self.lr * factor[self.schedule]
 
-    def optimizer_for(self, model: nn.Module) -> Optimizer:
-        """The optimiser of the model's weights."""
+    def optimizer_for(self, model: nn.Module, fused: bool = True) -> Optimizer:
+        """The optimiser of the model's weights; ``fused``: all of an update in one kernel, where the device has it."""
+        weights, fused = list(model.parameters()), fused and next(model.parameters()).device.type in ("cpu", "cuda")
         if self.optimizer == "adamw":
-            return torch.optim.AdamW(model.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+            return torch.optim.AdamW(weights, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
         return torch.optim.SGD(
-            model.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
+            weights, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov, fused=fused
         )

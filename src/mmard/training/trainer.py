@@ -27,6 +27,7 @@ from mmard.models.weights import save_weights
 from mmard.runs import RunFolder
 from mmard.training.averaging import Average, Averaging
 from mmard.training.engine import Engine
+from mmard.training.memory import MicroBatch, images_at_once
 from mmard.training.meter import LossMeter, not_finite
 from mmard.training.plan import Plan
 from mmard.training.progress import Watcher
@@ -60,11 +61,14 @@ class Trainer:
         plan, averaging, validation: schedule, weight average, judging.
         augmentation: one of `mmard.data.augment.KINDS`.
         scale: the outer loss is multiplied by it (scripts that average KL over K classes: 1/K).
+        micro_batch: images that a process sends through the networks at once, whose gradients add up; ``"auto"``: as many
+            as fit; None: its whole share of the batch. ``compile``: see `mmard.training.update.Update`.
         checkpoint_every: also save after so many steps, not only after each epoch.
         facts: written into the weights' header.
 
     Raises:
-        MmardError: from `fit`, when the loss is not finite or the disk is full; the last good checkpoint stays.
+        MmardError: from `fit`, when a batch does not fit, the loss is not finite or the disk is full; the last good
+            checkpoint stays.
     """
 
     method: Method
@@ -81,6 +85,8 @@ class Trainer:
     augmentation: str = "none"
     scale: float = 1.0
     seed: int = 0
+    micro_batch: MicroBatch = None
+    compile: bool = False
     checkpoint_every: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     watcher: Watcher = field(default_factory=Watcher)
@@ -99,15 +105,18 @@ class Trainer:
         self.terms = [m.to(engine.device) for m in self.method.modules()]
         self.update = Update(
             method=self.method, threat=self.threat, student=self.student, teachers=self.teachers, plan=plan,
-            engine=engine, scale=self.scale,
+            engine=engine, scale=self.scale, compile=self.compile,
         )  # fmt: skip
         self.average = Average(self.averaging, self.student)
         self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
         self._order = (-1, torch.empty(0))
+        self.at_once: int | None = None
 
     def fit(self) -> dict[str, float]:
         """Train to the end, from the folder's checkpoint where there is one; returns the best accuracies, held-out."""
         self._restore()
+        shape, share = self.train.pixels.shape[1:], self.plan.batch_size // self.engine.world
+        self.at_once = images_at_once(self.update, shape, share, self.at_once or self.micro_batch)
         self.watcher.begin(self.total, self.step)
         self.student.train()
         self._start_clock()
@@ -130,8 +139,7 @@ class Trainer:
         torch.manual_seed(seed_of(self.seed, self.step, self.engine.rank))
         x, y, index = self.train.batch(self._rows())
         x = augment(x, self.augmentation)
-        losses = self.update(x, y, index, progress)
-        self.meter.add(self.step, losses)
+        self.meter.add(self.step, self.update(x, y, index, progress, self.at_once))
         self.step += 1
         self.average.update(self.step / self.total, self.step % self.steps_per_epoch == 0)
         self.watcher.stepped(self.step, self.plan.batch_size)
@@ -217,7 +225,12 @@ class Trainer:
             "meter": self.meter,
         }
         state = {name: part.state_dict() for name, part in parts.items()}
-        state |= {"step": self.step, "best": self.best, "terms": [m.state_dict() for m in self.terms]}
+        state |= {
+            "step": self.step,
+            "best": self.best,
+            "at_once": self.at_once,
+            "terms": [m.state_dict() for m in self.terms],
+        }
         self.engine.on_global_zero(lambda: self.folder.save(state))
 
     def _restore(self) -> None:
@@ -234,4 +247,4 @@ class Trainer:
         except (KeyError, ValueError, RuntimeError) as e:
             raise MmardError(f"{self.folder.checkpoint_file} is of another run: {first_line(e)}") from e
         self.meter.load_state_dict(state["meter"])
-        self.step, self.best = state["step"], state["best"]
+        self.step, self.best, self.at_once = state["step"], state["best"], state["at_once"]

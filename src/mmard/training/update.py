@@ -3,6 +3,7 @@
 Networks are laid out channels-last; in the attack and for teachers BatchNorm is folded into the convolutions.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmard.core.errors import MmardError
+from mmard.core.errors import MmardError, first_line
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.core.views import Models, Views
+from mmard.core.views import Models, Predict, Views
 from mmard.training.engine import Engine
 from mmard.training.folding import Folded, folded
 from mmard.training.plan import Plan
@@ -30,6 +31,7 @@ class Update:
         teachers: the other networks by name; frozen and put in evaluation mode here.
         plan: optimiser, learning rate, clipping.
         scale: the outer loss is multiplied by it.
+        compile: run the networks of the inner process through ``torch.compile``.
     """
 
     method: Method
@@ -39,6 +41,7 @@ class Update:
     plan: Plan
     engine: Engine
     scale: float = 1.0
+    compile: bool = False
     optimizer: Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,25 +53,65 @@ class Update:
         self.optimizer = self.plan.optimizer_for(self.student)
         self.wrapped, self.stepper = engine.setup(self.student, self.optimizer)
         self.shadow = self.student if self.method.attack_in_train_mode else folded(self.student)
-        self.predictors = {name: engine.predictor(net) for name, net in {**shadows, "student": self.shadow}.items()}
+        networks = {**shadows, "student": self.shadow}
+        self.predictors = {
+            name: engine.predictor(compiled(net, name) if self.compile else net) for name, net in networks.items()
+        }
 
-    def __call__(self, x: Tensor, y: Tensor, index: Tensor, progress: float) -> dict[str, Tensor]:
-        """Update on one batch; returns the mean of each weighted term."""
-        if isinstance(self.shadow, Folded):
-            self.shadow.refresh()
-        views = Views.of(x, y, index, Models(self.predictors), progress)
-        views = make_example(self.method, views, self.student, self.threat)
-        losses = outer_losses(self.method, views, self.wrapped)
+    def __call__(
+        self, x: Tensor, y: Tensor, index: Tensor, progress: float, at_once: int | None = None
+    ) -> dict[str, Tensor]:
+        """Update on one batch; returns the mean of each weighted term.
+
+        Args:
+            x, y, index: of the batch, (B, C, H, W) in [0, 1], (B,) and (B,).
+            progress: share of training done.
+            at_once: images that go through the networks at once, a divisor of B; their gradients add up. BatchNorm and
+                terms of a whole batch see only so many. None: all.
+        """
+        at_once = at_once or len(x)
+        means: dict[str, Tensor] = {}
         self.stepper.zero_grad()
-        loss = self.scale * torch.stack(list(losses.values())).sum()
-        if not loss.requires_grad:
-            raise MmardError(
-                "what training descends does not depend on the student's weights; is there a detach in it?"
-            )
-        self.engine.backward(loss)
+        for start in range(0, len(x), at_once):
+            part, share = slice(start, start + at_once), at_once / len(x)
+            with self.engine.gradients_kept(self.wrapped, start + at_once < len(x)):
+                for name, mean in self._descend(x[part], y[part], index[part], progress, share).items():
+                    means[name] = means.get(name, 0) + share * mean.detach()
         if self.plan.clip is not None:
             self.engine.clip(self.wrapped, self.stepper, self.plan.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.lr_at(progress)
         self.stepper.step()
+        return means
+
+    def _descend(self, x: Tensor, y: Tensor, index: Tensor, progress: float, share: float) -> dict[str, Tensor]:
+        """Add this share of the batch's gradient."""
+        if isinstance(self.shadow, Folded):
+            self.shadow.refresh()
+        views = Views.of(x, y, index, Models(self.predictors), progress)
+        views = make_example(self.method, views, self.student, self.threat)
+        losses = outer_losses(self.method, views, self.wrapped)
+        loss = share * self.scale * torch.stack(list(losses.values())).sum()
+        if not loss.requires_grad:
+            raise MmardError(
+                "what training descends does not depend on the student's weights; is there a detach in it?"
+            )
+        self.engine.backward(loss)
         return losses
+
+
+def compiled(network: nn.Module, name: str) -> Predict:
+    """The network through ``torch.compile``; what that cannot do runs as it is, and a line says so."""
+    fast: Predict | None = torch.compile(network, dynamic=False)
+
+    def predict(x: Tensor) -> Tensor:
+        nonlocal fast
+        if fast is not None:
+            try:
+                return fast(x)
+            except Exception as e:  # compilers fail in every way there is
+                fast = None
+                warnings.warn(f"torch.compile fails for the {name}, which runs as it is: {first_line(e)}", stacklevel=2)
+        return network(x)  # type: ignore[no-any-return]
+
+    return predict
