@@ -1,10 +1,14 @@
 """What bf16 changes in a step, bounded: the same adversarial pixels up to a share, the same loss up to an error."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from mmard import Threat
+from mmard import Threat, train
+from mmard.config import read_settings
 from mmard.core.views import Models, Views
 from mmard.methods import METHODS
 from mmard.models.students import Architecture, Classifier, build
@@ -42,3 +46,33 @@ def test_bf16_changes_little(method: str) -> None:
     same = (full - half).abs() < 1e-6
     assert SAME_PIXELS < same.float().mean() < 1  # below 1: bf16 was really on
     torch.testing.assert_close(half_loss, loss, rtol=LOSS_ERROR, atol=0)
+
+
+def test_a_digits_student_ends_as_accurate_within_its_seeds_spread(tmp_path: Path) -> None:
+    """The means over seeds differ by no more than the seeds do, and a point."""
+    quick = {
+        "method": "pgd_at",
+        "student": "cnn-8-3",
+        "data.limit": 800,
+        "data.held_out": 0.3,
+        "threat.eps": 0.1,
+        "attack.steps": 3,
+    }
+    quick |= {"train.epochs": 8, "train.batch_size": 30, "engine.accelerator": "cpu"}
+    found: dict[str, np.ndarray] = {}
+    for precision in ("32-true", "bf16-mixed"):
+        accuracies = []
+        for seed in range(3):
+            changes = {
+                **quick,
+                "engine.precision": precision,
+                "seed": seed,
+                "out": str(tmp_path / f"{precision}-{seed}"),
+            }
+            last = train(read_settings(None, changes)).metrics()[-1]
+            accuracies.append((last["clean"], last["robust"]))
+        found[precision] = np.array(accuracies)
+    full, half = found["32-true"], found["bf16-mixed"]
+    assert (full.mean(0) > (70, 30)).all()  # learnt something that could be lost
+    spread = np.maximum(full.std(0, ddof=1), half.std(0, ddof=1))
+    assert (abs(full.mean(0) - half.mean(0)) <= spread + 1).all(), (full, half)
