@@ -1,58 +1,30 @@
 """From settings to a trained and judged student: what the command line does, for Python."""
 
-import hashlib
-import re
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmard.attacks.pgd import Pgd
+from mmard.assess import evaluate
 from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
-from mmard.core.files import write_json
-from mmard.core.method import Method
 from mmard.core.numbers import seed_of
 from mmard.core.threat import Threat
-from mmard.data.images import DataSet, some
-from mmard.data.sources import load
-from mmard.evaluation.evaluate import Tick, choose, suite
-from mmard.evaluation.evaluate import evaluate as run_attacks
-from mmard.evaluation.scores import Scores
-from mmard.locate import build_method
+from mmard.data.images import DataSet
 from mmard.models.students import Architecture, build
-from mmard.models.teachers import find_model, load_model, load_teacher, must_fit
-from mmard.models.weights import load_weights
+from mmard.models.teachers import load_teacher
+from mmard.objects import check, data_of, engine_of, method_of, plan_of
 from mmard.runs import RunFolder, differences
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
-from mmard.training.plan import Plan
 from mmard.training.progress import Watcher
 from mmard.training.trainer import Trainer, Validation
 
+__all__ = ["check", "data_of", "engine_of", "evaluate", "method_of", "plan_of", "train"]
+
 Watch = Callable[[str], Watcher]
-
-
-def method_of(settings: Settings) -> Method:
-    """The method with the attack's changes applied, its step checked against the threat."""
-    method, threat = build_method(settings.method), Threat(**settings.threat.model_dump())
-    changes = {k: v for k, v in settings.attack.model_dump().items() if v is not None}
-    if isinstance(method.maximizer, Pgd):
-        pgd = replace(method.maximizer, **changes)
-        if threat.eps > 0:
-            pgd.step_for(threat)
-        return replace(method, maximizer=pgd)
-    if changes and method.maximizer is not None:
-        raise MmardError(f"attack.{next(iter(changes))} changes a PGD, and this method attacks by {method.maximizer}")
-    return method
-
-
-def data_of(settings: Settings) -> DataSet:
-    """The data set, its held-out split cut."""
-    return load(**settings.data.model_dump(exclude={"augment"}))
 
 
 def train(
@@ -78,32 +50,6 @@ def train(
     engine = engine_of(settings)
     with engine.together():
         return _train(settings, resume, watch, engine)
-
-
-def check(settings: Settings) -> None:
-    """Whatever can be wrong without looking at data or weights, found before anything heavy runs."""
-    method_of(settings)
-    plan_of(settings)
-    Averaging(**settings.averaging.model_dump())
-    with torch.device("meta"):
-        build(Architecture(name=settings.student, classes=10))
-    if settings.teacher and Path(settings.teacher).resolve() == Path(settings.out).resolve():
-        raise MmardError(f"{settings.out} cannot be its own teacher; choose another out=")
-    will_come = (
-        settings.teacher_recipe and settings.teacher and Path(settings.teacher).suffix not in (".safetensors", ".json")
-    )
-    for source in [*settings.teachers.values(), *([settings.teacher] if settings.teacher and not will_come else [])]:
-        find_model(source)
-
-
-def plan_of(settings: Settings) -> Plan:
-    """The schedule."""
-    return Plan(**settings.train.model_dump())
-
-
-def engine_of(settings: Settings) -> Engine:
-    """The device, the precision and the processes."""
-    return Engine(**settings.engine.model_dump(exclude={"micro_batch", "compile"}))
 
 
 def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> RunFolder:
@@ -189,63 +135,3 @@ def _trainer(settings: Settings, data: DataSet, engine: Engine, folder: RunFolde
         facts={"classes": list(data.train.classes), "settings": settings.resolved()},
         watcher=watcher if engine.is_global_zero else Watcher(),
     )
-
-
-def evaluate(
-    source: str | Path | RunFolder,
-    attacks: str | None = None,
-    *,
-    limit: int | None = None,
-    batch_size: int = 500,
-    seed: int = 0,
-    tick: Tick = lambda *_: None,
-    **overrides: Any,
-) -> Scores:
-    """Judge a model on the test images of its data set; tables and verdicts go to ``eval/`` beside its weights.
-
-    Args:
-        source: run folder (its best checkpoint), weights file, or card.
-        attacks: such as ``"fgsm,pgd-20"``; None: all, with AutoAttack; ``"none"``: clean only.
-        limit: judge on about so many test images, every class in proportion; None: all.
-        **overrides: settings, dots as double underscores: ``threat__eps="4/255"``, ``data__name=...``;
-            ``engine__devices=2`` shares the work between processes, with the same verdicts.
-    """
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise MmardError(f"batch_size {batch_size} and limit {limit} are at least 1")
-    trials, path = choose(attacks, suite(batch_size, seed)), _path_of(source)
-    changes = {key.replace("__", "."): value for key, value in overrides.items()}
-    facts = load_weights(path)[1] if path.suffix != ".json" else {}
-    trained = {**facts.get("settings", {}), "engine": {}}  # another machine may be judging
-    settings = read_settings(read_settings(None, trained), changes)
-    engine = engine_of(settings)
-    model, test = load_model(path), data_of(settings).test
-    must_fit(model, str(path), len(test.classes), test.channels)
-    images = some(test, limit, seed=0).to(engine.device)
-    model.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    results = _results_folder(
-        path, ([*trials] or ["clean"]) if attacks is not None else [], len(images) if limit else 0, changes, seed
-    )
-    # first the settings, so that a folder that cannot be written is known before the attacks
-    engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))
-    threat = Threat(**settings.threat.model_dump())
-    with engine.together():
-        scores = run_attacks(model, images, threat, trials, batch_size=batch_size, seed=seed, tick=tick, crew=engine)
-    facts = {"model": str(path), "data": settings.data.name, "seed": seed, "batch_size": batch_size}
-    scores.facts.update(facts, settings=settings.resolved())
-    engine.on_global_zero(lambda: scores.save(results))
-    return scores
-
-
-def _path_of(source: str | Path | RunFolder) -> Path:
-    if not isinstance(source, str | Path | RunFolder):
-        raise MmardError(f"got a {type(source).__name__}, expected a run folder, a weights file or a card")
-    return find_model(source.path if isinstance(source, RunFolder) else source)
-
-
-def _results_folder(path: Path, attacks: list[str], count: int, changes: dict[str, Any], seed: int) -> Path:
-    """A folder of its own for each kind of evaluation, so that a quick look never replaces a full one."""
-    parts = [path.stem, *attacks, *([f"{count}-images"] if count else []), *([f"seed-{seed}"] if seed else [])]
-    parts += [f"{key}-{value}" for key, value in changes.items() if not key.startswith("engine.")]
-    name = re.sub(r"[^\w.+-]", "-", "_".join(parts))
-    short = name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return path.parent / "eval" / short

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.api import engine_of, method_of, plan_of
 from mmard.bench.measure import Passes, Ratio, Step, forward_flops, matrix_peak, paired_seconds
 from mmard.bench.plain import plain_step
 from mmard.config import Settings
 from mmard.core.method import Method
+from mmard.core.tf32 import tf32
 from mmard.core.threat import Threat
 from mmard.models.students import Architecture, Classifier, build
+from mmard.objects import engine_of, method_of, plan_of
 from mmard.training.engine import Engine
 from mmard.training.memory import free_bytes, need_of, peak_bytes
 from mmard.training.update import Update
@@ -64,7 +65,6 @@ class Subject:
         """Ours, the plain one and, where the method has a base, the base's."""
         settings, index = case.settings, torch.arange(len(y), device=engine.device)
         method, threat = method_of(settings), Threat(**settings.threat.model_dump())
-        laid_out = x.to(memory_format=torch.channels_last)
 
         def update(method: Method) -> Update:
             student, teachers = case.network(settings.student), {"teacher": case.network(case.teacher)}
@@ -74,15 +74,20 @@ class Subject:
             )  # fmt: skip
 
         def step(update: Update) -> Step:
-            return lambda: update(laid_out, y, index, 0.5)
+            return lambda: update(laid_out(x), y, index, 0.5)
 
         plain: dict[str, nn.Module] = {"student": case.network(settings.student), "teacher": case.network(case.teacher)}
         plain["teacher"].eval().requires_grad_(False)
         for network in plain.values():
             network.to(engine.device)
         optimizer, base = plan_of(settings).optimizer_for(plain["student"], fused=False), base_of(settings)
+
+        def as_scripts_do() -> None:
+            with tf32(convolutions=True, products=False):  # PyTorch's default
+                plain_step(method, plain, optimizer, threat, x, y)
+
         ours = update(method)
-        steps = {"ours": step(ours), "plain": lambda: plain_step(method, plain, optimizer, threat, x, y)}
+        steps: dict[str, Step] = {"ours": step(ours), "plain": as_scripts_do}
         return Subject(steps | ({"base": step(update(base))} if base is not None else {}), plain, ours)
 
 
@@ -98,7 +103,8 @@ def measure(case: Case) -> dict[str, Any]:
     counted = passes.close()
     work = sum(count.in_forwards * forward_flops(subject.plain[name], x) for name, count in counted.items())
     seconds = paired_seconds(subject.steps, engine.device, case.repeats)
-    peak, median = matrix_peak(engine.device), {name: statistics.median(values) for name, values in seconds.items()}
+    number = torch.bfloat16 if settings.engine.precision == "bf16-mixed" else torch.float32
+    peak, median = matrix_peak(engine.device, number), {name: statistics.median(v) for name, v in seconds.items()}
     about: dict[str, Any] = {"method": str(method_of(settings)), "student": settings.student, "teacher": case.teacher}
     about |= {"batch": case.batch, "size": case.size, "repeats": case.repeats, "precision": settings.engine.precision}
     about |= {"device": str(engine.device), "threads": torch.get_num_threads(), "torch": torch.__version__}
@@ -114,9 +120,24 @@ def measure(case: Case) -> dict[str, Any]:
         "images_per_second": {name: case.batch / value for name, value in median.items()},
         "share_of_peak": {name: work / value / peak for name, value in median.items() if name != "base"},
         "peak_mib": {name: _mib(peak_bytes(step, engine.device)) for name, step in subject.steps.items()},
+        "teacher_forward": teacher_forward(subject, laid_out(x), peak),
         "memory": memory_of(subject.update, x.shape[1:]),
         **{name: vars(ratio) for name, ratio in ratios.items()},
     }
+
+
+def teacher_forward(subject: Subject, x: Tensor, peak: float) -> dict[str, float]:
+    """Milliseconds of the teacher's forward pass in our machinery, and its share of the matrix peak."""
+    device, teacher = subject.update.engine.device, subject.update.predictors["teacher"]
+    with torch.no_grad():
+        seconds = statistics.median(paired_seconds({"teacher": lambda: teacher(x)}, device, 5)["teacher"])
+    work = forward_flops(subject.plain["teacher"], x)
+    return {"milliseconds": 1000 * seconds, "share_of_peak": work / seconds / peak}
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """As the trainer's batches are."""
+    return x.to(memory_format=torch.channels_last)
 
 
 def memory_of(update: Update, shape: torch.Size) -> dict[str, float | int | None]:

@@ -1,8 +1,7 @@
 """Attacks × model → Scores. In fp32, in evaluation mode, on all the images given."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -16,6 +15,7 @@ from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.errors import MmardError, unknown
 from mmard.core.method import Attack
 from mmard.core.numbers import seed_of
+from mmard.core.tf32 import tf32
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import held_still
 from mmard.data.images import Images
@@ -124,7 +124,7 @@ def evaluate(
             have = f"{trial.classes} classes, the data has {len(images.classes)}"
             raise MmardError(f"{name} needs at least {have}; leave it out: --attacks fgsm,pgd-20,cw")
     columns, seconds = [], []
-    with held_still(model), full_precision():
+    with held_still(model), tf32(convolutions=False, products=False):
         for name, trial in {CLEAN: NO_ATTACK, **trials}.items():
             begun = time.perf_counter()
             columns.append(_column(model, images, threat, trial, batch_size, seed, partial(tick, name), crew))
@@ -132,17 +132,6 @@ def evaluate(
     details = tuple(trial.detail(threat) for trial in (NO_ATTACK, *trials.values()))
     facts = {"threat": str(threat)}
     return Scores(torch.stack(columns, 1), (CLEAN, *trials), details, tuple(seconds), images.index.cpu(), facts)
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """No TF32: convolutions on GPUs would else round to ten bits, by PyTorch's default."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _column(

@@ -38,6 +38,8 @@ def bench_table(figures: dict[str, Any]) -> Table:
     )
     title = f"{figures['student']} from {figures['teacher']}, batch {figures['batch']}, {figures['device']}, {figures['precision']}"
     caption = f"{figures['gflop']:.0f} GFLOP a step ({passes}); matrix peak {figures['matrix_peak_gflops']:.0f} GFLOP/s"
+    t = figures["teacher_forward"]
+    caption += f"\nthe teacher's forward pass: {t['milliseconds']:.0f} ms, {t['share_of_peak']:.0%} of the peak"
     for key, words in (("faster_than_plain", "times faster than plain"), ("cost_over_base", "times the base's time")):
         if key in figures:
             r, n = figures[key], figures["repeats"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmard.core.errors import MmardError, first_line
+from mmard.core.tf32 import allow_tf32
 from mmard.core.views import Predict
 
 PRECISIONS = ("32-true", "tf32", "bf16-mixed")
@@ -48,7 +49,7 @@ class Engine:
             raise MmardError(f"this machine cannot run that: {first_line(e)}") from e
         if precision not in (had := precisions_of(self.device)):
             raise MmardError(f"precision {precision!r} is not to be had on {self.device}; it has {', '.join(had)}")
-        allow_tf32(precision == "tf32")
+        allow_tf32(convolutions=precision == "tf32", products=precision == "tf32")
 
     @property
     def device(self) -> torch.device:
@@ -162,8 +163,3 @@ def precisions_of(device: torch.device) -> tuple[str, ...]:
         return "32-true", "bf16-mixed"
     ampere = torch.cuda.get_device_capability(device) >= (8, 0)
     return PRECISIONS if ampere else ("32-true",)
-
-
-def allow_tf32(allowed: bool) -> None:
-    """Let convolutions and matrix products of float32 round to TensorFloat-32's ten bits, or not."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed

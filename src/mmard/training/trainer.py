@@ -17,11 +17,11 @@ from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.errors import MmardError, first_line
 from mmard.core.method import Method
 from mmard.core.numbers import seed_of
+from mmard.core.tf32 import tf32
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.augment import augment
 from mmard.data.images import Images
-from mmard.evaluation.evaluate import full_precision
 from mmard.models.students import Classifier
 from mmard.models.weights import save_weights
 from mmard.runs import RunFolder
@@ -195,7 +195,7 @@ class Trainer:
         attack = untargeted(Pgd(steps=self.validation.steps, start="uniform"))
         images, right = self.held_out, torch.zeros(2, device=self.engine.device)
         rows = torch.arange(self.engine.rank, len(images), self.engine.world, device=self.engine.device)
-        with held_still(model), full_precision():
+        with held_still(model), tf32(convolutions=False, products=False):
             for part in torch.split(rows, 500):
                 x, y, _ = images.batch(part)
                 for i, judged in enumerate((x, attack(model, x, y, self.threat))):

@@ -1,0 +1,87 @@
+"""From a model to its verdicts: what `mmard eval` does, for Python."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmard.config import Settings, read_settings
+from mmard.core.errors import MmardError
+from mmard.core.files import write_json
+from mmard.core.threat import Threat
+from mmard.data.images import Images, some
+from mmard.evaluation.evaluate import Tick, choose, suite
+from mmard.evaluation.evaluate import evaluate as run_attacks
+from mmard.evaluation.scores import Scores
+from mmard.models.students import Classifier
+from mmard.models.teachers import find_model, load_model, must_fit
+from mmard.models.weights import load_weights
+from mmard.objects import data_of, engine_of
+from mmard.runs import RunFolder
+
+
+def evaluate(
+    source: str | Path | RunFolder,
+    attacks: str | None = None,
+    *,
+    limit: int | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+    tick: Tick = lambda *_: None,
+    **overrides: Any,
+) -> Scores:
+    """Judge a model on the test images of its data set; tables and verdicts go to ``eval/`` beside its weights.
+
+    Args:
+        source: run folder (its best checkpoint), weights file, or card.
+        attacks: such as ``"fgsm,pgd-20"``; None: all, with AutoAttack; ``"none"``: clean only.
+        limit: judge on about so many test images, every class in proportion; None: all.
+        **overrides: settings, dots as double underscores: ``threat__eps="4/255"``, ``data__name=...``;
+            ``engine__devices=2`` shares the work between processes, with the same verdicts.
+    """
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise MmardError(f"batch_size {batch_size} and limit {limit} are at least 1")
+    trials, path = choose(attacks, suite(batch_size, seed)), _path_of(source)
+    changes = {key.replace("__", "."): value for key, value in overrides.items()}
+    facts = load_weights(path)[1] if path.suffix != ".json" else {}
+    trained = {**facts.get("settings", {}), "engine": {}}  # another machine may be judging
+    settings = read_settings(read_settings(None, trained), changes)
+    engine = engine_of(settings)
+    model, images = _subject(path, settings, limit, engine.device)
+    results = _results_folder(
+        path, ([*trials] or ["clean"]) if attacks is not None else [], len(images) if limit else 0, changes, seed
+    )
+    # first the settings, so that a folder that cannot be written is known before the attacks
+    engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))
+    threat = Threat(**settings.threat.model_dump())
+    with engine.together():
+        scores = run_attacks(model, images, threat, trials, batch_size=batch_size, seed=seed, tick=tick, crew=engine)
+    facts = {"model": str(path), "data": settings.data.name, "seed": seed, "batch_size": batch_size}
+    scores.facts.update(facts, settings=settings.resolved())
+    engine.on_global_zero(lambda: scores.save(results))
+    return scores
+
+
+def _subject(path: Path, settings: Settings, limit: int | None, device: torch.device) -> tuple[Classifier, Images]:
+    """The model and the test images that it is judged on, on the device."""
+    model, test = load_model(path), data_of(settings).test
+    must_fit(model, str(path), len(test.classes), test.channels)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model, some(test, limit, seed=0).to(device)
+
+
+def _path_of(source: str | Path | RunFolder) -> Path:
+    if not isinstance(source, str | Path | RunFolder):
+        raise MmardError(f"got a {type(source).__name__}, expected a run folder, a weights file or a card")
+    return find_model(source.path if isinstance(source, RunFolder) else source)
+
+
+def _results_folder(path: Path, attacks: list[str], count: int, changes: dict[str, Any], seed: int) -> Path:
+    """A folder of its own for each kind of evaluation, so that a quick look never replaces a full one."""
+    parts = [path.stem, *attacks, *([f"{count}-images"] if count else []), *([f"seed-{seed}"] if seed else [])]
+    parts += [f"{key}-{value}" for key, value in changes.items() if not key.startswith("engine.")]
+    name = re.sub(r"[^\w.+-]", "-", "_".join(parts))
+    short = name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return path.parent / "eval" / short

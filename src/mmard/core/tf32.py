@@ -1,0 +1,23 @@
+"""TensorFloat-32: float32 whose convolutions and matrix products NVIDIA's GPUs round to ten bits. Nothing elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+def allow_tf32(convolutions: bool, products: bool) -> None:
+    """Let them round from now on, or not. PyTorch's default: convolutions do, products do not."""
+    torch.backends.cudnn.allow_tf32 = convolutions
+    torch.backends.cuda.matmul.allow_tf32 = products
+
+
+@contextmanager
+def tf32(convolutions: bool, products: bool) -> Iterator[None]:
+    """The same for a while."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    allow_tf32(convolutions, products)
+    try:
+        yield
+    finally:
+        allow_tf32(*before)
