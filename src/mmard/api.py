@@ -28,9 +28,10 @@ from mmard.models.weights import load_weights
 from mmard.runs import RunFolder, differences
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
+from mmard.training.feed import seed_of
 from mmard.training.plan import Plan
 from mmard.training.progress import Watcher
-from mmard.training.trainer import Trainer, Validation, seed_of
+from mmard.training.trainer import Trainer, Validation
 
 Watch = Callable[[str], Watcher]
 
