@@ -85,7 +85,9 @@ def _lesson(recipe: str, pupil: Settings) -> Settings:
 def _warn_of_other_data(teacher: RunFolder, pupil: Settings) -> None:
     """A teacher that learnt from another split may have seen what is held out from the student."""
     if teacher.settings_file.is_file():
-        old, new = (s.data.model_dump(mode="json", exclude={"augment"}) for s in (read_settings(teacher.path), pupil))
+        old, new = (
+            s.data.model_dump(mode="json", exclude={"augment", "stream"}) for s in (read_settings(teacher.path), pupil)
+        )
         if changed := differences(old, new, "data."):
             warnings.warn(
                 f"the teacher {teacher.path} learnt from other data ({'; '.join(changed)}): "
@@ -94,7 +96,11 @@ def _warn_of_other_data(teacher: RunFolder, pupil: Settings) -> None:
             )
 
 
-UNIMPORTANT = {"about", "out", "tensorboard", "teacher_recipe"}  # change nothing in a result
+# These change nothing in a result.
+UNIMPORTANT: dict[str, Any] = {
+    **dict.fromkeys(("about", "out", "tensorboard", "teacher_recipe"), True),
+    "data": {"stream"},
+}
 
 
 def _must_be_free(folder: RunFolder, settings: Settings, resume: bool) -> None:

@@ -66,7 +66,8 @@ def evaluate(
 
 def _subject(path: Path, settings: Settings, limit: int | None, device: torch.device) -> tuple[Classifier, Images]:
     """The model and the test images that it is judged on, on the device."""
-    model, test = load_model(path), data_of(settings).test
+    streamed = read_settings(settings, {"data.stream": True})  # nobody looks at the training images
+    model, test = load_model(path), data_of(streamed).test
     must_fit(model, str(path), len(test.classes), test.channels)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model, some(test, limit, seed=0).to(device)

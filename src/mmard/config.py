@@ -17,7 +17,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class DataSettings(Section):
-    """Which images; see ``mmard ls data``."""
+    """Which images; see ``mmard ls data``. ``stream`` leaves the training images on disk."""
 
     name: str = "digits"
     train: str | list[str] | None = None
@@ -29,6 +29,7 @@ class DataSettings(Section):
     limit: Count | None = None
     test_limit: Count | None = None
     seed: Seed = 0
+    stream: bool = False
     augment: Literal["none", "crop", "flip", "crop+flip"] = "none"
 
 

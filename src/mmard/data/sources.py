@@ -7,7 +7,9 @@ import numpy as np
 import torch
 
 from mmard.core.errors import MmardError, first_line
-from mmard.data.images import DataSet, Images, some, split, stratified
+from mmard.data.images import DataSet, Images, ImageSet, check_labels, some, split, stratified
+from mmard.data.pictures import CURE, Pictures
+from mmard.data.streamed import Streamed
 
 SOURCES = {
     "digits": "1,797 handwritten digits, 8×8 grey, 10 classes, from scikit-learn; nothing to download",
@@ -31,6 +33,7 @@ def load(
     limit: int | None = None,
     test_limit: int | None = None,
     seed: int = 0,
+    stream: bool = False,
 ) -> DataSet:
     """Load a data set and cut its held-out split.
 
@@ -43,25 +46,29 @@ def load(
         held_out: share of the training set to choose checkpoints and settings on.
         limit, test_limit: keep about so many images of each, every class in proportion.
         seed: of the splits.
+        stream: the training images stay on disk and are decoded batch by batch; the held-out and the test images are
+            in memory all the same, and so are the digits.
     """
     if name == "digits":
-        images = tuple(some(part, n, seed) for part, n in zip(_digits(), (limit, test_limit), strict=True))
-    else:
-        images = _from_files(_open(name, train, test, root), name, label, size, (limit, test_limit), seed)
-    return split(name, *images, held_out=held_out, seed=seed)
+        whole, judged = (some(part, n, seed) for part, n in zip(_digits(), (limit, test_limit), strict=True))
+        return split(name, whole, judged, held_out=held_out, seed=seed)
+    files, tested = _from_files(_open(name, train, test, root), name, label, size, (limit, test_limit), seed)
+    learnt: ImageSet = files if stream else files.in_memory()
+    return split(name, learnt, tested.in_memory(), held_out=held_out, seed=seed)
 
 
 def _from_files(
     splits: Any, name: str, label: str | None, size: int | None, limits: tuple[int | None, int | None], seed: int
-) -> tuple[Images, Images]:
+) -> tuple[Streamed, Streamed]:
     """Training and test images of one shape and with the same classes."""
     test_name = next((s for s in TEST_SPLITS if s in splits), None)
     if "train" not in splits or test_name is None:
         raise MmardError(f"{name} has the splits {', '.join(splits)}; expected train and {' or '.join(TEST_SPLITS)}")
-    train = _images(splits["train"], label, size, limits[0], seed)
-    test = _images(splits[test_name], label, size, limits[1], seed, train.classes)
-    if train.pixels.shape[1:] != test.pixels.shape[1:]:
-        raise MmardError(f"training images are {_shape(train)} and test images {_shape(test)}; give data.size=")
+    train = _on_disk(splits["train"], label, size, limits[0], seed)
+    test = _on_disk(splits[test_name], label, size, limits[1], seed, train.classes)
+    if train.pictures.shape != test.pictures.shape:
+        shapes = ["{1}×{0}".format(*part.pictures.shape) for part in (train, test)]
+        raise MmardError(f"training images are {shapes[0]} and test images {shapes[1]}; {CURE}")
     return train, test
 
 
@@ -103,31 +110,22 @@ def _open(name: str, train: Any, test: Any, root: str | None) -> Any:
         raise MmardError(f"cannot load data set {name!r}: {first_line(e)}") from e
 
 
-def _images(
+def _on_disk(
     rows: Any, label: str | None, size: int | None, limit: int | None, seed: int, known: tuple[str, ...] = ()
-) -> Images:
-    """Decode the images of one split; with a limit only those that are kept. ``known``: the training set's classes."""
+) -> Streamed:
+    """One split, with a limit only what is kept; nothing is decoded yet. ``known``: the training set's classes."""
     image_column, label_column, names = _columns(rows, label)
-    labels, classes = _labels(rows[label_column], label_column), names or known
+    labels, classes = _labels(rows.with_format("numpy")[label_column][:], label_column), names or known
     classes = classes or tuple(str(k) for k in range(int(labels.max(initial=-1)) + 1))
     if not known and len(empty := np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)):
         raise MmardError(f"the training set has no image of class {classes[empty[0]]!r}")
-    index = torch.arange(len(labels))
+    y, index = torch.from_numpy(labels), torch.arange(len(labels))
     if limit is not None and limit < len(labels):
-        index = stratified(torch.from_numpy(labels), limit, seed)[0]
-        rows, labels = rows.select(index.tolist()), labels[index.numpy()]
-    if len(labels) == 0:
+        index = stratified(y, limit, seed)[0]
+    if len(index) == 0:
         raise MmardError("the data set is empty: 0 images")
-    try:
-        pictures = [_pixels(picture, size) for picture in rows[image_column]]
-    except (OSError, ValueError, AttributeError) as e:
-        raise MmardError(f"an image of the data set cannot be decoded: {first_line(e)}") from e
-    shapes = {p.shape for p in pictures}
-    if len(shapes) > 1:
-        sizes = ", ".join(f"{w}×{h}" for h, w, _ in sorted(shapes)[:3])
-        raise MmardError(f"the images have several sizes ({sizes} ...); give data.size=64 or another size")
-    images = Images.of(np.stack(pictures).transpose(0, 3, 1, 2), labels, classes)
-    return Images(images.pixels, images.labels, images.classes, index)
+    check_labels(y[index], classes)
+    return Streamed(Pictures(rows, image_column, size, first=int(index[0])), y[index], classes, index)
 
 
 def _labels(column: Any, name: str) -> np.ndarray:
@@ -144,10 +142,6 @@ def _labels(column: Any, name: str) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _shape(images: Images) -> str:
-    return "×".join(map(str, images.pixels.shape[1:]))
-
-
 def _columns(rows: Any, label: str | None) -> tuple[str, str, tuple[str, ...]]:
     """Names of the image and the label column, and the names of the classes where the data set has them."""
     kinds = {column: type(feature).__name__ for column, feature in rows.features.items()}
@@ -162,13 +156,3 @@ def _columns(rows: Any, label: str | None) -> tuple[str, str, tuple[str, ...]]:
         )
     names = getattr(rows.features[chosen], "names", None)
     return image, chosen, tuple(names or ())
-
-
-def _pixels(picture: Any, size: int | None) -> np.ndarray:
-    """(H, W, 3) uint8."""
-    picture = picture.convert("RGB")
-    if size is not None and picture.size != (size, size):
-        from PIL import Image, ImageOps
-
-        picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(picture)

@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+NOTABLE = 0.05  # share of the time spent waiting for images of which a person should know
+
 
 class Watcher:
     """Told of each event of a run; this one says nothing."""
@@ -36,6 +38,7 @@ class Bar(Watcher):
         )
         self.progress = Progress(*columns, console=console)
         self.task = self.progress.add_task(title, total=None, rate="", held_out="")
+        self.seconds = self.waited = 0.0
 
     def begin(self, total: int, done: int) -> None:
         self.progress.update(self.task, total=total, completed=done)
@@ -46,9 +49,17 @@ class Bar(Watcher):
         self.progress.update(self.task, completed=step, rate=f"{speed * images:,.0f} images/s" if speed else "")
 
     def judged(self, record: dict[str, Any]) -> None:
+        self.seconds += record["seconds"]
+        self.waited += record["data_wait"] * record["seconds"]
         if "robust" in record:
             text = f"held-out clean {record['clean']:.1f} % robust {record['robust']:.1f} %"
             self.progress.update(self.task, held_out=text)
 
     def end(self) -> None:
         self.progress.stop()
+        if self.waited > max(1.0, NOTABLE * self.seconds):  # a second in all is not worth a word
+            self.progress.console.print(
+                f"waited {self.waited / self.seconds:.0%} of the time for images; what helps: more CPU cores, smaller "
+                "pictures on disk, or data.stream=false where they fit in memory",
+                highlight=False,
+            )

@@ -5,7 +5,8 @@ therefore holds no random state, and a resumed run repeats what it had not saved
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,13 @@ from mmard.core.tf32 import tf32
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.augment import augment
-from mmard.data.images import Images
+from mmard.data.images import Images, ImageSet
 from mmard.models.students import Classifier
 from mmard.models.weights import save_weights
 from mmard.runs import RunFolder
 from mmard.training.averaging import Average, Averaging
 from mmard.training.engine import Engine
+from mmard.training.feed import Feed
 from mmard.training.memory import MicroBatch, images_at_once
 from mmard.training.meter import LossMeter, not_finite
 from mmard.training.plan import Plan
@@ -55,7 +57,8 @@ class Trainer:
         method: what to ascend and descend.
         threat: the ball in which examples are made and judged.
         student: trained in place.
-        train, held_out: what to learn from, and what to choose the best checkpoint on; moved to the engine's device.
+        train, held_out: what to learn from, in memory or on disk, and what to choose the best checkpoint on;
+            moved to the engine's device.
         folder: where checkpoints and metrics go.
         teachers: the other networks by name (``teacher`` and what else the method asks for); frozen here.
         plan, averaging, validation: schedule, weight average, judging.
@@ -67,14 +70,14 @@ class Trainer:
         facts: written into the weights' header.
 
     Raises:
-        MmardError: from `fit`, when a batch does not fit, the loss is not finite or the disk is full; the last good
-            checkpoint stays.
+        MmardError: from `fit`, when a batch does not fit, the loss is not finite, the disk is full or an image on disk
+            cannot be decoded; the last good checkpoint stays.
     """
 
     method: Method
     threat: Threat
     student: Classifier
-    train: Images
+    train: ImageSet
     held_out: Images
     folder: RunFolder
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
@@ -93,15 +96,10 @@ class Trainer:
 
     def __post_init__(self) -> None:
         engine, plan = self.engine, self.plan
-        if plan.batch_size > len(self.train):
-            raise MmardError(
-                f"train.batch_size {plan.batch_size} > {len(self.train)} training images; choose a smaller one"
-            )
-        if plan.batch_size % engine.world:
-            raise MmardError(f"train.batch_size {plan.batch_size} does not divide by {engine.world} processes")
-        self.steps_per_epoch = len(self.train) // plan.batch_size
-        self.total = plan.epochs * self.steps_per_epoch
         self.train, self.held_out = self.train.to(engine.device), self.held_out.to(engine.device)
+        self.feed = Feed(images=self.train, batch_size=plan.batch_size, seed=self.seed, engine=engine)
+        self.steps_per_epoch = self.feed.steps_per_epoch
+        self.total = plan.epochs * self.steps_per_epoch
         self.terms = [m.to(engine.device) for m in self.method.modules()]
         self.update = Update(
             method=self.method, threat=self.threat, student=self.student, teachers=self.teachers, plan=plan,
@@ -109,59 +107,58 @@ class Trainer:
         )  # fmt: skip
         self.average = Average(self.averaging, self.student)
         self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
-        self._order = (-1, torch.empty(0))
         self.at_once: int | None = None
 
     def fit(self) -> dict[str, float]:
         """Train to the end, from the folder's checkpoint where there is one; returns the best accuracies, held-out."""
         self._restore()
-        shape, share = self.train.pixels.shape[1:], self.plan.batch_size // self.engine.world
-        self.at_once = images_at_once(self.update, shape, share, self.at_once or self.micro_batch)
+        share, asked = self.plan.batch_size // self.engine.world, self.at_once or self.micro_batch
+        self.at_once = images_at_once(self.update, self.train.shape, share, asked)
         self.watcher.begin(self.total, self.step)
         self.student.train()
         self._start_clock()
         try:
-            while self.step < self.total:
-                self._one_step()
-                if self.step % self.steps_per_epoch == 0:
-                    self._end_epoch()
-                elif self.checkpoint_every and self.step % self.checkpoint_every == 0:
-                    self._save()
+            with closing(self.feed.batches(self.step, self.total)) as batches:
+                for batch in batches:
+                    self._one_step(*batch)
+                    if self.step % self.steps_per_epoch == 0:
+                        self._end_epoch()
+                    elif self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                        self._save()
         finally:
             self.watcher.end()
         return self.best
 
     def _start_clock(self) -> None:
-        self._clock = (self.step, time.perf_counter())
+        self._clock, self.feed.waited = (self.step, time.perf_counter()), 0.0
 
-    def _one_step(self) -> None:
+    def _pace(self) -> dict[str, float]:
+        """Of the steps since the clock was started; judging is not in it."""
+        since, clock = self._clock
+        seconds = time.perf_counter() - clock
+        images = (self.step - since) * self.plan.batch_size
+        return {
+            "seconds": seconds,
+            "images_per_second": images / seconds,
+            "data_wait": self.feed.waited_share(seconds),
+        }
+
+    def _one_step(self, x: Tensor, y: Tensor, index: Tensor) -> None:
         progress = self.step / self.total
         torch.manual_seed(seed_of(self.seed, self.step, self.engine.rank))
-        x, y, index = self.train.batch(self._rows())
         x = augment(x, self.augmentation)
         self.meter.add(self.step, self.update(x, y, index, progress, self.at_once))
         self.step += 1
         self.average.update(self.step / self.total, self.step % self.steps_per_epoch == 0)
         self.watcher.stepped(self.step, self.plan.batch_size)
 
-    def _rows(self) -> Tensor:
-        """This process's rows of the training set at this step."""
-        epoch, place = divmod(self.step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            draw = torch.Generator().manual_seed(seed_of(self.seed, "order", epoch))
-            self._order = (epoch, torch.randperm(len(self.train), generator=draw).to(self.engine.device))
-        share = self.plan.batch_size // self.engine.world
-        start = place * self.plan.batch_size + self.engine.rank * share
-        return self._order[1][start : start + share]
-
     def _end_epoch(self) -> None:
         self._check_finite()
-        (since, clock), epoch = self._clock, self.step // self.steps_per_epoch
-        seconds = time.perf_counter() - clock
+        pace, epoch = self._pace(), self.step // self.steps_per_epoch
         record: dict[str, Any] = {"step": self.step, "epoch": epoch, "lr": self.update.optimizer.param_groups[0]["lr"]}
         record["terms"] = self.meter.means()
         record["loss"] = sum(record["terms"].values())
-        record |= {"seconds": seconds, "images_per_second": (self.step - since) * self.plan.batch_size / seconds}
+        record |= pace
         if epoch % self.validation.every == 0 or self.step == self.total:
             record |= self._judge_and_keep(epoch)
         self.meter = LossMeter(self.engine)
@@ -173,7 +170,7 @@ class Trainer:
     def _judge_and_keep(self, epoch: int) -> dict[str, float]:
         """Accuracy on the held-out split; the weights are kept if they are the best so far, or the last."""
         self.engine.average_buffers(self.student, *self.terms)
-        model = self.average.model_to_judge(self._natural_images())
+        model = self.average.model_to_judge(self.feed.natural())
         found = {**self._judge(model), "epoch": float(epoch)}
         if (found["robust"], found["clean"]) > (self.best["robust"], self.best["clean"]):
             self.best = found
@@ -181,13 +178,6 @@ class Trainer:
         if self.step == self.total:
             self._keep(self.folder.last_file, model)
         return {"clean": found["clean"], "robust": found["robust"]}
-
-    def _natural_images(self) -> Iterator[Tensor]:
-        """The training images in whole, mixed batches: one class at a time would give other statistics."""
-        draw = torch.Generator().manual_seed(seed_of(self.seed, "statistics"))
-        order = torch.randperm(len(self.train), generator=draw).to(self.engine.device)
-        for place in range(self.steps_per_epoch):
-            yield self.train.batch(order[place * self.plan.batch_size :][: self.plan.batch_size])[0]
 
     def _judge(self, model: Classifier) -> dict[str, float]:
         """Clean and robust accuracy on the held-out split, in percent; the processes share the work."""
