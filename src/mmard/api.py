@@ -103,12 +103,11 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
     folder = RunFolder(settings.out)
     try:
         engine.on_global_zero(folder.lock)
-        engine.on_global_zero(lambda: _must_be_free(folder, settings, resume))
-        teacher, recipe = settings.teacher, settings.teacher_recipe
-        if teacher and recipe and not (RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file()):
-            _train(_lesson(recipe, settings), True, watch, engine)
-        if teacher and engine.is_global_zero:
-            _warn_of_other_data(RunFolder(teacher), settings)
+        engine.on_global_zero(lambda: must_be_free(folder, settings, resume))
+        if lesson := lesson_of(settings):
+            _train(lesson, True, watch, engine)
+        if settings.teacher and engine.is_global_zero:
+            _warn_of_other_data(RunFolder(settings.teacher), settings)
         trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name))
         engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard))
         trainer.fit()
@@ -117,12 +116,18 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
     return folder
 
 
-def _lesson(recipe: str, pupil: Settings) -> Settings:
-    """The teacher's recipe on the student's data and split (it must not see what is held out), threat and machine."""
+def lesson_of(pupil: Settings) -> Settings | None:
+    """What trains the teacher that is not there yet; None where there is nothing to do.
+
+    It is the teacher's recipe on the student's data and split (it must not see what is held out), threat and machine.
+    """
+    teacher, recipe = pupil.teacher, pupil.teacher_recipe
+    if not (teacher and recipe) or RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file():
+        return None
     shared = {f"data.{k}": v for k, v in pupil.data.model_dump(exclude={"augment"}).items()}
     shared |= {f"threat.{k}": v for k, v in pupil.threat.model_dump().items()}
     shared |= {f"engine.{k}": v for k, v in pupil.engine.model_dump().items()}
-    lesson = read_settings(recipe, {**shared, "out": pupil.teacher})
+    lesson = read_settings(recipe, {**shared, "out": teacher})
     check(lesson)
     return lesson
 
@@ -142,8 +147,8 @@ def _warn_of_other_data(teacher: RunFolder, pupil: Settings) -> None:
 UNIMPORTANT = {"about", "out", "tensorboard", "teacher_recipe"}  # change nothing in a result
 
 
-def _must_be_free(folder: RunFolder, settings: Settings, resume: bool) -> None:
-    """Refuse to overwrite a run, or to go on with one that was made with other settings."""
+def must_be_free(folder: RunFolder, settings: Settings, resume: bool) -> None:
+    """Refuse (by an `MmardError`) to overwrite a run, or to go on with one that was made with other settings."""
     if not folder.has_run:
         return
     if not resume:
@@ -215,7 +220,8 @@ def evaluate(
     write_json(results / "settings.json", settings.resolved())  # now, so that a folder that cannot be written is known
     threat = Threat(**settings.threat.model_dump())
     scores = run_attacks(model, images, threat, trials, batch_size=batch_size, seed=seed, tick=tick)
-    scores.facts.update(model=str(path), data=settings.data.name, seed=seed, settings=settings.resolved())
+    asked = {"attacks": attacks, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
+    scores.facts.update(model=str(path), data=settings.data.name, seed=seed, asked=asked, settings=settings.resolved())
     scores.save(results)
     return scores
 
