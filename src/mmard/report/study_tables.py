@@ -60,10 +60,16 @@ def _comparisons(comparisons: Sequence[Figures]) -> str:
     titles = ["difference in points", "pairs", "mean", "sd", "95 % interval (t)", "p (t)", "p (sign flips)"]
     lines = []
     for c in comparisons:
-        sd, interval = ("–", "–") if c["sd"] is None else (f"{c['sd']:.2f}", f"{c['low']:+.2f} to {c['high']:+.2f}")
+        sd = "–" if c["sd"] is None else f"{c['sd']:.2f}"
+        interval = "–" if c["low"] is None else f"{signed(c['low'])} to {signed(c['high'])}"
         name = _safe(f"{c['label']} − {c['baseline']}, {c['attack']}")
-        lines.append([name, str(c["n"]), f"{c['mean']:+.2f}", sd, interval, _p(c["p_t"]), _p(c["p_exact"])])
+        lines.append([name, str(c["n"]), signed(c["mean"]), sd, interval, _p(c["p_t"]), _p(c["p_exact"])])
     return _table(titles, lines, left=1)
+
+
+def signed(points: float) -> str:
+    """``+1.20`` or ``−1.20``."""
+    return f"{points:+.2f}".replace("-", "−")
 
 
 def _p(value: float | None) -> str:

@@ -14,20 +14,25 @@ if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none o
     from mmard.study.schedule import Places
 
 
+Source = Annotated[str, typer.Argument(metavar="STUDY", help="A .yaml file (docs/studies.md), or smoke.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show the cells and their state.")]
+ReportOnly = Annotated[bool, typer.Option("--report-only", help="Only make tables and figure from what is done.")]
+Into = Annotated[
+    Path | None, typer.Option(help="Also put them into this Markdown page, with the runs' small files beside it.")
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at once; default: one a GPU, without GPUs one a core.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each; default: the cores shared out.")]
+Where = Annotated[Literal["local", "ray"], typer.Option(help="This machine, or the Ray cluster that is running.")]
+
+
 def study(
-    source: Annotated[str, typer.Argument(metavar="STUDY", help="A .yaml file (docs/studies.md), or smoke.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the cells and their state.")] = False,
-    report_only: Annotated[
-        bool, typer.Option("--report-only", help="Only make tables and figure from what is done.")
-    ] = False,
-    into: Annotated[
-        Path | None, typer.Option(help="Also put them into this Markdown page, with the runs' small files beside it.")
-    ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Runs at once; one a GPU, without GPUs one a core.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of each; the cores shared out.")] = None,
-    engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="This machine, or the Ray cluster that is running.")
-    ] = "local",
+    source: Source,
+    dry_run: DryRun = False,
+    report_only: ReportOnly = False,
+    into: Into = None,
+    jobs: Jobs = None,
+    threads: Threads = None,
+    engine: Where = "local",
 ) -> None:
     """A grid of runs (methods × students × teachers × data × seeds), several at once, to tables, tests and a plot.
 
@@ -55,10 +60,8 @@ def study(
     failed = _run(plan, todo, jobs, threads, engine)
     if len(failed) < len(cells):
         _report(plan, into)
-    for name, error in failed.items():
-        cli.out.print(f"[bold red]failed:[/bold red] {escape(f'{name}: {error}')}", highlight=False, soft_wrap=True)
     if failed:
-        cli.out.print(f"{len(failed)} failed; each run's log.txt has the whole; the same command tries them again")
+        _list_failed(failed)
         raise typer.Exit(1)
 
 
@@ -111,6 +114,14 @@ def _places(jobs: Sequence["Job"], at_once: int | None, threads: int | None, eng
         return Cluster(at_once, threads)
     needed = any(job.settings.engine.accelerator in ("auto", "cuda") for job in jobs)
     return Local(slots(at_once, threads, gpus() if needed else []))
+
+
+def _list_failed(failed: dict[str, str]) -> None:
+    from mmard import cli
+
+    for name, error in failed.items():
+        cli.out.print(f"[bold red]failed:[/bold red] {escape(f'{name}: {error}')}", highlight=False, soft_wrap=True)
+    cli.out.print(f"{len(failed)} failed; the log.txt of each run has the whole of it. The same command tries again.")
 
 
 def _report(plan: "StudyFile", into: Path | None) -> None:

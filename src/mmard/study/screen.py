@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmard.evaluation.scores import WORST
+from mmard.report.study_tables import signed
 from mmard.study.jobs import Job
 from mmard.study.schedule import Audience
 
@@ -112,7 +113,7 @@ def verdicts(results: dict[str, Any]) -> list[str]:
     lines = []
     for c in results["comparisons"]:
         if c["attack"] == WORST:
-            words = f"{c['label']} − {c['baseline']}, {WORST}: {c['mean']:+.2f} points over {c['n']} pairs"
+            words = f"{c['label']} − {c['baseline']}, {WORST}: {signed(c['mean'])} points over {c['n']} pairs"
             if c["p_exact"] is not None:
                 words += f", exact p {c['p_exact']:.3g} (cannot go under {2 / 2 ** c['n']:.3g})"
             lines.append(words)

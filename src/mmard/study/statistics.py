@@ -22,8 +22,8 @@ class Paired:
     Attributes:
         n: number of pairs.
         mean, sd: of the differences; sd is None for a single pair.
-        low, high: 95 % interval of the mean by Student's t; None for a single pair.
-        p_t: two-sided p of the paired t-test; None for a single pair, or if all differences are equal.
+        low, high: 95 % interval of the mean by Student's t; None for a single pair, or if all differences are equal.
+        p_t: two-sided p of the paired t-test; None as before.
         p_exact: two-sided p of the sign-flip permutation test: the share of all 2ⁿ choices of signs whose mean is as
             far from 0; at best 2/2ⁿ. None above `MOST_EXACT` pairs.
     """
@@ -41,13 +41,13 @@ def paired(differences: Sequence[float]) -> Paired:
     """Test whether the mean of paired differences is 0."""
     n, (mean, sd) = len(differences), mean_sd(differences)
     exact = sign_flip(differences) if n <= MOST_EXACT else None
-    if sd is None:
-        return Paired(n, mean, None, None, None, None, exact)
+    if not sd:
+        return Paired(n, mean, sd, None, None, None, exact)
     from scipy.stats import t as student  # a second to import
 
     error = sd / math.sqrt(n)
     half = float(student.ppf(0.975, n - 1)) * error
-    p = 2 * float(student.sf(abs(mean) / error, n - 1)) if error > 0 else None
+    p = 2 * float(student.sf(abs(mean) / error, n - 1))
     return Paired(n, mean, sd, mean - half, mean + half, p, exact)
 
 
