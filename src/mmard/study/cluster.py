@@ -1,6 +1,7 @@
 """Jobs as tasks of a Ray cluster: one machine or many, on a disk that all of them see."""
 
 import os
+import socket
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,9 @@ class Cluster:
         except ImportError as e:
             raise MmardError("--engine ray needs one more package: pip install 'mmard[ray]'") from e
         try:
+            _must_answer(os.environ.get("RAY_ADDRESS", ""))
             ray.init(address="auto", log_to_driver=False, logging_level="ERROR", configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as e:
+        except (OSError, RuntimeError, ValueError) as e:
             raise MmardError(
                 f"no Ray cluster to join ({first_line(e)}); start one: ray start --head, and on the other machines "
                 "ray start --address=HEAD:6379"
@@ -67,11 +69,11 @@ class Cluster:
         return len(self.running) < (self.jobs or max(1, have))
 
     def start(self, job: Job) -> None:
-        task = self.ray.remote(on_worker).options(
+        # a fresh process for each: no memory left over, and as many threads as asked for
+        task = self.ray.remote(max_calls=1)(on_worker).options(
             num_cpus=self.threads,
             num_gpus=1 if self._gpus() else 0,
             max_retries=RETRIES,
-            max_calls=1,  # a fresh process each: no memory left over, and threads as they are asked for
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self.threads)}},
             name=job.name,
         )
@@ -93,3 +95,10 @@ class Cluster:
                 self.ray.cancel(ref, force=True)
         self.running.clear()
         self.ray.shutdown()
+
+
+def _must_answer(address: str) -> None:
+    """Raise at once if nobody listens there; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit() and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=10).close()
