@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from mmard.study.plan import axes_of, cells_of
 from mmard.study.results import results_of
 from mmard.study.schedule import Audience, run_all
 from mmard.study.statistics import mean_sd, paired, sign_flip
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def study(**keys: Any) -> StudyFile:
@@ -292,6 +295,15 @@ def test_a_page_is_made_anew_from_what_is_kept_beside_it(mmard: Run, faked: Stud
     assert "study: tables and figure made anew" in mmard("results", page).stdout
     assert page.read_text() == made
     assert figure.read_bytes() == before
+
+
+def test_our_own_page_is_what_its_runs_say(mmard: Run, tmp_path: Path) -> None:
+    shutil.copytree(DOCS, tmp_path / "docs")
+    made = mmard("results", "docs/results.md")
+    assert made.returncode == 0, made.stderr
+    assert "made anew" in made.stdout
+    for file in ("results.md", "results/cifar10-small/table.md", "results/cifar10-small/results.csv"):
+        assert (tmp_path / "docs" / file).read_text() == (DOCS / file).read_text()
 
 
 def test_a_changed_setting_under_an_old_run_is_refused_with_the_difference(

@@ -13,8 +13,11 @@ Figures = Mapping[str, Any]
 def study_markdown(results: Figures, figure: str) -> str:
     """Mean and spread over seeds, comparisons, the figure; ``figure`` is the link to it."""
     parts = [results["about"], _means(results), _how(results)]
-    if results["comparisons"]:
-        parts += [_comparisons(results["comparisons"]), _caution(results["comparisons"])]
+    testable = [c for c in results["comparisons"] if c["n"] > 1]
+    if testable:
+        parts += [_comparisons(testable), _caution(testable)]
+    elif results["comparisons"]:
+        parts.append("One pair of runs says nothing of a difference: it takes seeds.")
     if results["missing"]:
         parts.append(f"**Not there yet:** {', '.join(results['missing'])}.")
     parts.append(f"![accuracy and cost of each run]({figure})")
@@ -81,7 +84,7 @@ def _caution(comparisons: Sequence[Figures]) -> str:
     floor = f"{2 / 2**pairs:.3g}"
     return (
         "A pair is two runs with the same seed and the same other labels. The t-test takes the differences for normal; the "
-        f"exact test by sign flips does not, and with {pairs} pair{'s' if pairs > 1 else ''} its p cannot go under {floor}. "
+        f"exact test by sign flips does not, and with {pairs} pairs its p cannot go under {floor}. "
         f"Two-sided, and not corrected for there being {len(comparisons)} tests. All runs are judged on the same test "
         "images: the tests say whether other seeds would show the difference again, not whether other images would."
     )
