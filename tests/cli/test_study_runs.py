@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from helpers import Run, command
 
 from mmard.models.weights import read_state
 from mmard.runs import RunFolder
+from mmard.study.work import do
 
 TINY: dict[str, Any] = {
     "method": "standard",
@@ -109,6 +111,18 @@ def gone(pid: int) -> bool:
     return False
 
 
+def test_a_job_waits_for_a_folder_that_is_just_being_left(tmp_path: Path) -> None:
+    holder = RunFolder(tmp_path / "run")
+    holder.lock()
+    timer = threading.Timer(0.5, holder.close)
+    begun = time.monotonic()
+    timer.start()
+    error = do({"settings": {**TINY, "student": "cnn-0-1", "out": str(tmp_path / "run")}, "evaluation": None})
+    assert error is not None  # and it is not that of the folder
+    assert "width and depth are at least 1" in error
+    assert time.monotonic() - begun > 0.4
+
+
 def test_two_studies_in_one_folder_are_one_line(mmard: Run, tmp_path: Path) -> None:
     write(tmp_path / "s.yaml", base=TINY)
     folder = RunFolder(tmp_path / "runs/study")
@@ -125,12 +139,14 @@ def test_two_studies_in_one_folder_are_one_line(mmard: Run, tmp_path: Path) -> N
         (["study", "smok"], "unknown study 'smok'; did you mean smoke?"),
         (["study", "gone.yaml"], "cannot read gone.yaml"),
         (["study", "bad.yaml"], "cell seed-0: unknown method 'rslda'"),
+        (["study", "attack.yaml"], "unknown attack 'fsgm'; did you mean fgsm?"),
         (["study", "bad.yaml", "--report-only"], "no cell is trained and judged yet"),
         (["results", "gone.md"], "cannot read gone.md"),
     ],
 )
 def test_a_wrong_word_is_one_line(words: list[str], expected: str, mmard: Run, tmp_path: Path) -> None:
     write(tmp_path / "bad.yaml", settings={"method": "rslda"})
+    write(tmp_path / "attack.yaml", evaluate={"attacks": "fsgm"})
     done = mmard(*words)
     assert done.returncode == 2
     assert expected in done.stderr

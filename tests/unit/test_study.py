@@ -211,7 +211,8 @@ def fake(plan: StudyFile, without: str = "") -> None:
     for cell in cells_of(plan):
         if cell.name == without:
             continue
-        folder, worst = cell.folder, WORST[cell.labels["method"]][cell.settings.seed]
+        folder = cell.folder
+        worst = WORST[cell.labels["method"]][cell.settings.seed] + (10 if cell.labels.get("size") == "large" else 0)
         folder.begin(cell.settings.resolved())
         for epoch, seconds in ((1, 9.0), (2, 2.0), (3, 3.0)):
             folder.append(
@@ -260,6 +261,25 @@ def test_results_against_hand_computed_numbers(faked: StudyFile) -> None:
     rows = list(csv.DictReader(Path("runs/study/results.csv").read_text().splitlines()))
     assert [r["worst case"] for r in rows] == ["40.0", "44.0", "48.0", "41.0", "46.0", "51.0"]
     assert Path("runs/study/figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pairs_share_seed_and_all_other_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = {"small": {"student": "cnn-2-1"}, "large": {"student": "cnn-4-1"}}
+    plan = study(
+        grid={"size": sizes, "method": {"a": "standard", "b": "pgd_at"}},
+        seeds=[0, 1, 2],
+        evaluate={"attacks": "pgd-20"},
+        compare="method",
+    )
+    fake(plan, without="large/b/seed-1")
+    worst = next(c for c in results_of(plan)["comparisons"] if c["attack"] == "worst case")
+    assert (worst["differences"], worst["n"]) == ([1.0, 2.0, 3.0, 1.0, 3.0], 5)
+    by_size = results_of(plan.model_copy(update={"compare": None}))
+    worst = next(c for c in by_size["comparisons"] if c["attack"] == "worst case")
+    assert (by_size["compared"], worst["label"], worst["baseline"]) == ("size", "large", "small")
+    assert worst["differences"] == [10.0] * 5
+    assert worst["p_t"] is None
 
 
 def test_one_seed_and_a_missing_cell_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

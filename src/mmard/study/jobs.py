@@ -8,6 +8,7 @@ from mmard import api
 from mmard.config import Settings
 from mmard.core.errors import MmardError
 from mmard.core.files import read_json
+from mmard.evaluation.evaluate import choose, suite
 from mmard.runs import RunFolder, differences
 from mmard.study.file import Evaluation
 from mmard.study.plan import Cell
@@ -69,9 +70,10 @@ def jobs_of(cells: Sequence[Cell], evaluation: Evaluation) -> list[Job]:
     """All that a study needs, each job after the one it waits for; checked as far as that is possible beforehand.
 
     Raises:
-        MmardError: for a fault in a cell's settings, a run folder that was made with other settings, or two cells that
-            ask for different teachers in one folder.
+        MmardError: for an unknown attack, a fault in a cell's settings, a run folder that was made with other settings,
+            or two cells that ask for different teachers in one folder.
     """
+    choose(evaluation.attacks, suite())
     teachers: dict[Path, Job] = {}
     jobs = []
     for cell in cells:

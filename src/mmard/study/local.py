@@ -31,8 +31,9 @@ def gpus() -> list[str]:
     """The visible GPUs as CUDA_VISIBLE_DEVICES writes them."""
     import torch
 
+    count = torch.cuda.device_count()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return named or [str(i) for i in range(torch.cuda.device_count())]
+    return (named or [str(i) for i in range(count)])[:count]
 
 
 def slots(jobs: int | None, threads: int | None, devices: Sequence[str]) -> list[Slot]:

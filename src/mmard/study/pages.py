@@ -17,7 +17,7 @@ from mmard.study.jobs import scores_of
 from mmard.study.plan import cells_of
 from mmard.study.results import flat_rows, results_of
 
-BLOCK = re.compile(r"(<!-- study: (?P<name>[^\s/]+) -->\n)(?P<old>.*?)(<!-- end of study -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- study: (?P<name>[^\n/]+?) -->\n)(?P<old>.*?)(<!-- end of study -->)", re.DOTALL)
 KEPT = ("settings.yaml", "metrics.jsonl")
 
 
