@@ -177,6 +177,9 @@ def test_the_schedule_keeps_the_order_and_a_failure_stops_only_who_waits_for_it(
     assert failed == {"t": "bad luck", "t0": "t failed", "t1": "t failed", "t2": "t failed", "u1": "bad luck"}
     assert places.log == ["t", "u", "u0", "u1", "u2", "free", "stop"]
     assert places.most == 2
+    wide = Pretend(9, set())
+    assert run_all(jobs, wide, Audience()) == {}
+    assert wide.log[:3] == ["t", "u", "free"]
 
 
 def test_places_share_out_cores_and_devices() -> None:
@@ -196,7 +199,7 @@ def test_statistics_against_hand_computed_numbers() -> None:
     assert found.p_t == pytest.approx(1 - (12 / (2 + 12)) ** 0.5)  # for two degrees: 1 − t/√(2 + t²)
     assert found.p_exact == 0.25
     assert sign_flip([1.0, -2.0, 4.0]) == 6 / 8  # of ±1 ±2 ±4 the sums ±7, ±5 and ±3, and not ±1
-    assert sign_flip([0.1, 0.2, -0.3, 0.0]) == 1
+    assert sign_flip([0.1, 0.2, -0.3, 0.001]) == 1  # 0.1 + 0.2 − 0.3 is 0 but for rounding
     assert sign_flip([0.3] * 5) == 2 / 32
     assert (paired([1.0]).low, paired([1.0]).p_exact) == (None, 1.0)
     assert (paired([2.0, 2.0]).p_t, paired([2.0, 2.0]).sd) == (None, 0.0)
@@ -303,9 +306,12 @@ def test_a_page_is_made_anew_from_what_is_kept_beside_it(mmard: Run, faked: Stud
     assert "cannot read" in mmard(*words).stderr
     page.write_text("# Results\n")
     assert "<!-- study: study --> and <!-- end of study -->" in mmard(*words).stderr
-    page.write_text("# Results\n<!-- study: study -->\nold\n<!-- end of study -->\nmore\n")
+    other = "<!-- study: other one -->\nof another time\n<!-- end of study -->\n"
+    page.write_text(f"# Results\n<!-- study: study -->\nold\n<!-- end of study -->\nmore\n{other}")
     assert mmard(*words).returncode == 0
-    made = page.read_text()
+    assert page.read_text().endswith(other)
+    assert "results/other one/study.yaml" in mmard("results", page).stderr
+    made = page.read_text().removesuffix(other)
     assert made.startswith("# Results\n<!-- study: study -->\nA study.\n\n| method | seeds |")
     assert made.endswith("(results/study/figure.png)\n<!-- end of study -->\nmore\n")
     page.write_text(made.replace("44.0 ± 4.0", "99.9 ± 0.1"))
