@@ -58,12 +58,11 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
         engine.on_global_zero(folder.lock)
         if not folder.path.is_dir():
             raise MmardError(f"{folder.path} is not on this host: hosts of one run need a disk that all of them share")
-        engine.on_global_zero(lambda: _must_be_free(folder, settings, resume))
-        teacher, recipe = settings.teacher, settings.teacher_recipe
-        if teacher and recipe and not (RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file()):
-            _train(_lesson(recipe, settings), True, watch, engine)
-        if teacher and engine.is_global_zero:
-            _warn_of_other_data(RunFolder(teacher), settings)
+        engine.on_global_zero(lambda: must_be_free(folder, settings, resume))
+        if lesson := lesson_of(settings):
+            _train(lesson, True, watch, engine)
+        if settings.teacher and engine.is_global_zero:
+            _warn_of_other_data(RunFolder(settings.teacher), settings)
         trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name))
         engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard))
         trainer.fit()
@@ -72,12 +71,18 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
     return folder
 
 
-def _lesson(recipe: str, pupil: Settings) -> Settings:
-    """The teacher's recipe on the student's data and split (it must not see what is held out), threat and machine."""
+def lesson_of(pupil: Settings) -> Settings | None:
+    """What trains the teacher that is not there yet; None where there is nothing to do.
+
+    It is the teacher's recipe on the student's data and split (it must not see what is held out), threat and machine.
+    """
+    teacher, recipe = pupil.teacher, pupil.teacher_recipe
+    if not (teacher and recipe) or RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file():
+        return None
     shared = {f"data.{k}": v for k, v in pupil.data.model_dump(exclude={"augment"}).items()}
     shared |= {f"threat.{k}": v for k, v in pupil.threat.model_dump().items()}
     shared |= {f"engine.{k}": v for k, v in pupil.engine.model_dump().items()}
-    lesson = read_settings(recipe, {**shared, "out": pupil.teacher})
+    lesson = read_settings(recipe, {**shared, "out": teacher})
     check(lesson)
     return lesson
 
@@ -103,8 +108,8 @@ UNIMPORTANT: dict[str, Any] = {
 }
 
 
-def _must_be_free(folder: RunFolder, settings: Settings, resume: bool) -> None:
-    """Refuse to overwrite a run, or to go on with one that was made with other settings."""
+def must_be_free(folder: RunFolder, settings: Settings, resume: bool) -> None:
+    """Refuse (by an `MmardError`) to overwrite a run, or to go on with one that was made with other settings."""
     if not folder.has_run:
         return
     if not resume:

@@ -58,8 +58,9 @@ def evaluate(
     threat = Threat(**settings.threat.model_dump())
     with engine.together():
         scores = run_attacks(model, images, threat, trials, batch_size=batch_size, seed=seed, tick=tick, crew=engine)
-    facts = {"model": str(path), "data": settings.data.name, "seed": seed, "batch_size": batch_size}
-    scores.facts.update(facts, settings=settings.resolved())
+    changes = {key: value for key, value in changes.items() if not key.startswith("engine.")}
+    asked = {"attacks": attacks, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
+    scores.facts.update(model=str(path), data=settings.data.name, seed=seed, asked=asked, settings=settings.resolved())
     engine.on_global_zero(lambda: scores.save(results))
     return scores
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from mmard import config
 from mmard.core.errors import MmardError
 from mmard.core.files import write_text
+from mmard.study import command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -210,6 +211,10 @@ def demo(
     from mmard.demo import run_demo
 
     run_demo(to, out)
+
+
+app.command("study")(command.study)
+app.command("results")(command.results)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ FLOORS = [
         "demo",
         "catalogue",
         "bench",
+        "study",
         "__init__",
         "__main__",
     },

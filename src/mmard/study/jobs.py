@@ -1,0 +1,127 @@
+"""What there is to do: teachers that cells share first, then the cells; and what is done already."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmard import api
+from mmard.config import Settings
+from mmard.core.errors import MmardError
+from mmard.core.files import read_json
+from mmard.evaluation.evaluate import choose, suite
+from mmard.runs import RunFolder, differences
+from mmard.study.file import Evaluation
+from mmard.study.plan import Cell
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to make, in a process of its own.
+
+    Attributes:
+        evaluation: how to judge it; None for a teacher, which is only trained.
+        needs: the name of the job that must have succeeded before.
+    """
+
+    name: str
+    settings: Settings
+    evaluation: Evaluation | None = None
+    needs: str | None = None
+
+    @property
+    def folder(self) -> RunFolder:
+        """Its run folder."""
+        return RunFolder(self.settings.out)
+
+    @property
+    def epochs(self) -> int:
+        """How many it has done."""
+        return max((int(r["epoch"]) for r in self.folder.metrics()), default=0)
+
+    def state(self) -> str:
+        """``done``, ``part`` (it will go on) or ``new``."""
+        done = is_done(self.folder, self.evaluation) if self.evaluation else self.folder.last_file.exists()
+        return "done" if done else "part" if self.folder.has_run else "new"
+
+
+def weights_of(folder: RunFolder, evaluation: Evaluation) -> Path:
+    """The checkpoint that is judged."""
+    return folder.last_file if evaluation.checkpoint == "last" else folder.best_file
+
+
+def scores_of(folder: RunFolder, evaluation: Evaluation) -> Path | None:
+    """The folder with the scores of exactly this evaluation; None where there are none."""
+    for file in sorted((folder.path / "eval").glob(f"{evaluation.checkpoint}*/scores.json")):
+        if read_json(file).get("asked") == evaluation.asked():
+            return file.parent
+    return None
+
+
+def is_done(folder: RunFolder, evaluation: Evaluation) -> bool:
+    """Is the run at its end, and judged after that?"""
+    scores, weights = scores_of(folder, evaluation), weights_of(folder, evaluation)
+    verdicts = scores / "verdicts.safetensors" if scores else None  # the last file of an evaluation
+    if verdicts is None or not (verdicts.exists() and weights.exists() and folder.last_file.exists()):
+        return False
+    return verdicts.stat().st_mtime >= weights.stat().st_mtime
+
+
+def jobs_of(cells: Sequence[Cell], evaluation: Evaluation) -> list[Job]:
+    """All that a study needs, each job after the one it waits for; checked as far as that is possible beforehand.
+
+    Raises:
+        MmardError: for an unknown attack, a fault in a cell's settings, a run folder that was made with other settings,
+            or two cells that ask for different teachers in one folder.
+    """
+    choose(evaluation.attacks, suite())
+    teachers: dict[Path, Job] = {}
+    jobs = []
+    for cell in cells:
+        job = Job(cell.name, cell.settings, evaluation)
+        if job.state() != "done":
+            try:
+                one_device(cell.settings)
+                api.check(cell.settings)
+                job = Job(cell.name, cell.settings, evaluation, _teacher_first(cell.settings, teachers))
+            except MmardError as e:
+                raise MmardError(f"cell {cell.name}: {e}") from e
+        jobs.append(job)
+    jobs = [*teachers.values(), *jobs]
+    must_be_ours(jobs)
+    return jobs
+
+
+def one_device(settings: Settings) -> None:
+    """Raise unless a cell is for one device, which is what it gets."""
+    if (n := settings.engine.devices * settings.engine.nodes) > 1:
+        raise MmardError(f"engine.devices × engine.nodes is {n}; a study gives each cell one device: expected 1")
+
+
+def must_be_ours(jobs: Iterable[Job]) -> None:
+    """Raise if a run folder was made with other settings, showing the differences of the first."""
+    faults = []
+    for job in jobs:
+        try:
+            api.must_be_free(job.folder, job.settings, resume=True)
+        except MmardError as e:
+            faults.append(str(e).replace("another out=", "another out: for the study, or remove the folder"))
+    if faults:
+        raise MmardError(faults[0] + (f" (and {len(faults) - 1} more folders)" if len(faults) > 1 else ""))
+
+
+def _teacher_first(pupil: Settings, teachers: dict[Path, Job]) -> str | None:
+    """The name of the job that trains this pupil's teacher, added where it is new; None if there is nothing to train."""
+    lesson = api.lesson_of(pupil)
+    if lesson is None:
+        return None
+    place = Path(lesson.out).expanduser().resolve()
+    if place not in teachers:
+        needs = _teacher_first(lesson, teachers)
+        teachers[place] = Job(f"teacher {lesson.out}", lesson, needs=needs)
+    known = teachers[place]
+    old, new = (s.model_dump(mode="json", exclude=api.UNIMPORTANT) for s in (known.settings, lesson))
+    if changed := differences(old, new):
+        raise MmardError(
+            f"another cell needs another teacher in {lesson.out}: {'; '.join(changed)}; give each its own folder"
+        )
+    return known.name

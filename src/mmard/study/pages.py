@@ -1,0 +1,89 @@
+"""Files of a study's results: tables and figure in its folder, and a block of a page that is made from kept runs."""
+
+import csv
+import io
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mmard.core.errors import MmardError, first_line
+from mmard.core.files import write_json, write_text, write_whole
+from mmard.report.study_figure import plot_study
+from mmard.report.study_tables import study_markdown
+from mmard.study.file import StudyFile, read_study
+from mmard.study.jobs import scores_of
+from mmard.study.plan import cells_of
+from mmard.study.results import flat_rows, results_of
+
+BLOCK = re.compile(r"(<!-- study: (?P<name>[^\n/]+?) -->\n)(?P<old>.*?)(<!-- end of study -->)", re.DOTALL)
+KEPT = ("settings.yaml", "metrics.jsonl")
+
+
+def write_results(study: StudyFile) -> dict[str, Any]:
+    """Write study.yaml, results.json, results.csv, table.md and figure.png into the study's folder, from run folders."""
+    results, folder = results_of(study), Path(study.out)
+    study.save(folder / "study.yaml")
+    write_json(folder / "results.json", results)
+    rows, text = flat_rows(results), io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "results.csv", text.getvalue())
+    write_text(folder / "table.md", study_markdown(results, "figure.png"))
+    plot_study(results, folder / "figure.png")
+    return results
+
+
+def keep(study: StudyFile, page: Path) -> None:
+    """Copy what results are made of (settings, metrics, scores; a few kB a run) beside the page, and fill its block."""
+    name, text = Path(study.out).name, _read(page)
+    if name not in [match["name"] for match in BLOCK.finditer(text)]:
+        raise MmardError(
+            f"{page} has no place for {name}; put two lines where its tables shall stand: "
+            f"<!-- study: {name} --> and <!-- end of study -->"
+        )
+    to = page.with_suffix("") / name
+    for cell in cells_of(study):
+        scores = scores_of(cell.folder, study.evaluate)
+        if scores is None:
+            continue
+        run = to / cell.name
+        files = {run / file: cell.folder.path / file for file in KEPT}
+        files[run / "eval" / scores.name / "scores.json"] = scores / "scores.json"
+        for target, source in files.items():
+            write_whole(target, lambda part, source=source: shutil.copyfile(source, part))  # type: ignore[misc]
+    study.save(to / "study.yaml")
+    refresh(page, [name])
+
+
+def refresh(page: Path, names: Iterable[str] | None = None) -> list[str]:
+    """Make the blocks of a page anew (None: all of them) from the runs kept beside it; returns their names.
+
+    Raises:
+        MmardError: when the page or a block's runs are not there.
+    """
+    text, done = _read(page), []
+
+    def made(match: re.Match[str]) -> str:
+        name = match["name"]
+        if names is not None and name not in names:
+            return match[0]
+        folder = page.with_suffix("") / name
+        study = read_study(folder / "study.yaml").model_copy(update={"out": str(folder)})
+        table = study_markdown(write_results(study), f"{page.stem}/{name}/figure.png")
+        done.append(name)
+        return f"{match[1]}{table}{match[4]}"
+
+    new = BLOCK.sub(made, text)
+    if new != text:
+        write_text(page, new)
+    return done
+
+
+def _read(page: Path) -> str:
+    try:
+        return page.read_text(encoding="utf-8")
+    except (OSError, ValueError) as e:
+        raise MmardError(f"cannot read {page}: {first_line(e)}; expected a Markdown page") from e

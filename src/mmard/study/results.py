@@ -1,0 +1,126 @@
+"""Rows and comparisons of a study, read from run folders alone: settings, metrics and scores, no weights."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from mmard.core.errors import MmardError
+from mmard.core.files import read_json
+from mmard.report.study_tables import HELD_OUT, SECONDS
+from mmard.study.file import StudyFile
+from mmard.study.jobs import Job, must_be_ours, scores_of
+from mmard.study.plan import Cell, axes_of, cells_of
+from mmard.study.statistics import mean_sd, paired
+
+Row = dict[str, Any]
+
+
+def results_of(study: StudyFile) -> dict[str, Any]:
+    """All that the study found: ``rows`` (a cell each), ``groups`` (over seeds), ``comparisons``, ``missing``.
+
+    Raises:
+        MmardError: when no cell is judged yet, or a run folder was made with other settings.
+    """
+    cells = cells_of(study)
+    must_be_ours(Job(cell.name, cell.settings) for cell in cells)
+    rows = [row for cell in cells if (row := row_of(cell, study)) is not None]
+    if not rows:
+        raise MmardError(f"{study.out}: no cell is trained and judged yet; mmard study does both")
+    there = {row["run"] for row in rows}
+    measured = list(rows[0]["accuracies"])
+    return {
+        "about": study.about,
+        "axes": list(axes_of(study)),
+        "compared": compared_axis(study),
+        "attacks": measured,
+        "samples": rows[0]["samples"],
+        "details": rows[0]["details"],
+        "rows": rows,
+        "groups": groups_of(rows),
+        "comparisons": comparisons_of(rows, study),
+        "missing": [cell.name for cell in cells if cell.name not in there],
+    }
+
+
+def row_of(cell: Cell, study: StudyFile) -> Row | None:
+    """What a cell found, in percent; None where it is not judged yet."""
+    place = scores_of(cell.folder, study.evaluate)
+    if place is None or not cell.folder.settings_file.exists():
+        return None
+    scores, metrics = read_json(place / "scores.json")["attacks"], cell.folder.metrics()
+    judged = sorted((r for r in metrics if "robust" in r), key=lambda r: (r["robust"], r["clean"], -r["epoch"]))
+    best = judged[-1] if judged else {}
+    return {
+        "run": cell.name,
+        "settings": cell.fingerprint,
+        "labels": cell.labels,
+        "seed": cell.settings.seed,
+        "accuracies": {r["attack"]: r["accuracy"] for r in scores},
+        "intervals": {r["attack"]: [r["low"], r["high"]] for r in scores},
+        "details": {r["attack"]: r["detail"] for r in scores},
+        "samples": scores[0]["samples"],
+        HELD_OUT[0]: best.get("clean"),
+        HELD_OUT[1]: best.get("robust"),
+        "best epoch": best.get("epoch"),
+        SECONDS: statistics.median(r["seconds"] for r in metrics) if metrics else None,
+    }
+
+
+def groups_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The cells that differ by seed only, with mean and sample standard deviation of each figure."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row["labels"].values()), []).append(row)
+    groups = []
+    for members in found.values():
+        figures = {attack: [m["accuracies"][attack] for m in members] for attack in members[0]["accuracies"]}
+        figures |= {key: [m[key] for m in members if m[key] is not None] for key in (*HELD_OUT, SECONDS)}
+        spread = {key: dict(zip(("mean", "sd"), mean_sd(v), strict=True)) for key, v in figures.items() if v}
+        one = members[0]["intervals"] if len(members) == 1 else None
+        seeds = [m["seed"] for m in members]
+        groups.append({"labels": members[0]["labels"], "seeds": seeds, "figures": spread, "interval": one})
+    return groups
+
+
+def compared_axis(study: StudyFile) -> str | None:
+    """The axis whose labels are compared with its first; None where there is no choice."""
+    axes = axes_of(study)
+    return study.compare or next((axis for axis, labels in axes.items() if len(labels) > 1), None)
+
+
+def comparisons_of(rows: Sequence[Row], study: StudyFile) -> list[dict[str, Any]]:
+    """Each further label of the compared axis against the first: pairs have the same other labels and the same seed."""
+    axis = compared_axis(study)
+    if axis is None:
+        return []
+    first, *others = axes_of(study)[axis]
+    twins = {_twin(row, axis): row["accuracies"] for row in rows if row["labels"][axis] == first}
+    found = []
+    for label in others:
+        mine = [row for row in rows if row["labels"][axis] == label and _twin(row, axis) in twins]
+        for attack in mine[0]["accuracies"] if mine else ():
+            differences = [row["accuracies"][attack] - twins[_twin(row, axis)][attack] for row in mine]
+            what = {"baseline": first, "label": label, "attack": attack, "differences": differences}
+            found.append(what | asdict(paired(differences)))
+    return found
+
+
+def _twin(row: Mapping[str, Any], axis: str) -> tuple[Any, ...]:
+    """What a row and its pair have in common."""
+    return (row["seed"], *(label for name, label in row["labels"].items() if name != axis))
+
+
+def flat_rows(results: Mapping[str, Any]) -> list[Row]:
+    """The rows for a CSV file: a column each for axis, seed, accuracy and the rest."""
+    return [
+        {
+            **row["labels"],
+            "seed": row["seed"],
+            **row["accuracies"],
+            **{key: row[key] for key in (*HELD_OUT, "best epoch", SECONDS)},
+            "samples": row["samples"],
+            "run": f"{row['run']} {row['settings']}",
+        }
+        for row in results["rows"]
+    ]

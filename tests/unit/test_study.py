@@ -1,0 +1,349 @@
+"""Studies without a process: the grid and its mistakes, who waits for whom, and figures against those done by hand."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import Run
+
+from mmard import MmardError
+from mmard.study import pages
+from mmard.study.file import StudyFile, read_study, studies
+from mmard.study.jobs import Job, jobs_of
+from mmard.study.local import cores, slots
+from mmard.study.plan import axes_of, cells_of
+from mmard.study.results import results_of
+from mmard.study.schedule import Audience, run_all
+from mmard.study.statistics import mean_sd, paired, sign_flip
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def study(**keys: Any) -> StudyFile:
+    return StudyFile.model_validate({"out": "runs/study", "base": {"method": "standard"}, **keys})
+
+
+def test_cells_are_the_product_and_carry_their_settings() -> None:
+    cells = cells_of(
+        study(
+            base="digits-rslad",
+            settings={"train": {"epochs": 3}, "threat.eps": "8/255"},
+            grid={
+                "method": {"ours": {"name": "mmard", "base": "rslad"}},
+                "method.inner": ["drift", "none"],
+                "student": ["cnn-2-1", "cnn-4-1"],
+                "teacher": {"small": "runs/a", "large": {"teacher": "runs/b", "teacher_recipe": None}},
+                "data": {"few": {"limit": 100}},
+                "schedule": {"short & fast": {"train": {"lr": 1}, "train.clip": 2}},
+            },
+            seeds=[3, 5],
+        )
+    )
+    assert len(cells) == 2 * 2 * 2 * 2
+    first, last = cells[0].settings, cells[-1].settings
+    assert cells[0].name == "ours/drift/cnn-2-1/small/few/short---fast/seed-3"
+    assert first.out == f"runs/study/{cells[0].name}"
+    assert first.method == {"name": "mmard", "base": "rslad", "inner": "drift"}
+    assert (first.teacher, first.teacher_recipe, last.teacher, last.teacher_recipe) == (
+        "runs/a", "digits-teacher", "runs/b", None,
+    )  # fmt: skip
+    assert (first.data.limit, first.data.name, first.data.augment, first.data.seed) == (100, "digits", "crop", 0)
+    assert (first.train.epochs, first.train.lr, first.train.clip, first.train.batch_size) == (3, 1, 2, 64)
+    assert first.threat.eps == 8 / 255
+    assert [c.settings.seed for c in cells[:2]] == [3, 5]
+    assert last.student == "cnn-4-1"
+    assert len({c.fingerprint for c in cells}) == len(cells)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"grid": {"metod": ["rslad"]}}, ["unknown axis 'metod'", "did you mean method", "LABEL: {train.lr: 0.1}"]),
+        (
+            {"grid": {"size": {"a": {"train.lrr": 1}}}},
+            ["runs/study/a/seed-0", "unknown setting 'train.lrr'", "train.lr"],
+        ),
+        ({"grid": {"student": []}}, ["axis 'student' is empty"]),
+        ({"grid": {"student": {}}}, ["axis 'student' is empty"]),
+        ({"grid": {"student": "cnn-2-1"}}, ["axis 'student' is 'cnn-2-1', expected a list of values or labels"]),
+        ({"grid": {"student": ["cnn-2-1", "cnn-2-1"]}}, ["'cnn-2-1' and 'cnn-2-1' would share a folder"]),
+        ({"grid": {"threat.eps": {"a/b": 0.1, "a-b": 0.2}}}, ["'a/b' and 'a-b' would share a folder"]),
+        ({"grid": {"student": {"..": "cnn-2-1"}}}, ["'..' is no label"]),
+        ({"grid": {"method": [{"name": "mmard"}]}}, ["needs a label", "method: {LABEL:"]),
+        ({"grid": {"seed": [0, 1]}}, ["seed is not for a cell to choose", "seeds: [0, 1, 2]"]),
+        ({"grid": {"size": {"a": {"out": "x"}}}}, ["out is not for a cell to choose"]),
+        ({"settings": {"out": "x"}}, ["settings: out is not"]),
+        ({"base": {"seed": 1}}, ["base: seed is not"]),
+        ({"base": "digits-rsald"}, ["unknown recipe 'digits-rsald'", "did you mean digits-rslad"]),
+        ({"grid": {"train.lr": [0.1], "size": {"a": {"train.lr": 0.2}}}}, ["'train.lr' and 'size' both set train.lr"]),
+        (
+            {"grid": {"method.inner": ["drift"], "method": ["mmard"]}},
+            ["'method.inner' and 'method' both set", "before"],
+        ),
+        ({"grid": {"student": ["cnn-2-1"]}, "compare": "studnet"}, ["unknown axis to compare", "did you mean student"]),
+        ({"seeds": [0, 0]}, ["seeds [0, 0] has one twice"]),
+        ({"grid": {"size": {"a": {}, "b": {"train.lr": 0.1}}}}, ["a/seed-0 and b/seed-0 have the same settings"]),
+    ],
+)
+def test_a_wrong_grid_is_one_line(keys: dict[str, Any], expected: list[str]) -> None:
+    with pytest.raises(MmardError) as e:
+        cells_of(study(**keys))
+    assert "\n" not in str(e.value)
+    for word in expected:
+        assert word in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("grid: {}", "key of the study 'out' is missing"),
+        ("out: a\ngird: {}", "unknown key of the study 'gird'; did you mean grid?"),
+        ("out: a\nevaluate: {atacks: fgsm}", "unknown key of the study 'evaluate.atacks'"),
+        ("out: a\nseeds: []", "'seeds' is []"),
+        ("out: a\ngrid:\n  method:\n    x: rslad\n    x: trades", "'x' stands twice, again in line 5"),
+        ("out: [", "is no YAML"),
+        ("- a", "holds a list"),
+        (None, "cannot read"),
+    ],
+)
+def test_a_wrong_file_is_one_line(text: str | None, expected: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(MmardError, match=r"^[^\n]*$") as e:
+        read_study(tmp_path / "s.yaml")
+    assert expected in str(e.value)
+
+
+@pytest.mark.parametrize("name", studies())
+def test_every_built_in_study_is_valid(name: str, tmp_path: Path) -> None:
+    cells = cells_of(read_study(name))
+    assert len({cell.name for cell in cells}) == len(cells)
+    read_study(name).save(tmp_path / "study.yaml")
+    assert [c.fingerprint for c in cells_of(read_study(tmp_path / "study.yaml"))] == [c.fingerprint for c in cells]
+
+
+def test_a_teacher_that_cells_share_is_one_job_before_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys: dict[str, Any] = {"base": "digits-rslad", "settings": {"teacher": "runs/t"}, "seeds": [0, 1]}
+    plan = study(**keys, grid={"student": ["cnn-2-1", "cnn-4-1"]})
+    first, *others = jobs_of(cells_of(plan), plan.evaluate)
+    assert (first.settings.out, first.evaluation, first.needs) == ("runs/t", None, None)
+    assert len(others) == 4
+    assert {job.needs for job in others} == {first.name}
+    apart = study(**keys, grid={"data.seed": [0, 1]})
+    with pytest.raises(MmardError, match=r"another teacher in runs/t: data\.seed: 0 → 1"):
+        jobs_of(cells_of(apart), apart.evaluate)
+    plan = study(grid={"student": ["cnn-2-1"]}, settings={"engine.devices": 2})
+    with pytest.raises(MmardError, match=r"cell cnn-2-1/seed-0: .*expected 1$"):
+        jobs_of(cells_of(plan), plan.evaluate)
+
+
+class Pretend:
+    """`Places` in which a job is over when it is asked about; those in ``bad`` fail."""
+
+    def __init__(self, room: int, bad: set[str]) -> None:
+        self.rooms, self.bad, self.running, self.log = room, bad, [], []  # type: ignore[var-annotated]
+        self.most = 0
+
+    def room(self) -> bool:
+        return len(self.running) < self.rooms
+
+    def start(self, job: Job) -> None:
+        self.running.append(job)
+        self.log.append(job.name)
+        self.most = max(self.most, len(self.running))
+
+    def ended(self) -> list[tuple[Job, str | None]]:
+        over, self.running = self.running, []
+        return [(job, "bad luck" if job.name in self.bad else None) for job in over]
+
+    def stop(self) -> None:
+        self.log.append("stop")
+
+
+def test_the_schedule_keeps_the_order_and_a_failure_stops_only_who_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mmard.study.schedule.TICK", 0)
+    settings = cells_of(study())[0].settings
+    t, u = (Job(name, settings) for name in "tu")
+    jobs = [t, u, *(Job(f"{n}{i}", settings, needs=n) for n in "tu" for i in range(3)), Job("free", settings)]
+    places = Pretend(2, {"t", "u1"})
+    failed = run_all(jobs, places, Audience())
+    assert failed == {"t": "bad luck", "t0": "t failed", "t1": "t failed", "t2": "t failed", "u1": "bad luck"}
+    assert places.log == ["t", "u", "u0", "u1", "u2", "free", "stop"]
+    assert places.most == 2
+    wide = Pretend(9, set())
+    assert run_all(jobs, wide, Audience()) == {}
+    assert wide.log[:3] == ["t", "u", "free"]
+
+
+def test_places_share_out_cores_and_devices() -> None:
+    assert [s.environment["OMP_NUM_THREADS"] for s in slots(None, None, [])] == ["1"] * cores()
+    assert [s.environment for s in slots(1, None, [])] == [{"OMP_NUM_THREADS": str(cores())}]
+    assert slots(500, None, [])[0].environment == {"OMP_NUM_THREADS": "1"}
+    assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in slots(None, 3, ["4", "6"])] == ["4", "6"]
+    assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in slots(3, 3, ["4", "6"])] == ["4", "6", "4"]
+
+
+def test_statistics_against_hand_computed_numbers() -> None:
+    assert mean_sd([2.0, 4.0, 9.0]) == (5.0, pytest.approx(13**0.5))
+    assert mean_sd([2.0]) == (2.0, None)
+    found = paired([1.0, 2.0, 3.0])  # t = 2√3 with 2 degrees of freedom; its 97.5 % point is 4.302653
+    assert (found.n, found.mean, found.sd) == (3, 2.0, 1.0)
+    assert (found.low, found.high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+    assert found.p_t == pytest.approx(1 - (12 / (2 + 12)) ** 0.5)  # for two degrees: 1 − t/√(2 + t²)
+    assert found.p_exact == 0.25
+    assert sign_flip([1.0, -2.0, 4.0]) == 6 / 8  # of ±1 ±2 ±4 the sums ±7, ±5 and ±3, and not ±1
+    assert sign_flip([0.1, 0.2, -0.3, 0.001]) == 1  # 0.1 + 0.2 − 0.3 is 0 but for rounding
+    assert sign_flip([0.3] * 5) == 2 / 32
+    assert (paired([1.0]).low, paired([1.0]).p_exact) == (None, 1.0)
+    assert (paired([2.0, 2.0]).p_t, paired([2.0, 2.0]).sd) == (None, 0.0)
+    assert paired([1.0, 2.0] * 10).p_exact is None
+
+
+WORST = {"a": (40.0, 44.0, 48.0), "b": (41.0, 46.0, 51.0)}
+
+
+def fake(plan: StudyFile, without: str = "") -> None:
+    """Run folders as small as they can be, with worst cases from `WORST` and clean accuracies of twice that."""
+    for cell in cells_of(plan):
+        if cell.name == without:
+            continue
+        folder = cell.folder
+        worst = WORST[cell.labels["method"]][cell.settings.seed] + (10 if cell.labels.get("size") == "large" else 0)
+        folder.begin(cell.settings.resolved())
+        for epoch, seconds in ((1, 9.0), (2, 2.0), (3, 3.0)):
+            folder.append(
+                {"step": epoch, "epoch": epoch, "seconds": seconds, "clean": 50.0, "robust": 30.0 + epoch % 2}
+            )
+        rows = [
+            {"attack": name, "detail": "so", "accuracy": value, "low": value - 5, "high": value + 5, "samples": 100}
+            for name, value in (("clean", 2 * worst), ("PGD-20", worst), ("worst case", worst))
+        ]
+        place = folder.path / "eval" / "best_PGD-20"
+        place.mkdir(parents=True)
+        (place / "scores.json").write_text(json.dumps({"asked": plan.evaluate.asked(), "attacks": rows}))
+        other = folder.path / "eval" / "best_FGSM"
+        other.mkdir()
+        (other / "scores.json").write_text(json.dumps({"asked": {}, "attacks": []}))
+
+
+@pytest.fixture
+def faked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyFile:
+    monkeypatch.chdir(tmp_path)
+    plan = study(
+        about="A study.",
+        grid={"method": {"a": "standard", "b": "pgd_at"}},
+        seeds=[0, 1, 2],
+        evaluate={"attacks": "pgd-20"},
+    )
+    fake(plan)
+    return plan
+
+
+def test_results_against_hand_computed_numbers(faked: StudyFile) -> None:
+    results = pages.write_results(faked)
+    a, b = results["groups"]
+    assert a["figures"]["worst case"] == {"mean": 44.0, "sd": 4.0}
+    assert b["figures"]["clean"] == {"mean": 92.0, "sd": 10.0}
+    assert a["figures"]["seconds an epoch"]["mean"] == 3.0
+    row = results["rows"][-1]
+    assert (row["run"], row["best epoch"], row["held-out robust"]) == ("b/seed-2", 1, 31.0)
+    worst = next(c for c in results["comparisons"] if c["attack"] == "worst case")
+    assert worst["differences"] == [1.0, 2.0, 3.0]
+    assert (worst["mean"], worst["sd"], worst["p_exact"]) == (2.0, 1.0, 0.25)
+    table = Path("runs/study/table.md").read_text()
+    assert "| a | 3 | 88.0 ± 8.0 | 44.0 ± 4.0 | 44.0 ± 4.0 | 50.0 ± 0.0 | 31.0 ± 0.0 | 3.0 ± 0.0 |" in table
+    assert "| b − a, worst case | 3 | +2.00 | 1.00 | −0.48 to +4.48 | 0.074 | 0.250 |" in table
+    assert "with 3 pairs its p cannot go under 0.25" in table
+    rows = list(csv.DictReader(Path("runs/study/results.csv").read_text().splitlines()))
+    assert [r["worst case"] for r in rows] == ["40.0", "44.0", "48.0", "41.0", "46.0", "51.0"]
+    assert Path("runs/study/figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pairs_share_seed_and_all_other_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sizes = {"small": {"student": "cnn-2-1"}, "large": {"student": "cnn-4-1"}}
+    plan = study(
+        grid={"size": sizes, "method": {"a": "standard", "b": "pgd_at"}},
+        seeds=[0, 1, 2],
+        evaluate={"attacks": "pgd-20"},
+        compare="method",
+    )
+    fake(plan, without="large/b/seed-1")
+    worst = next(c for c in results_of(plan)["comparisons"] if c["attack"] == "worst case")
+    assert (worst["differences"], worst["n"]) == ([1.0, 2.0, 3.0, 1.0, 3.0], 5)
+    by_size = results_of(plan.model_copy(update={"compare": None}))
+    worst = next(c for c in by_size["comparisons"] if c["attack"] == "worst case")
+    assert (by_size["compared"], worst["label"], worst["baseline"]) == ("size", "large", "small")
+    assert worst["differences"] == [10.0] * 5
+    assert worst["p_t"] is None
+
+
+def test_one_seed_and_a_missing_cell_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = study(grid={"method": {"a": "standard", "b": "pgd_at"}}, evaluate={"attacks": "pgd-20"}, seeds=[1])
+    fake(plan, without="b/seed-1")
+    with pytest.raises(MmardError, match="no cell is trained and judged"):
+        results_of(plan.model_copy(update={"seeds": (2,)}))
+    pages.write_results(plan)
+    table = Path("runs/study/table.md").read_text()
+    assert "| a | 1 | 88.0 (83.0–93.0) |" in table
+    assert "**Not there yet:** b/seed-1." in table
+    assert "pairs" not in table
+
+
+def test_a_page_is_made_anew_from_what_is_kept_beside_it(mmard: Run, faked: StudyFile, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(faked.model_dump(mode="json")))
+    page = tmp_path / "docs" / "results.md"
+    page.parent.mkdir()
+    words = ["study", "s.yaml", "--report-only", "--into", page]
+    assert "cannot read" in mmard(*words).stderr
+    page.write_text("# Results\n")
+    assert "<!-- study: study --> and <!-- end of study -->" in mmard(*words).stderr
+    other = "<!-- study: other one -->\nof another time\n<!-- end of study -->\n"
+    page.write_text(f"# Results\n<!-- study: study -->\nold\n<!-- end of study -->\nmore\n{other}")
+    assert mmard(*words).returncode == 0
+    assert page.read_text().endswith(other)
+    assert "results/other one/study.yaml" in mmard("results", page).stderr
+    made = page.read_text().removesuffix(other)
+    assert made.startswith("# Results\n<!-- study: study -->\nA study.\n\n| method | seeds |")
+    assert made.endswith("(results/study/figure.png)\n<!-- end of study -->\nmore\n")
+    page.write_text(made.replace("44.0 ± 4.0", "99.9 ± 0.1"))
+    figure = page.parent / "results/study/figure.png"
+    before = figure.read_bytes()
+    (tmp_path / "runs").rename(tmp_path / "gone")
+    assert "study: tables and figure made anew" in mmard("results", page).stdout
+    assert page.read_text() == made
+    assert figure.read_bytes() == before
+
+
+def test_our_own_page_is_what_its_runs_say(mmard: Run, tmp_path: Path) -> None:
+    shutil.copytree(DOCS, tmp_path / "docs")
+    made = mmard("results", "docs/results.md")
+    assert made.returncode == 0, made.stderr
+    assert "made anew" in made.stdout
+    for file in ("results.md", "results/cifar10-small/table.md", "results/cifar10-small/results.csv"):
+        assert (tmp_path / "docs" / file).read_text() == (DOCS / file).read_text()
+
+
+def test_a_changed_setting_under_an_old_run_is_refused_with_the_difference(
+    mmard: Run, faked: StudyFile, tmp_path: Path
+) -> None:
+    changed = faked.model_copy(update={"settings": {"train.lr": 0.3}})
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(changed.model_dump(mode="json")))
+    for words in (["--report-only"], ["--dry-run"], []):
+        done = mmard("study", "s.yaml", *words)
+        assert done.returncode == 2
+        assert "made with other settings: train.lr: 0.1 → 0.3" in done.stderr
+        assert "(and 5 more folders)" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_axes_keep_the_order_written() -> None:
+    assert list(axes_of(study(grid={"student": ["cnn-2-1"], "method": ["rslad"]}))) == ["student", "method"]
