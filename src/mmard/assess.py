@@ -44,25 +44,28 @@ def evaluate(
     if batch_size < 1 or (limit is not None and limit < 1):
         raise MmardError(f"batch_size {batch_size} and limit {limit} are at least 1")
     trials, path = choose(attacks, suite(batch_size, seed)), _path_of(source)
-    changes = {key.replace("__", "."): value for key, value in overrides.items()}
-    facts = load_weights(path)[1] if path.suffix != ".json" else {}
-    trained = {**facts.get("settings", {}), "engine": {}}  # another machine may be judging
-    settings = read_settings(read_settings(None, trained), changes)
+    words = {key.replace("__", "."): value for key, value in overrides.items()}
+    settings = _settings(path, words)
     engine = engine_of(settings)
     model, images = _subject(path, settings, limit, engine.device)
-    results = _results_folder(
-        path, ([*trials] or ["clean"]) if attacks is not None else [], len(images) if limit else 0, changes, seed
-    )
+    changes = {key: value for key, value in words.items() if not key.startswith("engine.")}  # what can change a verdict
+    named = ([*trials] or ["clean"]) if attacks is not None else []
+    results = _results_folder(path, named, len(images) if limit else 0, changes, seed)
     # first the settings, so that a folder that cannot be written is known before the attacks
     engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))
     threat = Threat(**settings.threat.model_dump())
     with engine.together():
         scores = run_attacks(model, images, threat, trials, batch_size=batch_size, seed=seed, tick=tick, crew=engine)
-    changes = {key: value for key, value in changes.items() if not key.startswith("engine.")}
     asked = {"attacks": attacks, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
     scores.facts.update(model=str(path), data=settings.data.name, seed=seed, asked=asked, settings=settings.resolved())
     engine.on_global_zero(lambda: scores.save(results))
     return scores
+
+
+def _settings(path: Path, words: dict[str, Any]) -> Settings:
+    """Those that the weights were trained with, and what is asked for now; another machine may be judging."""
+    facts = load_weights(path)[1] if path.suffix != ".json" else {}
+    return read_settings(read_settings(None, {**facts.get("settings", {}), "engine": {}}), words)
 
 
 def _subject(path: Path, settings: Settings, limit: int | None, device: torch.device) -> tuple[Classifier, Images]:
@@ -83,7 +86,7 @@ def _path_of(source: str | Path | RunFolder) -> Path:
 def _results_folder(path: Path, attacks: list[str], count: int, changes: dict[str, Any], seed: int) -> Path:
     """A folder of its own for each kind of evaluation, so that a quick look never replaces a full one."""
     parts = [path.stem, *attacks, *([f"{count}-images"] if count else []), *([f"seed-{seed}"] if seed else [])]
-    parts += [f"{key}-{value}" for key, value in changes.items() if not key.startswith("engine.")]
+    parts += [f"{key}-{value}" for key, value in changes.items()]
     name = re.sub(r"[^\w.+-]", "-", "_".join(parts))
     short = name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return path.parent / "eval" / short

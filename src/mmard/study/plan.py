@@ -43,8 +43,8 @@ class Cell:
 
     @property
     def fingerprint(self) -> str:
-        """Eight hex digits of all the settings that can change a result."""
-        important = self.settings.model_dump(mode="json", exclude=api.UNIMPORTANT)
+        """Eight hex digits of all the settings that can change a result and are not the defaults."""
+        important = self.settings.model_dump(mode="json", exclude=api.UNIMPORTANT, exclude_defaults=True)
         return hashlib.sha256(json.dumps(important, sort_keys=True).encode()).hexdigest()[:8]
 
 
