@@ -11,7 +11,8 @@ FLOORS = [
     {"terms", "attacks", "models", "data", "runs"},
     {"methods", "evaluation", "diagnostics"},
     {"training", "report"},
-    {"config", "locate", "cli", "api", "judging", "demo", "catalogue", "bench", "__init__", "__main__"},
+    {"config", "locate", "cli", "api", "judging", "demo", "catalogue", "bench", "__init__", "__main__"}
+    | {"scene", "diagnosing", "diagnose_command"},
 ]
 FLOOR_OF = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(SRC.rglob("*.py"))
