@@ -48,8 +48,7 @@ def onto_hyperplane(
     rest = torch.nn.functional.pad(moving, (1, 0)).clone()
     rest[:, 0] = pull.sum(1)
     s = (gap.abs()[:, None] - before) / rest.gather(1, short).clamp_min(1e-12)
-    moved = torch.where(short == stop.shape[1], room, torch.minimum(s * speed, room))
-    return (flat + down.sign() * moved).view_as(x)
+    return (flat + down.sign() * torch.minimum(s * speed, room)).view_as(x)
 
 
 @dataclass(frozen=True, kw_only=True)

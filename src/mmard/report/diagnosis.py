@@ -21,6 +21,8 @@ transfer: of those that both had right and that fool S, how many fool T too"""
 TIGHT: dict[str, Any] = {"box": None, "padding": (0, 1, 0, 0), "pad_edge": False, "title_justify": "left"}
 MARGINS = """How near do the examples come to the teacher's boundary? Further left is nearer;
 beyond 0 the teacher has changed its class. Dot: median, bar: middle half"""
+SLICES = """Does the example x' go where the teacher changes its mind? The plane through x, x' and b;
+in the corner the teacher's margin at x → at x' (below 0: it changed its class)"""
 STUDENT, OWN, OTHER = "#d62728", "#dbe9f6", "#f7d9a8"
 
 
@@ -30,7 +32,7 @@ def examples_table(found: Diagnosis) -> Table:
     attack = "each by its own attack" if facts["own_attacks"] else "by " + facts["inner"][first].rsplit(" by ", 1)[-1]
     title = f"Where the examples lie: {facts['images']} {facts['split']} images, {facts['threat']}\nmade {attack}"
     table = Table(title=title, caption=escape(LEGEND.format(first=first)), caption_justify="left", **TIGHT)
-    table.add_column("examples by", no_wrap=True, vertical="bottom")
+    table.add_column("examples by", overflow="fold", vertical="bottom")  # a long name folds before a number does
     for head in ("margin", "share\n%", "gain\npoints", "dist-\nance", "cros-\nsed %", "fools\n%", "trans-\nfer %", "H"):
         table.add_column(head, justify="right", no_wrap=True, vertical="bottom")
     for name, r in rows.items():
@@ -50,7 +52,7 @@ def examples_table(found: Diagnosis) -> Table:
 def triangle_table(found: Diagnosis) -> Table:
     """The mutual informations, adjusted, with their standard errors."""
     table = Table(title="Mutual information in nats, less what chance gives (± s.e.)", **TIGHT)
-    table.add_column("examples by", no_wrap=True)
+    table.add_column("examples by", overflow="fold")
     for edge in EDGES.values():
         table.add_column(edge, justify="right", no_wrap=True)
     groups = {**found.triangles, **{f"own, {name}": edges for name, edges in found.training.items()}}
@@ -126,9 +128,7 @@ def plot_slices(found: Diagnosis, path: Path) -> None:
         Line2D([], [], marker="D", linestyle="", color="#1f4e9c", label="b, teacher's nearest boundary"),
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    figure.suptitle(
-        "Does the example x' go where the teacher changes its mind? The plane through x, x' and b", fontsize=12
-    )
+    figure.suptitle(SLICES, fontsize=11)
     write_whole(path, lambda part: figure.savefig(part, dpi=110, format="png"))
 
 
