@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import blobs
 from torch import Tensor, nn
 
 from mmard import MmardError, Threat, losses
@@ -11,6 +12,7 @@ from mmard.diagnostics.boundary import Drop, Places, direct, look, searches_of, 
 from mmard.diagnostics.slices import axes, cut
 from mmard.diagnostics.triangle import triangle
 from mmard.locate import build_method, label_of, method_specs
+from mmard.scene import Scene
 
 EPS = 0.1
 W = torch.randn(16, generator=torch.Generator().manual_seed(0))
@@ -158,6 +160,21 @@ def test_a_slice_of_a_linear_teacher_is_cut_by_a_straight_line_through_b(norm: s
         losses.margin(student(corner[None]), own).item(), abs=1e-4
     )
     assert piece.margins[1] == pytest.approx(losses.margin(teacher(x_adv[None]), torch.tensor([0])).item(), abs=1e-4)
+
+
+def test_a_scene_measures_from_the_teachers_class_at_the_natural_image_batch_by_batch() -> None:
+    images = blobs(10)
+    torch.manual_seed(0)
+    networks: dict[str, nn.Module] = {n: nn.Sequential(nn.Flatten(), nn.Linear(64, 4)) for n in ("student", "teacher")}
+    scene = Scene(networks, images, Threat(eps=0.1), 4, 0)
+    x, y, _ = images.batch(slice(None))
+    networks["teacher"].apply(lambda m: setattr(m, "bias", None))  # so that −x is of another class than x
+    for points in (x, -x):
+        places, t = scene.places(points), networks["teacher"](points)
+        torch.testing.assert_close(places.margin, losses.margin(t, networks["teacher"](x).argmax(1)))
+        assert torch.equal(places.teacher_right, t.argmax(1) == y)
+        assert torch.equal(places.student_right, networks["student"](points).argmax(1) == y)
+    assert (places.margin < 0).any()
 
 
 def test_methods_are_named_as_python_would_call_them() -> None:
