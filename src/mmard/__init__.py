@@ -8,6 +8,7 @@ from mmard.core.method import Method
 from mmard.core.objective import Objective, term
 from mmard.core.threat import Threat
 from mmard.core.views import Point, Views
+from mmard.diagnosing import diagnose
 from mmard.evaluation.scores import Scores
 from mmard.models.teachers import load_model
 
@@ -21,6 +22,7 @@ __all__ = [
     "Scores",
     "Threat",
     "Views",
+    "diagnose",
     "evaluate",
     "load_model",
     "losses",

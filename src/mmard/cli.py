@@ -14,6 +14,7 @@ from rich.table import Table
 from mmard import config
 from mmard.core.errors import MmardError
 from mmard.core.files import write_text
+from mmard.diagnose_command import diagnose
 from mmard.study import command
 
 app = typer.Typer(
@@ -201,6 +202,9 @@ def bench(
     out.print(bench_table(figures))
     if to is not None:
         write_json(to, figures)
+
+
+app.command()(diagnose)
 
 
 @app.command()

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mmard.core.errors import MmardError, first_line, unknown
 from mmard.core.method import Method
 from mmard.core.numbers import parse_number
@@ -62,6 +64,55 @@ def build_method(spec: str | dict[str, Any]) -> Method:
     if not isinstance(method, Method):
         raise MmardError(f"{name} gave a {type(method).__name__}, expected a mmard.Method")
     return method
+
+
+def method_specs(text: str) -> dict[str, str | dict[str, Any]]:
+    """``"ard, mmard(base=adaad, inner=entropy)"`` → label → what `build_method` takes.
+
+    Raises:
+        MmardError: for brackets that do not match, or a part that is no key=value.
+    """
+    specs = {part: _spec(part) for part in _parts(text)}
+    if not specs:
+        raise MmardError("no methods given; expected names such as rslad,adaad,mmard(inner=entropy)")
+    return specs
+
+
+def label_of(spec: str | dict[str, Any]) -> str:
+    """The inverse of `method_specs`: ``{"name": "mmard", "inner": "entropy"}`` → ``"mmard(inner=entropy)"``."""
+    if isinstance(spec, str):
+        return spec
+    given = ", ".join(f"{k}={label_of(v) if k == 'base' else v}" for k, v in spec.items() if k != "name")
+    return f"{spec['name']}({given})" if given else str(spec["name"])
+
+
+def _parts(text: str) -> list[str]:
+    """Split at the commas that stand in no brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if depth < 0:
+            break
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    if depth != 0:
+        raise MmardError(f"the brackets of {text!r} do not match; expected for instance mmard(inner=entropy)")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _spec(text: str) -> str | dict[str, Any]:
+    name, bracket, inside = text.partition("(")
+    if not bracket:
+        return text
+    spec: dict[str, Any] = {"name": name.strip()}
+    for part in _parts(inside.rstrip().removesuffix(")")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise MmardError(f"{part!r} in {text!r} is no parameter; expected key=value, such as inner=entropy")
+        spec[key.strip()] = _spec(value.strip()) if key.strip() == "base" else yaml.safe_load(value)
+    return spec
 
 
 def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:

@@ -58,28 +58,54 @@ def joint(a: Tensor, b: Tensor) -> Tensor:
     return a.softmax(1).T @ b.softmax(1) / len(a)
 
 
-def mutual_information(a: Tensor, b: Tensor) -> Tensor:
+def mutual_information(a: Tensor, b: Tensor, *, corrected: bool = False, shuffles: int = 16) -> Tensor:
     """Each sample's share of the mutual information of two batches of predictions; its mean over the batch is I.
 
     P = ½ (J + Jᵀ) with J the joint distribution, I = Σ P log(P / (P_row P_col)), in [0, log K]. Sample i's share is
     Σ_ab softmax(a_i)_a softmax(b_i)_b L_ab with L the log-ratio matrix, so the batch mean and its gradient are I's.
     A plug-in estimate: on B independent samples it is too large, by about K(K − 1) / 4B nats for confident predictions
-    (0.2 measured for K = 10, B = 128). The bias is not taken off: a constant has no gradient.
+    (0.2 measured for K = 10, B = 128).
+
+    Args:
+        corrected: take off what chance gives. C is the mean of I over ``shuffles`` fixed shuffles of b, H the entropy of
+            P_row; the estimate I − C·(H − I)/(H − C) is 0 for strangers and H where I reaches its ceiling. (The adjusted
+            mutual information of clusterings, Vinh et al., 2010, JMLR 11, eq. 5, times H, for soft predictions.)
+            Bias and spread by K and B: docs/mutual_information.md. It can be a little below 0.
     """
-    p = joint(a, b)
-    p = (0.5 * (p + p.T)).clamp_min(torch.finfo(p.dtype).tiny)
-    ratio = p.log() - p.sum(1, keepdim=True).log() - p.sum(0, keepdim=True).log()
-    return torch.einsum("na,nb,ab->n", a.softmax(1), b.softmax(1), ratio)
+    p, q = a.softmax(1), b.softmax(1)
+    ratio = _log_ratio(p, q)
+    shares = torch.einsum("na,nb,ab->n", p, q, ratio)
+    if not corrected:
+        return shares
+    draw, found = torch.Generator().manual_seed(0), shares.mean()
+    orders = [torch.randperm(len(b), generator=draw).to(b.device) for _ in range(shuffles)]
+    chance = torch.stack([(p * (q[order] @ _log_ratio(p, q[order]))).sum(1).mean() for order in orders]).mean()
+    row = 0.5 * (p + q).mean(0)
+    ceiling = -(row * row.clamp_min(torch.finfo(row.dtype).tiny).log()).sum()
+    room = (ceiling - chance).clamp_min(torch.finfo(row.dtype).eps)  # no room: all of one class, and nothing to correct
+    return shares - chance * (ceiling - found) / room
+
+
+def _log_ratio(p: Tensor, q: Tensor) -> Tensor:
+    """log(P / (P_row P_col)) of the symmetric joint of two batches of probabilities, (K, K)."""
+    j = p.T @ q / len(p)
+    j = (0.5 * (j + j.T)).clamp_min(torch.finfo(j.dtype).tiny)
+    return j.log() - j.sum(1, keepdim=True).log() - j.sum(0, keepdim=True).log()
+
+
+def info_nce(scores: Tensor) -> Tensor:
+    """InfoNCE of a critic's scores (B, B), row and column i of the same sample, both ways; log B − mean bounds I from below.
+
+    The bound is tight for the critic log p(b|a)/p(b) as B grows, and never above log B.
+    (van den Oord et al., 2018, arXiv 1807.03748, eq. 4)
+    """
+    same = torch.arange(len(scores), device=scores.device)
+    return 0.5 * (ce(scores, same) + ce(scores.T, same))
 
 
 def contrast(a: Tensor, b: Tensor, tau: float = 0.5) -> Tensor:
-    """InfoNCE between the centred logits of the same samples, both ways; log B − mean bounds I from below.
-
-    ``tau`` is the temperature of the cosine similarities. (van den Oord et al., 2018, arXiv 1807.03748, eq. 4)
-    """
-    similarity = F.normalize(centred(a), dim=1) @ F.normalize(centred(b), dim=1).T / tau
-    same = torch.arange(len(a), device=a.device)
-    return 0.5 * (ce(similarity, same) + ce(similarity.T, same))
+    """`info_nce` of the centred logits of the same samples, scored by their cosine over the temperature ``tau``."""
+    return info_nce(F.normalize(centred(a), dim=1) @ F.normalize(centred(b), dim=1).T / tau)
 
 
 def scenario_mapping(t_nat: Tensor, t_adv: Tensor, s_nat: Tensor, s_adv: Tensor) -> Tensor:

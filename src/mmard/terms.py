@@ -99,9 +99,10 @@ def _edges(v: Views) -> tuple[tuple[Tensor, Tensor], ...]:
 
 
 @term("−I(S(x),S(x'),T)")
-def joint(v: Views) -> Tensor:
+def joint(v: Views, corrected: bool = False) -> Tensor:
     """Minus the mean mutual information of the triangle's edges, each from the batch's joint distribution."""
-    return -sum((losses.mutual_information(a, b) for a, b in _edges(v)), start=v.nat.x.new_zeros(())) / 3
+    edges = (losses.mutual_information(a, b, corrected=corrected) for a, b in _edges(v))
+    return -sum(edges, start=v.nat.x.new_zeros(())) / 3
 
 
 @term("InfoNCE(S(x),S(x'),T; τ={tau})")

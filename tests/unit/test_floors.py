@@ -11,21 +11,8 @@ FLOORS = [
     {"terms", "attacks", "models", "data", "runs"},
     {"methods", "evaluation", "diagnostics"},
     {"training", "report"},
-    {
-        "config",
-        "locate",
-        "objects",
-        "cli",
-        "api",
-        "assess",
-        "judging",
-        "demo",
-        "catalogue",
-        "bench",
-        "study",
-        "__init__",
-        "__main__",
-    },
+    {"config", "locate", "objects", "scene", "api", "assess", "judging", "diagnosing", "diagnose_command", "catalogue"}
+    | {"demo", "bench", "study", "cli", "__init__", "__main__"},
 ]
 FLOOR_OF = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(SRC.rglob("*.py"))

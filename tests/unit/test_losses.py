@@ -64,6 +64,75 @@ def test_the_bias_of_the_plug_in_estimate_is_as_documented() -> None:
     assert bias == pytest.approx(0.2, abs=0.02)
 
 
+def channel(n: int, classes: int, agree: float, soft: bool, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of a class and of what a symmetric channel leaves of it: one-hot, or 0.9 for the class on average."""
+    torch.manual_seed(seed)
+    z = torch.randint(classes, (n,))
+    other = torch.where(torch.rand(n) < agree, z, (z + torch.randint(1, classes, (n,))) % classes)
+    mean = torch.eye(classes, dtype=torch.float64) * (0.9 - 0.1 / (classes - 1)) + 0.1 / (classes - 1)
+    hard = torch.eye(classes, dtype=torch.float64)
+    a, b = (torch.distributions.Dirichlet(4 * mean[c]).sample() if soft else hard[c] for c in (z, other))
+    return a.clamp_min(1e-300).log(), b.clamp_min(1e-300).log()
+
+
+def known(classes: int, *agrees: float) -> float:
+    """I of a uniform class and what symmetric channels in a row leave of it."""
+    c = (1 + (classes - 1) * math.prod((classes * a - 1) / (classes - 1) for a in agrees)) / classes
+    return math.log(classes) + c * math.log(c) + (1 - c) * math.log((1 - c) / (classes - 1))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(("classes", "n"), [(10, 64), (50, 256)])
+def test_strangers_share_no_corrected_information(soft: bool, classes: int, n: int) -> None:
+    """The plug-in estimate gives strangers 0.2 nats and more; the corrected one 0, within its error."""
+    plain, corrected = [], []
+    for seed in range(12):
+        a, b = channel(n, classes, 1 / classes, soft, seed)
+        plain.append(losses.mutual_information(a, b).mean())
+        corrected.append(losses.mutual_information(a, b, corrected=True).mean())
+    assert torch.stack(plain).mean() > 0.2
+    assert torch.stack(corrected).mean().item() == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize(("agree", "soft"), [(0.5, False), (0.5, True), (0.9, False), (0.9, True)])
+def test_corrected_information_is_that_of_the_channel(agree: float, soft: bool) -> None:
+    truth = known(10, agree, *((0.9, 0.9) if soft else ()))
+    off = [
+        losses.mutual_information(*channel(1000, 10, agree, soft, seed), corrected=True).mean() - truth
+        for seed in range(10)
+    ]
+    assert torch.stack(off).mean().item() == pytest.approx(0, abs=0.03)
+
+
+def test_corrected_information_keeps_the_ceiling_and_bears_one_class_only() -> None:
+    same = logits_of(*torch.eye(4).tolist())
+    assert losses.mutual_information(same, same, corrected=True).mean().item() == pytest.approx(math.log(4))
+    alone = logits_of([1, 0], [1, 0])
+    assert losses.mutual_information(alone, alone, corrected=True).mean().item() == pytest.approx(0, abs=1e-9)
+
+
+def test_the_gradient_of_corrected_information_is_that_of_its_value() -> None:
+    draw = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(8, 3, generator=draw, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda a, b: losses.mutual_information(a, b, corrected=True).mean(), (a, b))
+
+
+@pytest.mark.parametrize(("truth", "n"), [(1.0, 256), (4.0, 2048), (8.0, 64)])
+def test_info_nce_nears_the_information_of_normal_pairs_and_stays_below_log_b(truth: float, n: int) -> None:
+    """Ten pairs of correlation ρ have I = −5 log(1 − ρ²); the optimal critic is log p(b|a)/p(b)."""
+    rho = math.sqrt(1 - math.exp(-truth / 5))
+    found = []
+    for seed in range(5):
+        torch.manual_seed(seed)
+        a = torch.randn(n, 10, dtype=torch.float64)
+        b = rho * a + math.sqrt(1 - rho**2) * torch.randn(n, 10, dtype=torch.float64)
+        scores = b.square().sum(1) / 2 - torch.cdist(rho * a, b).square() / (2 * (1 - rho**2))
+        found.append(math.log(n) - losses.info_nce(scores).mean().item())
+    mean = sum(found) / len(found)
+    assert mean < min(truth + 0.1, math.log(n))
+    assert mean > 0.9 * min(truth, math.log(n))
+
+
 def test_contrast_knows_pairs_from_strangers() -> None:
     logits = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
     paired = losses.contrast(logits, 3 * logits + 1, tau=0.1).mean()

@@ -1,0 +1,49 @@
+"""`mmard diagnose`, as the command line takes it."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+def diagnose(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder; its best student is looked at.")],
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Such as 'rslad,mmard(inner=entropy,beta=2)'. Default: the run's own, ard, rslad, adaad, mmard."
+        ),
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Another than the run's own; or one, where it had none.")] = None,
+    split: Annotated[
+        str, typer.Option(help="held-out, test or train. Choose nothing by the test images.")
+    ] = "held-out",
+    limit: Annotated[int, typer.Option(help="About so many images, classes in proportion.")] = 500,
+    own_attacks: Annotated[
+        bool, typer.Option("--own-attacks", help="Each method by its own maximiser, not all by the run's.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Images attacked at once.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the random starts.")] = 0,
+    to: Annotated[str | None, typer.Option("--out", help="Folder to write to; default RUN/diagnose.")] = None,
+) -> None:
+    """Where do a method's examples lie? The teacher's margin and boundary at x', transfer, mutual information, slices.
+
+    Every method makes its examples on this run's student, from the same images and random starts. Writes diagnosis.json,
+    diagnosis.csv, samples.safetensors, margins.png and slices.png; docs/diagnose.md says what each number means.
+    """
+    from mmard import cli, diagnosing
+    from mmard.report.diagnosis import examples_table, triangle_table
+
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(24), TimeElapsedColumn())
+    with Progress(*columns, console=cli.out, transient=True) as progress:
+        task = progress.add_task("loading", total=None)
+
+        def tick(what: str, done: int, total: int) -> None:
+            progress.update(task, description=escape(what), completed=done, total=total)
+
+        options = {"teacher": teacher, "split": split, "limit": limit, "own_attacks": own_attacks, "to": to}
+        found = diagnosing.diagnose(run, methods, batch_size=batch_size, seed=seed, tick=tick, **options)  # type: ignore[arg-type]
+    cli.out.print(examples_table(found), "")
+    cli.out.print(triangle_table(found), "")
+    cli.out.print(f"tables and figures: {escape(found.facts['folder'])}", highlight=False, soft_wrap=True)

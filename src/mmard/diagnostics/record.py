@@ -1,0 +1,67 @@
+"""All that a diagnosis found, and its files."""
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from mmard.core.files import write_json, write_text, write_whole
+from mmard.diagnostics.boundary import Drop, Places, Row, summary
+from mmard.diagnostics.slices import Slice
+
+NATURAL, DIRECT = "natural images", "direct attack on T"
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """Where the examples of several methods lie, made on one student with one teacher from the same images.
+
+    Attributes:
+        facts: run, teacher, data, split, threat, attack, formulas of the inner objectives.
+        methods: places by method; the others are compared with the first.
+        natural, direct: the two ends of the scale: the natural images, and a direct attack on the teacher.
+        triangles: mutual informations by method, on the run's best student.
+        training: the same under the run's own method, by checkpoint.
+        slices: by method, the same few images in each.
+        titles: what these images are.
+    """
+
+    facts: dict[str, Any]
+    methods: Mapping[str, Places]
+    natural: Places
+    direct: Places
+    triangles: Mapping[str, dict[str, dict[str, float]]]
+    training: Mapping[str, dict[str, dict[str, float]]]
+    slices: Mapping[str, list[Slice]]
+    titles: list[str]
+
+    @property
+    def drop(self) -> Drop:
+        """The drop of the teacher's margin that was possible."""
+        return Drop.of(self.natural, [*self.methods.values(), self.direct])
+
+    def places(self) -> dict[str, Places]:
+        """The natural images, the methods, the direct attack."""
+        return {NATURAL: self.natural, **self.methods, DIRECT: self.direct}
+
+    def rows(self) -> dict[str, Row]:
+        """A row of means each; ``gain`` is the share of the possible drop less the first method's, sample by sample."""
+        first = next(iter(self.methods.values()))
+        return {name: summary(p, self.natural, self.drop, first) for name, p in self.places().items()}
+
+    def save(self, folder: Path) -> None:
+        """Write diagnosis.json, diagnosis.csv (the rows), and samples.safetensors (each sample's numbers)."""
+        rows = self.rows()
+        measured = {"examples": rows, "triangles": dict(self.triangles), "training": dict(self.training)}
+        write_json(folder / "diagnosis.json", {**self.facts, **measured})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["examples", *rows[NATURAL]])
+        writer.writeheader()
+        writer.writerows({"examples": name, **row} for name, row in rows.items())
+        write_text(folder / "diagnosis.csv", text.getvalue())
+        tensors = {f"{name}/{k}": t.contiguous() for name, p in self.places().items() for k, t in p.columns().items()}
+        write_whole(folder / "samples.safetensors", lambda part: save_file(tensors, part))

@@ -1,0 +1,119 @@
+"""`mmard diagnose`: the good way through, and one line for each wrong word."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import QUICK, Run
+from safetensors.torch import load_file
+
+from mmard import diagnosing, scene
+from mmard.attacks.minimal import Minimal
+
+SHORT = [*QUICK, "student=cnn-2-1", "train.epochs=1"]
+METHODS = "rslad,mmard(inner=label, beta=5),standard"
+
+
+@pytest.fixture
+def run(mmard: Run, tmp_path: Path, digits_teacher: Path) -> Path:
+    """A short run with a teacher in runs/run."""
+    done = mmard("train", *SHORT, "--teacher", digits_teacher)
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "runs/run"
+
+
+def test_a_run_is_diagnosed_into_a_table_files_and_figures(mmard: Run, run: Path) -> None:
+    done = mmard("diagnose", "runs/run", "--limit", "12", "--methods", METHODS)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "12 held-out images, L∞ 0.1",
+        "PGD-2 (step eps/4, start gaussian)",
+        "mmard(inner=label, beta=5)",
+        "direct attack on T",
+    ):
+        assert words in done.stdout
+    found = json.loads((run / "diagnose/diagnosis.json").read_text())
+    rows = found["examples"]
+    assert list(rows) == ["natural images", "rslad", "mmard(inner=label, beta=5)", "standard", "direct attack on T"]
+    assert rows["standard"] | {"gain": 0, "gain_error": 0} == rows["natural images"] | {"gain": 0, "gain_error": 0}
+    assert rows["natural images"]["share"] == 0 == rows["rslad"]["gain"]
+    assert rows["mmard(inner=label, beta=5)"]["share"] > rows["rslad"]["share"]
+    assert max(r["share"] for r in rows.values()) <= 1 + 1e-6
+    assert found["inner"]["standard"].startswith("nothing")
+    assert set(found["training"]) == {"best, epoch 1", "last, epoch 1"}
+    best, same = found["training"]["best, epoch 1"]["adv_teacher"], found["triangles"]["rslad"]["adv_teacher"]
+    assert best == pytest.approx(same, abs=1e-6)
+    with (run / "diagnose/diagnosis.csv").open() as f:
+        assert [r["examples"] for r in csv.DictReader(f)] == list(rows)
+    samples = load_file(run / "diagnose/samples.safetensors")
+    assert samples["rslad/margin"].mean().item() == pytest.approx(rows["rslad"]["margin"], abs=1e-5)
+    for figure in ("margins.png", "slices.png"):
+        assert (run / "diagnose" / figure).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures and short searches: they take most of the seconds, and another test has them whole."""
+    for name in ("plot_margins", "plot_slices"):
+        monkeypatch.setattr(diagnosing, name, lambda found, path: None)
+    short = tuple(Minimal(norm=norm, steps=3, targets=2, restarts=1) for norm in ("linf", "l2"))  # type: ignore[arg-type]
+    monkeypatch.setattr(scene, "searches_of", lambda classes: short)
+    monkeypatch.setattr(scene, "direct", lambda teacher, x, own, threat: x)
+
+
+def test_same_seed_same_examples_whatever_came_before_and_the_run_stays_as_it_was(
+    mmard: Run, run: Path, quick: None
+) -> None:
+    import mmard as package
+
+    before = {file: file.read_bytes() for file in run.glob("*.safetensors")}
+    options = {"limit": 4, "split": "test", "own_attacks": True}
+    moved = "ard(attack_in_train_mode=true),ard,trades"  # what comes before must not change the student
+    first, again = (package.diagnose(run, m, to=run / "a", **options) for m in (moved, "ard,trades"))  # type: ignore[arg-type]
+    for name, places in again.methods.items():
+        assert torch.equal(first.methods[name].margin, places.margin)
+    assert "start uniform" in first.facts["inner"]["ard"]
+    assert "start gaussian" in first.facts["inner"]["trades"]
+    assert {file: file.read_bytes() for file in run.glob("*.safetensors")} == before
+
+
+def test_by_default_the_runs_own_method_comes_first_and_once(mmard: Run, run: Path) -> None:
+    from mmard.config import read_settings
+
+    chosen = diagnosing.inner_processes(read_settings(run, {"method": "adaad", "attack.steps": 3}), None, False)
+    assert list(chosen) == ["adaad", "ard", "rslad", "mmard"]
+    assert {(m.maximizer.steps, m.maximizer.start) for m in chosen.values()} == {(3, "gaussian")}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["nowhere"], "nowhere is no run folder"),
+        (["runs/run", "--limit", "0"], "limit is 0"),
+        (["runs/run", "--split", "tset"], "unknown split 'tset'; did you mean test?"),
+        (["runs/run", "--methods", "rslda"], "unknown method 'rslda'; did you mean rslad?"),
+        (["runs/run", "--methods", "mmard(inner=drfit)"], "unknown inner term 'drfit'"),
+        (["runs/run", "--methods", "mmard(inner=drift"], "brackets"),
+        (["runs/run", "--teacher", "gone"], "no model at gone"),
+    ],
+)
+def test_a_wrong_word_is_one_line(words: list[str], expected: str, mmard: Run, run: Path) -> None:
+    done = mmard("diagnose", *words)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert expected in done.stderr
+
+
+def test_a_run_without_a_teacher_needs_one_named(mmard: Run, tmp_path: Path, digits_teacher: Path, quick: None) -> None:
+    assert mmard("train", *SHORT, "--method", "pgd_at").returncode == 0
+    done = mmard("diagnose", "runs/run")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "without a teacher" in done.stderr
+    assert "--teacher" in done.stderr
+    done = mmard("diagnose", "runs/run", "--teacher", digits_teacher, "--limit", "4", "--methods", "pgd_at")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "runs/run/best.safetensors").unlink()
+    assert "no best.safetensors" in mmard("diagnose", "runs/run").stderr
