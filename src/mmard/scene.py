@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mmard.api import data_of
-from mmard.config import Settings
+from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import Models, Views
-from mmard.data.images import Images, some
+from mmard.data.images import Images, ImageSet, some
 from mmard.diagnostics.boundary import Places, direct, look, searches_of
 from mmard.diagnostics.triangle import triangle
 from mmard.models.students import Classifier
@@ -42,8 +42,8 @@ class Scene:
     @staticmethod
     def of(settings: Settings, weights: Path, split: str, limit: int, batch_size: int, seed: int) -> "Scene":
         """Load all that is needed."""
-        data = data_of(settings)
-        whole = {"held-out": data.held_out, "test": data.test, "train": data.train}[split]
+        data = data_of(read_settings(settings, {"data.stream": True}))  # few of them are looked at
+        whole: ImageSet = {"held-out": data.held_out, "test": data.test, "train": data.train}[split]
         if len(whole) < 2:
             raise MmardError(f"the {split} split has {len(whole)} image, expected at least 2; try another split")
         student, shape = load_model(weights), (len(whole.classes), whole.channels)
@@ -53,7 +53,11 @@ class Scene:
         loaded: dict[str, Classifier] = {"student": student} | {n: load_teacher(s, *shape) for n, s in sources.items()}
         networks = {name: net.to(device, memory_format=torch.channels_last) for name, net in loaded.items()}  # type: ignore[call-overload]
         return Scene(
-            networks, some(whole, limit, seed=0).to(device), Threat(**settings.threat.model_dump()), batch_size, seed
+            networks,
+            some(whole, limit, seed=0).in_memory().to(device),
+            Threat(**settings.threat.model_dump()),
+            batch_size,
+            seed,
         )
 
     def with_student(self, weights: Path) -> "Scene":
