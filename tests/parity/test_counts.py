@@ -36,6 +36,8 @@ STEP: dict[str, tuple[Method, int, int, str]] = {
     "mmard none/none":      (mmard(inner="none", outer="none"), 10 + 2, 1,      "ac"),
     "mmard drift/none":     (mmard(outer="none"),        10 + 2,     1 + 10,    "ac"),
     "mmard entropy/none":   (mmard(inner="entropy", outer="none"), 10 + 2, 1 + 10, "ac"),
+    "mmard, ∇ every 3":     (mmard(every=3),             10 + 2,     1 + 4 + 1, "ac"),
+    "mmard, ∇ once":        (mmard(every=10),            10 + 2,     1 + 1 + 1, "ac"),
     "mmard none/joint":     (mmard(inner="none"),        10 + 2,     1 + 1,     "ac"),
     "mmard on trades":      (mmard(trades()),            1 + 10 + 3, 1 + 10 + 1, "cac"),
     "mmard on ard":         (mmard(ard()),               10 + 2,     1 + 10 + 1, "ac"),
