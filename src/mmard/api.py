@@ -48,7 +48,7 @@ def train(
     settings = read_settings(recipe, {key.replace("__", "."): value for key, value in overrides.items()})
     check(settings)
     engine = engine_of(settings)
-    with engine.together():
+    with engine.together("the last checkpoint is kept, and the same command with --resume goes on"):
         return _train(settings, resume, watch, engine)
 
 

@@ -47,18 +47,19 @@ def evaluate(
     words = {key.replace("__", "."): value for key, value in overrides.items()}
     settings = _settings(path, words)
     engine = engine_of(settings)
-    model, images = _subject(path, settings, limit, engine.device)
-    changes = {key: value for key, value in words.items() if not key.startswith("engine.")}  # what can change a verdict
-    named = ([*trials] or ["clean"]) if attacks is not None else []
-    results = _results_folder(path, named, len(images) if limit else 0, changes, seed)
-    # first the settings, so that a folder that cannot be written is known before the attacks
-    engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))
-    threat = Threat(**settings.threat.model_dump())
-    with engine.together():
+    with engine.together("start the evaluation again"):
+        model, images = _subject(path, settings, limit, engine.device)
+        changes = {key: value for key, value in words.items() if not key.startswith("engine.")}  # change no verdict
+        named = ([*trials] or ["clean"]) if attacks is not None else []
+        results = _results_folder(path, named, len(images) if limit else 0, changes, seed)
+        # first the settings, so that a folder that cannot be written is known before the attacks
+        engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))
+        threat = Threat(**settings.threat.model_dump())
         scores = run_attacks(model, images, threat, trials, batch_size=batch_size, seed=seed, tick=tick, crew=engine)
-    asked = {"attacks": attacks, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
-    scores.facts.update(model=str(path), data=settings.data.name, seed=seed, asked=asked, settings=settings.resolved())
-    engine.on_global_zero(lambda: scores.save(results))
+        asked = {"attacks": attacks, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
+        facts = {"model": str(path), "data": settings.data.name, "seed": seed, "asked": asked}
+        scores.facts.update(facts, settings=settings.resolved())
+        engine.on_global_zero(lambda: scores.save(results))
     return scores
 
 

@@ -9,14 +9,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from mmard.api import method_of
 from mmard.attacks.minimal import Minimal
 from mmard.attacks.pgd import Pgd
 from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError, unknown
 from mmard.core.files import write_json
 from mmard.core.method import Method
-from mmard.core.tf32 import tf32
+from mmard.core.tf32 import full_precision
 from mmard.core.views import held_still
 from mmard.diagnostics.boundary import Places
 from mmard.diagnostics.record import Diagnosis
@@ -24,6 +23,7 @@ from mmard.diagnostics.slices import Slice, cut
 from mmard.evaluation.evaluate import Tick
 from mmard.locate import label_of, method_specs
 from mmard.models.weights import load_weights
+from mmard.objects import method_of
 from mmard.report.diagnosis import plot_margins, plot_slices
 from mmard.runs import RunFolder
 from mmard.scene import Scene
@@ -68,7 +68,7 @@ def diagnose(
     scene = Scene.of(settings, folder.best_file, split, limit, batch_size, seed)
     results = Path(to) if to is not None else folder.path / "diagnose"
     write_json(results / "settings.json", settings.resolved())  # now, so that a folder that cannot be written is known
-    with held_still(*scene.networks.values()), tf32(convolutions=False, products=False):
+    with held_still(*scene.networks.values()), full_precision():
         found = _diagnosis(scene, chosen, method_of(settings), folder, tick)
     asked = {"split": split, "seed": seed, "own_attacks": own_attacks, "folder": str(results)}
     found.facts.update(_facts(scene, settings, chosen), run=str(folder.path), **asked)

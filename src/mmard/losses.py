@@ -74,7 +74,7 @@ def mutual_information(a: Tensor, b: Tensor, *, corrected: bool = False, shuffle
     """
     p, q = a.softmax(1), b.softmax(1)
     ratio = _log_ratio(p, q)
-    shares = torch.einsum("na,nb,ab->n", p, q, ratio)
+    shares = (p * (q @ ratio)).sum(1)
     if not corrected:
         return shares
     draw, found = torch.Generator().manual_seed(0), shares.mean()
@@ -112,7 +112,7 @@ def scenario_mapping(t_nat: Tensor, t_adv: Tensor, s_nat: Tensor, s_adv: Tensor)
     """KL between the teacher's natural→robust joint and the student's; each sample's share, the mean is the KL."""
     tiny = torch.finfo(s_nat.dtype).tiny
     ratio = joint(t_nat, t_adv).clamp_min(tiny).log() - joint(s_nat, s_adv).clamp_min(tiny).log()
-    return torch.einsum("na,nb,ab->n", t_nat.softmax(1), t_adv.softmax(1), ratio)
+    return (t_nat.softmax(1) * (t_adv.softmax(1) @ ratio.T)).sum(1)
 
 
 def triangle_angles(nat: Tensor, adv: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmard.api import data_of
 from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
 from mmard.core.method import Method
@@ -19,6 +18,7 @@ from mmard.diagnostics.boundary import Places, direct, look, searches_of
 from mmard.diagnostics.triangle import triangle
 from mmard.models.students import Classifier
 from mmard.models.teachers import load_model, load_teacher, must_fit
+from mmard.objects import data_of
 from mmard.training.engine import Engine
 from mmard.training.folding import folded
 from mmard.training.step import make_example
@@ -49,7 +49,7 @@ class Scene:
         student, shape = load_model(weights), (len(whole.classes), whole.channels)
         must_fit(student, str(weights), *shape)
         sources = {**settings.teachers, "teacher": str(settings.teacher)}
-        device = Engine(accelerator=settings.engine.accelerator).device
+        device = Engine().device  # another machine may be looking
         loaded: dict[str, Classifier] = {"student": student} | {n: load_teacher(s, *shape) for n, s in sources.items()}
         networks = {name: net.to(device, memory_format=torch.channels_last) for name, net in loaded.items()}  # type: ignore[call-overload]
         return Scene(

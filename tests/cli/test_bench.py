@@ -33,7 +33,8 @@ def test_bench_compares_a_method_with_the_plain_step_and_its_base(mmard: Run, tm
     assert figures["gflop"] > 0
     assert (figures["student"], figures["teacher"]) == ("cnn-4-2", "cnn-4-3")
     assert 0 < figures["teacher_forward"]["milliseconds"] < figures["milliseconds"]["ours"]
-    assert figures["memory"]["images_that_fit"] > 1000
+    fit = figures["memory"]["images_that_fit"]
+    assert fit is None or fit > 1000
     assert set(figures["milliseconds"]) == {"ours", "plain", "base"}
     low, median, high = (figures["faster_than_plain"][k] for k in ("low", "median", "high"))
     assert 0 < low <= median <= high

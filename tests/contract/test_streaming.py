@@ -260,4 +260,5 @@ def test_a_person_is_told_of_a_notable_wait(wait: float, seconds: float, told: b
 def test_the_wait_is_in_the_metrics_file(files: dict[str, Any], tmp_path: Path) -> None:
     run = train(files, tmp_path, data__stream=True)
     lines = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    assert lines
     assert all(0 <= line["data_wait"] <= 1 for line in lines)

@@ -120,7 +120,8 @@ def test_the_triangle_of_networks_that_agree_for_certain_is_log_k_on_every_edge(
     torch.manual_seed(0)
     strangers = [10 * torch.randn(400, 4) for _ in range(4)]
     for edge in triangle(*strangers).values():
-        assert abs(edge["adjusted"]) < 0.03 < 5 * edge["error"] + 0.03
+        assert abs(edge["adjusted"]) < 0.03
+        assert edge["error"] > 0
         assert edge["plain"] > edge["adjusted"]
 
 

@@ -11,7 +11,8 @@ import torch
 from helpers import blobs, small_net
 from torch import nn
 
-from mmard import MmardError, Pgd, Threat
+from mmard import MmardError, Pgd, Threat, term
+from mmard.core.views import Views
 from mmard.data.images import DataSet
 from mmard.methods import pgd_at
 from mmard.models.students import Architecture, Classifier
@@ -69,10 +70,27 @@ def test_the_line_is_found_on_a_step_whose_memory_is_known() -> None:
     assert need.images_in(need.bytes_for(100) + 1) == 100
 
 
+class Counter(nn.Module):
+    """A term with state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("looks", torch.zeros(()))
+
+    def look(self, v: Views) -> torch.Tensor:
+        self.looks += 1
+        return 0 * v.adv.student.sum(1)
+
+
 def test_measuring_changes_nothing() -> None:
     step = update()
+    counter = Counter()
+    step.method = replace(step.method, outer=step.method.outer + term("0")(counter.look))
     before = {name: value.clone() for name, value in step.student.state_dict().items()}
+    state = torch.get_rng_state()
     assert memory.need_of(step, torch.Size([1, 8, 8])) is not None
+    assert counter.looks == 0
+    assert torch.equal(torch.get_rng_state(), state)
     for name, value in step.student.state_dict().items():
         assert torch.equal(value, before[name])
     assert not step.optimizer.state
@@ -81,7 +99,7 @@ def test_measuring_changes_nothing() -> None:
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """25 images fit."""
-    monkeypatch.setattr(memory, "free_bytes", lambda _: 3.5e9)
+    monkeypatch.setattr(memory, "free_bytes", lambda *_: 3.5e9)
     monkeypatch.setattr(memory, "need_of", lambda *_: Need(1e9, 1e8))
 
 
@@ -98,15 +116,31 @@ def test_a_batch_that_does_not_fit_says_what_is_missing_and_what_fits() -> None:
     assert images_at_once(update(), torch.Size([3, 64, 64]), 25, None) == 25
 
 
+@pytest.mark.usefixtures("little_memory")
+def test_a_run_that_was_begun_is_not_told_to_change_what_it_cannot() -> None:
+    with pytest.raises(MmardError, match="resume it where they fit, or begin another"):
+        images_at_once(update(), torch.Size([3, 64, 64]), 40, 40, begun=True)
+
+
+def test_processes_of_one_host_share_its_memory() -> None:
+    cpu = torch.device("cpu")
+    whole, quarter = memory.free_bytes(cpu), memory.free_bytes(cpu, 4)
+    assert whole is None or (quarter is not None and quarter == pytest.approx(whole / 4, rel=0.1))
+
+
+def test_no_line_is_drawn_through_too_few_images() -> None:
+    assert Need.of(lambda _: None, torch.device("cpu"), most=3) is None
+
+
 def test_where_not_even_one_image_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free_bytes", lambda _: 1e6)
+    monkeypatch.setattr(memory, "free_bytes", lambda *_: 1e6)
     monkeypatch.setattr(memory, "need_of", lambda *_: Need(1e9, 1e8))
-    with pytest.raises(MmardError, match="0 images would fit; none fits"):
+    with pytest.raises(MmardError, match="0 images would fit; choose a smaller student"):
         images_at_once(update(), torch.Size([3, 64, 64]), 40, "auto")
 
 
 def test_parts_must_divide_the_batch() -> None:
-    with pytest.raises(MmardError, match="micro_batch 12 does not divide the 40 images"):
+    with pytest.raises(MmardError, match="micro_batch 12 does not divide the 40 images of a process's batch; 10 does"):
         images_at_once(update(), torch.Size([1, 8, 8]), 40, 12)
 
 
@@ -124,7 +158,7 @@ def test_a_resumed_run_keeps_the_parts_that_were_found(
     first = trainer()
     first.fit()
     assert first.at_once == 20
-    monkeypatch.setattr(memory, "free_bytes", lambda _: 9e9)  # the next machine has more
+    monkeypatch.setattr(memory, "free_bytes", lambda *_: 9e9)  # the next machine has more
     again = trainer()
     again.fit()
     assert again.at_once == 20

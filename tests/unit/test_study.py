@@ -204,6 +204,9 @@ def test_statistics_against_hand_computed_numbers() -> None:
     assert (paired([1.0]).low, paired([1.0]).p_exact) == (None, 1.0)
     assert (paired([2.0, 2.0]).p_t, paired([2.0, 2.0]).sd) == (None, 0.0)
     assert paired([1.0, 2.0] * 10).p_exact is None
+    same_but_for_rounding = [71.4 - 70.2, 61.4 - 60.2, 51.4 - 50.2]
+    assert len(set(same_but_for_rounding)) > 1
+    assert paired(same_but_for_rounding).p_t is None
 
 
 WORST = {"a": (40.0, 44.0, 48.0), "b": (41.0, 46.0, 51.0)}

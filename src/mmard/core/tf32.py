@@ -1,7 +1,7 @@
 """TensorFloat-32: float32 whose convolutions and matrix products NVIDIA's GPUs round to ten bits. Nothing elsewhere."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -21,3 +21,8 @@ def tf32(convolutions: bool, products: bool) -> Iterator[None]:
         yield
     finally:
         allow_tf32(*before)
+
+
+def full_precision() -> AbstractContextManager[None]:
+    """Neither, for whatever is judged."""
+    return tf32(convolutions=False, products=False)

@@ -15,7 +15,7 @@ from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.errors import MmardError, unknown
 from mmard.core.method import Attack
 from mmard.core.numbers import seed_of
-from mmard.core.tf32 import tf32
+from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import held_still
 from mmard.data.images import Images
@@ -119,19 +119,28 @@ def evaluate(
         MmardError: when the model has another number of classes than the data, or its logits are not finite.
     """
     trials = suite(batch_size, seed) if trials is None else trials
-    for name, trial in trials.items():
-        if len(images.classes) < trial.classes:
-            have = f"{trial.classes} classes, the data has {len(images.classes)}"
-            raise MmardError(f"{name} needs at least {have}; leave it out: --attacks fgsm,pgd-20,cw")
+    _must_have_classes(trials, len(images.classes))
     columns, seconds = [], []
-    with held_still(model), tf32(convolutions=False, products=False):
+    with held_still(model), full_precision():
         for name, trial in {CLEAN: NO_ATTACK, **trials}.items():
             begun = time.perf_counter()
-            columns.append(_column(model, images, threat, trial, batch_size, seed, partial(tick, name), crew))
+            try:
+                columns.append(_column(model, images, threat, trial, batch_size, seed, partial(tick, name), crew))
+            except torch.OutOfMemoryError as e:
+                raise MmardError(
+                    f"{batch_size} images at once do not fit in memory; give a smaller --batch-size"
+                ) from e
             seconds.append(time.perf_counter() - begun)
     details = tuple(trial.detail(threat) for trial in (NO_ATTACK, *trials.values()))
     facts = {"threat": str(threat)}
     return Scores(torch.stack(columns, 1), (CLEAN, *trials), details, tuple(seconds), images.index.cpu(), facts)
+
+
+def _must_have_classes(trials: Mapping[str, Trial], count: int) -> None:
+    for name, trial in trials.items():
+        if count < trial.classes:
+            have = f"{trial.classes} classes, the data has {count}"
+            raise MmardError(f"{name} needs at least {have}; leave it out: --attacks fgsm,pgd-20,cw")
 
 
 def _column(
@@ -152,7 +161,10 @@ def _column(
         x, y, _ = images.batch(rows)
         torch.manual_seed(seed_of(seed, start))
         with listening(lambda part, turn=turn, share=share: tick(int((turn + part) * share), n)):  # type: ignore[misc]
-            x_adv = trial.attack(model, x, y, threat)
+            try:
+                x_adv = trial.attack(model, x, y, threat)
+            except torch.OutOfMemoryError as e:
+                raise MmardError(f"{len(x)} images at once do not fit in memory; give a smaller --batch-size") from e
         right[rows] = _right(model, x_adv, y, len(images.classes)).long()
         tick(int((turn + 1) * share), n)
     return crew.all_reduce_sum(right).bool().cpu()

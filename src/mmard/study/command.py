@@ -58,7 +58,7 @@ def study(
         cli.out.print(plan_table(todo, f"{len(cells)} cells in {plan.out}"))
         return
     failed = _run(plan, todo, jobs, threads, engine)
-    if len(failed) < len(cells):
+    if not failed.keys() >= {cell.name for cell in cells}:
         _report(plan, into)
     if failed:
         _list_failed(failed)

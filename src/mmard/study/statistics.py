@@ -41,7 +41,7 @@ def paired(differences: Sequence[float]) -> Paired:
     """Test whether the mean of paired differences is 0."""
     n, (mean, sd) = len(differences), mean_sd(differences)
     exact = sign_flip(differences) if n <= MOST_EXACT else None
-    if not sd:
+    if sd is None or sd <= 1e-9 * max(1.0, abs(mean)):  # equal but for rounding
         return Paired(n, mean, sd, None, None, None, exact)
     from scipy.stats import t as student  # a second to import
 

@@ -52,7 +52,11 @@ def do(job: dict[str, Any]) -> str | None:
             api.train(settings, resume=True, watch=lambda _: Log())
         if evaluation is not None and not is_done(folder, evaluation):
             print("judging", flush=True)
-            scores = api.evaluate(weights_of(folder, evaluation), **evaluation.model_dump(exclude={"checkpoint"}))
+            asked = {
+                **evaluation.model_dump(exclude={"checkpoint"}),
+                "engine__accelerator": settings.engine.accelerator,
+            }
+            scores = api.evaluate(weights_of(folder, evaluation), **asked)
             print("; ".join(f"{row['attack']} {row['accuracy']:.2f} %" for row in scores.rows()), flush=True)
     except MmardError as e:
         return str(e)

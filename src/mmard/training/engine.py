@@ -43,6 +43,7 @@ class Engine:
         places: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes}
         of_fabric: Any = "32-true" if precision == "tf32" else precision
         try:
+            self.neighbours = devices
             self.fabric = Fabric(**places, strategy=strategy, precision=of_fabric)
             self.fabric.launch()
         except Exception as e:  # Fabric has kinds of its own
@@ -72,7 +73,7 @@ class Engine:
         return self.rank == 0
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, cure: str) -> Iterator[None]:
         """Say in one line that another process of the run died: torch says it in a page, from wherever it noticed."""
         try:
             yield
@@ -81,7 +82,7 @@ class Engine:
                 raise
             raise MmardError(
                 f"another of the run's {self.world} processes died; its own error stands beside this one, unless it was "
-                "killed from outside. The last checkpoint is kept: the same command with --resume goes on"
+                f"killed from outside; {cure}"
             ) from e
 
     def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
@@ -125,9 +126,11 @@ class Engine:
 
     def least(self, value: float | None) -> float | None:
         """The smallest of the processes' numbers; None where they have none."""
-        if value is None:
-            return None
-        return self.all_reduce_min(torch.tensor(value, dtype=torch.float64, device=self.device)).item()
+        return None if value is None else -self.greatest(-value)
+
+    def greatest(self, value: float) -> float:
+        """The largest of the processes' numbers."""
+        return self._all_reduce(torch.tensor(value, dtype=torch.float64, device=self.device), "max").item()
 
     def _all_reduce(self, value: Tensor, how: str) -> Tensor:
         return value if self.world == 1 else cast(Tensor, self.fabric.all_reduce(value.clone(), reduce_op=how))

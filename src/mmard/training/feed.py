@@ -68,8 +68,7 @@ class Feed:
         what it was given before, and is not asked, for that would itself make the host wait. It does not hold what
         decoding on the same cores takes from a network that trains on the CPU.
         """
-        longest = -self.engine.all_reduce_min(torch.tensor(-self.waited, device=self.engine.device)).item()
-        return min(1.0, longest / seconds)
+        return min(1.0, self.engine.greatest(self.waited) / seconds)
 
     def _rows(self, step: int, total: int) -> Iterator[Tensor]:
         """This process's rows of the training set, step by step."""

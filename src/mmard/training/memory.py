@@ -7,17 +7,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 
+from mmard.attacks.pgd import Pgd
 from mmard.core.errors import MmardError
 from mmard.training.update import Update
 
 MicroBatch = int | Literal["auto"] | None
 GIB = 2.0**30
-TRIALS = (8, 16)  # images of the two steps that are measured
-SPARE = 1.1  # for what two small steps do not tell: found on the CPU, 0.8 to 1.1 times the line at 128 images
+FEW, MANY = 8, 32  # images of the steps that are measured, and how often each
+TURNS = 2
+SPARE = 1.1  # what small steps do not tell
 HARMLESS = 20_000  # times an image's bytes: more than any network here takes for it
 
 
@@ -51,12 +53,13 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> float | None
     return 1024.0 * _numbers("/proc/self/status")["VmHWM"]
 
 
-def free_bytes(device: torch.device) -> float | None:
-    """Bytes that a device still has for this process; None where nobody knows."""
+def free_bytes(device: torch.device, sharing: int = 1) -> float | None:
+    """Bytes that are left for this process, one of ``sharing`` that share a host's memory; None where nobody knows."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + kept)
-    return min((free for free in (_machine_free(), _container_free()) if free is not None), default=None)
+    known = [free / sharing for free in (_machine_free(), _container_free()) if free is not None]
+    return min(known, default=None)
 
 
 def _machine_free() -> float | None:
@@ -83,16 +86,20 @@ class Need:
     each: float
 
     @staticmethod
-    def of(step: Callable[[int], object], device: torch.device) -> "Need | None":
-        """Measured on two small steps, after one that makes the optimiser's state; None where nobody knows."""
-        before = peak_bytes(lambda: None, device)
-        step(TRIALS[0])
-        peaks = [peak_bytes(partial(step, images), device) for images in TRIALS]
-        if before is None or None in peaks:
+    def of(step: Callable[[int], object], device: torch.device, most: int = MANY) -> "Need | None":
+        """Measured on small steps of at most so many images, after one that makes the optimiser's state.
+
+        None where nobody knows, or where there are too few images to draw a line.
+        """
+        many = min(MANY, most)
+        few = max(many // 4, min(3, many))
+        if few == many or (before := peak_bytes(lambda: None, device)) is None:
             return None
-        few, many = (SPARE * (cast(float, peak) - before) for peak in peaks)
-        each = max(1.0, (many - few) / (TRIALS[1] - TRIALS[0]))
-        return Need(max(0.0, few - TRIALS[0] * each), each)
+        step(few)
+        peaks = {n: [peak_bytes(partial(step, n), device) or 0.0 for _ in range(TURNS)] for n in (few, many)}
+        low, high = (SPARE * (max(peaks[n]) - before) for n in (few, many))
+        each = max(1.0, (high - low) / (many - few))
+        return Need(max(0.0, high - many * each), each)
 
     def bytes_for(self, images: int) -> float:
         """Bytes of a step on so many images."""
@@ -103,46 +110,65 @@ class Need:
         return max(0, int((free - self.fixed) / self.each))
 
 
-def need_of(update: Update, shape: torch.Size) -> Need | None:
-    """Of this update on images of this shape (C, H, W); it runs on copies and changes nothing."""
-    trial = replace(update, student=copy.deepcopy(update.student), method=copy.deepcopy(update.method), compile=False)
+def need_of(update: Update, shape: torch.Size, most: int = MANY) -> Need | None:
+    """Of this update on images of this shape (C, H, W), measured on copies; None where that cannot be known."""
+    try:
+        student, method = copy.deepcopy((update.student, update.method))
+    except (RuntimeError, TypeError):  # somebody's term holds what cannot be copied
+        return None
+    if isinstance(method.maximizer, Pgd):
+        method = replace(method, maximizer=replace(method.maximizer, steps=1))  # each step takes the same again
+    trial = replace(update, student=student, method=method, compile=False)
 
     def step(images: int) -> None:
-        torch.manual_seed(0)
         x = torch.rand(images, *shape, device=update.engine.device).to(memory_format=torch.channels_last)
         trial(x, torch.arange(images, device=x.device) % 2, torch.arange(images, device=x.device), 0.5)
 
-    return Need.of(step, update.engine.device)
+    with torch.random.fork_rng():
+        return Need.of(step, update.engine.device, most)
 
 
-def images_at_once(update: Update, shape: torch.Size, share: int, asked: MicroBatch) -> int:
-    """How many of a process's ``share`` of a batch go through the networks at once.
+def images_at_once(update: Update, shape: torch.Size, share: int, asked: MicroBatch, begun: bool = False) -> int:
+    """How many of a process's ``share`` of a batch go through the networks at once; the same in every process.
 
     Args:
         shape: of an image, (C, H, W).
         asked: so many; ``"auto"``: as many as fit and divide the share; None: all of them.
+        begun: the run was begun with what is asked, and cannot be changed.
 
     Raises:
         MmardError: when they do not fit, with the bytes that are missing and what fits; or do not divide the share.
     """
-    if isinstance(asked, int) and share % asked:
-        raise MmardError(f"engine.micro_batch {asked} does not divide the {share} images of a process's batch")
+    parts = [n for n in range(1, share + 1) if share % n == 0]
+    if isinstance(asked, int) and asked not in parts:
+        near = max(n for n in parts if n <= max(1, asked))
+        raise MmardError(
+            f"engine.micro_batch {asked} does not divide the {share} images of a process's batch; {near} does"
+        )
     engine, images = update.engine, asked if isinstance(asked, int) else share
-    free = engine.least(free_bytes(engine.device))
+    free = engine.least(free_bytes(engine.device, engine.neighbours))
     if free is None or (asked != "auto" and images * shape.numel() * 4 * HARMLESS < free):
         return images
-    need = need_of(update, shape)
-    if need is None:
+    own = need_of(update, shape, share)
+    if own is None:
         return images
+    need = Need(engine.greatest(own.fixed), engine.greatest(own.each))
     most = need.images_in(free)
-    fitting = [n for n in range(1, share + 1) if share % n == 0 and n <= most]
+    fitting = [n for n in parts if n <= most]
     if asked == "auto" and fitting:
         return fitting[-1]
     if images > most:
         missing = need.bytes_for(images) - free
-        cure = f"engine.micro_batch={fitting[-1]} (or auto) does the same batch in parts" if fitting else "none fits"
         raise MmardError(
             f"{images} images at once need about {need.bytes_for(images) / GIB:.1f} GiB, {free / GIB:.1f} GiB are free "
-            f"on {engine.device}: {missing / GIB:.1f} GiB are missing, {most} images would fit; {cure}"
+            f"on {engine.device}: {missing / GIB:.1f} GiB are missing, {most} images would fit; {_cure(fitting, begun)}"
         )
     return images
+
+
+def _cure(fitting: list[int], begun: bool) -> str:
+    if begun:
+        return "the run was begun so: resume it where they fit, or begin another with engine.micro_batch=auto in a new out="
+    if fitting:
+        return f"engine.micro_batch={fitting[-1]} (or auto) does the same batch in parts"
+    return "choose a smaller student or teacher, or data.size="

@@ -18,7 +18,7 @@ from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.errors import MmardError, first_line
 from mmard.core.method import Method
 from mmard.core.numbers import seed_of
-from mmard.core.tf32 import tf32
+from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.augment import augment
@@ -113,7 +113,7 @@ class Trainer:
         """Train to the end, from the folder's checkpoint where there is one; returns the best accuracies, held-out."""
         self._restore()
         share, asked = self.plan.batch_size // self.engine.world, self.at_once or self.micro_batch
-        self.at_once = images_at_once(self.update, self.train.shape, share, asked)
+        self.at_once = images_at_once(self.update, self.train.shape, share, asked, begun=self.at_once is not None)
         self.watcher.begin(self.total, self.step)
         self.student.train()
         self._start_clock()
@@ -125,6 +125,11 @@ class Trainer:
                         self._end_epoch()
                     elif self.checkpoint_every and self.step % self.checkpoint_every == 0:
                         self._save()
+        except torch.OutOfMemoryError as e:
+            raise MmardError(
+                f"{self.at_once} images at once do not fit on {self.engine.device} ({first_line(e)}); "
+                "engine.micro_batch=auto in a new out= finds how many do"
+            ) from e
         finally:
             self.watcher.end()
         return self.best
@@ -185,7 +190,7 @@ class Trainer:
         attack = untargeted(Pgd(steps=self.validation.steps, start="uniform"))
         images, right = self.held_out, torch.zeros(2, device=self.engine.device)
         rows = torch.arange(self.engine.rank, len(images), self.engine.world, device=self.engine.device)
-        with held_still(model), tf32(convolutions=False, products=False):
+        with held_still(model), full_precision():
             for part in torch.split(rows, 500):
                 x, y, _ = images.batch(part)
                 for i, judged in enumerate((x, attack(model, x, y, self.threat))):
@@ -234,7 +239,7 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             for module, saved in zip(self.terms, state["terms"], strict=True):
                 module.load_state_dict(saved)
+            self.meter.load_state_dict(state["meter"])
+            self.step, self.best, self.at_once = state["step"], state["best"], state.get("at_once")
         except (KeyError, ValueError, RuntimeError) as e:
             raise MmardError(f"{self.folder.checkpoint_file} is of another run: {first_line(e)}") from e
-        self.meter.load_state_dict(state["meter"])
-        self.step, self.best, self.at_once = state["step"], state["best"], state["at_once"]
