@@ -81,7 +81,8 @@ def lesson_of(pupil: Settings) -> Settings | None:
         return None
     shared = {f"data.{k}": v for k, v in pupil.data.model_dump(exclude={"augment"}).items()}
     shared |= {f"threat.{k}": v for k, v in pupil.threat.model_dump().items()}
-    shared |= {f"engine.{k}": v for k, v in pupil.engine.model_dump().items()}
+    shared |= {f"engine.{k}": v for k, v in pupil.engine.model_dump(exclude={"micro_batch"}).items()}
+    shared["engine.micro_batch"] = "auto" if pupil.engine.micro_batch else None  # its batch may be another
     lesson = read_settings(recipe, {**shared, "out": teacher})
     check(lesson)
     return lesson

@@ -116,6 +116,7 @@ def evaluate(
     scores.json, scores.csv, verdicts.safetensors (sample × attack). A run's last checkpoint: RUN/last.safetensors.
     """
     from mmard.judging import judge
+    from mmard.models.teachers import find_model
     from mmard.report.tables import compare_table, scores_table
 
     models = [w for w in words if "=" not in w or Path(w).exists()]
@@ -123,6 +124,8 @@ def evaluate(
     config.read_settings(None, overrides)  # a wrong key is known before anything is attacked
     if not models:
         raise MmardError("no model given; expected a run folder, a .safetensors file or a card")
+    for model in models:
+        find_model(model)  # all of them are there, before the first is attacked
     results, dotted = {}, {key.replace(".", "__"): value for key, value in overrides.items()}
     for model in models:
         results[model] = judge(model, out, attacks, limit=limit, batch_size=batch_size, seed=seed, **dotted)

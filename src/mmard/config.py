@@ -12,6 +12,15 @@ from mmard.core.numbers import parse_number
 from mmard.core.validate import Section, validated
 
 Number = Annotated[float, BeforeValidator(parse_number)]
+
+
+def _parts(value: Any) -> Any:
+    if value is None or value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ValueError("expected a number of images from 1, or auto")
+
+
+Parts = Annotated[int | Literal["auto"] | None, BeforeValidator(_parts)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -87,7 +96,7 @@ class EngineSettings(Section):
     devices: Count = 1
     nodes: Count = 1
     precision: Literal["32-true", "tf32", "bf16-mixed"] = "32-true"
-    micro_batch: Count | Literal["auto"] | None = None
+    micro_batch: Parts = None
     compile: bool = False
 
 

@@ -47,7 +47,9 @@ def engine_of(settings: Settings) -> Engine:
 def check(settings: Settings) -> None:
     """Whatever can be wrong without looking at data or weights, found before anything heavy runs."""
     method_of(settings)
-    plan_of(settings)
+    processes, batch = settings.engine.devices * settings.engine.nodes, plan_of(settings).batch_size
+    if batch % processes:
+        raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
     Averaging(**settings.averaging.model_dump())
     with torch.device("meta"):
         build(Architecture(name=settings.student, classes=10))

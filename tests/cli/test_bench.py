@@ -40,6 +40,18 @@ def test_bench_compares_a_method_with_the_plain_step_and_its_base(mmard: Run, tm
     assert 0 < low <= median <= high
 
 
+def test_what_cannot_be_measured_is_one_line(mmard: Run) -> None:
+    small = ["--student", "cnn-4-2", "--teacher", "cnn-4-2", "--method", "rslad"]
+    for words, said in (
+        (["--size", 100_000], "a step on 8 images of 100000×100000 does not fit in memory"),
+        (["engine.devices=2"], "bench measures one process with its whole batch"),
+        (["engine.micro_batch=4"], "bench measures one process with its whole batch"),
+    ):
+        done = mmard("bench", *small, *words)
+        assert done.returncode == 2
+        assert said in done.stderr
+
+
 def test_the_operations_of_a_convolution_are_counted_as_by_hand() -> None:
     import torch
     from torch import nn

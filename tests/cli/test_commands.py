@@ -116,3 +116,10 @@ def test_python_use(tmp_path: Path, digits_teacher: Path) -> None:
     scores = mmard.evaluate(run, "fgsm")
     assert scores.accuracy("worst case") <= scores.accuracy("clean")
     assert mmard.load_model(run.path).architecture.name == "cnn-4-2"
+
+
+def test_a_missing_model_is_known_before_the_first_is_attacked(mmard: Run, digits_teacher: Path) -> None:
+    done = mmard("eval", digits_teacher, "nowhere", "--attacks", "none")
+    assert done.returncode == 2
+    assert "no model at nowhere" in done.stderr
+    assert "clean" not in done.stdout

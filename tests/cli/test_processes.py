@@ -1,6 +1,7 @@
 """Several CPU processes: equal weights on each, the same loss as one process with the whole batch, the same verdicts."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from helpers import QUICK, Run
 
 from mmard import Scores
 from mmard.models.weights import read_state
+from mmard.training.engine import Engine
 
 # A net without BatchNorm, examples without a random start: then the number of processes can change nothing but rounding.
 METHOD = """
@@ -35,6 +37,11 @@ def losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def judged(folder: Path) -> list[tuple[float, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["clean"], line["robust"]) for line in lines]
+
+
 def test_two_and_four_processes_train_as_one_with_the_whole_batch(
     mmard_process: Run, digits_teacher: Path, tmp_path: Path
 ) -> None:
@@ -56,6 +63,7 @@ def test_two_and_four_processes_train_as_one_with_the_whole_batch(
     one = read_state(tmp_path / "runs/1/last.safetensors")
     for count in (2, 4):
         assert losses(tmp_path / f"runs/{count}") == pytest.approx(losses(tmp_path / "runs/1"), rel=1e-5)
+        assert judged(tmp_path / f"runs/{count}") == judged(tmp_path / "runs/1")
         several = read_state(tmp_path / f"runs/{count}/last.safetensors")
         for name in one:
             torch.testing.assert_close(one[name], several[name], rtol=1e-4, atol=1e-5)
@@ -159,3 +167,12 @@ def test_a_process_that_dies_ends_the_run_with_a_line_and_no_hang(
     assert done.returncode not in (0, None)
     assert "another of the run's 2 processes died" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_process_that_dies_while_it_starts_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    Engine(accelerator="cpu")
+    launcher = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")
+    launcher.info(
+        "[rank: 1] Child process with PID 7 terminated with code -9. Forcefully terminating all other processes"
+    )
+    assert "error: a process of the run ended with code -9, and the run with it" in capsys.readouterr().err

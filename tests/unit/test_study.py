@@ -350,3 +350,14 @@ def test_a_changed_setting_under_an_old_run_is_refused_with_the_difference(
 
 def test_axes_keep_the_order_written() -> None:
     assert list(axes_of(study(grid={"student": ["cnn-2-1"], "method": ["rslad"]}))) == ["student", "method"]
+
+
+def test_a_page_without_a_place_is_refused_before_anything_runs(mmard: Run, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("nothing here\n")
+    done = mmard("study", "smoke", "--into", "page.md")
+    assert done.returncode == 2
+    assert "page.md has no place for smoke; put two lines" in done.stderr
+    assert not (tmp_path / "runs").exists()
+    done = mmard("results", "page.md")
+    assert done.returncode == 2
+    assert "page.md has no block of a study" in done.stderr

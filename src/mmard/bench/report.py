@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmard.bench.measure import Passes, Ratio, Step, forward_flops, matrix_peak, paired_seconds
 from mmard.bench.plain import plain_step
 from mmard.config import Settings
+from mmard.core.errors import MmardError, first_line
 from mmard.core.method import Method
 from mmard.core.tf32 import tf32
 from mmard.core.threat import Threat
@@ -92,7 +93,28 @@ class Subject:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Time, memory, operations and passes of a step; ratios to the plain step and to the base method's."""
+    """Time, memory, operations and passes of a step; ratios to the plain step and to the base method's.
+
+    Raises:
+        MmardError: for several processes or parts of a batch, or when a step does not fit in memory.
+    """
+    engine = case.settings.engine
+    if engine.devices * engine.nodes > 1 or engine.micro_batch is not None:
+        raise MmardError(
+            "bench measures one process with its whole batch; leave out engine.devices and engine.micro_batch"
+        )
+    try:
+        return _measured(case)
+    except RuntimeError as e:  # of which torch's OutOfMemoryError is one
+        if "allocat" not in str(e) and not isinstance(e, torch.OutOfMemoryError):
+            raise
+        what = f"{case.batch} images of {case.size}×{case.size}"
+        raise MmardError(
+            f"a step on {what} does not fit in memory ({first_line(e)}); give a smaller --batch or --size"
+        ) from e
+
+
+def _measured(case: Case) -> dict[str, Any]:
     settings, engine = case.settings, engine_of(case.settings)
     torch.manual_seed(0)
     x = torch.rand(case.batch, 3, case.size, case.size, device=engine.device)

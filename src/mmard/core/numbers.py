@@ -1,6 +1,7 @@
 """Numbers as people write them, 8/255, 1e-3, 0.5; and seeds."""
 
 import hashlib
+import math
 from typing import Any
 
 
@@ -10,13 +11,14 @@ def parse_number(value: Any) -> float:
     Raises:
         ValueError: when it is no number.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
     try:
         above, slash, below = str(value).partition("/")
-        return float(above) / float(below) if slash else float(above)
+        number = float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError) as e:
         raise ValueError("expected a number such as 8/255 or 0.03") from e
+    if not math.isfinite(number):
+        raise ValueError("expected a finite number such as 8/255 or 0.03")
+    return number
 
 
 def seed_of(*parts: int | str) -> int:

@@ -43,12 +43,11 @@ def study(
     [bold]mmard study smoke[/bold]   run it; stop it with Ctrl-C, and the same command goes on
     """
     from mmard import cli
-    from mmard.study.file import read_study
     from mmard.study.jobs import jobs_of
     from mmard.study.plan import cells_of
     from mmard.study.screen import plan_table
 
-    plan = read_study(source)
+    plan = _read(source, into)
     if report_only:
         _report(plan, into)
         return
@@ -77,6 +76,17 @@ def results(
 
     for name in refresh(page):
         cli.out.print(f"{name}: tables and figure made anew", highlight=False)
+
+
+def _read(source: str, into: Path | None) -> "StudyFile":
+    """The study; whether the page has a place for it is known before anything runs."""
+    from mmard.study.file import read_study
+    from mmard.study.pages import must_have_place
+
+    study = read_study(source)
+    if into is not None:
+        must_have_place(study, into)
+    return study
 
 
 def _run(

@@ -36,14 +36,20 @@ def write_results(study: StudyFile) -> dict[str, Any]:
     return results
 
 
-def keep(study: StudyFile, page: Path) -> None:
-    """Copy what results are made of (settings, metrics, scores; a few kB a run) beside the page, and fill its block."""
-    name, text = Path(study.out).name, _read(page)
-    if name not in [match["name"] for match in BLOCK.finditer(text)]:
+def must_have_place(study: StudyFile, page: Path) -> None:
+    """Raise unless the page has a block for the study."""
+    name = Path(study.out).name
+    if name not in [match["name"] for match in BLOCK.finditer(_read(page))]:
         raise MmardError(
             f"{page} has no place for {name}; put two lines where its tables shall stand: "
             f"<!-- study: {name} --> and <!-- end of study -->"
         )
+
+
+def keep(study: StudyFile, page: Path) -> None:
+    """Copy what results are made of (settings, metrics, scores; a few kB a run) beside the page, and fill its block."""
+    must_have_place(study, page)
+    name = Path(study.out).name
     to = page.with_suffix("") / name
     for cell in cells_of(study):
         scores = scores_of(cell.folder, study.evaluate)
@@ -77,6 +83,8 @@ def refresh(page: Path, names: Iterable[str] | None = None) -> list[str]:
         return f"{match[1]}{table}{match[4]}"
 
     new = BLOCK.sub(made, text)
+    if not done:
+        raise MmardError(f"{page} has no block of a study; expected <!-- study: NAME --> ... <!-- end of study -->")
     if new != text:
         write_text(page, new)
     return done

@@ -1,6 +1,8 @@
 """Device, precision and processes. The only file that imports Lightning Fabric."""
 
 import logging
+import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -40,6 +42,7 @@ class Engine:
         # Several forwards come before one backward: buffers must not be broadcast in between.
         strategy: Any = DDPStrategy(broadcast_buffers=False) if devices * nodes > 1 else "auto"
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its greetings, one from each process
+        _announce_lost_processes()
         places: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes}
         of_fabric: Any = "32-true" if precision == "tf32" else precision
         try:
@@ -77,7 +80,7 @@ class Engine:
         """Say in one line that another process of the run died: torch says it in a page, from wherever it noticed."""
         try:
             yield
-        except RuntimeError as e:
+        except (RuntimeError, MmardError) as e:  # a term says in an error of its own what happened in it
             if self.world == 1 or not any(word in str(e) for word in LOST):
                 raise
             raise MmardError(
@@ -158,6 +161,22 @@ class Engine:
             raise fault
         if message is not None:
             raise MmardError(message)
+
+
+class Obituary(logging.Handler):
+    """Says that a process ended: Fabric then kills the one that started it, without another word."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if found := re.search(r"terminated with code (-?\d+)", record.getMessage()):
+            line = f"error: a process of the run ended with code {found[1]}, and the run with it; its own error, if any, is above"
+            print(line, file=sys.stderr, flush=True)
+
+
+def _announce_lost_processes() -> None:
+    launcher = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")
+    launcher.setLevel(logging.INFO)
+    launcher.propagate = False
+    launcher.handlers = [Obituary()]
 
 
 def precisions_of(device: torch.device) -> tuple[str, ...]:

@@ -35,6 +35,8 @@ from mmard.training.plan import Plan
 from mmard.training.progress import Watcher
 from mmard.training.update import Update
 
+JUDGED = 250  # held-out images attacked at once, or as many as a batch has
+
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
@@ -185,14 +187,14 @@ class Trainer:
         return {"clean": found["clean"], "robust": found["robust"]}
 
     def _judge(self, model: Classifier) -> dict[str, float]:
-        """Clean and robust accuracy on the held-out split, in percent; the processes share the work."""
-        torch.manual_seed(seed_of(self.seed, "judge"))
+        """Clean and robust accuracy on the held-out split, in percent; alike however many processes share the work."""
+        part = min(JUDGED, self.plan.batch_size, self.at_once if self.micro_batch and self.at_once else JUDGED)
         attack = untargeted(Pgd(steps=self.validation.steps, start="uniform"))
         images, right = self.held_out, torch.zeros(2, device=self.engine.device)
-        rows = torch.arange(self.engine.rank, len(images), self.engine.world, device=self.engine.device)
         with held_still(model), full_precision():
-            for part in torch.split(rows, 500):
-                x, y, _ = images.batch(part)
+            for start in range(self.engine.rank * part, len(images), self.engine.world * part):
+                x, y, _ = images.batch(slice(start, start + part))
+                torch.manual_seed(seed_of(self.seed, "judge", start))
                 for i, judged in enumerate((x, attack(model, x, y, self.threat))):
                     with torch.no_grad():
                         right[i] += (model(judged).argmax(1) == y).sum()
