@@ -95,15 +95,21 @@ def comparisons_of(rows: Sequence[Row], study: StudyFile) -> list[dict[str, Any]
     if axis is None:
         return []
     first, *others = axes_of(study)[axis]
-    twins = {_twin(row, axis): row["accuracies"] for row in rows if row["labels"][axis] == first}
+    twins = {_twin(row, axis): _accuracies(row) for row in rows if row["labels"][axis] == first}
     found = []
     for label in others:
         mine = [row for row in rows if row["labels"][axis] == label and _twin(row, axis) in twins]
-        for attack in mine[0]["accuracies"] if mine else ():
-            differences = [row["accuracies"][attack] - twins[_twin(row, axis)][attack] for row in mine]
+        for attack in _accuracies(mine[0]) if mine else ():
+            differences = [_accuracies(row)[attack] - twins[_twin(row, axis)][attack] for row in mine]
             what = {"baseline": first, "label": label, "attack": attack, "differences": differences}
             found.append(what | asdict(paired(differences)))
     return found
+
+
+def _accuracies(row: Row) -> dict[str, float]:
+    """On the test images by attack, and of the best epoch on the held-out ones, by which a choice is made."""
+    held_out: dict[str, float] = {key: row[key] for key in HELD_OUT if row[key] is not None}
+    return {**row["accuracies"], **held_out}
 
 
 def _twin(row: Mapping[str, Any], axis: str) -> tuple[Any, ...]:
