@@ -77,8 +77,10 @@ def refresh(page: Path, names: Iterable[str] | None = None) -> list[str]:
         if names is not None and name not in names:
             return match[0]
         folder = page.with_suffix("") / name
-        study = read_study(folder / "study.yaml").model_copy(update={"out": str(folder)})
-        table = study_markdown(write_results(study), f"{page.stem}/{name}/figure.png")
+        study = read_study(folder / "study.yaml")
+        results = write_results(study.model_copy(update={"out": str(folder)}))
+        study.save(folder / "study.yaml")  # where it ran, not where its files are kept
+        table = study_markdown(results, f"{page.stem}/{name}/figure.png")
         done.append(name)
         return f"{match[1]}{table}{match[4]}"
 
