@@ -197,3 +197,14 @@ def test_a_compiled_network_says_the_same() -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("error", message=".*torch.compile fails.*")
         torch.testing.assert_close(compiled(net, "student")(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_small_steps_that_do_not_fit_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nand more")
+
+    monkeypatch.setattr(Need, "of", full)
+    with pytest.raises(
+        MmardError, match=r"even 32 images at once do not fit on cpu \(CUDA out of memory.\); choose a smaller"
+    ):
+        memory.need_of(update(), torch.Size([1, 8, 8]))

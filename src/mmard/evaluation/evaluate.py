@@ -124,12 +124,7 @@ def evaluate(
     with held_still(model), full_precision():
         for name, trial in {CLEAN: NO_ATTACK, **trials}.items():
             begun = time.perf_counter()
-            try:
-                columns.append(_column(model, images, threat, trial, batch_size, seed, partial(tick, name), crew))
-            except torch.OutOfMemoryError as e:
-                raise MmardError(
-                    f"{batch_size} images at once do not fit in memory; give a smaller --batch-size"
-                ) from e
+            columns.append(_column(model, images, threat, trial, batch_size, seed, partial(tick, name), crew))
             seconds.append(time.perf_counter() - begun)
     details = tuple(trial.detail(threat) for trial in (NO_ATTACK, *trials.values()))
     facts = {"threat": str(threat)}

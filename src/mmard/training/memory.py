@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from mmard.attacks.pgd import Pgd
-from mmard.core.errors import MmardError
+from mmard.core.errors import MmardError, first_line
 from mmard.training.update import Update
 
 MicroBatch = int | Literal["auto"] | None
@@ -124,8 +124,12 @@ def need_of(update: Update, shape: torch.Size, most: int = MANY) -> Need | None:
         x = torch.rand(images, *shape, device=update.engine.device).to(memory_format=torch.channels_last)
         trial(x, torch.arange(images, device=x.device) % 2, torch.arange(images, device=x.device), 0.5)
 
-    with torch.random.fork_rng():
-        return Need.of(step, update.engine.device, most)
+    try:
+        with torch.random.fork_rng():
+            return Need.of(step, update.engine.device, most)
+    except torch.OutOfMemoryError as e:
+        what = f"even {min(MANY, most)} images at once do not fit on {update.engine.device}"
+        raise MmardError(f"{what} ({first_line(e)}); {_cure([], begun=False)}, or a smaller train.batch_size") from e
 
 
 def images_at_once(update: Update, shape: torch.Size, share: int, asked: MicroBatch, begun: bool = False) -> int:
