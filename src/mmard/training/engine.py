@@ -1,5 +1,6 @@
 """Device, precision and processes. The only file that imports Lightning Fabric."""
 
+import atexit
 import logging
 import re
 import sys
@@ -51,6 +52,8 @@ class Engine:
             self.fabric.launch()
         except Exception as e:  # Fabric has kinds of its own
             raise MmardError(f"this machine cannot run that: {first_line(e)}") from e
+        if self.world > 1 and self.device.type == "cpu":
+            atexit.register(_leave)
         if precision not in (had := precisions_of(self.device)):
             raise MmardError(f"precision {precision!r} is not to be had on {self.device}; it has {', '.join(had)}")
         allow_tf32(convolutions=precision == "tf32", products=precision == "tf32")
@@ -177,6 +180,12 @@ def _announce_lost_processes() -> None:
     launcher.setLevel(logging.INFO)
     launcher.propagate = False
     launcher.handlers = [Obituary()]
+
+
+def _leave() -> None:
+    """Close the connections before the interpreter goes: gloo's threads else abort some runs at their very end."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def precisions_of(device: torch.device) -> tuple[str, ...]:
