@@ -1,5 +1,7 @@
 """Points compute once; moving keeps what stays true; borrowed networks come back as they were."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -84,3 +86,10 @@ def test_held_still_gives_back_modes_and_gradients(fails: bool) -> None:
     except RuntimeError:
         pass
     assert before == ([m.training for m in net.modules()], [p.requires_grad for p in net.parameters()])
+
+
+@pytest.mark.parametrize(("epochs", "per_epoch"), [(1, 1), (3, 7), (200, 391), (300, 11)])
+def test_the_epoch_is_exact_at_every_step(views: Views, epochs: int, per_epoch: int) -> None:
+    total = epochs * per_epoch
+    found = [replace(views, progress=step / total, epochs=epochs).epoch for step in range(total)]
+    assert found == [step // per_epoch for step in range(total)]

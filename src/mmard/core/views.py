@@ -80,6 +80,7 @@ class Views:
         index: each sample's stable number in the training set (B,), int64.
         progress: share of training done, in [0, 1].
         models: the networks.
+        epochs: length of the training.
     """
 
     nat: Point
@@ -88,12 +89,18 @@ class Views:
     index: Tensor
     progress: float
     models: Models
+    epochs: int = 1
 
     @staticmethod
-    def of(x: Tensor, y: Tensor, index: Tensor, models: Models, progress: float = 0.0) -> "Views":
+    def of(x: Tensor, y: Tensor, index: Tensor, models: Models, progress: float = 0.0, epochs: int = 1) -> "Views":
         """The views before any example is made: both points are the natural one."""
         nat = Point(x, models)
-        return Views(nat, nat, y, index, progress, models)
+        return Views(nat, nat, y, index, progress, models, epochs)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that this step belongs to, from 0."""
+        return int(self.progress * self.epochs + 1e-6)  # a share of steps; the first step of an epoch may round down
 
     def point(self, x: Tensor) -> Point:
         """A third point: new images under the same networks."""

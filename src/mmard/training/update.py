@@ -88,7 +88,7 @@ class Update:
         """Add this share of the batch's gradient."""
         if isinstance(self.shadow, Folded):
             self.shadow.refresh()
-        views = Views.of(x, y, index, Models(self.predictors), progress)
+        views = Views.of(x, y, index, Models(self.predictors), progress, self.plan.epochs)
         views = make_example(self.method, views, self.student, self.threat)
         losses = outer_losses(self.method, views, self.wrapped)
         loss = share * self.scale * torch.stack(list(losses.values())).sum()
