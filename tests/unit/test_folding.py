@@ -56,9 +56,20 @@ def test_it_follows_the_weights_and_leaves_them_alone() -> None:
 
 def test_what_cannot_be_traced_runs_as_it_is_with_one_line() -> None:
     class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bn = nn.BatchNorm2d(1)
+
         def forward(self, x: Tensor) -> Tensor:
+            x = self.bn(x)
             return x.flatten(1)[:, :5] if x.sum() > 0 else x.flatten(1)[:, 5:10]
 
     model = Classifier(Branches(), Architecture(name="branches", classes=5, channels=1))
     with pytest.warns(UserWarning, match="branches runs unfolded"):
         assert folded(model) is model
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_network_without_batchnorm_runs_as_it_is() -> None:
+    model = build(Architecture(name="vit-8-1-4", classes=3))
+    assert folded(model) is model

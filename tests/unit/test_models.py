@@ -16,7 +16,8 @@ from mmard.models.teachers import load_teacher
 from mmard.models.weights import load_weights, save_weights
 
 # counted by hand from the papers' tables: 10 classes, 3 channels
-PARAMETERS = {"resnet18": 11_173_962, "preactresnet18": 11_172_170, "wrn-34-10": 46_160_474, "mobilenetv2": 2_296_922}
+PARAMETERS = {"resnet18": 11_173_962, "preactresnet18": 11_172_170, "wrn-34-10": 46_160_474, "mobilenetv2": 2_296_922,
+              "vit-64-4-4": 203_850}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -26,12 +27,29 @@ def test_networks_have_the_known_number_of_parameters(name: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "preactresnet18", "mobilenetv2", "wrn-10-1", "cnn-4-1", "cnn-8-5"])
+@pytest.mark.parametrize("name", ["resnet18", "preactresnet18", "mobilenetv2", "mobilenetv2-25", "wrn-10-1",
+                                  "cnn-4-1", "cnn-8-5", "vit-8-1-4", "vit-64-2-2"])  # fmt: skip
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32), (3, 64)])
 def test_any_small_image_gives_logits(name: str, channels: int, size: int) -> None:
     model = build(Architecture(name=name, classes=7, channels=channels)).eval()
     with torch.no_grad():
         assert model(torch.rand(2, channels, size, size)).shape == (2, 7)
+
+
+def test_a_transformer_knows_where_its_patches_lie_and_trains() -> None:
+    model = build(Architecture(name="vit-32-1-2", classes=3, channels=1))
+    x = torch.rand(4, 1, 8, 8)
+    assert not torch.allclose(model(x), model(x.flip(3)), atol=1e-4)
+    model(x).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "words"), [("vit-32-1-3", 8, "whole patches of 3"), ("vit-50-1-2", 8, "width 50")]
+)
+def test_a_transformer_says_what_does_not_fit(name: str, size: int, words: str) -> None:
+    with pytest.raises(MmardError, match=words):
+        build(Architecture(name=name, classes=3, channels=1))(torch.rand(1, 1, size, size))
 
 
 def test_normalisation_is_inside_and_done_once() -> None:

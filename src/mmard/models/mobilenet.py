@@ -32,19 +32,27 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """(B, channels, H, W) → (B, classes); H and W are divided by 8."""
+    """(B, channels, H, W) → (B, classes); H and W are divided by 8.
 
-    def __init__(self, classes: int, channels: int) -> None:
+    ``percent``: of every layer's width, to the nearest multiple of 8 (the paper's width multiplier times 100).
+    """
+
+    def __init__(self, classes: int, channels: int, percent: int = 100) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(channels, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32)
-        blocks, before = [], 32
-        for expansion, after, repeats, stride in ROWS:
+
+        def wide(width: int) -> int:
+            return max(8, round(width * percent / 800) * 8)
+
+        stem, last = wide(32), wide(1280)
+        self.conv1, self.bn1 = nn.Conv2d(channels, stem, 3, 1, 1, bias=False), nn.BatchNorm2d(stem)
+        blocks, before = [], stem
+        for expansion, width, repeats, stride in ROWS:
             for i in range(repeats):
-                blocks.append(InvertedResidual(before, after, expansion, stride if i == 0 else 1))
-                before = after
+                blocks.append(InvertedResidual(before, wide(width), expansion, stride if i == 0 else 1))
+                before = wide(width)
         self.layers = nn.Sequential(*blocks)
-        self.conv2, self.bn2 = nn.Conv2d(320, 1280, 1, bias=False), nn.BatchNorm2d(1280)
-        self.linear = nn.Linear(1280, classes)
+        self.conv2, self.bn2 = nn.Conv2d(before, last, 1, bias=False), nn.BatchNorm2d(last)
+        self.linear = nn.Linear(last, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.layers(F.relu(self.bn1(self.conv1(x))))

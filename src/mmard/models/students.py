@@ -11,6 +11,7 @@ from mmard.core.errors import MmardError, unknown
 from mmard.models.cnn import Cnn
 from mmard.models.mobilenet import MobileNetV2
 from mmard.models.resnet import ResNet18
+from mmard.models.vit import VisionTransformer
 from mmard.models.wideresnet import WideResNet
 
 
@@ -67,6 +68,10 @@ FAMILIES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "resnet18": ("ResNet-18 for small images, 11.2 M parameters", lambda a: ResNet18(a.classes, a.channels)),
     "preactresnet18": ("PreActResNet-18, 11.2 M", lambda a: ResNet18(a.classes, a.channels, pre_activation=True)),
     "mobilenetv2": ("MobileNetV2 for small images, 2.3 M", lambda a: MobileNetV2(a.classes, a.channels)),
+    "mobilenetv2-P": (
+        "the same with P percent of the width, such as mobilenetv2-25 (0.2 M)",
+        lambda a, percent: MobileNetV2(a.classes, a.channels, percent),
+    ),
     "wrn-D-K": (
         "WideResNet of depth D and width K, such as wrn-34-10 (46 M)",
         lambda a, depth, widen: WideResNet(depth, widen, a.classes, a.channels),
@@ -74,6 +79,10 @@ FAMILIES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "cnn-W-D": (
         "plain convolutions, first width W, D layers, such as cnn-16-3; for CPUs",
         lambda a, width, depth: Cnn(width, depth, a.classes, a.channels),
+    ),
+    "vit-W-D-P": (
+        "vision transformer of width W, depth D, patches of P×P, such as vit-64-4-4 (0.2 M)",
+        lambda a, width, depth, patch: VisionTransformer(width, depth, patch, a.classes, a.channels),
     ),
 }
 

@@ -15,7 +15,10 @@ def study_markdown(results: Figures, figure: str) -> str:
     parts = [results["about"], _means(results), _how(results)]
     testable = [c for c in results["comparisons"] if c["n"] > 1]
     if testable:
-        parts += [_comparisons(testable), _caution(testable)]
+        told = f"{len(testable)} paired differences, with intervals and tests"
+        parts.append(
+            f"<details><summary>{told}</summary>\n\n{_comparisons(testable)}\n\n{_caution(testable)}\n\n</details>"
+        )
     elif results["comparisons"]:
         parts.append("One pair of runs says nothing of a difference: it takes seeds.")
     if results["missing"]:

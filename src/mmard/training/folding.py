@@ -85,7 +85,7 @@ class Folded(nn.Module):
 
 def folded(model: nn.Module) -> nn.Module:
     """A `Folded` shadow where there is something to fold, else the model itself; what cannot be traced runs as it is."""
-    if not isinstance(model, Classifier):
+    if not isinstance(model, Classifier) or not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         return model
     try:
         shadow = Folded(model)
