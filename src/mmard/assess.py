@@ -36,7 +36,7 @@ def evaluate(
 
     Args:
         source: run folder (its best checkpoint), weights file, or card.
-        attacks: such as ``"fgsm,pgd-20"``; None: all, with AutoAttack; ``"none"``: clean only.
+        attacks: such as ``"fgsm,pgd-20"``; None: FGSM, PGD-20, C&W, AutoAttack; ``"none"``: clean only.
         limit: judge on about so many test images, every class in proportion; None: all.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``, ``data__name=...``;
             ``engine__devices=2`` shares the work between processes, with the same verdicts.

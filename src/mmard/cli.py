@@ -102,7 +102,10 @@ def evaluate(
         typer.Argument(metavar="MODEL... [KEY=VALUE]...", help="Run folders, .safetensors files or cards; settings."),
     ],
     attacks: Annotated[
-        str | None, typer.Option(help="Such as fgsm,pgd-20,cw,autoattack; none: clean only. Default: all.")
+        str | None,
+        typer.Option(
+            help="Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: fgsm,pgd-20,cw,autoattack."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only about so many test images, classes in proportion.")

@@ -39,15 +39,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
     return net.eval()
 
 
-def test_autoattack_gives_each_sample_the_packages_own_verdict(trained: nn.Module, tiny: DataSet) -> None:
+PROTOCOLS = {
+    "autoattack": {"version": "standard"},
+    "autoattack-quick": {"version": "custom", "attacks": ["apgd-ce", "apgd-t"]},
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_autoattack_gives_each_sample_the_packages_own_verdict(trained: nn.Module, tiny: DataSet, name: str) -> None:
     images = tiny.test.take(torch.arange(14))
     x, y, _ = images.batch(slice(None))
     threat = Threat(eps=0.22)
-    trials = choose("autoattack", suite(batch_size=9, seed=3))  # two batches
-    ours = evaluate(trained, images, threat, trials, batch_size=9).correct[:, 1]
+    ours = evaluate(trained, images, threat, choose(name, suite(batch_size=9, seed=3)), batch_size=9).correct[:, 1]
     right = []
-    for part, labels in zip(x.split(9), y.split(9), strict=True):
-        package = Package(trained, norm="Linf", eps=threat.eps, version="standard", seed=3)
+    for part, labels in zip(x.split(9), y.split(9), strict=True):  # two batches
+        package = Package(trained, norm="Linf", eps=threat.eps, seed=3, **PROTOCOLS[name])
+        package.apgd.n_restarts = 1
         package.apgd_targeted.n_target_classes = package.fab.n_target_classes = 3
         x_adv, _ = package.run_standard_evaluation(part.contiguous(), labels, batch_size=9)
         right.append(trained(x_adv).argmax(1) == labels)
@@ -79,6 +86,7 @@ def test_the_models_mode_and_gradients_come_back(tiny: DataSet) -> None:
 
 def test_details_say_steps_size_and_start() -> None:
     details = {name: trial.detail(Threat(eps=8 / 255)) for name, trial in suite().items()}
+    assert details["AutoAttack-quick"] == "AutoAttack quick (pyautoattack): APGD-CE and APGD-T only"
     assert details["PGD-20"] == "cross-entropy, 20 steps of 2/255, start uniform"
     assert details["FGSM"] == "cross-entropy, 1 step of 8/255, start none"
     assert details["C&W"] == "margin loss, 30 steps of 2/255, start uniform"

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -52,11 +52,13 @@ class Trial:
 
     Attributes:
         classes: how many it needs.
+        usual: run where no attacks are named.
     """
 
     attack: Attack
     detail: Callable[[Threat], str]
     classes: int = 2
+    usual: bool = True
 
 
 NO_ATTACK = Trial(lambda _predict, x, _y, _threat: x, lambda _: "no attack")
@@ -74,18 +76,20 @@ def suite(batch_size: int = 500, seed: int = 0) -> dict[str, Trial]:
     """The attacks of an evaluation, by name, weakest first."""
     fgsm, pgd, margin = Pgd(steps=1, start="none"), Pgd(steps=20, start="uniform"), Pgd(steps=30, start="uniform")
     auto = AutoAttack(batch_size=batch_size, seed=seed)
+    quick = replace(auto, protocol="quick")
     return {
         "FGSM": _trial(fgsm, untargeted(fgsm), "cross-entropy"),
         "PGD-20": _trial(pgd, untargeted(pgd), "cross-entropy"),
         "C&W": _trial(margin, cw(margin), "margin loss"),
+        "AutoAttack-quick": Trial(quick, lambda _: str(quick), classes=MIN_CLASSES, usual=False),
         "AutoAttack": Trial(auto, lambda _: str(auto), classes=MIN_CLASSES),
     }
 
 
 def choose(names: str | None, trials: Mapping[str, Trial]) -> dict[str, Trial]:
-    """The trials named in a list such as ``"fgsm,pgd-20"``; None: all. ``"none"``: clean accuracy only."""
+    """The trials named in a list such as ``"fgsm,pgd-20"``; None: the usual ones. ``"none"``: clean accuracy only."""
     if names is None:
-        return dict(trials)
+        return {name: trial for name, trial in trials.items() if trial.usual}
     by_name = {name.lower().replace("&", ""): name for name in trials}
     wanted = [n.strip().lower().replace("&", "") for n in names.split(",") if n.strip() not in ("", "none", CLEAN)]
     for n in wanted:
@@ -112,13 +116,13 @@ def evaluate(
     Args:
         model: pixels in [0, 1] → logits; its mode and gradients are given back as they were.
         images: what to judge on; pass the test set whole.
-        trials: from `suite`; None: all of it.
+        trials: from `suite`; None: its usual ones.
         crew: who does every how-manieth batch; each gets all the verdicts.
 
     Raises:
         MmardError: when the model has another number of classes than the data, or its logits are not finite.
     """
-    trials = suite(batch_size, seed) if trials is None else trials
+    trials = choose(None, suite(batch_size, seed)) if trials is None else trials
     _must_have_classes(trials, len(images.classes))
     columns, seconds = [], []
     with held_still(model), full_precision():
