@@ -1,0 +1,27 @@
+"""Objectives whose gradient to x' has the same size for every sample: a sign step forgets scale."""
+
+import torch
+from torch import Tensor
+
+from mmard.core.objective import Objective, Term
+from mmard.core.threat import per_sample
+from mmard.core.views import Views
+
+
+def balanced(objective: Objective) -> Objective:
+    """For the inner process: one term whose gradient to x' is the objective's, divided by its mean |∂/∂x'| over each sample.
+
+    A step goes along the sign of a weighted sum of gradients; where one of them is many times larger than the other the
+    smaller is not heard. Between balanced objectives a weight β means the same for every sample and at every step, and alone a
+    balanced objective makes the same L∞ examples as the objective itself. Where a gradient is 0 it stays so.
+    """
+
+    def level(v: Views) -> Tensor:
+        (gradient,) = torch.autograd.grad(objective.total(v).sum(), v.adv.x, retain_graph=True)
+        size = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
+        return (gradient / per_sample(size, gradient) * v.adv.x).flatten(1).sum(1)
+
+    names = "+".join(term.name for _, term in objective.terms)
+    return (
+        Objective(((1.0, Term(f"balanced {names}", f"⟨∇({objective})/|∇|, x'⟩", level)),)) if objective else objective
+    )
