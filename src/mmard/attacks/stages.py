@@ -54,7 +54,8 @@ class Guard(nn.Module):
     """One process until catastrophic overfitting is noticed (Wong et al., ICLR 2020, arXiv 2001.03994), then another.
 
     Noticed when, on the held-out split, robust accuracy is below half of its best so far while clean accuracy is not below half
-    of its own. What it knows is in the checkpoint.
+    of its own. A best that is not above twice chance says nothing: a student that always gives one answer has chance's, and
+    loses it as it begins to learn. What the guard knows is in the checkpoint.
     """
 
     def __init__(self, first: Process, then: Process) -> None:
@@ -63,10 +64,11 @@ class Guard(nn.Module):
         self.then: Any = then
         self.collapsed, self.best_clean, self.best_robust = False, 0.0, 0.0
 
-    def judged(self, clean: float, robust: float) -> bool:
-        """Take in the accuracies of an epoch; has it just collapsed?"""
+    def judged(self, clean: float, robust: float, chance: float) -> bool:
+        """Take in the accuracies of an epoch, and chance's, in percent; has it just collapsed?"""
         before = self.collapsed
-        self.collapsed |= robust < COLLAPSED * self.best_robust and clean >= COLLAPSED * self.best_clean
+        fell = robust < COLLAPSED * self.best_robust and clean >= COLLAPSED * self.best_clean
+        self.collapsed |= fell and self.best_robust > 2 * chance
         self.best_clean, self.best_robust = max(clean, self.best_clean), max(robust, self.best_robust)
         return self.collapsed and not before
 

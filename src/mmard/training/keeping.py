@@ -21,12 +21,12 @@ def prepared(method: Method, images: ImageSet, device: torch.device) -> list[nn.
     return [module.to(device) for module in method.modules()]
 
 
-def guarded(method: Method, found: dict[str, float], engine: Engine) -> dict[str, Any]:
+def guarded(method: Method, found: dict[str, float], classes: int, engine: Engine) -> dict[str, Any]:
     """Tell the guards what was judged; for the metrics, whether robustness has collapsed, where there is a guard."""
     guards = [part for module in method.modules() for part in module.modules() if isinstance(part, Guard)]
     for guard in guards:
         best = guard.best_robust
-        if guard.judged(found["clean"], found["robust"]) and engine.is_global_zero:
+        if guard.judged(found["clean"], found["robust"], 100 / classes) and engine.is_global_zero:
             warnings.warn(
                 f"robust accuracy collapsed on the held-out split in epoch {found['epoch']:.0f}, to {found['robust']:.1f} % "
                 f"from {best:.1f} %, with clean accuracy at {found['clean']:.1f} %: catastrophic overfitting; "

@@ -185,7 +185,8 @@ class Trainer:
             self._keep(self.folder.best_file, model)
         if self.step == self.total:
             self._keep(self.folder.last_file, model)
-        return {"clean": found["clean"], "robust": found["robust"], **guarded(self.method, found, self.engine)}
+        noticed = guarded(self.method, found, len(self.held_out.classes), self.engine)
+        return {"clean": found["clean"], "robust": found["robust"], **noticed}
 
     def _judge(self, model: Classifier) -> dict[str, float]:
         """Clean and robust accuracy on the held-out split, in percent; alike however many processes share the work."""
