@@ -28,7 +28,7 @@ def method_of(settings: Settings) -> Method:
     changes = {k: v for k, v in settings.attack.model_dump().items() if v not in (None, False)}
     if isinstance(method.maximizer, Pgd):
         if settings.attack.stop_at is not None:
-            _must_do_without_some(method)
+            _must_do_without_some(method, settings.engine.compile)
         late = settings.attack.late and (settings.attack.late.after, settings.attack.late.steps)
         return replace(method, maximizer=Inner(**{**changes, "late": late}).of(method.maximizer, threat))
     if changes and method.maximizer is not None:
@@ -36,11 +36,15 @@ def method_of(settings: Settings) -> Method:
     return method
 
 
-def _must_do_without_some(method: Method) -> None:
+def _must_do_without_some(method: Method, compiled: bool) -> None:
     """Raise where samples that leave the batch would change what the others see."""
     if over := sorted({term.name for _, term in method.inner.terms} & OVER_THE_BATCH):
         raise MmardError(
             f"attack.stop_at takes samples out of the batch, and the inner term {over[0]} is over all of it"
+        )
+    if compiled:
+        raise MmardError(
+            "attack.stop_at makes batches of every size, and engine.compile is for one; leave one of them out"
         )
     if method.attack_in_train_mode:
         raise MmardError(

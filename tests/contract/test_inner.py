@@ -199,6 +199,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"attack.step_size": "8/255", "threat.eps": "2/255", "attack.stop_at": "student"},
         "are the two swapped",
     ),
+    "compiled": (
+        {"attack.stop_at": "student", "engine.compile": True},
+        "batches of every size, and engine.compile is for one",
+    ),
     "guard": ({"attack.guard": 0}, "'attack.guard' is 0"),
     "statistics": (
         {"attack.stop_at": "student", "method": {"name": "ard", "attack_in_train_mode": True}},
