@@ -8,6 +8,7 @@ from mmard.core.files import write_whole
 from mmard.evaluation.scores import CLEAN, WORST
 from mmard.report.study_tables import SECONDS
 
+WIDE = 4  # times the least cost: more is drawn on a logarithmic axis
 MARKERS, GREYS = "osD^vP*X<>hd", ("black", "0.45", "0.7")
 
 
@@ -67,7 +68,7 @@ def plot_study(results: Mapping[str, Any], path: Path) -> None:
             x, y = group["figures"].get(key), group["figures"][WORST]
             if x is not None:
                 axes.errorbar(
-                    x["mean"], y["mean"], xerr=x["sd"] or 0, yerr=y["sd"] or 0, markersize=10, capsize=3,
+                    x["mean"], y["mean"], xerr=x["sd"] or 0, yerr=y["sd"] or 0, markersize=9, capsize=2, elinewidth=0.8,
                     markerfacecolor=filling, label=name, **style,
                 )  # fmt: skip
     left.set(xlabel="clean accuracy, %", ylabel="accuracy under the worst attack, %")
@@ -88,8 +89,13 @@ def _label(axes: Any, named: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
     """The front as a line, and each mean's name beside the axes, joined to it; names on the front are bold."""
     means = [(figures[SECONDS]["mean"], figures[WORST]["mean"]) for _, figures in named]
     best = front(means)
+    if not means:
+        return
     if len(best) > 1:
         axes.plot(*zip(*(means[i] for i in best), strict=True), color="black", linewidth=0.8, zorder=1)
+    if max(x for x, _ in means) > WIDE * min(x for x, _ in means):  # the cheap ones would stand in one heap
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
     low, high = axes.get_ylim()
     places = spread([y for _, y in means], (high - low) / max(18, len(means)))
     for i, ((name, _), mean, place) in enumerate(zip(named, means, places, strict=True)):
