@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from mmard.attacks.inner import PARTS
 from mmard.config import recipes
 from mmard.data.sources import SOURCES
 from mmard.methods import METHODS
@@ -24,6 +25,7 @@ def catalogue() -> dict[str, dict[str, str]]:
         "models": {name: line for name, (line, _) in FAMILIES.items()},
         "data": dict(SOURCES),
         "terms": {name: f"{o}   {_first_line(o.terms[0][1].function)}" for name, o in terms.items()},
+        "inner": {f"attack.{name}": line for name, line in PARTS.items()},
         "recipes": {
             name: yaml.safe_load(path.read_text(encoding="utf-8")).get("about", "") for name, path in recipes().items()
         },

@@ -139,9 +139,11 @@ def evaluate(
 
 @app.command("ls")
 def list_all(
-    what: Annotated[str | None, typer.Argument(help="methods, models, data, terms or recipes; all by default.")] = None,
+    what: Annotated[
+        str | None, typer.Argument(help="methods, models, data, terms, inner or recipes; all by default.")
+    ] = None,
 ) -> None:
-    """What there is: methods, models, data sets, terms, recipes, with one line each."""
+    """What there is: methods, models, data sets, terms, parts of the inner process, recipes, with one line each."""
     from mmard.catalogue import catalogue
     from mmard.core.errors import unknown
 

@@ -49,12 +49,24 @@ class ThreatSettings(Section):
     norm: Literal["linf", "l2"] = "linf"
 
 
-class AttackSettings(Section):
-    """Changes to the method's own inner process."""
+class LateSettings(Section):
+    """The share of the run after which the inner process has ``steps`` steps."""
 
+    after: Number
+    steps: Count
+
+
+class AttackSettings(Section):
+    """Changes to the method's own inner process; see ``mmard ls inner``."""
+
+    kind: Literal["pgd", "rs-fgsm", "n-fgsm"] | None = None
     steps: int | None = None
     step_size: Number | None = None
     start: Literal["none", "gaussian", "uniform"] | None = None
+    stop_at: Literal["teacher", "student"] | None = None
+    warm_start: bool = False
+    late: LateSettings | None = None
+    guard: Count | None = None
 
 
 class TrainSettings(Section):

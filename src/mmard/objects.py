@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from mmard.attacks.inner import Inner
 from mmard.attacks.pgd import Pgd
 from mmard.config import Settings
 from mmard.core.errors import MmardError
@@ -15,6 +16,7 @@ from mmard.data.sources import load
 from mmard.locate import build_method
 from mmard.models.students import Architecture, build
 from mmard.models.teachers import find_model
+from mmard.terms import OVER_THE_BATCH
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
 from mmard.training.plan import Plan
@@ -23,15 +25,32 @@ from mmard.training.plan import Plan
 def method_of(settings: Settings) -> Method:
     """The method with the attack's changes applied, its step checked against the threat."""
     method, threat = build_method(settings.method), Threat(**settings.threat.model_dump())
-    changes = {k: v for k, v in settings.attack.model_dump().items() if v is not None}
+    changes = {k: v for k, v in settings.attack.model_dump().items() if v not in (None, False)}
     if isinstance(method.maximizer, Pgd):
-        pgd = replace(method.maximizer, **changes)
-        if threat.eps > 0:
-            pgd.step_for(threat)
-        return replace(method, maximizer=pgd)
+        if settings.attack.stop_at is not None:
+            _must_do_without_some(method, settings.engine.compile)
+        late = settings.attack.late and (settings.attack.late.after, settings.attack.late.steps)
+        return replace(method, maximizer=Inner(**{**changes, "late": late}).of(method.maximizer, threat))
     if changes and method.maximizer is not None:
         raise MmardError(f"attack.{next(iter(changes))} changes a PGD, and this method attacks by {method.maximizer}")
     return method
+
+
+def _must_do_without_some(method: Method, compiled: bool) -> None:
+    """Raise where samples that leave the batch would change what the others see."""
+    if over := sorted({term.name for _, term in method.inner.terms} & OVER_THE_BATCH):
+        raise MmardError(
+            f"attack.stop_at takes samples out of the batch, and the inner term {over[0]} is over all of it"
+        )
+    if compiled:
+        raise MmardError(
+            "attack.stop_at makes batches of every size, and engine.compile is for one; leave one of them out"
+        )
+    if method.attack_in_train_mode:
+        raise MmardError(
+            "attack.stop_at takes samples out of the batch, whose statistics this method's attack uses; leave out one of "
+            "attack.stop_at and method.attack_in_train_mode"
+        )
 
 
 def data_of(settings: Settings) -> DataSet:

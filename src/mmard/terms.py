@@ -143,6 +143,7 @@ BOUNDARIES: dict[str, Objective] = {"drift": drift, "entropy": entropy, "label":
 TRIANGLES: dict[str, Objective] = {
     "joint": joint, "contrast": contrast, "mapping": mapping, "angle": angle, "relational": relational, "js": js,
 }  # fmt: skip
+OVER_THE_BATCH = {"joint", "contrast", "mapping", "relational"}  # a sample's value depends on the others
 SCENARIOS: dict[str, Objective] = {
     "hard_nat": hard_nat, "hard_adv": hard_adv, "soft_nat": soft_nat, "soft_adv": soft_adv,
     "soft_adv_hot": soft_adv_hot, "soft_moved": soft_moved, "smooth": smooth, "smooth_again": smooth_again,

@@ -71,7 +71,7 @@ def test_ls_has_a_line_for_everything(mmard: Run) -> None:
     done = mmard("ls")
     assert done.returncode == 0
     lists = catalogue()
-    assert set(lists) == {"methods", "models", "data", "terms", "recipes"}
+    assert set(lists) == {"methods", "models", "data", "terms", "inner", "recipes"}
     for lines in lists.values():
         for name, line in lines.items():
             assert name in done.stdout

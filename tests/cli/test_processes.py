@@ -10,6 +10,7 @@ import torch
 from helpers import QUICK, Run
 
 from mmard import Scores
+from mmard.core.files import load_safely
 from mmard.models.weights import read_state
 from mmard.training.engine import Engine
 
@@ -67,6 +68,27 @@ def test_two_and_four_processes_train_as_one_with_the_whole_batch(
         several = read_state(tmp_path / f"runs/{count}/last.safetensors")
         for name in one:
             torch.testing.assert_close(one[name], several[name], rtol=1e-4, atol=1e-5)
+
+
+def test_warm_starts_are_those_of_one_process_with_the_whole_batch(
+    mmard_process: Run, digits_teacher: Path, tmp_path: Path
+) -> None:
+    """Samples are shared out anew in each epoch: a process needs what another has made of them."""
+    (tmp_path / "mine.py").write_text(METHOD)
+    words = ["train", *QUICK, "train.batch_size=60", "train.epochs=3", "student=plain", "attack.warm_start=true"]
+    words += ["--method", "mine.py:build", "--teacher", str(digits_teacher), "engine.accelerator=cpu"]
+    kept, known = {}, {}
+    for count in (1, 2):
+        done = mmard_process(*words, f"engine.devices={count}", f"out=runs/{count}")
+        assert done.returncode == 0, done.stderr
+        state = load_safely(tmp_path / f"runs/{count}/checkpoint.pt")
+        kept[count] = state["terms"][0]["kept"].view(torch.float16).float()
+        known[count] = state["terms"][0]["known"]
+    assert losses(tmp_path / "runs/2") == pytest.approx(losses(tmp_path / "runs/1"), rel=1e-5)
+    assert torch.equal(known[1], known[2])
+    assert 260 <= known[1].sum() <= 270  # a last, smaller batch is left out of each epoch
+    assert (kept[1] != 0).any()
+    assert torch.isclose(kept[1], kept[2], atol=1e-3).float().mean() > 0.999  # a sign of rounding goes either way
 
 
 def test_processes_share_an_evaluation_and_give_the_same_verdicts(

@@ -13,6 +13,7 @@ from mmard.core.method import Attack, Maximizer
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import Predict
 
+Loss = Callable[[Tensor], Tensor]
 Start = Literal["none", "gaussian", "uniform"]
 START_NOISE = 0.001  # standard deviation of the gaussian start, in units of a pixel's range (TRADES and after)
 
@@ -51,22 +52,20 @@ class Pgd:
             raise MmardError(f"step_size {self.step_size:.4f} > eps {threat.eps:.4f}: are the two swapped?")
         return self.step_size
 
-    def __call__(self, loss: Callable[[Tensor], Tensor], x: Tensor, threat: Threat) -> Tensor:
+    def __call__(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """x' in the ball around x that makes ``loss(x')`` (B,) large. x (B, C, H, W) in [0, 1]."""
-        if threat.eps == 0:
-            return x.clone()
+        return x.clone() if threat.eps == 0 else self.climb(loss, x, self.begin(loss, x, threat), threat)
+
+    def climb(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
+        """All the steps, from ``x_adv`` on."""
         step = self.step_for(threat)
-        x_adv = self._begin(x, threat)
         for _ in range(self.steps):
             x_adv.requires_grad_()
-            total = loss(x_adv).sum()
-            if not total.requires_grad:
-                raise MmardError("what the attack ascends does not depend on x'; is there a detach, or no v.adv in it?")
-            (grad,) = torch.autograd.grad(total, x_adv)
-            x_adv = threat.project(x_adv.detach() + step * threat.steepest(grad), x)
+            x_adv = threat.project(x_adv.detach() + step * threat.steepest(gradient(loss(x_adv), x_adv)), x)
         return x_adv
 
-    def _begin(self, x: Tensor, threat: Threat) -> Tensor:
+    def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
+        """Where it starts, in the ball."""
         if self.start == "uniform":
             return threat.uniform(x)
         if self.start == "gaussian":
@@ -76,6 +75,15 @@ class Pgd:
     def __str__(self) -> str:
         size = ("eps/4" if self.steps > 1 else "eps") if self.step_size is None else in_255ths(self.step_size)
         return f"PGD-{self.steps} (step {size}, start {self.start})"
+
+
+def gradient(values: Tensor, x_adv: Tensor) -> Tensor:
+    """Of what an attack ascends, (B,), with respect to x'."""
+    total = values.sum()
+    if not total.requires_grad:
+        raise MmardError("what the attack ascends does not depend on x'; is there a detach, or no v.adv in it?")
+    (grad,) = torch.autograd.grad(total, x_adv)
+    return grad
 
 
 def untargeted(maximizer: Maximizer, loss: Callable[[Tensor, Tensor], Tensor] = losses.ce) -> Attack:

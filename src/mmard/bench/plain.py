@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmard.core.ascent import Ascent
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import Models, Views
@@ -23,7 +24,7 @@ def plain_step(
     views = Views.of(x, y, torch.arange(len(y), device=y.device), Models(networks))
     if method.inner and method.maximizer is not None:
         student.eval()
-        x_adv = method.maximizer(lambda moved: method.inner.total(views.moved_to(moved)), x, threat)
+        x_adv = method.maximizer(Ascent(method.inner, views), x, threat)
         views = views.moved_to(x_adv.detach())
     student.train()
     loss = method.outer.total(views.seen_by(student)).mean()

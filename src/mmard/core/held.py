@@ -1,6 +1,6 @@
 """Terms whose gradient is held between some steps of an attack: what makes a live teacher cheap."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,13 +24,23 @@ def held(objective: Objective, every: int) -> Objective:
     return objective if every == 1 else Objective(tuple((w, _held(term, every)) for w, term in objective.terms))
 
 
+@dataclass
+class _Look:
+    """The last look at a gradient (B, ...), and the number of the next step."""
+
+    gradient: Tensor
+    step: int = 0
+
+    def of_rows(self, rows: Tensor) -> "_Look":
+        return _Look(self.gradient[rows], self.step)
+
+
 def _held(term: Term, every: int) -> Term:
     def linear(v: Views) -> Tensor:
-        known: dict[str, Any] = v.nat.once(f"held {id(term)}", lambda: {"step": 0})  # lives as long as the batch
-        if known["step"] % every == 0:
-            (known["gradient"],) = torch.autograd.grad(term(v).sum(), v.adv.x, retain_graph=True)
-        known["step"] += 1
-        gradient: Tensor = known["gradient"]
-        return (gradient * v.adv.x).flatten(1).sum(1)
+        known: _Look = v.nat.once(f"held {id(term)}", lambda: _Look(v.adv.x))  # lives as long as the batch
+        if known.step % every == 0:
+            (known.gradient,) = torch.autograd.grad(term(v).sum(), v.adv.x, retain_graph=True)
+        known.step += 1
+        return (known.gradient * v.adv.x).flatten(1).sum(1)
 
     return Term(term.name, f"{term} (∇ every {every} steps)", linear)

@@ -16,7 +16,11 @@ Attack = Callable[[Predict, Tensor, Tensor, Threat], Tensor]
 
 
 class Maximizer(Protocol):
-    """Finds x' in the threat's ball around x that makes ``loss(x')`` large. It knows no model and no label."""
+    """Finds x' in the threat's ball around x that makes ``loss(x')`` large. It knows no model and no label.
+
+    In training the loss is a `mmard.core.ascent.Ascent`; one that adapts to the sample may ask it for more. One with state
+    is an `nn.Module`.
+    """
 
     def __call__(self, loss: Callable[[Tensor], Tensor], x: Tensor, threat: Threat) -> Tensor: ...
 
@@ -50,7 +54,8 @@ class Method:
 
     def modules(self) -> Iterator[nn.Module]:
         """Modules that carry the method's state; the trainer moves, averages and saves them."""
-        yield from dict.fromkeys([*self.inner.modules(), *self.outer.modules()])
+        own = [self.maximizer] if isinstance(self.maximizer, nn.Module) else []
+        yield from dict.fromkeys([*self.inner.modules(), *self.outer.modules(), *own])
 
     def __str__(self) -> str:
         inner = f"{self.inner}   by {self.maximizer}" if self.inner else "nothing (natural images)"

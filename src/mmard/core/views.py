@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -11,6 +11,27 @@ from mmard.core.errors import MmardError
 
 Predict = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1] → logits (B, K)."""
+
+
+@runtime_checkable
+class ByRow(Protocol):
+    """What can be had for some samples of a batch alone."""
+
+    def of_rows(self, rows: Tensor) -> Any:
+        """The same for these rows (R,), int64."""
+
+
+class Frame(Protocol):
+    """What augmentation did to each image of a batch: a linear map of its pixels."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Images, or perturbations of them, as augmented."""
+
+    def back(self, delta: Tensor) -> Tensor:
+        """A perturbation of the augmented images in the frame of the unaugmented ones: the adjoint, 0 where it cannot know."""
+
+    def of_rows(self, rows: Tensor | slice) -> "Frame":
+        """The same for these images."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +85,12 @@ class Point:
             self._known[key] = compute()
         return self._known[key]
 
+    def of_rows(self, rows: Tensor) -> "Point":
+        """Some of the images. Logits are kept; of what terms keep, that which can be had by rows: the rest is computed anew."""
+        known = {key: value[rows] for key, value in self._known.items() if key.startswith("logits of ")}
+        known |= {key: value.of_rows(rows) for key, value in self._known.items() if isinstance(value, ByRow)}
+        return Point(self.x[rows], self.models, known)
+
     def seen_by(self, models: Models) -> "Point":
         """The same images under other networks; the logits of the networks that stayed the same are kept."""
         same = [f"logits of {name}" for name, model in models.by_name.items() if self.models.by_name.get(name) is model]
@@ -81,6 +108,7 @@ class Views:
         progress: share of training done, in [0, 1].
         models: the networks.
         epochs: length of the training.
+        frame: what augmentation did to the images; None: nothing.
     """
 
     nat: Point
@@ -90,12 +118,16 @@ class Views:
     progress: float
     models: Models
     epochs: int = 1
+    frame: Frame | None = None
 
     @staticmethod
-    def of(x: Tensor, y: Tensor, index: Tensor, models: Models, progress: float = 0.0, epochs: int = 1) -> "Views":
+    def of(
+        x: Tensor, y: Tensor, index: Tensor, models: Models, progress: float = 0.0, epochs: int = 1,
+        frame: Frame | None = None,
+    ) -> "Views":  # fmt: skip
         """The views before any example is made: both points are the natural one."""
         nat = Point(x, models)
-        return Views(nat, nat, y, index, progress, models, epochs)
+        return Views(nat, nat, y, index, progress, models, epochs, frame)
 
     @property
     def epoch(self) -> int:
@@ -109,6 +141,13 @@ class Views:
     def moved_to(self, x_adv: Tensor) -> "Views":
         """The same views with another adversarial point; what is known of the natural one is kept."""
         return replace(self, adv=self.point(x_adv))
+
+    def of_rows(self, rows: Tensor) -> "Views":
+        """Some of the samples (R,); what is known of them is kept."""
+        nat = self.nat.of_rows(rows)
+        adv = nat if self.adv is self.nat else self.adv.of_rows(rows)
+        frame = None if self.frame is None else self.frame.of_rows(rows)
+        return replace(self, nat=nat, adv=adv, y=self.y[rows], index=self.index[rows], frame=frame)
 
     def seen_by(self, student: Predict) -> "Views":
         """The same views with another student (or the same one in another mode): its old answers are dropped."""

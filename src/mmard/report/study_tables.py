@@ -59,7 +59,8 @@ def _how(results: Figures) -> str:
     for attack in results["attacks"]:
         if attack not in (CLEAN, WORST) and len({row["details"][attack] for row in rows}) == 1:
             text += f" {attack}: {rows[0]['details'][attack]}."
-    return text + " Seconds an epoch: median, on the machine and with as many runs at once as there were."
+    mean = " (mean, where an inner process changes on the way)" if results.get("changing") else ""
+    return text + f" Seconds an epoch: median{mean}, on the machine and with as many runs at once as there were."
 
 
 def _comparisons(comparisons: Sequence[Figures]) -> str:

@@ -130,6 +130,10 @@ class Engine:
         """Minimum over processes."""
         return self._all_reduce(value, "min")
 
+    def gather(self, value: Tensor) -> Tensor:
+        """What each process has, (n, ...), joined in the order of processes, (processes·n, ...)."""
+        return value if self.world == 1 else cast(Tensor, self.fabric.all_gather(value)).flatten(0, 1)
+
     def least(self, value: float | None) -> float | None:
         """The smallest of the processes' numbers; None where they have none."""
         return None if value is None else -self.greatest(-value)

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from mmard.core.ascent import Ascent
 from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.core.threat import Threat
@@ -18,7 +19,7 @@ def make_example(method: Method, views: Views, network: nn.Module, threat: Threa
     if not method.inner or method.maximizer is None:
         return views
     with held_still(network, *method.inner.modules(), train=method.attack_in_train_mode):
-        x_adv = method.maximizer(lambda x: method.inner.total(views.moved_to(x)), views.nat.x, threat)
+        x_adv = method.maximizer(Ascent(method.inner, views), views.nat.x, threat)
     if not isinstance(x_adv, Tensor) or x_adv.shape != views.nat.x.shape:
         raise MmardError(
             f"the maximizer {method.maximizer} gave no images of the shape it got, {tuple(views.nat.x.shape)}"

@@ -21,7 +21,7 @@ from mmard.core.numbers import seed_of
 from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
-from mmard.data.augment import augment
+from mmard.data.augment import drawn
 from mmard.data.images import Images, ImageSet
 from mmard.models.students import Classifier
 from mmard.models.weights import save_weights
@@ -29,6 +29,7 @@ from mmard.runs import RunFolder
 from mmard.training.averaging import Average, Averaging
 from mmard.training.engine import Engine
 from mmard.training.feed import Feed
+from mmard.training.keeping import guarded, prepared
 from mmard.training.memory import MicroBatch, images_at_once
 from mmard.training.meter import LossMeter, not_finite
 from mmard.training.plan import Plan
@@ -102,7 +103,7 @@ class Trainer:
         self.feed = Feed(images=self.train, batch_size=plan.batch_size, seed=self.seed, engine=engine)
         self.steps_per_epoch = self.feed.steps_per_epoch
         self.total = plan.epochs * self.steps_per_epoch
-        self.terms = [m.to(engine.device) for m in self.method.modules()]
+        self.terms = prepared(self.method, self.train, engine.device)
         self.update = Update(
             method=self.method, threat=self.threat, student=self.student, teachers=self.teachers, plan=plan,
             engine=engine, scale=self.scale, compile=self.compile,
@@ -153,8 +154,8 @@ class Trainer:
     def _one_step(self, x: Tensor, y: Tensor, index: Tensor) -> None:
         progress = self.step / self.total
         torch.manual_seed(seed_of(self.seed, self.step, self.engine.rank))
-        x = augment(x, self.augmentation)
-        self.meter.add(self.step, self.update(x, y, index, progress, self.at_once))
+        frame = drawn(x, self.augmentation)
+        self.meter.add(self.step, self.update(frame(x), y, index, progress, self.at_once, frame))
         self.step += 1
         self.average.update(self.step / self.total, self.step % self.steps_per_epoch == 0)
         self.watcher.stepped(self.step, self.plan.batch_size)
@@ -184,7 +185,8 @@ class Trainer:
             self._keep(self.folder.best_file, model)
         if self.step == self.total:
             self._keep(self.folder.last_file, model)
-        return {"clean": found["clean"], "robust": found["robust"]}
+        noticed = guarded(self.method, found, len(self.held_out.classes), self.engine)
+        return {"clean": found["clean"], "robust": found["robust"], **noticed}
 
     def _judge(self, model: Classifier) -> dict[str, float]:
         """Clean and robust accuracy on the held-out split, in percent; alike however many processes share the work."""

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmard.attacks.adaptive import WarmStart
 from mmard.core.errors import MmardError, first_line
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.core.views import Models, Predict, Views
+from mmard.core.views import Frame, Models, Predict, Views
 from mmard.training.engine import Engine
 from mmard.training.folding import Folded, folded
 from mmard.training.plan import Plan
@@ -59,7 +60,13 @@ class Update:
         }
 
     def __call__(
-        self, x: Tensor, y: Tensor, index: Tensor, progress: float, at_once: int | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        index: Tensor,
+        progress: float,
+        at_once: int | None = None,
+        frame: Frame | None = None,
     ) -> dict[str, Tensor]:
         """Update on one batch; returns the mean of each weighted term.
 
@@ -68,6 +75,7 @@ class Update:
             progress: share of training done.
             at_once: images that go through the networks at once, a divisor of B; their gradients add up. BatchNorm and
                 terms of a whole batch see only so many. None: all.
+            frame: what augmentation did to x.
         """
         at_once = at_once or len(x)
         means: dict[str, Tensor] = {}
@@ -75,20 +83,26 @@ class Update:
         for start in range(0, len(x), at_once):
             part, share = slice(start, start + at_once), at_once / len(x)
             with self.engine.gradients_kept(self.wrapped, start + at_once < len(x)):
-                for name, mean in self._descend(x[part], y[part], index[part], progress, share).items():
+                views = Views.of(
+                    x[part], y[part], index[part], Models(self.predictors), progress, self.plan.epochs,
+                    None if frame is None else frame.of_rows(part),
+                )  # fmt: skip
+                for name, mean in self._descend(views, share).items():
                     means[name] = means.get(name, 0) + share * mean.detach()
         if self.plan.clip is not None:
             self.engine.clip(self.wrapped, self.stepper, self.plan.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.lr_at(progress)
         self.stepper.step()
+        for module in self.method.modules():
+            if isinstance(module, WarmStart):
+                module.settle(self.engine.gather)
         return means
 
-    def _descend(self, x: Tensor, y: Tensor, index: Tensor, progress: float, share: float) -> dict[str, Tensor]:
+    def _descend(self, views: Views, share: float) -> dict[str, Tensor]:
         """Add this share of the batch's gradient."""
         if isinstance(self.shadow, Folded):
             self.shadow.refresh()
-        views = Views.of(x, y, index, Models(self.predictors), progress, self.plan.epochs)
         views = make_example(self.method, views, self.student, self.threat)
         losses = outer_losses(self.method, views, self.wrapped)
         loss = share * self.scale * torch.stack(list(losses.values())).sum()

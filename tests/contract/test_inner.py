@@ -1,0 +1,223 @@
+"""Cheaper inner processes in a run: what carries over is in the checkpoint, and switches come when they should."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_training import Stops, assert_same_runs, trainer
+from torch import Tensor
+
+from mmard import Method, MmardError, Pgd, Threat, Views, term
+from mmard.attacks.adaptive import EarlyStop, WarmStart
+from mmard.attacks.inner import Inner
+from mmard.attacks.single import RS_FGSM
+from mmard.attacks.stages import Guard, Late
+from mmard.config import read_settings
+from mmard.data.images import DataSet
+from mmard.methods import METHODS
+from mmard.objects import method_of
+from mmard.runs import RunFolder
+from mmard.terms import hard_adv
+from mmard.training.memory import short
+from mmard.training.trainer import Trainer
+
+PARTS: dict[str, dict[str, Any]] = {
+    "warm": {"steps": 2, "warm_start": True},
+    "warm, stopping, late, guarded": {
+        "steps": 2, "warm_start": True, "stop_at": "teacher", "late": (0.5, 3), "guard": 4,
+    },
+    "one step, late": {"kind": "n-fgsm", "late": (0.5, 2)},
+}  # fmt: skip
+
+
+def method(name: str = "mmard", **parts: Any) -> Method:
+    own = METHODS[name]()
+    assert isinstance(own.maximizer, Pgd)
+    return replace(own, maximizer=Inner(**parts).of(own.maximizer, Threat(eps=0.1)))
+
+
+@pytest.mark.parametrize("micro_batch", [None, 20])
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+def test_a_resumed_run_is_bit_equal(
+    parts: dict[str, Any], micro_batch: int | None, tiny: DataSet, tmp_path: Path
+) -> None:
+    whole = trainer(tiny, tmp_path / "whole", method(**parts), micro_batch=micro_batch)
+    whole.fit()
+    for cut in (1, 6, 10):
+        with pytest.raises(KeyboardInterrupt):
+            trainer(
+                tiny, tmp_path / "cut", method(**parts), micro_batch=micro_batch, watcher=Stops(cut), checkpoint_every=3
+            ).fit()
+    last = trainer(tiny, tmp_path / "cut", method(**parts), micro_batch=micro_batch, checkpoint_every=3)
+    last.fit()
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+    if parts.get("warm_start"):
+        one, other = (t.method.maximizer for t in (whole, last))
+        assert isinstance(one, WarmStart)
+        assert isinstance(other, WarmStart)
+        assert torch.equal(one.kept, other.kept)
+        assert one.known.sum() == 160  # all that was learnt from
+        assert (one.kept[one.known] != 0).flatten(1).any(1).all()
+
+
+def test_a_warm_start_changes_the_run(tiny: DataSet, tmp_path: Path) -> None:
+    """Else the test above could not fail."""
+    for name, warm in (("cold", False), ("warm", True)):
+        trainer(tiny, tmp_path / name, method(steps=2, warm_start=warm)).fit()
+    cold, warm_losses = ([r["loss"] for r in RunFolder(tmp_path / name).metrics()] for name in ("cold", "warm"))
+    assert cold[0] == warm_losses[0]  # in the first epoch there is nothing to start from
+    assert cold[2] != warm_losses[2]
+
+
+@pytest.fixture
+def calls() -> list[int]:
+    return []
+
+
+def counting(calls: list[int], process: Any) -> Method:
+    """A method that counts, for each training step, the steps of its attack."""
+
+    @term("counted CE")
+    def counted(v: Views) -> Tensor:
+        calls[-1] += 1
+        return hard_adv(v)["hard_adv"]
+
+    @term("end of a step")
+    def ends(v: Views) -> Tensor:
+        calls.append(0)
+        return hard_adv(v)["hard_adv"]
+
+    calls.append(0)
+    return Method(inner=counted, outer=ends, maximizer=process)
+
+
+def test_late_switches_at_the_right_step(calls: list[int], tiny: DataSet, tmp_path: Path) -> None:
+    late = Late(first=Pgd(steps=2), then=Pgd(steps=5), after=0.75)
+    trainer(tiny, tmp_path, counting(calls, late)).fit()
+    assert calls[:-1] == [2] * 9 + [5] * 3  # 12 steps
+
+
+@pytest.mark.parametrize(
+    ("judged", "collapsed"),
+    [
+        ([(80, 50), (82, 24.9), (85, 60)], [False, True, True]),  # for good
+        ([(80, 50), (82, 25), (85, 60)], [False, False, False]),  # half is not below half
+        ([(80, 50), (39, 10), (85, 60)], [False, False, False]),  # a student that fell apart altogether
+        ([(10, 10), (40, 4), (60, 12), (60, 20), (70, 5)], [False] * 5),  # never above twice chance
+        ([(10, 10), (40, 4), (60, 12), (60, 21), (70, 5)], [False, False, False, False, True]),
+    ],
+)
+def test_what_a_collapse_is(judged: list[tuple[float, float]], collapsed: list[bool]) -> None:
+    guard = Guard(RS_FGSM, Pgd())
+    found = []
+    for clean, robust in judged:
+        before = guard.collapsed
+        assert guard.judged(clean, robust, chance=10) == (guard.collapsed and not before)
+        found.append(guard.collapsed)
+        other = Guard(RS_FGSM, Pgd())
+        other.load_state_dict(guard.state_dict())
+        guard = other  # as if it were resumed each time
+    assert found == collapsed
+
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("cuts", [(), (3, 9), (8, 10)])
+def test_the_guard_acts_on_a_collapse_once_and_when_resumed(
+    cuts: tuple[int, ...], warm: bool, calls: list[int], tiny: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_up = {4: (90.0, 60.0), 8: (92.0, 3.0), 12: (93.0, 40.0)}
+    monkeypatch.setattr(
+        Trainer, "_judge", lambda self, _: dict(zip(("clean", "robust"), made_up[self.step], strict=True))
+    )
+
+    def run(**changes: Any) -> None:
+        guard = Guard(Pgd(steps=1), Pgd(steps=4))
+        trainer(tiny, tmp_path, counting(calls, WarmStart(guard) if warm else guard), **changes).fit()
+
+    for cut in cuts:
+        with warnings.catch_warnings(record=True), pytest.raises(KeyboardInterrupt):
+            run(watcher=Stops(cut))
+    calls.clear()
+    with warnings.catch_warnings(record=True) as told:
+        run()
+    words = [str(w.message) for w in told]
+    assert calls[:-1] == ([4] * 4 if cuts else [1] * 8 + [4] * 4)  # the checkpoint at step 8 knows
+    assert len(words) == (0 if cuts else 1)
+    assert all("in epoch 2, to 3.0 % from 60.0 %" in w and "from here on PGD-4 (" in w for w in words)
+    assert [r["collapsed"] for r in RunFolder(tmp_path).metrics()] == [False, True, True]
+
+
+def test_plain_settings_make_a_plain_pgd_and_have_no_guard_in_the_metrics(tiny: DataSet, tmp_path: Path) -> None:
+    assert method_of(read_settings(None, {})).maximizer == Pgd(steps=10)
+    trainer(tiny, tmp_path).fit()
+    assert all("collapsed" not in r for r in RunFolder(tmp_path).metrics())
+
+
+SAID = {
+    "plain": ({}, "by PGD-10 (step eps/4, start gaussian)"),
+    "all": (
+        {
+            "steps": 3, "step_size": 0.01, "stop_at": "teacher", "warm_start": True,
+            "late": {"after": 0.75, "steps": 8}, "guard": 10,
+        },
+        "by PGD-3 (step 0.01, start gaussian), each sample until T's class at x' is not its class at x; from 75 % of the run on "
+        "PGD-8 (step eps/4, start gaussian), each sample until T's class at x' is not its class at x; after a collapse "
+        "PGD-10 (step eps/4, start gaussian), each sample until T's class at x' is not its class at x, starting where the last "
+        "epoch ended",
+    ),
+    "one step": (
+        {"kind": "n-fgsm", "guard": 10},
+        "by N-FGSM (noise ±2 eps, one step of 1 eps, not clipped); after a collapse PGD-10 (step eps/4, start gaussian)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("attack", "said"), SAID.values(), ids=SAID)
+def test_the_formula_says_what_the_settings_made(attack: dict[str, Any], said: str) -> None:
+    settings = read_settings(None, {f"attack.{key}": value for key, value in attack.items()})
+    assert str(method_of(settings)).splitlines()[0].endswith(said)
+    assert str(method_of(read_settings(settings))) == str(method_of(settings))
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "two lengths": ({"attack.kind": "rs-fgsm", "attack.steps": 5}, "attack.steps does not go with attack.kind=rs-fgsm"),
+    "two starts": ({"attack.kind": "n-fgsm", "attack.warm_start": True}, "attack.warm_start does not go with .*n-fgsm"),
+    "no step to stop before": ({"attack.kind": "n-fgsm", "attack.stop_at": "teacher"}, "attack.stop_at does not go"),
+    "a ball of another norm": ({"attack.kind": "rs-fgsm", "threat.norm": "l2"}, "is for linf, the threat is l2"),
+    "kind": ({"attack.kind": "fgsm"}, "'attack.kind' is 'fgsm': Input should be 'pgd', 'rs-fgsm' or 'n-fgsm'"),
+    "where to stop": ({"attack.stop_at": "both"}, "'attack.stop_at' is 'both'.* 'teacher' or 'student'"),
+    "late is no number": ({"attack.late": 0.75}, "attack.late"),
+    "late without steps": (
+        {"attack.late": {"after": 0.5}},
+        "setting 'attack.late.steps' is missing|'attack.late' .*missing",
+    ),
+    "late too late": ({"attack.late": {"after": 1.5, "steps": 3}}, "after is 1.5, expected a share"),
+    "a swap": (
+        {"attack.step_size": "8/255", "threat.eps": "2/255", "attack.stop_at": "student"},
+        "are the two swapped",
+    ),
+    "compiled": (
+        {"attack.stop_at": "student", "engine.compile": True},
+        "batches of every size, and engine.compile is for one",
+    ),
+    "guard": ({"attack.guard": 0}, "'attack.guard' is 0"),
+    "statistics": (
+        {"attack.stop_at": "student", "method": {"name": "ard", "attack_in_train_mode": True}},
+        "whose statistics this method's attack uses",
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), MISTAKES.values(), ids=MISTAKES)
+def test_parts_that_do_not_go_together_are_one_line(words: dict[str, Any], expected: str) -> None:
+    with pytest.raises(MmardError, match=expected) as told:
+        method_of(read_settings(None, words))
+    assert "\n" not in str(told.value)
+
+
+def test_memory_is_measured_on_one_step_without_the_store() -> None:
+    process = method(**PARTS["warm, stopping, late, guarded"]).maximizer
+    assert short(process) == EarlyStop(pgd=Pgd(steps=1), at="teacher")
