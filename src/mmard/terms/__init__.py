@@ -1,4 +1,4 @@
-"""The vocabulary. S student, T teacher, x natural, x' adversarial; a term may be ascended or descended.
+"""The vocabulary. S student, T teacher, Tn natural teacher, x natural, x' adversarial; a term may be ascended or descended.
 
 `BOUNDARIES` and `TRIANGLES` are MMARD's candidates (arXiv 2503.06559 as we read it), chosen by name.
 """
@@ -9,6 +9,8 @@ from mmard import losses
 from mmard.core.errors import MmardError
 from mmard.core.objective import Objective, term
 from mmard.core.views import Views
+from mmard.terms.trust import introspect as introspect
+from mmard.terms.trust import trusted as trusted
 
 # ---- one scenario at a time -------------------------------------------------------------------------------
 
@@ -47,6 +49,12 @@ def soft_adv(v: Views) -> Tensor:
 def soft_moved(v: Views) -> Tensor:
     """The student at x' follows the teacher at x': a live teacher."""
     return losses.kl(v.adv.teacher, v.adv.student)
+
+
+@term("KL(Tn(x')‖S(x'))")
+def soft_moved_natural(v: Views) -> Tensor:
+    """The student at x' follows the natural teacher at x'."""
+    return losses.kl(v.adv.other("natural"), v.adv.student)
 
 
 @term("KL(S(x)‖S(x'))")
@@ -146,4 +154,7 @@ TRIANGLES: dict[str, Objective] = {
 SCENARIOS: dict[str, Objective] = {
     "hard_nat": hard_nat, "hard_adv": hard_adv, "soft_nat": soft_nat, "soft_adv": soft_adv,
     "soft_adv_hot": soft_adv_hot, "soft_moved": soft_moved, "smooth": smooth, "smooth_again": smooth_again,
+}  # fmt: skip
+OTHERS: dict[str, Objective] = {
+    "soft_moved_natural": soft_moved_natural, "trusted": trusted, "introspect": introspect,
 }  # fmt: skip
