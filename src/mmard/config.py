@@ -104,7 +104,8 @@ class Settings(Section):
     """All the settings of a run.
 
     ``method`` is a name or ``{name: ..., parameter: value}``; ``teacher`` a run folder, weights or a card, and
-    ``teacher_recipe`` the recipe that trains it where there is none yet; ``teachers`` further networks by name.
+    ``teacher_recipe`` the recipe that trains it where there is none yet; ``teachers`` further networks by name, such as
+    ``teachers.natural``. ``teachers.robust`` is another name of ``teacher``.
     ``normalize: data`` subtracts the training images' mean inside the network.
     ``scale: 1/num_classes`` is for scripts that average over classes.
     """
@@ -176,6 +177,8 @@ def read_settings(recipe: "str | Path | Settings | None", overrides: dict[str, A
         if not isinstance(raw, dict):
             raise MmardError(f"{path} holds a {type(raw).__name__}, expected keys and values")
         flat, raw = raw, {}
+        if "teacher" in flat and isinstance(also := flat.get("teachers"), dict) and "robust" in also:
+            raise MmardError(f"{path} has teacher and teachers.robust, two names of one network; give one")
         for key, value in flat.items():
             _put(raw, str(key), value)
         if Path(str(recipe)).is_dir():
@@ -202,6 +205,10 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:
+    if key == "teachers" and isinstance(value, dict) and "robust" in value:
+        value = dict(value)
+        raw["teacher"] = value.pop("robust")
+    key = "teacher" if key == "teachers.robust" else key
     *parents, last = key.split(".")
     for parent in parents:
         inner = raw.get(parent)

@@ -125,6 +125,17 @@ def test_a_terms_state_is_saved_and_resumed(tiny: DataSet, tmp_path: Path) -> No
     assert_same_runs(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.parametrize("name", ["mtard", "b_mtard", "absld", "saad_c"])
+def test_a_published_methods_state_is_saved_and_resumed(name: str, tiny: DataSet, tmp_path: Path) -> None:
+    """Cut within an epoch and at its end; the restored method has seen nothing before."""
+    trainer(tiny, tmp_path / "whole", METHODS[name]()).fit()
+    for cut in (4, 6):
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tiny, tmp_path / "cut", METHODS[name](), watcher=Stops(cut), checkpoint_every=3).fit()
+    trainer(tiny, tmp_path / "cut", METHODS[name](), checkpoint_every=3).fit()
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tiny: DataSet, tmp_path: Path) -> None:
     @term("breaks at half")
     def breaks(v: Views) -> Tensor:
