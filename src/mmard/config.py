@@ -142,8 +142,10 @@ def recipe_folders() -> list[Path]:
 
 
 def recipes() -> dict[str, Path]:
-    """All the built-in recipes by name."""
-    return {p.stem: p for folder in recipe_folders() for p in sorted(folder.glob("*.yaml"))}
+    """All the built-in recipes by name: our own, then the published settings."""
+    return {
+        p.stem: p for at in recipe_folders() for each in ("", "published/") for p in sorted(at.glob(f"{each}*.yaml"))
+    }
 
 
 def recipe_file(name: str) -> Path:

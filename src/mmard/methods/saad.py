@@ -4,7 +4,7 @@ arXiv 2512.10275. Samples count by the teacher's entropy at x', w = H(T(x')), wh
 loss has IGDM's gradient matching in it. x' maximises KL(t̂‖S(x')), with t̂ the teacher's logits at x and the label's one made
 linear: one backward of the teacher a batch. BatchNorm sees x', x − δ, x, the last for β = 0 too. α is 1 on CIFAR-10
 and 10 on CIFAR-100. The release weighs by w = 5·(H − its least in the batch) (``script_weights=True``; with several processes
-or a batch in parts, of a part) and averages the weights from epoch 95 of 200: ``averaging: {kind: swa, start: 0.47}``.
+or a batch in parts, of a part) and averages the weights from epoch 95 of 200: ``averaging: {kind: swa, start: 0.4725}``.
 """
 
 from mmard.attacks.pgd import Pgd

@@ -54,7 +54,7 @@ class Weights(PerStep):
 
     def __init__(self, rate: float, drops: Sequence[float] = ()) -> None:
         super().__init__()
-        self.rate, self.drops = rate, drops
+        self.rate, self.drops = rate, tuple(map(float, drops))
         self.register_buffer("weights", torch.full((2,), 0.5))
         self.register_buffer("first", torch.zeros(2))  # 0: no step yet
 
@@ -80,7 +80,7 @@ class Temperatures(PerStep):
 
     def __init__(self, rate: float, drops: Sequence[float] = ()) -> None:
         super().__init__()
-        self.rate, self.drops = rate, drops
+        self.rate, self.drops = rate, tuple(map(float, drops))
         self.register_buffer("taus", torch.ones(2))
 
     def cool(self, robust: Tensor, natural: Tensor, v: Views) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ class ClassTemperatures(nn.Module):
 
     def __init__(self, rate: float, drops: Sequence[float] = ()) -> None:
         super().__init__()
-        self.rate, self.drops = rate, drops
+        self.rate, self.drops = rate, tuple(map(float, drops))
         self.register_buffer("taus", torch.ones(2, 0))  # sized by the first logits
         self.register_buffer("sums", torch.zeros(2, 0))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
