@@ -10,13 +10,14 @@ from mmard.config import recipes
 from mmard.data.sources import SOURCES
 from mmard.methods import METHODS
 from mmard.models.students import FAMILIES
-from mmard.terms import BOUNDARIES, SCENARIOS, TRIANGLES
+from mmard.terms import BOUNDARIES, OTHERS, SCENARIOS, TRIANGLES
 
 
 def catalogue() -> dict[str, dict[str, str]]:
     """title → name → line."""
     terms = {
         **SCENARIOS,
+        **OTHERS,
         **{f"{n} (inner)": t for n, t in BOUNDARIES.items()},
         **{f"{n} (outer)": t for n, t in TRIANGLES.items()},
     }

@@ -116,7 +116,8 @@ class Settings(Section):
     """All the settings of a run.
 
     ``method`` is a name or ``{name: ..., parameter: value}``; ``teacher`` a run folder, weights or a card, and
-    ``teacher_recipe`` the recipe that trains it where there is none yet; ``teachers`` further networks by name.
+    ``teacher_recipe`` the recipe that trains it where there is none yet; ``teachers`` further networks by name, such as
+    ``teachers.natural``. ``teachers.robust`` is another name of ``teacher``.
     ``normalize: data`` subtracts the training images' mean inside the network.
     ``scale: 1/num_classes`` is for scripts that average over classes.
     """
@@ -153,8 +154,10 @@ def recipe_folders() -> list[Path]:
 
 
 def recipes() -> dict[str, Path]:
-    """All the built-in recipes by name."""
-    return {p.stem: p for folder in recipe_folders() for p in sorted(folder.glob("*.yaml"))}
+    """All the built-in recipes by name: our own, then the published settings."""
+    return {
+        p.stem: p for at in recipe_folders() for each in ("", "published/") for p in sorted(at.glob(f"{each}*.yaml"))
+    }
 
 
 def recipe_file(name: str) -> Path:
@@ -188,6 +191,8 @@ def read_settings(recipe: "str | Path | Settings | None", overrides: dict[str, A
         if not isinstance(raw, dict):
             raise MmardError(f"{path} holds a {type(raw).__name__}, expected keys and values")
         flat, raw = raw, {}
+        if "teacher" in flat and isinstance(also := flat.get("teachers"), dict) and "robust" in also:
+            raise MmardError(f"{path} has teacher and teachers.robust, two names of one network; give one")
         for key, value in flat.items():
             _put(raw, str(key), value)
         if Path(str(recipe)).is_dir():
@@ -214,6 +219,10 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:
+    if key == "teachers" and isinstance(value, dict) and "robust" in value:
+        value = dict(value)
+        raw["teacher"] = value.pop("robust")
+    key = "teacher" if key == "teachers.robust" else key
     *parents, last = key.split(".")
     for parent in parents:
         inner = raw.get(parent)

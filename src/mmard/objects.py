@@ -1,5 +1,7 @@
 """From settings to the things that they describe, and whether those can be."""
 
+import copy
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from mmard.config import Settings
 from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.core.threat import Threat
+from mmard.core.views import Models, NoSuchModelError, Views
 from mmard.data.images import DataSet
 from mmard.data.sources import load
 from mmard.locate import build_method
@@ -65,7 +68,7 @@ def engine_of(settings: Settings) -> Engine:
 
 def check(settings: Settings) -> None:
     """Whatever can be wrong without looking at data or weights, found before anything heavy runs."""
-    method_of(settings)
+    method = method_of(settings)
     processes, batch = settings.engine.devices * settings.engine.nodes, plan_of(settings).batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
@@ -79,6 +82,28 @@ def check(settings: Settings) -> None:
     )
     for source in [*settings.teachers.values(), *([settings.teacher] if settings.teacher and not will_come else [])]:
         find_model(source)
+    must_have_its_teachers(method, [*settings.teachers, *(["teacher"] if settings.teacher else [])])
+
+
+def must_have_its_teachers(method: Method, names: Iterable[str]) -> None:
+    """Raise `NoSuchModelError` where the method asks for a network that is not one of these, before anything is loaded.
+
+    A copy of it is evaluated on made-up images and networks. Whatever else fails on those is left to training.
+    """
+    with torch.random.fork_rng(devices=[]):  # the generator is the caller's
+        torch.manual_seed(0)
+        x, weights, numbers = torch.rand(10, 3, 8, 8), torch.randn(3 * 8 * 8, 10), torch.arange(10)
+        models = Models(dict.fromkeys([*names, "student"], lambda x: x.flatten(1) @ weights))
+        for progress in (0.0, 1.0):  # some terms begin late
+            try:
+                tried = copy.deepcopy(method)
+                views = Views.of(x, numbers, numbers, models, progress).moved_to(x.clone().requires_grad_())
+                tried.inner(views)
+                tried.outer(views)
+            except NoSuchModelError:
+                raise
+            except Exception:  # somebody's term may need what these images do not have
+                continue
 
 
 def plan_of(settings: Settings) -> Plan:

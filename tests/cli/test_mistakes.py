@@ -12,7 +12,10 @@ import pytest
 import torch
 from helpers import QUICK, Run, small_net
 
+from mmard.core.errors import MmardError
+from mmard.methods import mtard
 from mmard.models.weights import save_weights
+from mmard.objects import must_have_its_teachers
 
 SHORT = [*QUICK, "student=cnn-2-1", "train.epochs=1"]
 
@@ -48,14 +51,22 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "--teacher", "nowhere"], ["no model at nowhere"]),
         (["train", "no-such-recipe"], ["unknown recipe 'no-such-recipe'"]),
         (["train", "gone.yaml"], ["no recipe at gone.yaml"]),
-        (["train", "data.name=cifra"], ["unknown data set 'cifra'"]),
+        (["train", "--method", "pgd_at", "data.name=cifra"], ["unknown data set 'cifra'"]),
         (["train", "train.epochs=many"], ["'train.epochs' is 'many'"]),
-        (["train", "train.batch_size=9999"], ["batch_size 9999 > ", "training images"]),
+        (["train", "--method", "pgd_at", "train.batch_size=9999"], ["batch_size 9999 > ", "training images"]),
         (["train", "digits-rslad", "really"], ["'really' is no setting; expected key=value"]),
         (["train", *SHORT], ["asks for a 'teacher' model", "teacher=RUN_FOLDER_OR_CARD"]),
+        (["train", "--method", "mtard"], ["asks for a 'teacher' model", "teacher=RUN_FOLDER_OR_CARD"]),
+        (["train", "digits-rslad", "--method", "mtard"], ["a 'natural' model", "teachers.natural=RUN_FOLDER_OR_CARD"]),
+        (
+            ["train", "digits-rslad", "--method", "iad_2", "data.name=cifra"],
+            ["a 'natural' model", "have: student, teacher"],
+        ),
+        (["train", "teachers.robust=nowhere"], ["no model at nowhere"]),
+        (["train", "teachers=5"], ["'teachers' is 5"]),
         (["train", "--method", "mine.py:build"], ["no file mine.py"]),
         (["train", "--method", "nopackage.module:build"], ["nopackage.module cannot be imported"]),
-        (["train", "engine.accelerator=cuda"], ["this machine cannot run that"]),
+        (["train", "--method", "pgd_at", "engine.accelerator=cuda"], ["this machine cannot run that"]),
         (["train", "--method", "os:system"], ["method os:system: missing a required argument"]),
         (["train", "--method", "mmard", "method.base=null"], ["a method is None"]),
         (["train", "digits-rslad", "--teacher", "tpyo.safetensors"], ["no model at tpyo.safetensors"]),
@@ -276,3 +287,21 @@ def test_data_without_images_or_with_one_class_is_one_line(mmard: Run, tmp_path:
     common = ["--method", "pgd_at", "data.name=imagefolder"]
     assert_one_line(mmard("train", *common, "data.root=one"), "all of one class")
     assert_one_line(mmard("train", *common, "data.root=none"), "cannot load data set 'imagefolder'")
+
+
+def test_two_names_of_one_teacher_in_a_recipe_are_one_line(mmard: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("{teacher: here, teachers: {robust: there}}\n")
+    assert_one_line(mmard("train", "mine.yaml"), "teacher and teachers.robust, two names of one network")
+
+
+def test_a_methods_own_state_and_the_callers_random_numbers_survive_the_check_for_teachers() -> None:
+    """The terms are evaluated on a copy before anything is loaded."""
+    method = mtard()
+    before, torch_before = [b.clone() for m in method.modules() for b in m.buffers()], torch.get_rng_state()
+    must_have_its_teachers(method, ["teacher", "natural"])
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, (b for m in method.modules() for b in m.buffers()), strict=True)
+    )
+    assert torch.equal(torch_before, torch.get_rng_state())
+    with pytest.raises(MmardError, match="a 'natural' model"):
+        must_have_its_teachers(method, ["teacher"])

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import QUICK, Run
+from helpers import QUICK, Run, small_net
 
 from mmard import Scores
 from mmard.core.files import load_safely
-from mmard.models.weights import read_state
+from mmard.models.weights import read_state, save_weights
+from mmard.runs import RunFolder
 from mmard.training.engine import Engine
 
 # A net without BatchNorm, examples without a random start: then the number of processes can change nothing but rounding.
@@ -89,6 +90,42 @@ def test_warm_starts_are_those_of_one_process_with_the_whole_batch(
     assert 260 <= known[1].sum() <= 270  # a last, smaller batch is left out of each epoch
     assert (kept[1] != 0).any()
     assert torch.isclose(kept[1], kept[2], atol=1e-3).float().mean() > 0.999  # a sign of rounding goes either way
+
+
+STATES = """
+from dataclasses import replace
+from mine import Pgd, build as base
+from mmard.methods import METHODS
+
+def build():
+    absld, b_mtard = METHODS["absld"](rate=0.4), METHODS["b_mtard"](tau_rate=0.05)
+    return replace(absld, outer=absld.outer + b_mtard.outer, maximizer=Pgd(steps=2, start="none"))
+"""
+
+
+def test_a_methods_state_is_that_of_the_whole_batch_in_every_process(
+    mmard_process: Run, digits_teacher: Path, tmp_path: Path
+) -> None:
+    """Weights and temperatures that move in every step, and temperatures that move after an epoch."""
+    (tmp_path / "mine.py").write_text(METHOD)
+    (tmp_path / "states.py").write_text(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{STATES}")
+    save_weights(tmp_path / "natural.safetensors", small_net(classes=10, name="cnn-4-2", seed=3))
+    words = ["train", *QUICK, "train.batch_size=60", "student=plain", "--method", "states.py:build"]
+    words += ["--teacher", str(digits_teacher), "teachers.natural=natural.safetensors", "checkpoint_every=3"]
+    for count, parts in ((1, 60), (2, 15)):
+        devices = [f"engine.devices={count}", "engine.accelerator=cpu", f"engine.micro_batch={parts}"]
+        done = mmard_process(*words, *devices, f"out=runs/{count}")
+        assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "runs/2") == pytest.approx(losses(tmp_path / "runs/1"), rel=1e-3)
+    one, two = (RunFolder(tmp_path / f"runs/{count}").load() or {} for count in (1, 2))
+    states = [dict(enumerate(s["terms"])) for s in (one, two)]
+    assert states[0].keys() == {0, 1}
+    for which, saved in states[0].items():
+        for name, value in saved.items():
+            share = 2 if name == "sums" else 1  # each process's own, averaged
+            torch.testing.assert_close(share * states[1][which][name], value, rtol=1e-3, atol=1e-4)
+    assert states[0][0]["taus"].std() > 0.1
+    assert states[0][1]["temperatures.taus"].max() > 1.2
 
 
 def test_processes_share_an_evaluation_and_give_the_same_verdicts(

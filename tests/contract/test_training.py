@@ -33,7 +33,7 @@ def trainer(data: DataSet, folder: Path, method: Method | None = None, **changes
         "plan": Plan(epochs=3, batch_size=40, lr=0.05),
         "averaging": Averaging(kind="ema", decay=0.8),
         "augmentation": "crop+flip",
-        "teachers": {"teacher": small_net(seed=9).eval().requires_grad_(False)},
+        "teachers": {n: small_net(seed=k).eval().requires_grad_(False) for n, k in (("teacher", 9), ("natural", 8))},
     }
     method = method or METHODS["mmard"]()
     return Trainer(
@@ -122,6 +122,17 @@ def test_a_terms_state_is_saved_and_resumed(tiny: DataSet, tmp_path: Path) -> No
         trainer(tiny, tmp_path / "cut", method(cut), watcher=Stops(6)).fit()
     trainer(tiny, tmp_path / "cut", method(resumed)).fit()
     assert whole.seen == resumed.seen == 12
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("name", ["mtard", "b_mtard", "absld", "saad_c"])
+def test_a_published_methods_state_is_saved_and_resumed(name: str, tiny: DataSet, tmp_path: Path) -> None:
+    """Cut within an epoch and at its end; the restored method has seen nothing before."""
+    trainer(tiny, tmp_path / "whole", METHODS[name]()).fit()
+    for cut in (4, 6):
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tiny, tmp_path / "cut", METHODS[name](), watcher=Stops(cut), checkpoint_every=3).fit()
+    trainer(tiny, tmp_path / "cut", METHODS[name](), checkpoint_every=3).fit()
     assert_same_runs(tmp_path / "whole", tmp_path / "cut")
 
 

@@ -196,6 +196,8 @@ TERMS: dict[str, Callable[..., Any]] = {
     "soft_nat": lambda v: each(kl, v.t_nat, v.s_nat),
     "soft_adv": lambda v: each(kl, v.t_nat, v.s_adv),
     "soft_adv_hot": hot,
+    "soft_nat_hot": lambda v, tau=4.0: [tau * tau * kl(t, s, tau) for t, s in zip(v.t_nat, v.s_nat, strict=True)],
+    "soft_moved_hot": lambda v, tau=30.0: [tau * tau * kl(t, s, tau) for t, s in zip(v.t_adv, v.s_adv, strict=True)],
     "soft_moved": lambda v: each(kl, v.t_adv, v.s_adv),
     "smooth": lambda v: each(kl, v.s_nat, v.s_adv),
     "smooth_again": lambda v: each(kl, v.s_nat, v.s_adv),

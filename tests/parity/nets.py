@@ -37,6 +37,11 @@ def teacher() -> Tiny:
     return Tiny(hidden=6, seed=2).requires_grad_(False).eval()
 
 
+def natural() -> Tiny:
+    """A second teacher, `teachers.natural`."""
+    return Tiny(hidden=4, seed=5).requires_grad_(False).eval()
+
+
 def weights(net: nn.Module) -> np.ndarray:
     """All the weights in one row."""
     return np.concatenate([p.detach().numpy().ravel() for p in net.parameters()])
@@ -59,7 +64,7 @@ def batch() -> tuple[Tensor, Tensor]:
 def views(s: nn.Module, t: nn.Module) -> Views:
     """The views of `batch` under these networks."""
     x, y = batch()
-    return Views.of(x, y, torch.arange(len(y)), Models({"student": s, "teacher": t}))
+    return Views.of(x, y, torch.arange(len(y)), Models({"student": s, "teacher": t, "natural": natural()}))
 
 
 def moved(s: nn.Module, t: nn.Module) -> Views:

@@ -10,11 +10,19 @@ from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import Models, Views
 from mmard.methods import METHODS
+from mmard.methods.absld import absld
 from mmard.methods.adaad import adaad
+from mmard.methods.adaiad import adaiad
 from mmard.methods.ard import ard
+from mmard.methods.b_mtard import b_mtard
+from mmard.methods.iad import iad, iad_2
+from mmard.methods.kd import kd
+from mmard.methods.mart import mart
 from mmard.methods.mmard import mmard
+from mmard.methods.mtard import mtard
 from mmard.methods.pgd_at import pgd_at
 from mmard.methods.rslad import rslad
+from mmard.methods.saad import saad, saad_c
 from mmard.methods.standard import standard
 from mmard.methods.trades import trades
 from mmard.training.step import make_example, outer_losses
@@ -22,7 +30,7 @@ from mmard.training.step import make_example, outer_losses
 from . import nets
 
 # a step with PGD-10: forwards of the student, of the teacher, and which images the student sees in training mode
-# (c natural, a adversarial), as in the columns "teacher" and "order" of the papers
+# (c natural, a adversarial or x − δ), as in the columns "teacher" and "order" of the papers
 STEP: dict[str, tuple[Method, int, int, str]] = {
     # name                  method                       student     teacher    order
     "standard":             (standard(),                 1,          0,         "c"),
@@ -39,6 +47,18 @@ STEP: dict[str, tuple[Method, int, int, str]] = {
     "mmard, ∇ every 3":     (mmard(every=3),             10 + 2,     1 + 4 + 1, "ac"),
     "mmard, ∇ once":        (mmard(every=10),            10 + 2,     1 + 1 + 1, "ac"),
     "mmard none/joint":     (mmard(inner="none"),        10 + 2,     1 + 1,     "ac"),
+    "iad":                  (iad(),                      10 + 2,     1,         "ac"),
+    "iad, trusting less":   (iad(begin=0),               10 + 2,     2,         "ac"),
+    "iad, script's attack": (iad(attack_in_train_mode=True), 10 + 2, 1,         "a" * 10 + "ac"),
+    "iad_2":                (iad_2(),                    10 + 2,     1,         "ac"),
+    "mtard":                (mtard(),                    10 + 2,     1,         "ac"),
+    "b_mtard":              (b_mtard(),                  10 + 2,     1,         "ac"),
+    "absld":                (absld(),                    10 + 2,     1,         "ac"),
+    "mart":                 (mart(),                     10 + 2,     0,         "ca"),
+    "kd":                   (kd(),                       1,          1,         "c"),
+    "adaiad":               (adaiad(),                   10 + 2,     10 + 1,    "ca"),
+    "saad":                 (saad(),                     10 + 3,     1 + 3,     "aac"),
+    "saad_c":               (saad_c(),                   10 + 3,     1 + 3,     "aac"),
     "mmard on trades":      (mmard(trades()),            1 + 10 + 3, 1 + 10 + 1, "cac"),
     "mmard on ard":         (mmard(ard()),               10 + 2,     1 + 10 + 1, "ac"),
     "mmard on adaad":       (mmard(adaad()),             10 + 2,     1 + 10 + 1, "ca"),
@@ -56,7 +76,7 @@ def bare(method: Method, s: nn.Module, t: nn.Module) -> None:
 def wrapped(method: Method, s: nn.Module, t: nn.Module) -> None:
     """One step as the trainer does it: the attack calls a predictor, the loss another wrapper of the same student."""
     x, y = nets.batch()
-    models = Models({"student": lambda x: s(x), "teacher": lambda x: t(x)})
+    models = Models({"student": lambda x: s(x), "teacher": lambda x: t(x), "natural": nets.natural()})
     v = make_example(method, Views.of(x, y, torch.arange(len(y)), models), s, Threat(eps=0.1))
     outer_losses(method, v, nn.Sequential(s))
 

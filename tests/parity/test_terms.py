@@ -18,12 +18,14 @@ from . import naive
 TERMS: dict[str, Objective] = {**SCENARIOS, **BOUNDARIES, **TRIANGLES}
 SIZES = [(4, 3), (4, 7), (10, 5), (10, 20)]  # classes, batch: 20 samples are more than the 16 neighbours
 PARAMS: dict[str, list[dict[str, float]]] = {
+    "soft_nat_hot": [{"tau": 1.0}, {"tau": 2.0}],
     "soft_adv_hot": [{"tau": 1.0}, {"tau": 4.0}],
+    "soft_moved_hot": [{"tau": 1.0}, {"tau": 4.0}],
     "contrast": [{"tau": 0.1}, {"tau": 1.0}],
 }
 BY_BATCH = {"joint", "mapping"}  # one number for the batch; per sample only its share, whose mean it is
 # float32: in units of the batch's greatest value; τ² KL at τ = 30 multiplies the rounding of a small KL by 900
-FLOAT32 = {"soft_adv_hot": 2e-4}
+FLOAT32 = {"soft_adv_hot": 2e-4, "soft_moved_hot": 2e-4}
 
 Logits = dict[str, Tensor]
 

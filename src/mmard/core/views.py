@@ -34,6 +34,10 @@ class Frame(Protocol):
         """The same for these images."""
 
 
+class NoSuchModelError(MmardError):
+    """A method asks for a network that it was not given."""
+
+
 @dataclass(frozen=True)
 class Models:
     """The networks of a run by name: ``student``, ``teacher``, and any other that a method asks for."""
@@ -43,7 +47,9 @@ class Models:
     def __getitem__(self, name: str) -> Predict:
         if name not in self.by_name:
             have, key = ", ".join(sorted(self.by_name)), "teacher" if name == "teacher" else f"teachers.{name}"
-            raise MmardError(f"the method asks for a {name!r} model (have: {have}); give one: {key}=RUN_FOLDER_OR_CARD")
+            raise NoSuchModelError(
+                f"the method asks for a {name!r} model (have: {have}); give one: {key}=RUN_FOLDER_OR_CARD"
+            )
         return self.by_name[name]
 
     def replaced(self, **models: Predict) -> "Models":

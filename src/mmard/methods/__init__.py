@@ -3,11 +3,19 @@
 from collections.abc import Callable
 
 from mmard.core.method import Method
+from mmard.methods.absld import absld
 from mmard.methods.adaad import adaad
+from mmard.methods.adaiad import adaiad
 from mmard.methods.ard import ard
+from mmard.methods.b_mtard import b_mtard
+from mmard.methods.iad import iad, iad_2
+from mmard.methods.kd import kd
+from mmard.methods.mart import mart
 from mmard.methods.mmard import mmard
+from mmard.methods.mtard import mtard
 from mmard.methods.pgd_at import pgd_at
 from mmard.methods.rslad import rslad
+from mmard.methods.saad import saad, saad_c
 from mmard.methods.standard import standard
 from mmard.methods.trades import trades
 
@@ -15,8 +23,18 @@ METHODS: dict[str, Callable[..., Method]] = {
     "standard": standard,
     "pgd_at": pgd_at,
     "trades": trades,
+    "mart": mart,
+    "kd": kd,
     "ard": ard,
+    "iad": iad,
+    "iad_2": iad_2,
     "rslad": rslad,
     "adaad": adaad,
+    "adaiad": adaiad,
+    "mtard": mtard,
+    "b_mtard": b_mtard,
+    "absld": absld,
+    "saad": saad,
+    "saad_c": saad_c,
     "mmard": mmard,
 }

@@ -1,4 +1,4 @@
-"""The vocabulary. S student, T teacher, x natural, x' adversarial; a term may be ascended or descended.
+"""The vocabulary. S student, T teacher, Tn natural teacher, x natural, x' adversarial; a term may be ascended or descended.
 
 `BOUNDARIES` and `TRIANGLES` are MMARD's candidates (arXiv 2503.06559 as we read it), chosen by name.
 """
@@ -9,6 +9,9 @@ from mmard import losses
 from mmard.core.errors import MmardError
 from mmard.core.objective import Objective, term
 from mmard.core.views import Views
+from mmard.terms.gradient import gradient_match as gradient_match
+from mmard.terms.trust import introspect as introspect
+from mmard.terms.trust import trusted as trusted
 
 # ---- one scenario at a time -------------------------------------------------------------------------------
 
@@ -31,6 +34,12 @@ def soft_nat(v: Views) -> Tensor:
     return losses.kl(v.nat.teacher, v.nat.student)
 
 
+@term("{tau}²·KL(T(x)^{tau}‖S(x)^{tau})")
+def soft_nat_hot(v: Views, tau: float = 4.0) -> Tensor:
+    """Knowledge distillation at temperature τ on the natural image, times τ²."""
+    return tau**2 * losses.kl(v.nat.teacher, v.nat.student, tau)
+
+
 @term("{tau}²·KL(T(x)^{tau}‖S(x')^{tau})")
 def soft_adv_hot(v: Views, tau: float = 30.0) -> Tensor:
     """The robust soft label at temperature τ, times τ² so that the gradient keeps its size."""
@@ -47,6 +56,18 @@ def soft_adv(v: Views) -> Tensor:
 def soft_moved(v: Views) -> Tensor:
     """The student at x' follows the teacher at x': a live teacher."""
     return losses.kl(v.adv.teacher, v.adv.student)
+
+
+@term("{tau}²·KL(T(x')^{tau}‖S(x')^{tau})")
+def soft_moved_hot(v: Views, tau: float = 30.0) -> Tensor:
+    """A live teacher at temperature τ, times τ²."""
+    return tau**2 * losses.kl(v.adv.teacher, v.adv.student, tau)
+
+
+@term("KL(Tn(x')‖S(x'))")
+def soft_moved_natural(v: Views) -> Tensor:
+    """The student at x' follows the natural teacher at x'."""
+    return losses.kl(v.adv.other("natural"), v.adv.student)
 
 
 @term("KL(S(x)‖S(x'))")
@@ -146,5 +167,10 @@ TRIANGLES: dict[str, Objective] = {
 OVER_THE_BATCH = {"joint", "contrast", "mapping", "relational"}  # a sample's value depends on the others
 SCENARIOS: dict[str, Objective] = {
     "hard_nat": hard_nat, "hard_adv": hard_adv, "soft_nat": soft_nat, "soft_adv": soft_adv,
-    "soft_adv_hot": soft_adv_hot, "soft_moved": soft_moved, "smooth": smooth, "smooth_again": smooth_again,
+    "soft_nat_hot": soft_nat_hot, "soft_adv_hot": soft_adv_hot, "soft_moved": soft_moved,
+    "soft_moved_hot": soft_moved_hot, "smooth": smooth, "smooth_again": smooth_again,
+}  # fmt: skip
+OTHERS: dict[str, Objective] = {
+    "soft_moved_natural": soft_moved_natural, "trusted": trusted, "introspect": introspect,
+    "gradient_match": gradient_match,
 }  # fmt: skip

@@ -1,0 +1,38 @@
+"""B-MTARD: Zhao et al., "Mitigating Accuracy-Robustness Trade-off via Balanced Multi-Teacher Adversarial Distillation".
+
+2023, arXiv 2306.16170. MTARD whose teachers have temperatures: after every step the less decided one is cooled and the other
+heated, τ ← clip(τ ∓ .001·sign(H_robust − H_natural), 1, 10), until their entropies agree. The student's temperature is 1, and
+there is no τ². The release lets both rates fall to a tenth with the learning rate (``drops: [215, 260, 285]``), averages the KL
+over classes (``scale: 1/num_classes`` in the settings) and chooses the checkpoint on the test set.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mmard import losses
+from mmard.attacks.pgd import Pgd
+from mmard.core.method import Method
+from mmard.core.objective import term
+from mmard.core.views import Views
+from mmard.terms import hard_adv
+from mmard.terms.balance import Temperatures, Weights
+
+
+class Balanced(nn.Module):
+    """Two teachers, weighed and tempered."""
+
+    def __init__(self, rate: float, tau_rate: float, drops: Sequence[float]) -> None:
+        super().__init__()
+        self.weights, self.temperatures = Weights(rate, drops), Temperatures(tau_rate, drops)
+
+    def both(self, v: Views) -> Tensor:
+        """w_a·KL(T(x')^τa‖S(x')) + w_n·KL(Tn(x)^τn‖S(x)), (B,)."""
+        robust, natural = self.temperatures.cool(v.adv.teacher, v.nat.other("natural"), v)
+        return self.weights.weigh(losses.kl(robust, v.adv.student), losses.kl(natural, v.nat.student), v)
+
+
+def b_mtard(rate: float = 0.025, tau_rate: float = 0.001, drops: Sequence[float] = ()) -> Method:
+    """B-MTARD (Zhao 2023): MTARD with the teachers' temperatures balanced too."""
+    outer = term("w_a·KL(T(x')^τa‖S(x')) + w_n·KL(Tn(x)^τn‖S(x))")(Balanced(rate, tau_rate, drops).both)
+    return Method(inner=hard_adv, outer=outer, maximizer=Pgd(steps=10, start="gaussian"))

@@ -1,0 +1,13 @@
+"""KD: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531.
+
+Knowledge distillation on natural images; there is no adversary. The soft part is multiplied by τ², so that its gradient
+keeps its size beside the labels'.
+"""
+
+from mmard.core.method import Method
+from mmard.terms import hard_nat, soft_nat_hot
+
+
+def kd(tau: float = 4.0, label_share: float = 0.1) -> Method:
+    """KD (Hinton 2015): the teacher's soft labels and the hard ones on natural images, no attack."""
+    return Method(outer=(1 - label_share) * soft_nat_hot.given(tau=tau) + label_share * hard_nat)

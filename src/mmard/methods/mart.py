@@ -1,0 +1,34 @@
+"""MART: Wang et al., "Improving Adversarial Robustness Requires Revisiting Misclassified Examples", ICLR 2020.
+
+Descends BCE(S(x'), y) + β·(1 − S(x)_y)·KL(S(x)‖S(x')); the boosted cross-entropy BCE adds −log(1.0001 − S(x')_k), k the best
+of the wrong classes, to the cross-entropy. Nothing in it is constant. BatchNorm sees x, then x'. β = 5 or 6.
+"""
+
+from torch import Tensor
+
+from mmard import losses
+from mmard.attacks.pgd import Pgd
+from mmard.core.method import Method
+from mmard.core.objective import term
+from mmard.core.views import Views
+from mmard.terms import hard_adv
+
+
+@term("(1−S(x)_y)·KL(S(x)‖S(x'))")
+def unsure(v: Views) -> Tensor:
+    """The student at x' follows itself at x, the more the less sure it is of the label there."""
+    missing = 1 - (-losses.ce(v.nat.student, v.y)).exp()
+    return missing * losses.kl(v.nat.student, v.adv.student)
+
+
+@term("−log(1.0001 − max(k≠y) S(x')_k)")
+def boost(v: Views) -> Tensor:
+    """The best wrong class at x' is pushed down; 1.0001 keeps the logarithm finite where the student is certain of it."""
+    wrong = v.adv.student.softmax(1).scatter(1, v.y[:, None], 0).amax(1)
+    return -(1.0001 - wrong).log()
+
+
+def mart(beta: float = 6.0) -> Method:
+    """MART (Wang 2020): boosted CE, and smoothness where the student is unsure; needs no teacher."""
+    outer = beta * unsure + hard_adv + boost
+    return Method(inner=hard_adv, outer=outer, maximizer=Pgd(steps=10, start="gaussian"))

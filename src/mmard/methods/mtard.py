@@ -1,0 +1,38 @@
+"""MTARD: Zhao et al., "Enhanced Accuracy and Robustness via Multi-Teacher Adversarial Distillation", ECCV 2022.
+
+A robust teacher at x' (``teacher``), a natural one at x (``teachers.natural``). Their losses are weighed so that both fall
+alike: in every step w ← w − rate·(w − ρ/Σρ), with ρ the loss over its first value; to the gradient the weights are constants.
+The release lets the rate fall to a tenth with the learning rate (``drops: [215, 260, 285]``), averages the KL over
+classes (``scale: 1/num_classes`` in the settings; times 10 on 100 classes) and looks at the test set while training.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mmard import losses
+from mmard.attacks.pgd import Pgd
+from mmard.core.method import Method
+from mmard.core.objective import term
+from mmard.core.views import Views
+from mmard.terms import hard_adv
+from mmard.terms.balance import Weights
+
+
+class Balanced(nn.Module):
+    """Two teachers, weighed."""
+
+    def __init__(self, rate: float, drops: Sequence[float]) -> None:
+        super().__init__()
+        self.weights = Weights(rate, drops)
+
+    def both(self, v: Views) -> Tensor:
+        """w_a·KL(T(x')‖S(x')) + w_n·KL(Tn(x)‖S(x)), (B,)."""
+        robust = losses.kl(v.adv.teacher, v.adv.student)
+        return self.weights.weigh(robust, losses.kl(v.nat.other("natural"), v.nat.student), v)
+
+
+def mtard(rate: float = 0.025, drops: Sequence[float] = ()) -> Method:
+    """MTARD (Zhao 2022): a robust teacher at x' and a natural one at x, balanced as they are learnt."""
+    outer = term("w_a·KL(T(x')‖S(x')) + w_n·KL(Tn(x)‖S(x))")(Balanced(rate, drops).both)
+    return Method(inner=hard_adv, outer=outer, maximizer=Pgd(steps=10, start="gaussian"))

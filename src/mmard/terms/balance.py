@@ -1,0 +1,92 @@
+"""State that moves once a step: how two teachers are balanced (MTARD, B-MTARD)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmard import losses
+from mmard.core.processes import over_processes
+from mmard.core.views import Views
+
+
+def rate_at(rate: float, drops: Sequence[float], v: Views) -> float:
+    """A rate that falls to a tenth after each of these epochs, as the releases let it fall with the learning rate."""
+    return float(rate * 0.1 ** sum(v.epoch >= epoch for epoch in drops))
+
+
+class PerStep(nn.Module):
+    """State that moves once a step by the means of its whole batch, however many processes and parts that is divided into.
+
+    A batch in parts calls `begin` and `seen` for each: the state goes back to where the step began, and moves by the mean
+    of the parts so far. So after a step it is what the undivided batch would have made it, and within one a part
+    uses a state that lacks the parts to come. What identifies a step is its ``progress``. Buffers are replaced, never
+    written into: a graph may still need them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at: float | None = None  # not saved: checkpoints are made between steps
+        self._before: dict[str, Tensor] = {}
+        self._parts: list[Tensor] = []
+
+    def begin(self, v: Views) -> None:
+        """Put the buffers back to where this step began; a step that is new begins here."""
+        if v.progress != self._at:
+            self._at, self._before, self._parts = v.progress, dict(self.named_buffers()), []
+        for name, value in self._before.items():
+            setattr(self, name, value)
+
+    def seen(self, *values: Tensor) -> Tensor:
+        """What each sample of this part has, (B,) each → means (K,) of the step so far, in all processes; no gradient."""
+        self._parts.append(over_processes(torch.stack([value.mean() for value in values])))
+        return torch.stack(self._parts).mean(0)
+
+
+class Weights(PerStep):
+    """MTARD's normalisation loss balance: of two losses, the one that has fallen less since the first step gets more weight.
+
+    w ← w − rate·(w − ρ/Σρ), ρ = L / L_first; the weights begin equal and always sum to 1.
+    """
+
+    weights: Tensor
+    first: Tensor
+
+    def __init__(self, rate: float, drops: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.rate, self.drops = rate, tuple(map(float, drops))
+        self.register_buffer("weights", torch.full((2,), 0.5))
+        self.register_buffer("first", torch.zeros(2))  # 0: no step yet
+
+    def weigh(self, robust: Tensor, natural: Tensor, v: Views) -> Tensor:
+        """Two losses (B,) → their weighted sum (B,); the weights, moved by these losses first, are constants."""
+        self.begin(v)
+        now = self.seen(robust, natural).to(self.first)
+        tiny = torch.finfo(now.dtype).tiny
+        self.first = torch.where(self.first == 0, now, self.first)
+        left = now / self.first.clamp_min(tiny)
+        towards = left / left.sum().clamp_min(tiny)
+        self.weights = self.weights - rate_at(self.rate, self.drops, v) * (self.weights - towards)
+        return self.weights[0] * robust + self.weights[1] * natural
+
+
+class Temperatures(PerStep):
+    """B-MTARD's entropy-based balance: the temperatures of two teachers move until both are equally undecided.
+
+    τ ← clip(τ ∓ rate·sign(H_robust − H_natural), 1, 10), H the mean entropy at the temperatures so far; both begin at 1.
+    """
+
+    taus: Tensor
+
+    def __init__(self, rate: float, drops: Sequence[float] = ()) -> None:
+        super().__init__()
+        self.rate, self.drops = rate, tuple(map(float, drops))
+        self.register_buffer("taus", torch.ones(2))
+
+    def cool(self, robust: Tensor, natural: Tensor, v: Views) -> tuple[Tensor, Tensor]:
+        """Logits of both (B, K), each over its temperature; the temperatures move for the next step."""
+        self.begin(v)
+        robust, natural = robust / self.taus[0], natural / self.taus[1]
+        h = self.seen(losses.entropy(robust), losses.entropy(natural)).to(self.taus)
+        self.taus = (self.taus - rate_at(self.rate, self.drops, v) * (h - h.flip(0)).sign()).clamp(1, 10)
+        return robust, natural
