@@ -1,13 +1,13 @@
 """MMARD: Wang et al., "Improving the Min-Max Optimization Process in Adversarial Robustness Distillation", 2025.
 
-arXiv 2503.06559. A re-implementation from the paper's description; its equations were not to be had. Inner: a term that grows
-as the teacher's own prediction at x' nears its decision boundary. Outer: mutual information along the triangle natural –
-robust – teacher. Candidates for both stand in `mmard.terms`; drift and joint are the starting point, not a measured choice.
+arXiv 2503.06559, from the paper's description; its equations were not to be had. Inner: a term that grows as the teacher's own
+prediction at x' nears its decision boundary. Outer: mutual information along the triangle natural – robust – teacher.
 """
 
 from dataclasses import replace
 
 from mmard.attacks.pgd import Pgd
+from mmard.core.balance import balanced
 from mmard.core.errors import unknown
 from mmard.core.held import held
 from mmard.core.method import Method
@@ -18,17 +18,19 @@ from mmard.terms import BOUNDARIES, TRIANGLES
 
 def mmard(
     base: Method | None = None,
-    *, inner: str = "drift", outer: str = "joint", beta: float = 1.0, gamma: float = 0.5, every: int = 1
+    *,
+    inner: str = "drift", outer: str = "joint", beta: float = 1.0, gamma: float = 0.5, every: int = 1, balance: bool = False,
 ) -> Method:  # fmt: skip
     """MMARD (Wang 2025): any base (RSLAD), plus beta·boundary in the attack, plus gamma·triangle in the loss.
 
-    ``every``: attack steps from one look at the boundary's gradient (a forward and a backward of the teacher) to the next."""
-    base = base or rslad()
+    ``every``: attack steps from one look at the boundary's gradient (a forward and a backward of the teacher) to the next.
+    ``balance``: the two gradients of the attack are brought to one size in each sample, so that beta is their ratio."""
+    base, level = base or rslad(), balanced if balance else lambda objective: objective
     boundary = held(_chosen("inner term", inner, BOUNDARIES), every)
     triangle = _chosen("outer term", outer, TRIANGLES)
     return replace(
         base,
-        inner=base.inner + beta * boundary,
+        inner=level(base.inner) + beta * level(boundary) if boundary else base.inner,
         outer=base.outer + gamma * triangle,
         maximizer=base.maximizer or Pgd(steps=10),
     )
