@@ -93,7 +93,7 @@ def test_by_default_the_runs_own_method_comes_first_and_once(mmard: Run, run: Pa
         (["nowhere"], "nowhere is no run folder"),
         (["runs/run", "--limit", "0"], "limit is 0"),
         (["runs/run", "--split", "tset"], "unknown split 'tset'; did you mean test?"),
-        (["runs/run", "--methods", "rslda"], "unknown method 'rslda'; did you mean rslad?"),
+        (["runs/run", "--methods", "rslda"], "unknown method 'rslda'; did you mean rslad"),
         (["runs/run", "--methods", "mmard(inner=drfit)"], "unknown inner term 'drfit'"),
         (["runs/run", "--methods", "mmard(inner=drift"], "brackets"),
         (["runs/run", "--teacher", "gone"], "no model at gone"),
