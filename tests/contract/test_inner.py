@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import blobs
 from test_training import Stops, assert_same_runs, trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmard import Method, MmardError, Pgd, Threat, Views, term
 from mmard.attacks.adaptive import EarlyStop, WarmStart
@@ -16,13 +17,17 @@ from mmard.attacks.inner import Inner
 from mmard.attacks.single import RS_FGSM
 from mmard.attacks.stages import Guard, Late
 from mmard.config import read_settings
+from mmard.data.augment import drawn
 from mmard.data.images import DataSet
 from mmard.methods import METHODS
 from mmard.objects import method_of
 from mmard.runs import RunFolder
 from mmard.terms import hard_adv
+from mmard.training.engine import Engine
 from mmard.training.memory import short
+from mmard.training.plan import Plan
 from mmard.training.trainer import Trainer
+from mmard.training.update import Update
 
 PARTS: dict[str, dict[str, Any]] = {
     "warm": {"steps": 2, "warm_start": True},
@@ -221,3 +226,22 @@ def test_parts_that_do_not_go_together_are_one_line(words: dict[str, Any], expec
 def test_memory_is_measured_on_one_step_without_the_store() -> None:
     process = method(**PARTS["warm, stopping, late, guarded"]).maximizer
     assert short(process) == EarlyStop(pgd=Pgd(steps=1), at="teacher")
+
+
+def test_parts_of_a_batch_keep_what_the_whole_would() -> None:
+    """Each part has its own rows of the augmentation."""
+    x, y, index = blobs(40).batch(slice(None))
+    torch.manual_seed(0)
+    frame, kept = drawn(x, "crop+flip"), []
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 4))  # no BatchNorm, which sees parts
+    for at_once in (None, 10):
+        warm = WarmStart(Pgd(steps=2, start="none"))
+        warm.make_room(40, x.shape[1:])
+        method = replace(METHODS["pgd_at"](), maximizer=warm)
+        plan, engine = Plan(lr=0.0, batch_size=40), Engine(accelerator="cpu")
+        update = Update(method=method, threat=Threat(eps=0.1), student=net, teachers={}, plan=plan, engine=engine)
+        for _ in range(2):
+            update(frame(x), y, index, 0.0, at_once, frame)
+        kept.append(warm.kept.view(torch.float16).float())
+    assert kept[0].abs().max() > 0.05
+    assert torch.isclose(kept[0], kept[1], atol=1e-3).float().mean() > 0.99
