@@ -83,10 +83,11 @@ class AveragingSettings(Section):
 
 
 class ValidationSettings(Section):
-    """Judging on the held-out split; see `mmard.training.trainer.Validation`."""
+    """Judging on the held-out split; see `mmard.training.validation.Validation`."""
 
     every: Count = 1
     steps: Count = 10
+    patience: Count | None = None
 
 
 class EngineSettings(Section):

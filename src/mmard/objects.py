@@ -50,7 +50,7 @@ def check(settings: Settings) -> None:
     processes, batch = settings.engine.devices * settings.engine.nodes, plan_of(settings).batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
-    Averaging(**settings.averaging.model_dump())
+    Averaging(**settings.averaging.model_dump()).in_run_of(settings.train.epochs)
     with torch.device("meta"):
         build(Architecture(name=settings.student, classes=10))
     if settings.teacher and Path(settings.teacher).resolve() == Path(settings.out).resolve():

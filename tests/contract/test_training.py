@@ -33,7 +33,9 @@ def trainer(data: DataSet, folder: Path, method: Method | None = None, **changes
         "plan": Plan(epochs=3, batch_size=40, lr=0.05),
         "averaging": Averaging(kind="ema", decay=0.8),
         "augmentation": "crop+flip",
-        "teachers": {"teacher": small_net(seed=9).eval().requires_grad_(False)},
+        "teachers": {
+            name: small_net(seed=seed).eval().requires_grad_(False) for name, seed in (("teacher", 9), ("natural", 8))
+        },
     }
     method = method or METHODS["mmard"]()
     return Trainer(

@@ -8,7 +8,7 @@ import mmard
 SRC = Path(mmard.__file__).parent
 FLOORS = [
     {"core", "losses"},
-    {"terms", "attacks", "models", "data", "runs"},
+    {"terms", "states", "attacks", "models", "data", "runs"},
     {"methods", "evaluation", "diagnostics"},
     {"training", "report"},
     {"config", "locate", "objects", "scene", "api", "assess", "judging", "diagnosing", "diagnose_command", "catalogue"}

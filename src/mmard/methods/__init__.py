@@ -5,7 +5,12 @@ from collections.abc import Callable
 from mmard.core.method import Method
 from mmard.methods.adaad import adaad
 from mmard.methods.ard import ard
+from mmard.methods.awp import awp
+from mmard.methods.ciard import ciard
+from mmard.methods.fair import fair
+from mmard.methods.igdm import igdm
 from mmard.methods.mmard import mmard
+from mmard.methods.peeraid import peeraid
 from mmard.methods.pgd_at import pgd_at
 from mmard.methods.rslad import rslad
 from mmard.methods.standard import standard
@@ -19,4 +24,9 @@ METHODS: dict[str, Callable[..., Method]] = {
     "rslad": rslad,
     "adaad": adaad,
     "mmard": mmard,
+    "peeraid": peeraid,
+    "ciard": ciard,
+    "igdm": igdm,
+    "fair": fair,
+    "awp": awp,
 }
