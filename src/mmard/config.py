@@ -39,7 +39,7 @@ class DataSettings(Section):
     test_limit: Count | None = None
     seed: Seed = 0
     stream: bool = False
-    augment: Literal["none", "crop", "flip", "crop+flip"] = "none"
+    augment: Literal["none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix"] = "none"
 
 
 class ThreatSettings(Section):

@@ -46,13 +46,15 @@ def engine_of(settings: Settings) -> Engine:
 
 def check(settings: Settings) -> None:
     """Whatever can be wrong without looking at data or weights, found before anything heavy runs."""
-    method_of(settings)
+    method = method_of(settings)
     processes, batch = settings.engine.devices * settings.engine.nodes, plan_of(settings).batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
     Averaging(**settings.averaging.model_dump()).in_run_of(settings.train.epochs)
+    fresh = {companion.fresh for companion in method.companions.values()} - {None, "student"}
     with torch.device("meta"):
-        build(Architecture(name=settings.student, classes=10))
+        for name in (settings.student, *sorted(filter(None, fresh))):
+            build(Architecture(name=name, classes=10))
     if settings.teacher and Path(settings.teacher).resolve() == Path(settings.out).resolve():
         raise MmardError(f"{settings.out} cannot be its own teacher; choose another out=")
     will_come = (
