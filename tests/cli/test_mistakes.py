@@ -90,6 +90,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         ),
         (["train", "--method", "pgd_at", "engine.devices=3"], ["batch_size 128 does not divide by 3 processes"]),
         (["train", "--method", "mmard", "method.beta=inf"], ["'inf'", "expected a finite number"]),
+        (["bench", "--method", "peeraid"], ["bench's plain step trains no companion"]),
         (["results", "README.md"], ["cannot read README.md"]),
         (["train", "data.seed=-1"], ["'data.seed' is -1"]),
         (["train", "out="], ["'out' is"]),

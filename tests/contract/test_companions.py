@@ -1,24 +1,29 @@
 """Runs with companions, state and wrappers: they learn, resume bit-equal, stop early, and say what is wrong in one line."""
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import small_net
+from helpers import blobs, small_net
 from torch import nn
 
-from mmard import Method, MmardError, train
+from mmard import Method, MmardError, Pgd, Threat, train
 from mmard.core.companion import Companion
 from mmard.core.objective import nothing
 from mmard.data.images import DataSet
 from mmard.methods import METHODS, ard, awp, ciard, fair, igdm, mmard, peeraid, pgd_at, rslad, standard
+from mmard.models.students import Architecture, Classifier
 from mmard.models.weights import load_weights, read_state
 from mmard.runs import RunFolder
 from mmard.states.fairness import Fairness
 from mmard.terms import hard_nat, hard_peer
 from mmard.training.averaging import Average, Averaging
+from mmard.training.engine import Engine
 from mmard.training.plan import Plan
+from mmard.training.update import Update
 from mmard.training.validation import Validation
 
 from .test_training import Stops, assert_same_runs, same, trainer
@@ -90,6 +95,41 @@ def test_class_weights_come_from_the_epoch_before(tiny: DataSet, tmp_path: Path)
         trainer(tiny, tmp_path / "b", method, watcher=Stops(5)).fit()
     assert state.seen.sum() <= 160 * 10
     assert 5 / 6 <= state.weights.min() <= state.weights.max() <= 5 / 2
+
+
+def test_parts_of_a_batch_give_a_companion_the_gradient_of_the_whole() -> None:
+    """Nets without BatchNorm, an attack without a random start: parts can change nothing but rounding."""
+
+    def net(seed: int) -> Classifier:
+        torch.manual_seed(seed)
+        layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 4))
+        return Classifier(layers, Architecture(name="plain", classes=4, channels=1))
+
+    x, y, index = blobs(40).batch(slice(None))
+    found = []
+    for at_once in (40, 10):
+        method = replace(peeraid(), maximizer=Pgd(steps=2, start="none"))
+        update = Update(
+            method=method, threat=Threat(eps=0.1), student=net(0).train(), teachers={"peer": net(1)},
+            plan=Plan(lr=0.1, batch_size=40), engine=Engine(accelerator="cpu"),
+        )  # fmt: skip
+        means = [update(x, y, index, step / 3, at_once) for step in range(3)]
+        found.append((update.student.state_dict(), update.companions[0].net.state_dict(), means))
+    for a, b in zip(*found, strict=True):
+        for one, other in zip(a if isinstance(a, list) else [a], b if isinstance(b, list) else [b], strict=True):
+            assert one.keys() == other.keys()
+            for key in one:
+                torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=1e-6)
+
+
+def test_a_copy_of_a_method_has_a_state_of_its_own() -> None:
+    """What a trial step in the search for memory counts is not counted in the run; both terms of a copy share one state."""
+    method = mmard(fair(rslad()), every=2)
+    twin = copy.deepcopy(method)
+    (state,), (other,) = (list(m.modules()) for m in (method, twin))
+    assert isinstance(state, Fairness)
+    assert other is not state
+    assert [*twin.inner.modules()] == [*twin.outer.modules()] == [other]
 
 
 WRONG: dict[str, tuple[Callable[[], object], str]] = {

@@ -192,6 +192,24 @@ def test_ciard_is_its_formulas() -> None:
     assert (state.tau_adv.item(), state.tau_nat.item()) == pytest.approx(expected, abs=1e-6)
 
 
+def test_ciard_weighed_as_the_release_does() -> None:
+    """The natural part's weight starts at ½ and follows how much slower its loss has fallen than at first."""
+    n, (x, y) = networks(), images()
+    s = n["student"]
+    step = Step(ciard(balanced=True, temperatures_stop=True))
+    (state,) = (m for m in step.method.modules() if isinstance(m, Push))
+    at = step(0.9)
+    assert state.weight.item() == pytest.approx(0.5)
+    assert (state.tau_adv.item(), state.tau_nat.item()) == (1, 1)
+    state.first.copy_(state.first * torch.tensor([2.0, 1.0]))  # as if the natural loss had halved since
+    step(0.9)
+    weight = 0.5 - 0.025 * (0.5 - 0.5 / 1.5)
+    assert state.weight.item() == pytest.approx(weight)
+    pulls = kl(p(n["natural"](x).detach()), p(s(x))).mean(), kl(p(n["teacher"](at).detach()), p(s(at))).mean()
+    whole = pushed(n, x, at, y, 1.0, 1.0) - sum(pulls) + weight * pulls[0] + (1 - weight) * pulls[1]
+    assert_close(step.gradient(), slopes(whole, s))
+
+
 def test_ciards_teacher_rests_before_it_is_trained() -> None:
     """Before its time it is in evaluation mode and has no gradient; after, in training mode."""
     step = Step(ciard())

@@ -9,6 +9,7 @@ from mmard.core.objective import Objective, term
 from mmard.core.views import Views
 
 STEP, LOWEST, HIGHEST = 1e-3, 1.0, 10.0  # of a temperature
+PACE = 0.025  # of the weights
 DROPS = (215 / 300, 260 / 300, 285 / 300)  # shares of the run after which the step is a tenth
 PUSHED = 5.0  # temperature of the student in the push
 
@@ -22,16 +23,26 @@ class Push(nn.Module):
 
     Args:
         stops: the step is 0 after the first drop, as in effect in the release, which divides it in every batch of that epoch.
+        balanced: the first two parts weigh w_a = 1 − w_n and w_n, as in the release and in MTARD: in every step
+            w_n ← w_n − 0.025·(w_n − ρ_n/(ρ_n + ρ_a)), ρ a part's mean over that of the first step; it starts at ½.
     """
 
     tau_adv: Tensor
     tau_nat: Tensor
+    weight: Tensor
+    first: Tensor
 
-    def __init__(self, stops: bool = False) -> None:
+    def __init__(self, stops: bool = False, balanced: bool = False) -> None:
         super().__init__()
-        self.stops = stops
-        self.register_buffer("tau_adv", torch.ones(()))
-        self.register_buffer("tau_nat", torch.ones(()))
+        self.stops, self.balanced = stops, balanced
+        start = {
+            "tau_adv": torch.ones(()),
+            "tau_nat": torch.ones(()),
+            "weight": torch.tensor(0.5),
+            "first": torch.zeros(2),
+        }
+        for name, value in start.items():
+            self.register_buffer(name, value)
 
     def objective(self) -> Objective:
         """Its three terms; the first is of x, so that BatchNorm sees x, then x'."""
@@ -40,18 +51,34 @@ class Push(nn.Module):
 
     def natural(self, v: Views) -> Tensor:
         """The student at x follows the natural teacher."""
-        return losses.kl(v.nat.other("natural") / self.tau_nat, v.nat.student)
+        return self._pulls(v)[0] * (self._balance(v) if self.balanced else 1.0)
 
     def robust(self, v: Views) -> Tensor:
         """The student at x' follows the robust teacher."""
-        return losses.kl(v.adv.teacher / self.tau_adv, v.adv.student)
+        return self._pulls(v)[1] * (1 - self._balance(v) if self.balanced else 1.0)
+
+    def _pulls(self, v: Views) -> tuple[Tensor, Tensor]:
+        nat = losses.kl(v.nat.other("natural") / self.tau_nat, v.nat.student)
+        return nat, losses.kl(v.adv.teacher / self.tau_adv, v.adv.student)
+
+    def _balance(self, v: Views) -> Tensor:
+        """The natural part's weight in this step."""
+
+        def move() -> Tensor:
+            means = torch.stack([mean_of_all(part.mean()) for part in self._pulls(v)])
+            self.first = torch.where(self.first > 0, self.first, means)
+            share = means / self.first
+            self.weight = self.weight - PACE * (self.weight - share[0] / share.sum())
+            return self.weight
+
+        return v.nat.once("CIARD's weight", move)  # type: ignore[no-any-return]
 
     def pushed(self, v: Views) -> Tensor:
         """The student at x' leaves the natural teacher where that is wrong; and the temperatures move."""
         target = v.adv.other("natural")
         wrong = (target.argmax(1) != v.y).to(target.dtype)
         each = wrong * losses.kl(target, v.adv.student / PUSHED) / mean_of_all(wrong.mean()).clamp_min(1e-12)
-        sizes = [mean_of_all(part.mean()) for part in (self.robust(v), self.natural(v), each)]
+        sizes = [mean_of_all(part.mean()) for part in (*self._pulls(v), each)]
         one, two, three = (size.abs().clamp_min(1e-7).log10().floor() for size in sizes)
         self._move(v)
         return 10.0 ** (torch.minimum(one, two) - three) * each
