@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import blobs, small_net
+from test_training import Stops, assert_same_runs, same, trainer
 from torch import nn
 
 from mmard import Method, MmardError, Pgd, Threat, train
@@ -25,8 +26,6 @@ from mmard.training.engine import Engine
 from mmard.training.plan import Plan
 from mmard.training.update import Update
 from mmard.training.validation import Validation
-
-from .test_training import Stops, assert_same_runs, same, trainer
 
 COMPOSED: dict[str, Callable[[], Method]] = {
     "peeraid": peeraid,
