@@ -1,6 +1,6 @@
 """Make a teacher small enough to travel: a run's best weights in half precision, and the card that goes with them.
 
-    python zoo/pack.py RUN NAME     writes NAME.safetensors and NAME.json beside this file
+python zoo/pack.py RUN NAME     writes NAME.safetensors and NAME.json beside this file
 """
 
 import json

@@ -20,7 +20,8 @@ from mmard.runs import RunFolder, differences
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
 from mmard.training.progress import Watcher
-from mmard.training.trainer import Trainer, Validation
+from mmard.training.trainer import Trainer
+from mmard.training.validation import Validation
 
 __all__ = ["check", "data_of", "engine_of", "evaluate", "method_of", "plan_of", "train"]
 

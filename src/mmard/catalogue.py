@@ -7,6 +7,8 @@ import yaml
 
 from mmard.attacks.inner import PARTS
 from mmard.config import recipes
+from mmard.core.method import Method
+from mmard.costs import cost_of, in_words
 from mmard.data.sources import SOURCES
 from mmard.methods import METHODS
 from mmard.models.students import FAMILIES
@@ -22,7 +24,7 @@ def catalogue() -> dict[str, dict[str, str]]:
         **{f"{n} (outer)": t for n, t in TRIANGLES.items()},
     }
     return {
-        "methods": {name: _first_line(builder) for name, builder in METHODS.items()},
+        "methods": {name: _method(builder) for name, builder in METHODS.items()},
         "models": {name: line for name, (line, _) in FAMILIES.items()},
         "data": dict(SOURCES),
         "terms": {name: f"{o}   {_first_line(o.terms[0][1].function)}" for name, o in terms.items()},
@@ -31,6 +33,11 @@ def catalogue() -> dict[str, dict[str, str]]:
             name: yaml.safe_load(path.read_text(encoding="utf-8")).get("about", "") for name, path in recipes().items()
         },
     }
+
+
+def _method(builder: Callable[..., Method]) -> str:
+    method = builder()
+    return f"{_first_line(builder)}\n{method}\ncost:  {in_words(cost_of(method))}\n"
 
 
 def _first_line(thing: Callable[..., Any]) -> str:

@@ -39,7 +39,7 @@ class DataSettings(Section):
     test_limit: Count | None = None
     seed: Seed = 0
     stream: bool = False
-    augment: Literal["none", "crop", "flip", "crop+flip"] = "none"
+    augment: Literal["none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix"] = "none"
 
 
 class ThreatSettings(Section):
@@ -95,10 +95,11 @@ class AveragingSettings(Section):
 
 
 class ValidationSettings(Section):
-    """Judging on the held-out split; see `mmard.training.trainer.Validation`."""
+    """Judging on the held-out split; see `mmard.training.validation.Validation`."""
 
     every: Count = 1
     steps: Count = 10
+    patience: Count | None = None
 
 
 class EngineSettings(Section):

@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -47,6 +47,8 @@ def build_method(spec: str | dict[str, Any]) -> Method:
     name = spec.pop("name", None)
     if not isinstance(name, str):
         raise MmardError("a method needs a name, such as method=rslad or method: {name: rslad}")
+    if isinstance(inside := _bracketed(name), dict):  # such as mmard(igdm(rslad), beta=2)
+        return build_method({**inside, **spec})
     builder = method_builder(name)
     try:
         known = inspect.signature(builder).parameters
@@ -102,15 +104,23 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
+def _bracketed(name: str) -> str | dict[str, Any]:
+    """The spec within a name; the path of a file may have brackets of its own."""
+    own = name.endswith(")") and ":" not in name.partition("(")[0]
+    return _spec(name) if own and len(_parts(name)) == 1 else name
+
+
 def _spec(text: str) -> str | dict[str, Any]:
     name, bracket, inside = text.partition("(")
     if not bracket:
         return text
     spec: dict[str, Any] = {"name": name.strip()}
-    for part in _parts(inside.rstrip().removesuffix(")")):
+    for place, part in enumerate(_parts(inside.rstrip().removesuffix(")"))):
         key, equals, value = part.partition("=")
-        if not equals:
-            raise MmardError(f"{part!r} in {text!r} is no parameter; expected key=value, such as inner=entropy")
+        if "(" in key or not equals:  # a base without its key
+            if place > 0:
+                raise MmardError(f"{part!r} in {text!r} is no parameter; expected key=value, such as inner=entropy")
+            key, value = "base", part
         spec[key.strip()] = _spec(value.strip()) if key.strip() == "base" else yaml.safe_load(value)
     return spec
 
@@ -118,6 +128,8 @@ def _spec(text: str) -> str | dict[str, Any]:
 def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
     """The value in the type of the parameter's default: ``"5/6"`` for a float, true or false for a bool."""
     kind = type(parameter.default)
+    if parameter.default is None and float in get_args(parameter.annotation) and value is not None:
+        kind = float
     if kind in (float, int) and not isinstance(value, bool):
         try:
             number = parse_number(value)

@@ -13,7 +13,7 @@ from mmard.config import Settings
 from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.core.views import Models, NoSuchModelError, Views
+from mmard.core.views import MissingModelError, Models, Views
 from mmard.data.images import DataSet
 from mmard.data.sources import load
 from mmard.locate import build_method
@@ -30,8 +30,7 @@ def method_of(settings: Settings) -> Method:
     method, threat = build_method(settings.method), Threat(**settings.threat.model_dump())
     changes = {k: v for k, v in settings.attack.model_dump().items() if v not in (None, False)}
     if isinstance(method.maximizer, Pgd):
-        if settings.attack.stop_at is not None:
-            _must_do_without_some(method, settings.engine.compile)
+        _must_go_together(settings, method)
         late = settings.attack.late and (settings.attack.late.after, settings.attack.late.steps)
         return replace(method, maximizer=Inner(**{**changes, "late": late}).of(method.maximizer, threat))
     if changes and method.maximizer is not None:
@@ -39,13 +38,20 @@ def method_of(settings: Settings) -> Method:
     return method
 
 
-def _must_do_without_some(method: Method, compiled: bool) -> None:
-    """Raise where samples that leave the batch would change what the others see."""
+def _must_go_together(settings: Settings, method: Method) -> None:
+    """Raise where a part of the attack asks for what the rest of the run does not give."""
+    if settings.attack.warm_start and set(settings.data.augment.split("+")) & {"idbh", "cutmix"}:
+        raise MmardError(
+            f"attack.warm_start keeps perturbations of the image itself, and data.augment={settings.data.augment} does more "
+            "than move it; choose crop+flip, or leave one of them out"
+        )
+    if settings.attack.stop_at is None:
+        return
     if over := sorted({term.name for _, term in method.inner.terms} & OVER_THE_BATCH):
         raise MmardError(
             f"attack.stop_at takes samples out of the batch, and the inner term {over[0]} is over all of it"
         )
-    if compiled:
+    if settings.engine.compile:
         raise MmardError(
             "attack.stop_at makes batches of every size, and engine.compile is for one; leave one of them out"
         )
@@ -72,9 +78,11 @@ def check(settings: Settings) -> None:
     processes, batch = settings.engine.devices * settings.engine.nodes, plan_of(settings).batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
-    Averaging(**settings.averaging.model_dump())
+    Averaging(**settings.averaging.model_dump()).in_run_of(settings.train.epochs)
+    fresh = {companion.fresh for companion in method.companions.values()} - {None, "student"}
     with torch.device("meta"):
-        build(Architecture(name=settings.student, classes=10))
+        for name in (settings.student, *sorted(filter(None, fresh))):
+            build(Architecture(name=name, classes=10))
     if settings.teacher and Path(settings.teacher).resolve() == Path(settings.out).resolve():
         raise MmardError(f"{settings.out} cannot be its own teacher; choose another out=")
     will_come = (
@@ -82,11 +90,12 @@ def check(settings: Settings) -> None:
     )
     for source in [*settings.teachers.values(), *([settings.teacher] if settings.teacher and not will_come else [])]:
         find_model(source)
-    must_have_its_teachers(method, [*settings.teachers, *(["teacher"] if settings.teacher else [])])
+    made = [name for name, companion in method.companions.items() if companion.fresh is not None]
+    must_have_its_teachers(method, [*settings.teachers, *(["teacher"] if settings.teacher else []), *made])
 
 
 def must_have_its_teachers(method: Method, names: Iterable[str]) -> None:
-    """Raise `NoSuchModelError` where the method asks for a network that is not one of these, before anything is loaded.
+    """Raise `MissingModelError` where the method asks for a network that is not one of these, before anything is loaded.
 
     A copy of it is evaluated on made-up images and networks. Whatever else fails on those is left to training.
     """
@@ -98,9 +107,9 @@ def must_have_its_teachers(method: Method, names: Iterable[str]) -> None:
             try:
                 tried = copy.deepcopy(method)
                 views = Views.of(x, numbers, numbers, models, progress).moved_to(x.clone().requires_grad_())
-                tried.inner(views)
-                tried.outer(views)
-            except NoSuchModelError:
+                for objective in (tried.inner, tried.outer, *(c.outer for c in tried.companions.values())):
+                    objective(views)
+            except MissingModelError:
                 raise
             except Exception:  # somebody's term may need what these images do not have
                 continue

@@ -38,6 +38,24 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "--method", "rslda"], ["unknown method 'rslda'", "did you mean rslad", "file.py:function"]),
         (["train", "--method", "mmard", "method.inner=drfit"], ["unknown inner term 'drfit'", "did you mean drift"]),
         (["train", "--method", "mmard", "method.base=trade"], ["unknown method 'trade'", "trades"]),
+        (
+            ["train", "--method", "mmard(igdm(fair(rslad), alhpa=2))"],
+            ["unknown parameter of method igdm 'alhpa'", "alpha"],
+        ),
+        (
+            ["train", "--method", "igdm(standard)"],
+            ["igdm has no published alpha for this base", "rslad 0.9", "alpha=1"],
+        ),
+        (["train", "--method", "fair(igdm(fair(rslad)))"], ["fair stands twice in this method"]),
+        (["train", "--method", "mmard(rslad"], ["unknown method 'mmard(rslad'"]),
+        (
+            ["train", "--method", "peeraid", "method.peer=resnet17"],
+            ["unknown model 'resnet17'", "did you mean resnet18"],
+        ),
+        (["train", *SHORT, "--method", "ciard"], ["asks for a 'teacher' model", "teacher=RUN_FOLDER_OR_CARD"]),
+        (["train", "--method", "awp(pgd_at)", "method.gamma=-1"], ["gamma -1 and begin 0 are not below 0"]),
+        (["train", "averaging.kind=swa", "averaging.start=30"], ["start 30 is no epoch of a run of 30"]),
+        (["train", "validation.patience=0"], ["'validation.patience' is 0"]),
         (["train", "method.alhpa=0.5"], ["unknown parameter of method rslad 'alhpa'", "alpha"]),
         (["train", "method.alpha=high"], ["method.alpha is 'high'", "expected a number"]),
         (
@@ -83,6 +101,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         ),
         (["train", "--method", "pgd_at", "engine.devices=3"], ["batch_size 128 does not divide by 3 processes"]),
         (["train", "--method", "mmard", "method.beta=inf"], ["'inf'", "expected a finite number"]),
+        (["bench", "--method", "peeraid"], ["bench's plain step trains no companion"]),
         (["results", "README.md"], ["cannot read README.md"]),
         (["train", "data.seed=-1"], ["'data.seed' is -1"]),
         (["train", "out="], ["'out' is"]),

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import QUICK, Run, small_net
+from torch import nn
 
 from mmard import Scores
 from mmard.core.files import load_safely
+from mmard.models.students import FAMILIES, Architecture
 from mmard.models.weights import read_state, save_weights
 from mmard.runs import RunFolder
 from mmard.training.engine import Engine
@@ -128,6 +130,44 @@ def test_a_methods_state_is_that_of_the_whole_batch_in_every_process(
     assert states[0][1]["temperatures.taus"].max() > 1.2
 
 
+COMPOSED = (
+    METHOD
+    + """
+from mmard.methods import awp, ciard, fair, igdm
+
+def composed():
+    base = replace(ciard(begin=0.2), maximizer=Pgd(steps=2, start="none"))
+    return awp(igdm(fair(base, beta=0.5), alpha=1.0), gamma=0.02)
+"""
+)
+
+
+def test_a_companion_state_and_awp_do_not_depend_on_the_number_of_processes(
+    mmard_process: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CIARD's teacher learns, classes are weighed, weights move up the loss: as in one process with the whole batch."""
+    (tmp_path / "mine.py").write_text(COMPOSED)
+
+    def plain(a: Architecture) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, a.classes))
+
+    monkeypatch.setitem(FAMILIES, "plain", ("no BatchNorm", plain))
+    for seed, name in enumerate(("teacher", "natural")):
+        save_weights(tmp_path / f"{name}.safetensors", small_net(classes=10, name="plain", seed=seed))
+    words = ["train", *QUICK, "train.batch_size=60", "student=plain", "--method", "mine.py:composed"]
+    words += ["--teacher", "teacher.safetensors", "teachers.natural=natural.safetensors"]
+    for count in (1, 2):
+        done = mmard_process(*words, f"engine.devices={count}", "engine.accelerator=cpu", f"out=runs/{count}")
+        assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "runs/2") == pytest.approx(losses(tmp_path / "runs/1"), rel=1e-4)
+    for name in ("last", "teacher"):
+        one, two = (read_state(tmp_path / f"runs/{count}/{name}.safetensors") for count in (1, 2))
+        for key in one:
+            torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5)
+    taught, given = read_state(tmp_path / "runs/1/teacher.safetensors"), read_state(tmp_path / "teacher.safetensors")
+    assert any(not torch.equal(taught[key], given[key]) for key in given)
+
+
 def test_processes_share_an_evaluation_and_give_the_same_verdicts(
     mmard: Run, mmard_process: Run, tmp_path: Path
 ) -> None:
@@ -159,14 +199,18 @@ def fit(self):
     return old(self)
 trainer.Trainer.fit = fit
 api.train(settings)
-state = torch.cat([t.double().flatten() for t in kept[0].student.state_dict().values()])
+nets = [kept[0].student, *kept[0].beside.values(), *kept[0].terms]
+state = torch.cat([t.double().flatten() for net in nets for t in (*net.parameters(), *net.buffers())])
 both = [torch.zeros_like(state) for _ in range(2)]
 dist.all_gather(both, state)
 print("EQUAL" if torch.equal(both[0], both[1]) else f"DIFFER {(both[0] - both[1]).abs().max()}")
 """
 
 
-def test_every_process_ends_with_the_same_weights_and_statistics(digits_teacher: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["mmard", "peeraid"])
+def test_every_process_ends_with_the_same_weights_and_statistics(
+    method: str, digits_teacher: Path, tmp_path: Path
+) -> None:
     import subprocess
     import sys
 
@@ -174,7 +218,7 @@ def test_every_process_ends_with_the_same_weights_and_statistics(digits_teacher:
     words = [
         *QUICK,
         "student=cnn-4-3",
-        "method=mmard",
+        f"method={method}",
         f"teacher={digits_teacher}",
         "engine.devices=2",
         "engine.accelerator=cpu",

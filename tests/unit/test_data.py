@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmard import MmardError
-from mmard.data.augment import augment, random_crop
+from mmard.data.augment import KINDS, augment, cutmix, random_colour_or_shape, random_crop, random_erasing
 from mmard.data.images import Images, split
 from mmard.data.sources import load
 
@@ -78,6 +78,59 @@ def test_flips_mirror_about_half() -> None:
     kept = (augment(x, "none") == x).flatten(1).all(1)
     assert 150 < flipped.sum() < 250
     assert kept.all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmentation_keeps_shape_and_range_and_follows_the_seed(kind: str, channels: int) -> None:
+    x = torch.rand(32, channels, 12, 12)
+    made = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        made.append(augment(x, kind))
+    assert made[0].shape == x.shape
+    assert made[0].min() >= 0
+    assert made[0].max() <= 1 + 1e-6
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2]) == (kind == "none")
+
+
+def test_cutmix_keeps_the_larger_part_and_pastes_the_neighbour() -> None:
+    """Images of one colour each: whatever is not an image's own colour is its neighbour's, and is less than half."""
+    colours = torch.arange(200.0).view(200, 1, 1, 1) / 200
+    mixed = cutmix(colours.expand(200, 3, 16, 16))
+    own, pasted = mixed == colours, mixed == colours.roll(1, 0)
+    assert (own ^ pasted).all()
+    share = pasted.float().mean((1, 2, 3))
+    assert share.max() < 0.5
+    assert 0.1 < share.mean() < 0.3  # uniform to a half, boxes rounded down
+    rows = pasted[:, 0].any(2).sum(1) * pasted[:, 0].any(1).sum(1)
+    assert torch.equal(rows, pasted[:, 0].sum((1, 2)))  # one box, the same in every channel
+
+
+def test_erasing_blackens_a_box_of_half_of_the_images() -> None:
+    erased = random_erasing(torch.ones(1000, 1, 32, 32)) == 0
+    share = erased.float().mean((1, 2, 3))
+    assert 0.44 < (share > 0).float().mean() < 0.56
+    assert share.max() <= 0.33
+
+
+def test_one_change_of_colour_or_shape() -> None:
+    """On grey images of one value contrast and saturation change nothing, brightness the value, shapes only the rim."""
+    x = torch.full((1000, 3, 16, 16), 0.5)
+    middle = random_colour_or_shape(x)[:, :, 6:10, 6:10]
+    changed = (middle - 0.5).abs().flatten(1).amax(1) > 1e-6
+    assert 0.15 < changed.float().mean() < 0.25
+    assert middle.min() >= 0.25
+    assert middle.max() <= 0.75
+    assert middle[changed].flatten(1).std(1).max() < 1e-6
+    dot = torch.zeros(500, 3, 17, 17)
+    dot[:, 0, 8, 8] = 1.0  # a red dot in the middle of black
+    red = random_colour_or_shape(dot)
+    assert (
+        (red[:, 0, 8, 8] - 1).abs() < 1e-4
+    ).float().mean() > 0.3  # turned and sheared about it, or brighter than white
+    assert (red[:, 1:].sum((1, 2, 3)) > 0).any()  # less saturated
 
 
 @pytest.mark.parametrize(

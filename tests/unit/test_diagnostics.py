@@ -12,6 +12,7 @@ from mmard.diagnostics.boundary import Drop, Places, direct, look, searches_of, 
 from mmard.diagnostics.slices import axes, cut
 from mmard.diagnostics.triangle import triangle
 from mmard.locate import build_method, label_of, method_specs
+from mmard.methods import fair, igdm, mmard, rslad
 from mmard.scene import Scene
 
 EPS = 0.1
@@ -186,6 +187,13 @@ def test_methods_are_named_as_python_would_call_them() -> None:
     assert nested == {"name": "mmard", "base": {"name": "ard", "tau": 4}, "inner": "entropy", "beta": 2}
     assert label_of(nested) == "mmard(base=ard(tau=4), inner=entropy, beta=2)"
     assert str(build_method(nested).inner) == "CE(S(x'), y) + 2·H(T(x'))"
-    for wrong in ("mmard(inner=entropy", "mmard)", "mmard(entropy)", " , "):
+    bare = method_specs("mmard(igdm(fair(rslad)), beta=2)")  # a first part without a key is the base
+    (spec,) = bare.values()
+    assert spec == {"name": "mmard", "base": {"name": "igdm", "base": {"name": "fair", "base": "rslad"}}, "beta": 2}
+    assert str(build_method(next(iter(bare)))) == str(build_method(spec)) == str(mmard(igdm(fair(rslad())), beta=2.0))
+    assert str(build_method({"name": "mmard(igdm)", "beta": 2})) == str(mmard(igdm(), beta=2.0))
+    with pytest.raises(MmardError, match="unknown method 'entropy'"):
+        build_method("mmard(entropy)")
+    for wrong in ("mmard(inner=entropy", "mmard)", "mmard(rslad, entropy)", " , "):
         with pytest.raises(MmardError):
             method_specs(wrong)

@@ -8,10 +8,22 @@ import mmard
 SRC = Path(mmard.__file__).parent
 FLOORS = [
     {"core", "losses"},
-    {"terms", "attacks", "models", "data", "runs"},
+    {"terms", "states", "attacks", "models", "data", "runs"},
     {"methods", "evaluation", "diagnostics"},
     {"training", "report"},
-    {"config", "locate", "objects", "scene", "api", "assess", "judging", "diagnosing", "diagnose_command", "catalogue"}
+    {
+        "config",
+        "locate",
+        "objects",
+        "scene",
+        "api",
+        "assess",
+        "judging",
+        "diagnosing",
+        "diagnose_command",
+        "catalogue",
+        "costs",
+    }
     | {"demo", "bench", "study", "cli", "__init__", "__main__"},
 ]
 FLOOR_OF = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,6 +1,7 @@
 """The whole measurement of one step: ours, the plain one, and the base method's."""
 
 import statistics
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmard.core.errors import MmardError, first_line
 from mmard.core.method import Method
 from mmard.core.tf32 import tf32
 from mmard.core.threat import Threat
+from mmard.costs import cost_of
 from mmard.models.students import Architecture, Classifier, build
 from mmard.objects import engine_of, method_of, plan_of
 from mmard.training.engine import Engine
@@ -66,9 +68,16 @@ class Subject:
         """Ours, the plain one and, where the method has a base, the base's."""
         settings, index = case.settings, torch.arange(len(y), device=engine.device)
         method, threat = method_of(settings), Threat(**settings.threat.model_dump())
+        if method.companions or method.ascent is not None:
+            raise MmardError(
+                "bench's plain step trains no companion and moves no weights up; give a method without either"
+            )
+        names = {"teacher"}
+        with suppress(MmardError):  # a user's term may not take the small images on which passes are counted
+            names |= cost_of(method).keys() - {"student"}
 
         def update(method: Method) -> Update:
-            student, teachers = case.network(settings.student), {"teacher": case.network(case.teacher)}
+            student, teachers = case.network(settings.student), {name: case.network(case.teacher) for name in names}
             return Update(
                 method=method, threat=threat, student=student, teachers=teachers, plan=plan_of(settings),
                 engine=engine, compile=settings.engine.compile,
@@ -77,8 +86,8 @@ class Subject:
         def step(update: Update) -> Step:
             return lambda: update(laid_out(x), y, index, 0.5)
 
-        plain: dict[str, nn.Module] = {"student": case.network(settings.student), "teacher": case.network(case.teacher)}
-        plain["teacher"].eval().requires_grad_(False)
+        plain: dict[str, nn.Module] = {name: case.network(case.teacher).eval().requires_grad_(False) for name in names}
+        plain["student"] = case.network(settings.student)
         for network in plain.values():
             network.to(engine.device)
         optimizer, base = plan_of(settings).optimizer_for(plain["student"], fused=False), base_of(settings)

@@ -21,7 +21,10 @@ def held(objective: Objective, every: int) -> Objective:
     """
     if not isinstance(every, int) or every < 1:
         raise MmardError(f"every is {every!r}, expected a number of attack steps, at least 1")
-    return objective if every == 1 else Objective(tuple((w, _held(term, every)) for w, term in objective.terms))
+    if every == 1:
+        return objective
+    linear = ((w, Term(t.name, f"{t} (∇ every {every} steps)", Held(t, every))) for w, t in objective.terms)
+    return Objective(tuple(linear))
 
 
 @dataclass
@@ -35,12 +38,21 @@ class _Look:
         return _Look(self.gradient[rows], self.step)
 
 
-def _held(term: Term, every: int) -> Term:
-    def linear(v: Views) -> Tensor:
-        known: _Look = v.nat.once(f"held {id(term)}", lambda: _Look(v.adv.x))  # lives as long as the batch
-        if known.step % every == 0:
-            (known.gradient,) = torch.autograd.grad(term(v).sum(), v.adv.x, retain_graph=True)
+@dataclass(frozen=True)
+class Held:
+    """A term as the linear function of x' with the gradient that it had last."""
+
+    term: Term
+    every: int
+
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
+        return (self.term,)
+
+    def __call__(self, v: Views) -> Tensor:
+        known: _Look = v.nat.once(f"held {id(self)}", lambda: _Look(v.adv.x))  # lives as long as the batch
+        if known.step % self.every == 0:
+            (known.gradient,) = torch.autograd.grad(self.term(v).sum(), v.adv.x, retain_graph=True)
         known.step += 1
         return (known.gradient * v.adv.x).flatten(1).sum(1)
-
-    return Term(term.name, f"{term} (∇ every {every} steps)", linear)

@@ -1,11 +1,12 @@
 """A method of adversarial training: two weighted sums of terms and the process that ascends the first."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor, nn
 
+from mmard.core.companion import Companion, WeightAscent
 from mmard.core.errors import MmardError
 from mmard.core.objective import Objective, nothing
 from mmard.core.threat import Threat
@@ -34,12 +35,18 @@ class Method:
         inner: ascended over x'. `nothing` trains on natural images.
         maximizer: the inner process; None only where there is nothing to ascend.
         attack_in_train_mode: keep the student in training mode during the attack, as some released scripts do.
+        companions: networks that are trained beside the student, by name.
+        ascent: how the student's weights move before they descend (`mmard.methods.awp`).
+        name: of the paper's method at the bottom of all wrappers, by which they choose what was published for it.
     """
 
     outer: Objective
     inner: Objective = nothing
     maximizer: Maximizer | None = None
     attack_in_train_mode: bool = False
+    companions: Mapping[str, Companion] = field(default_factory=dict)
+    ascent: WeightAscent | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         for name, objective in (("inner", self.inner), ("outer", self.outer)):
@@ -55,8 +62,13 @@ class Method:
     def modules(self) -> Iterator[nn.Module]:
         """Modules that carry the method's state; the trainer moves, averages and saves them."""
         own = [self.maximizer] if isinstance(self.maximizer, nn.Module) else []
-        yield from dict.fromkeys([*self.inner.modules(), *self.outer.modules(), *own])
+        beside = (module for companion in self.companions.values() for module in companion.outer.modules())
+        yield from dict.fromkeys([*self.inner.modules(), *self.outer.modules(), *beside, *own])
 
     def __str__(self) -> str:
         inner = f"{self.inner}   by {self.maximizer}" if self.inner else "nothing (natural images)"
-        return f"inner: max  {inner}\nouter: min  {self.outer}"
+        lines = [f"inner: max  {inner}", f"outer: min  {self.outer}"]
+        lines += [f"{name}: min  {companion.outer}" for name, companion in self.companions.items()]
+        if self.ascent is not None:
+            lines.append(f"weights: moved up the outer loss by {self.ascent.gamma:g}·‖w‖ before they descend")
+        return "\n".join(lines)

@@ -24,3 +24,8 @@ def parse_number(value: Any) -> float:
 def seed_of(*parts: int | str) -> int:
     """A seed that depends on all the parts and on nothing else."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())
+
+
+def share_of_run(when: float, epochs: int) -> float:
+    """A moment of a run as a share of it; from 1 on the moment is in epochs, below it is a share already."""
+    return when if when < 1 else when / epochs

@@ -40,11 +40,13 @@ class Term:
             )
         return value
 
-    @property
-    def module(self) -> nn.Module | None:
-        """The module that holds the term's state, where the term is a method of one."""
+    def modules(self) -> Iterator[nn.Module]:
+        """The modules that hold its state: the one that it is a method of, and those of the terms that it is made of."""
         owner = getattr(self.function, "__self__", None)
-        return owner if isinstance(owner, nn.Module) else None
+        if isinstance(owner, nn.Module):
+            yield owner
+        for part in getattr(self.function, "parts", ()):
+            yield from part.modules()
 
     def __str__(self) -> str:
         params = {k: p.default for k, p in inspect.signature(self.function).parameters.items()} | dict(self.params)
@@ -79,7 +81,12 @@ class Objective:
 
     def modules(self) -> Iterator[nn.Module]:
         """The modules that hold state for these terms."""
-        yield from dict.fromkeys(t.module for _, t in self.terms if t.module is not None)
+        yield from dict.fromkeys(module for _, t in self.terms for module in t.modules())
+
+    def weighed(self, by: "Objective") -> "Objective":
+        """The same terms, each times what ``by`` gives: a weight per sample."""
+        factor = str(by) if len(by.terms) == 1 else f"({by})"
+        return Objective(tuple((w, Term(t.name, f"{factor}·{t}", Weighed(by, t))) for w, t in self.terms))
 
     def __add__(self, other: "Objective") -> "Objective":
         return Objective(self.terms + other.terms)
@@ -107,6 +114,22 @@ class Objective:
 
 
 nothing = Objective()
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A term times a weight per sample."""
+
+    by: Objective
+    term: Term
+
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
+        return (self.term, *(t for _, t in self.by.terms))
+
+    def __call__(self, v: Views) -> Tensor:
+        return self.by.total(v) * self.term(v)
 
 
 def _shape(value: object) -> str:

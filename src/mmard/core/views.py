@@ -1,6 +1,6 @@
 """Two points, and what each network says there: computed when first asked for, and then kept."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
@@ -34,8 +34,14 @@ class Frame(Protocol):
         """The same for these images."""
 
 
-class NoSuchModelError(MmardError):
-    """A method asks for a network that it was not given."""
+class MissingModelError(MmardError):
+    """A method asks for a network that the run does not have."""
+
+    def __init__(self, name: str, have: Iterable[str]) -> None:
+        key = "teacher" if name == "teacher" else f"teachers.{name}"
+        names = ", ".join(sorted(have))
+        super().__init__(f"the method asks for a {name!r} model (have: {names}); give one: {key}=RUN_FOLDER_OR_CARD")
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,7 @@ class Models:
 
     def __getitem__(self, name: str) -> Predict:
         if name not in self.by_name:
-            have, key = ", ".join(sorted(self.by_name)), "teacher" if name == "teacher" else f"teachers.{name}"
-            raise NoSuchModelError(
-                f"the method asks for a {name!r} model (have: {have}); give one: {key}=RUN_FOLDER_OR_CARD"
-            )
+            raise MissingModelError(name, self.by_name)
         return self.by_name[name]
 
     def replaced(self, **models: Predict) -> "Models":
@@ -155,11 +158,15 @@ class Views:
         frame = None if self.frame is None else self.frame.of_rows(rows)
         return replace(self, nat=nat, adv=adv, y=self.y[rows], index=self.index[rows], frame=frame)
 
-    def seen_by(self, student: Predict) -> "Views":
-        """The same views with another student (or the same one in another mode): its old answers are dropped."""
-        if student is self.models.by_name.get("student"):
-            student = _fresh(student)
-        models = self.models.replaced(student=student)
+    def seen_by(self, student: Predict, **others: Predict) -> "Views":
+        """The same views with another student (or the same one in another mode): its old answers are dropped.
+
+        ``others``: further networks that are replaced, by name.
+        """
+        named = {"student": student, **others}
+        models = self.models.replaced(
+            **{name: _fresh(net) if net is self.models.by_name.get(name) else net for name, net in named.items()}
+        )
         nat = self.nat.seen_by(models)
         return replace(self, nat=nat, adv=nat if self.adv is self.nat else self.adv.seen_by(models), models=models)
 
@@ -169,17 +176,19 @@ def _fresh(predict: Predict) -> Predict:
 
 
 @contextmanager
-def held_still(*networks: nn.Module, train: bool = False) -> Iterator[None]:
+def held_still(*networks: nn.Module, train: bool | None = False) -> Iterator[None]:
     """Borrow networks for an attack: evaluation mode, no gradient to weights; all is given back, also on error.
 
     Args:
-        train: put the networks in training mode instead (some released scripts attack so; BatchNorm then moves).
+        train: put the networks in training mode instead (some released scripts attack so; BatchNorm then moves); None:
+            each stays in its mode.
     """
     modes = [(m, m.training) for net in networks for m in net.modules()]
     asked = [p for net in networks for p in net.parameters() if p.requires_grad]
     try:
         for net in networks:
-            net.train(train)
+            if train is not None:
+                net.train(train)
         for p in asked:
             p.requires_grad_(False)
         yield

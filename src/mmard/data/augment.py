@@ -1,5 +1,10 @@
-"""Augmentation in batch, on whatever device the images are. What was drawn is kept: it moves perturbations too."""
+"""Augmentation in batch, on whatever device the images are. Where an image's pixels went is kept: it moves perturbations too.
 
+The label stays that of the image itself. CutMix pastes less than half of another image, so the larger part is still the
+image's own; a teacher's soft label is its prediction for the mixed image, so nothing needs to be mixed but the images.
+"""
+
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmard.core.errors import MmardError
+from mmard.core.threat import per_sample
 
-KINDS = ("none", "crop", "flip", "crop+flip")
+KINDS = ("none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix")
+MOST_COLOUR, MOST_TURN, MOST_SHEAR = 0.5, math.pi / 6, 0.3  # of a colour's factor from 1, of an angle, of a slope
+ERASED = (0.02, 0.33)  # share of an image's area
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,14 +76,80 @@ def drawn(x: Tensor, kind: str) -> Augmentation:
     """One of `KINDS`, drawn for each image of x (B, C, H, W); the crop pads an eighth of the width (4 pixels at 32)."""
     if kind not in KINDS:
         raise MmardError(f"augment {kind!r} is not known; expected one of {', '.join(KINDS)}")
-    padding = max(1, x.shape[3] // 8) if "crop" in kind else 0
+    parts = kind.split("+")
+    padding = max(1, x.shape[3] // 8) if "crop" in parts or "idbh" in parts else 0
     top, left = _corners(x, padding) if padding else (None, None)
-    mirrored = (
-        torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5 if "flip" in kind else None
-    )  # with probability one half
+    flips = "flip" in parts or "idbh" in parts
+    mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5 if flips else None  # with probability one half
     return Augmentation(padding, top, left, mirrored)
+
+
+def random_colour_or_shape(x: Tensor) -> Tensor:
+    """One change for each image, drawn from five, of random strength: brightness, contrast, saturation, turn, shear."""
+    draw = torch.randint(0, 5, (len(x),), device=x.device)
+    factor = 1 + MOST_COLOUR * _symmetric(x)
+    grey = x.mean(1, keepdim=True)
+    centres = (torch.zeros_like(grey), grey.mean((2, 3), keepdim=True), grey)
+    for kind, centre in enumerate(centres):
+        changed = (centre + per_sample(factor, x) * (x - centre)).clamp(0, 1)
+        x = torch.where(per_sample(draw == kind, x), changed, x)
+    angle, slope = MOST_TURN * _symmetric(x) * (draw == 3), MOST_SHEAR * _symmetric(x) * (draw == 4)
+    zero = torch.zeros_like(angle)
+    rows = (angle.cos(), slope - angle.sin(), zero), (angle.sin(), angle.cos(), zero)
+    matrix = torch.stack([torch.stack(row, 1) for row in rows], 1)
+    moved = F.grid_sample(x, F.affine_grid(matrix, list(x.shape), align_corners=False), align_corners=False)
+    return torch.where(per_sample(draw >= 3, x), moved, x)
+
+
+def random_erasing(x: Tensor) -> Tensor:
+    """Half of the images lose a random box, which becomes black."""
+    low, high = ERASED
+    share = low + (high - low) * torch.rand(len(x), device=x.device)
+    erased = per_sample(torch.rand(len(x), device=x.device) < 0.5, x)
+    return torch.where(erased & _boxes(x, share), torch.zeros_like(x), x)
+
+
+def cutmix(x: Tensor) -> Tensor:
+    """A box of each image, less than half of its area, is that of its neighbour in the shuffled batch.
+
+    (Yun et al., 2019, arXiv 1905.04899; the share is uniform in [0, ½), of the two images the larger part gives the label)
+    """
+    share = 0.5 * torch.rand(len(x), device=x.device)
+    return torch.where(_boxes(x, share), x.roll(1, 0), x)
+
+
+def _symmetric(x: Tensor) -> Tensor:
+    """Uniform in [−1, 1], one for each image."""
+    return 2 * torch.rand(len(x), device=x.device, dtype=x.dtype) - 1
+
+
+def _boxes(x: Tensor, share: Tensor) -> Tensor:
+    """Boxes (B, 1, H, W) of at most this share of the area, of the image's own shape, wholly inside it."""
+    b, _, h, w = x.shape
+    side = share.sqrt().view(b, 1)
+    inside = []
+    for length in (h, w):
+        size = (side * length).floor()
+        first = (torch.rand(b, 1, device=x.device) * (length - size + 1)).floor()
+        place = torch.arange(length, device=x.device)
+        inside.append((place >= first) & (place < first + size))
+    return (inside[0].view(b, 1, h, 1)) & (inside[1].view(b, 1, 1, w))
 
 
 def augment(x: Tensor, kind: str) -> Tensor:
     """Apply one of `KINDS` to x (B, C, H, W)."""
-    return drawn(x, kind)(x)
+    return changed(drawn(x, kind)(x), kind)
+
+
+def changed(x: Tensor, kind: str) -> Tensor:
+    """What a kind does beside moving an image: colour, shape, erasing, mixing.
+
+    ``idbh``: after Li & Spratling, 2023, arXiv 2301.09879 ("Data augmentation alone can improve adversarial training"): flip, a
+    crop that shifts, one change of colour or shape, erasing. The parts are theirs, the strengths (above) our own.
+    """
+    parts = kind.split("+")
+    if "idbh" in parts:
+        x = random_erasing(random_colour_or_shape(x))
+    if "cutmix" in parts:
+        x = cutmix(x)
+    return x

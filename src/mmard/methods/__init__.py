@@ -7,12 +7,17 @@ from mmard.methods.absld import absld
 from mmard.methods.adaad import adaad
 from mmard.methods.adaiad import adaiad
 from mmard.methods.ard import ard
+from mmard.methods.awp import awp
 from mmard.methods.b_mtard import b_mtard
+from mmard.methods.ciard import ciard
+from mmard.methods.fair import fair
 from mmard.methods.iad import iad, iad_2
+from mmard.methods.igdm import igdm
 from mmard.methods.kd import kd
 from mmard.methods.mart import mart
 from mmard.methods.mmard import mmard
 from mmard.methods.mtard import mtard
+from mmard.methods.peeraid import peeraid
 from mmard.methods.pgd_at import pgd_at
 from mmard.methods.rslad import rslad
 from mmard.methods.saad import saad, saad_c
@@ -37,4 +42,9 @@ METHODS: dict[str, Callable[..., Method]] = {
     "saad": saad,
     "saad_c": saad_c,
     "mmard": mmard,
+    "peeraid": peeraid,
+    "ciard": ciard,
+    "igdm": igdm,
+    "fair": fair,
+    "awp": awp,
 }

@@ -12,5 +12,8 @@ from mmard.terms import soft_moved, soft_nat
 def adaad(lam: float = 1.0) -> Method:
     """AdaAD (Huang 2023): a live teacher, KL(T(x')‖S(x')), in the attack and in the loss."""
     return Method(
-        inner=soft_moved, outer=(1 - lam) * soft_nat + lam * soft_moved, maximizer=Pgd(steps=10, start="gaussian")
+        name="adaad",
+        inner=soft_moved,
+        outer=(1 - lam) * soft_nat + lam * soft_moved,
+        maximizer=Pgd(steps=10, start="gaussian"),
     )

@@ -13,6 +13,7 @@ from mmard.terms import hard_adv, hard_nat, soft_adv_hot
 def ard(alpha: float = 1.0, tau: float = 30.0, attack_in_train_mode: bool = False) -> Method:
     """ARD (Goldblum 2020): the student at x' follows the teacher at x, at a high temperature."""
     return Method(
+        name="ard",
         inner=hard_adv,
         outer=alpha * soft_adv_hot.given(tau=tau) + (1 - alpha) * hard_nat,
         maximizer=Pgd(steps=10, start="uniform"),

@@ -10,4 +10,4 @@ from mmard.terms import hard_adv
 
 def pgd_at() -> Method:
     """PGD-AT (Madry 2018): CE on the examples that maximise it; needs no teacher."""
-    return Method(inner=hard_adv, outer=hard_adv, maximizer=Pgd(steps=10, start="uniform"))
+    return Method(name="pgd_at", inner=hard_adv, outer=hard_adv, maximizer=Pgd(steps=10, start="uniform"))

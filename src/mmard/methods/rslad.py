@@ -12,5 +12,8 @@ from mmard.terms import soft_adv, soft_nat
 def rslad(alpha: float = 5 / 6) -> Method:
     """RSLAD (Zi 2021): robust soft labels, KL(T(x)‖·) in the attack and in both parts of the loss."""
     return Method(
-        inner=soft_adv, outer=alpha * soft_adv + (1 - alpha) * soft_nat, maximizer=Pgd(steps=10, start="gaussian")
+        name="rslad",
+        inner=soft_adv,
+        outer=alpha * soft_adv + (1 - alpha) * soft_nat,
+        maximizer=Pgd(steps=10, start="gaussian"),
     )

@@ -9,4 +9,4 @@ from mmard.terms import hard_nat
 
 def standard() -> Method:
     """Natural training: CE on natural images, no attack."""
-    return Method(outer=hard_nat)
+    return Method(name="standard", outer=hard_nat)

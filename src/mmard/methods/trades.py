@@ -11,4 +11,6 @@ from mmard.terms import hard_nat, smooth, smooth_again
 
 def trades(beta: float = 6.0) -> Method:
     """TRADES (Zhang 2019): natural CE plus beta times the KL from natural to adversarial; needs no teacher."""
-    return Method(inner=smooth, outer=hard_nat + beta * smooth_again, maximizer=Pgd(steps=10, start="gaussian"))
+    return Method(
+        name="trades", inner=smooth, outer=hard_nat + beta * smooth_again, maximizer=Pgd(steps=10, start="gaussian")
+    )

@@ -83,6 +83,39 @@ def smooth_again(v: Views) -> Tensor:
     return losses.kl(v.point(v.nat.x).student, adv)
 
 
+# ---- with a network that is trained beside the student: a peer P, or the teacher itself ------------------------
+
+
+@term("KL(P(x)‖S(x'))")
+def peer_nat(v: Views) -> Tensor:
+    """The student at x' follows the peer at x."""
+    return losses.kl(v.nat.other("peer"), v.adv.student)
+
+
+@term("{tau}²·KL(P(x')^{tau}‖S(x')^{tau})")
+def peer_moved(v: Views, tau: float = 5.0) -> Tensor:
+    """The student at x' follows the peer at x'."""
+    return tau**2 * losses.kl(v.adv.other("peer"), v.adv.student, tau)
+
+
+@term("{tau}²·KL(S(x)^{tau}‖S(x')^{tau})")
+def smooth_hot(v: Views, tau: float = 5.0) -> Tensor:
+    """The student at x' follows itself at x, at a temperature; the gradient flows into both."""
+    return tau**2 * losses.kl(v.nat.student, v.adv.student, tau)
+
+
+@term("KL(S(x')‖P(x'))")
+def peer_back(v: Views) -> Tensor:
+    """The peer at x' follows the student at x'."""
+    return losses.kl(v.adv.student, v.adv.other("peer"))
+
+
+@term("CE(P(x'), y)")
+def hard_peer(v: Views) -> Tensor:
+    """Cross-entropy of the peer with the label, adversarial image."""
+    return losses.ce(v.adv.other("peer"), v.y)
+
+
 # ---- MMARD, inner: how near is x' to the teacher's decision boundary? ---------------------------------------
 
 

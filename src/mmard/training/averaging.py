@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from mmard.core.errors import MmardError
+from mmard.core.numbers import share_of_run
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -22,7 +23,7 @@ class Averaging:
         kind: ``ema`` exponential, after every step; ``swa`` equal weights, after every epoch (Izmailov et al., 2018,
             arXiv 1803.05407); ``none``.
         decay: of the exponential average, per step.
-        start: share of the run after which averaging begins.
+        start: when averaging begins, in epochs; below 1: a share of the run.
     """
 
     kind: Literal["none", "ema", "swa"] = "none"
@@ -30,8 +31,21 @@ class Averaging:
     start: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 <= self.decay < 1 and 0 <= self.start < 1):
-            raise MmardError(f"averaging: decay {self.decay:g} and start {self.start:g} are in [0, 1)")
+        if not 0 <= self.decay < 1:
+            raise MmardError(f"averaging: decay {self.decay:g} is in [0, 1)")
+        if not self.start >= 0:
+            raise MmardError(f"averaging: start {self.start:g} is in epochs, or a share of the run below 1")
+
+    def in_run_of(self, epochs: int) -> "Averaging":
+        """The same with its start as a share of a run of so many epochs.
+
+        Raises:
+            MmardError: where averaging would begin only when the run is over.
+        """
+        share = share_of_run(self.start, epochs)
+        if share >= 1:
+            raise MmardError(f"averaging: start {self.start:g} is no epoch of a run of {epochs}")
+        return replace(self, start=share)
 
 
 class Average(Generic[Net]):

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mmard.core.errors import MmardError
+from mmard.core.numbers import share_of_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class Plan:
         if self.warmup and progress < self.warmup:
             return self.lr * progress / self.warmup
         if self.schedule == "piecewise":
-            passed = sum(progress >= (m if m < 1 else m / self.epochs) for m in self.milestones)
+            passed = sum(progress >= share_of_run(m, self.epochs) for m in self.milestones)
             return self.lr * self.decay**passed
         rest = (progress - self.warmup) / (1 - self.warmup)
         factor = {"constant": 1.0, "one_cycle": 1 - rest, "cosine": (1 + math.cos(math.pi * rest)) / 2}

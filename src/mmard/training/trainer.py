@@ -14,14 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.errors import MmardError, first_line
 from mmard.core.method import Method
 from mmard.core.numbers import seed_of
-from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
-from mmard.core.views import held_still
-from mmard.data.augment import drawn
+from mmard.data.augment import changed, drawn
 from mmard.data.images import Images, ImageSet
 from mmard.models.students import Classifier
 from mmard.models.weights import save_weights
@@ -35,21 +32,7 @@ from mmard.training.meter import LossMeter, not_finite
 from mmard.training.plan import Plan
 from mmard.training.progress import Watcher
 from mmard.training.update import Update
-
-JUDGED = 250  # held-out images attacked at once, or as many as a batch has
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """How a checkpoint is judged on the held-out split: PGD with cross-entropy, uniform start.
-
-    Args:
-        every: epochs between two looks; the last epoch is always looked at.
-        steps: of the attack, each a quarter of eps.
-    """
-
-    every: int = 1
-    steps: int = 10
+from mmard.training.validation import JUDGED, Validation
 
 
 @dataclass(kw_only=True)
@@ -106,15 +89,19 @@ class Trainer:
         self.terms = prepared(self.method, self.train, engine.device)
         self.update = Update(
             method=self.method, threat=self.threat, student=self.student, teachers=self.teachers, plan=plan,
-            engine=engine, scale=self.scale, compile=self.compile,
+            engine=engine, scale=self.scale, compile=self.compile, seed=self.seed,
         )  # fmt: skip
-        self.average = Average(self.averaging, self.student)
+        self.beside = {companion.name: companion.net for companion in self.update.companions}
+        self.average = Average(self.averaging.in_run_of(plan.epochs), self.student)
         self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
+        self.looks_without_gain = 0
         self.at_once: int | None = None
 
     def fit(self) -> dict[str, float]:
         """Train to the end, from the folder's checkpoint where there is one; returns the best accuracies, held-out."""
         self._restore()
+        if self._is_over:
+            return self.best
         share, asked = self.plan.batch_size // self.engine.world, self.at_once or self.micro_batch
         self.at_once = images_at_once(self.update, self.train.shape, share, asked, begun=self.at_once is not None)
         self.watcher.begin(self.total, self.step)
@@ -126,6 +113,8 @@ class Trainer:
                     self._one_step(*batch)
                     if self.step % self.steps_per_epoch == 0:
                         self._end_epoch()
+                        if self._is_over:
+                            break
                     elif self.checkpoint_every and self.step % self.checkpoint_every == 0:
                         self._save()
         except torch.OutOfMemoryError as e:
@@ -136,6 +125,10 @@ class Trainer:
         finally:
             self.watcher.end()
         return self.best
+
+    @property
+    def _is_over(self) -> bool:
+        return self.step == self.total or self.validation.ends(self.looks_without_gain)
 
     def _start_clock(self) -> None:
         self._clock, self.feed.waited = (self.step, time.perf_counter()), 0.0
@@ -155,7 +148,9 @@ class Trainer:
         progress = self.step / self.total
         torch.manual_seed(seed_of(self.seed, self.step, self.engine.rank))
         frame = drawn(x, self.augmentation)
-        self.meter.add(self.step, self.update(frame(x), y, index, progress, self.at_once, frame))
+        self.meter.add(
+            self.step, self.update(changed(frame(x), self.augmentation), y, index, progress, self.at_once, frame)
+        )
         self.step += 1
         self.average.update(self.step / self.total, self.step % self.steps_per_epoch == 0)
         self.watcher.stepped(self.step, self.plan.batch_size)
@@ -165,7 +160,7 @@ class Trainer:
         pace, epoch = self._pace(), self.step // self.steps_per_epoch
         record: dict[str, Any] = {"step": self.step, "epoch": epoch, "lr": self.update.optimizer.param_groups[0]["lr"]}
         record["terms"] = self.meter.means()
-        record["loss"] = sum(record["terms"].values())
+        record["loss"] = sum(value for name, value in record["terms"].items() if "/" not in name)  # the student's
         record |= pace
         if epoch % self.validation.every == 0 or self.step == self.total:
             record |= self._judge_and_keep(epoch)
@@ -177,31 +172,22 @@ class Trainer:
 
     def _judge_and_keep(self, epoch: int) -> dict[str, float]:
         """Accuracy on the held-out split; the weights are kept if they are the best so far, or the last."""
-        self.engine.average_buffers(self.student, *self.terms)
+        self.engine.average_buffers(self.student, *self.terms, *self.beside.values())
         model = self.average.model_to_judge(self.feed.natural())
-        found = {**self._judge(model), "epoch": float(epoch)}
+        part = min(JUDGED, self.plan.batch_size, self.at_once if self.micro_batch and self.at_once else JUDGED)
+        judged = self.validation.judge(model, self.held_out, self.threat, part=part, seed=self.seed, engine=self.engine)
+        found = {**judged, "epoch": float(epoch)}
+        self.looks_without_gain = 0 if found["robust"] > self.best["robust"] else self.looks_without_gain + 1
         if (found["robust"], found["clean"]) > (self.best["robust"], self.best["clean"]):
             self.best = found
             self._keep(self.folder.best_file, model)
-        if self.step == self.total:
+        if self._is_over:
             self._keep(self.folder.last_file, model)
+            for name, net in self.beside.items():
+                if isinstance(net, Classifier):
+                    self._keep(self.folder.path / f"{name}.safetensors", net)
         noticed = guarded(self.method, found, len(self.held_out.classes), self.engine)
         return {"clean": found["clean"], "robust": found["robust"], **noticed}
-
-    def _judge(self, model: Classifier) -> dict[str, float]:
-        """Clean and robust accuracy on the held-out split, in percent; alike however many processes share the work."""
-        part = min(JUDGED, self.plan.batch_size, self.at_once if self.micro_batch and self.at_once else JUDGED)
-        attack = untargeted(Pgd(steps=self.validation.steps, start="uniform"))
-        images, right = self.held_out, torch.zeros(2, device=self.engine.device)
-        with held_still(model), full_precision():
-            for start in range(self.engine.rank * part, len(images), self.engine.world * part):
-                x, y, _ = images.batch(slice(start, start + part))
-                torch.manual_seed(seed_of(self.seed, "judge", start))
-                for i, judged in enumerate((x, attack(model, x, y, self.threat))):
-                    with torch.no_grad():
-                        right[i] += (model(judged).argmax(1) == y).sum()
-        clean, robust = (100 * count / len(images) for count in self.engine.all_reduce_sum(right).tolist())
-        return {"clean": clean, "robust": robust}
 
     def _keep(self, path: Path, model: Classifier) -> None:
         kept = {**self.facts, "epoch": self.step // self.steps_per_epoch}
@@ -210,13 +196,15 @@ class Trainer:
     def _check_finite(self) -> None:
         """Raise before anything is kept; the last update may break weights that no loss has seen yet."""
         self.meter.check()
-        weights = [t for m in (self.student, *self.terms) for t in m.state_dict().values() if t.is_floating_point()]
-        if not all(bool(t.isfinite().all()) for t in weights):
+        weights = [
+            t for m in (self.student, *self.terms, *self.beside.values()) for t in (*m.parameters(), *m.buffers())
+        ]
+        if not all(bool(t.isfinite().all()) for t in weights if t.is_floating_point()):
             raise not_finite(self.step - 1, "a weight")
 
     def _save(self) -> None:
         self._check_finite()
-        self.engine.average_buffers(self.student, *self.terms)
+        self.engine.average_buffers(self.student, *self.terms, *self.beside.values())
         parts: dict[str, Any] = {
             "student": self.student,
             "optimizer": self.update.optimizer,
@@ -227,7 +215,9 @@ class Trainer:
         state |= {
             "step": self.step,
             "best": self.best,
+            "looks_without_gain": self.looks_without_gain,
             "at_once": self.at_once,
+            "companions": {companion.name: companion.state_dict() for companion in self.update.companions},
             "terms": [m.state_dict() for m in self.terms],
         }
         self.engine.on_global_zero(lambda: self.folder.save(state))
@@ -243,7 +233,10 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             for module, saved in zip(self.terms, state["terms"], strict=True):
                 module.load_state_dict(saved)
+            for companion in self.update.companions:
+                companion.load_state_dict(state["companions"][companion.name])
             self.meter.load_state_dict(state["meter"])
             self.step, self.best, self.at_once = state["step"], state["best"], state.get("at_once")
+            self.looks_without_gain = state.get("looks_without_gain", 0)
         except (KeyError, ValueError, RuntimeError) as e:
             raise MmardError(f"{self.folder.checkpoint_file} is of another run: {first_line(e)}") from e

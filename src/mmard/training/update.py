@@ -5,6 +5,7 @@ Networks are laid out channels-last; in the attack and for teachers BatchNorm is
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -14,8 +15,11 @@ from torch.optim import Optimizer
 from mmard.attacks.adaptive import WarmStart
 from mmard.core.errors import MmardError, first_line
 from mmard.core.method import Method
+from mmard.core.numbers import share_of_run
 from mmard.core.threat import Threat
-from mmard.core.views import Frame, Models, Predict, Views
+from mmard.core.views import Frame, Models, Predict, Views, held_still
+from mmard.training.ascent import buffers_kept, moved_up
+from mmard.training.beside import Beside, companions_of
 from mmard.training.engine import Engine
 from mmard.training.folding import Folded, folded
 from mmard.training.plan import Plan
@@ -33,6 +37,7 @@ class Update:
         plan: optimiser, learning rate, clipping.
         scale: the outer loss is multiplied by it.
         compile: run the networks of the inner process through ``torch.compile``.
+        seed: of the weights of fresh companions.
     """
 
     method: Method
@@ -43,21 +48,26 @@ class Update:
     engine: Engine
     scale: float = 1.0
     compile: bool = False
+    seed: int = 0
     optimizer: Optimizer = field(init=False)
+    companions: list[Beside] = field(init=False)
 
     def __post_init__(self) -> None:
         engine, shadows = self.engine, {}
-        for network in (self.student, *self.teachers.values()):
+        frozen = {name: net for name, net in self.teachers.items() if name not in self.method.companions}
+        for network in (self.student, *frozen.values()):
             network.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for name, teacher in self.teachers.items():
+        for name, teacher in frozen.items():
             shadows[name] = folded(teacher.eval().requires_grad_(False))
         self.optimizer = self.plan.optimizer_for(self.student)
         self.wrapped, self.stepper = engine.setup(self.student, self.optimizer)
+        self.companions = companions_of(self.method, self.student, self.teachers, self.plan, engine, self.seed)
+        self.in_training = engine.predictor(self.student)  # without the wrapper, whose gradients are averaged
         self.shadow = self.student if self.method.attack_in_train_mode else folded(self.student)
         networks = {**shadows, "student": self.shadow}
         self.predictors = {
             name: engine.predictor(compiled(net, name) if self.compile else net) for name, net in networks.items()
-        }
+        } | {c.name: c.predict for c in self.companions}
 
     def __call__(
         self,
@@ -80,38 +90,64 @@ class Update:
         at_once = at_once or len(x)
         means: dict[str, Tensor] = {}
         self.stepper.zero_grad()
+        learning = [companion for companion in self.companions if companion.begins(progress)]
         for start in range(0, len(x), at_once):
             part, share = slice(start, start + at_once), at_once / len(x)
-            with self.engine.gradients_kept(self.wrapped, start + at_once < len(x)):
-                views = Views.of(
-                    x[part], y[part], index[part], Models(self.predictors), progress, self.plan.epochs,
-                    None if frame is None else frame.of_rows(part),
-                )  # fmt: skip
-                for name, mean in self._descend(views, share).items():
-                    means[name] = means.get(name, 0) + share * mean.detach()
+            last = start + at_once >= len(x)
+            views = Views.of(
+                x[part], y[part], index[part], Models(self.predictors), progress, self.plan.epochs,
+                None if frame is None else frame.of_rows(part),
+            )  # fmt: skip
+            for name, mean in self._descend(self._example(views), learning, share, last).items():
+                means[name] = means.get(name, 0) + share * mean.detach()
         if self.plan.clip is not None:
             self.engine.clip(self.wrapped, self.stepper, self.plan.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.lr_at(progress)
         self.stepper.step()
+        for companion in learning:
+            companion.step(progress)
         for module in self.method.modules():
             if isinstance(module, WarmStart):
                 module.settle(self.engine.gather)
         return means
 
-    def _descend(self, views: Views, share: float) -> dict[str, Tensor]:
-        """Add this share of the batch's gradient."""
+    def _example(self, views: Views) -> Views:
         if isinstance(self.shadow, Folded):
             self.shadow.refresh()
-        views = make_example(self.method, views, self.student, self.threat)
-        losses = outer_losses(self.method, views, self.wrapped)
-        loss = share * self.scale * torch.stack(list(losses.values())).sum()
-        if not loss.requires_grad:
-            raise MmardError(
-                "what training descends does not depend on the student's weights; is there a detach in it?"
-            )
-        self.engine.backward(loss)
-        return losses
+        return make_example(self.method, views, self.student, self.threat, *(c.net for c in self.companions))
+
+    def _descend(self, views: Views, learning: list[Beside], share: float, last: bool) -> dict[str, Tensor]:
+        """Add this share of the batch's gradient, first to the companions' weights, then to the student's."""
+        said: dict[str, Predict] = {c.name: c.predict for c in self.companions}
+        found: dict[str, Tensor] = {}
+        for companion in learning:
+            others = [c.net for c in self.companions if c is not companion]
+            with held_still(self.student, *others, train=None):
+                losses, said[companion.name] = companion.descend(views, self.in_training, share, last)
+            found |= {f"{companion.name}/{name}": mean for name, mean in losses.items()}
+        constant = held_still(*(c.net for c in self.companions), train=None)
+        with constant, self._ascent(views, said), self.engine.gradients_kept(self.wrapped, not last):
+            losses = outer_losses(self.method, views, self.wrapped, **said)
+            loss = share * self.scale * torch.stack(list(losses.values())).sum()
+            if not loss.requires_grad:
+                raise MmardError(
+                    "what training descends does not depend on the student's weights; is there a detach in it?"
+                )
+            self.engine.backward(loss)
+        return losses | found
+
+    def _ascent(self, views: Views, said: dict[str, Predict]) -> AbstractContextManager[None]:
+        """The weights moved up the loss, where the method says so and the time has come."""
+        ascent = self.method.ascent
+        if ascent is None or views.progress < share_of_run(ascent.begin, self.plan.epochs):
+            return nullcontext()
+
+        def loss() -> Tensor:
+            with buffers_kept(self.student, *self.method.modules(), *(c.net for c in self.companions)):
+                return torch.stack(list(outer_losses(self.method, views, self.in_training, **said).values())).sum()
+
+        return moved_up(self.student, loss, ascent.gamma, self.engine)
 
 
 def compiled(network: nn.Module, name: str) -> Predict:

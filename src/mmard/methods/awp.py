@@ -1,0 +1,21 @@
+"""AWP: Wu et al., "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020, arXiv 2004.05884.
+
+On any base: the gradient of the outer loss is taken where each layer's weights were moved by γ·‖w‖ up that loss. Published:
+γ 5e-3 from epoch 10 on with TRADES, 1e-2 from the start with PGD-AT. The release gives the weights back after the optimiser's
+step, so that weight decay sees the moved ones; here before it.
+"""
+
+from dataclasses import replace
+
+from mmard.core.companion import WeightAscent
+from mmard.core.errors import MmardError
+from mmard.core.method import Method
+from mmard.methods.trades import trades
+
+
+def awp(base: Method | None = None, *, gamma: float = 5e-3, begin: float = 0.0) -> Method:
+    """AWP (Wu 2020): any base (TRADES), the loss descended at weights that were first moved up it, from ``begin`` on."""
+    base = base or trades()
+    if base.ascent is not None:
+        raise MmardError("awp stands twice in this method; once is enough")
+    return replace(base, ascent=WeightAscent(gamma=gamma, begin=begin))

@@ -1,0 +1,28 @@
+"""PeerAiD: Jung et al., "PeerAiD: Improving Adversarial Distillation from a Specialized Peer Tutor", CVPR 2024.
+
+arXiv 2403.06668. A peer P learns beside the student, from the student's examples: CE(P(x'), y) + γ·KL(S(x')‖P(x')), and the
+student from it: λ1·CE(S(x'), y) + λ2·τ²·KL(P(x')^τ‖S(x')^τ) + λ3·τ²·KL(S(x)^τ‖S(x')^τ), x' the maximiser of KL(P(x)‖S(x')).
+The release averages the KLs over classes too (``scale: 1/num_classes`` in the settings, and gamma divided by their number), and
+the peer's loss moves the student too (``through_student=True``). γ is 0.1 on CIFAR-10 and 1 on CIFAR-100.
+"""
+
+from mmard.attacks.pgd import Pgd
+from mmard.core.companion import Companion
+from mmard.core.method import Method
+from mmard.core.objective import nothing
+from mmard.terms import hard_adv, hard_peer, peer_back, peer_moved, peer_nat, smooth_hot
+
+
+def peeraid(
+    lam1: float = 0.0, lam2: float = 1.0, lam3: float = 1.0, tau: float = 5.0, gamma: float = 0.1,
+    peer: str = "student", through_student: bool = False,
+) -> Method:  # fmt: skip
+    """PeerAiD (Jung 2024): the tutor is a peer that is trained beside the student, from scratch; needs no teacher."""
+    outer = lam1 * hard_adv + lam2 * peer_moved.given(tau=tau) + lam3 * smooth_hot.given(tau=tau)
+    return Method(
+        name="peeraid",
+        inner=peer_nat,
+        outer=outer + (gamma * peer_back if through_student else nothing),
+        maximizer=Pgd(steps=10, start="gaussian"),
+        companions={"peer": Companion(outer=hard_peer + gamma * peer_back, fresh=peer)},
+    )

@@ -1,0 +1,113 @@
+"""Networks that are trained beside the student: their weights, their optimisers, and what they say in a step."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmard.core.companion import Companion
+from mmard.core.errors import MmardError, unknown
+from mmard.core.method import Method
+from mmard.core.numbers import seed_of, share_of_run
+from mmard.core.views import MissingModelError, Predict, Views
+from mmard.models.students import Classifier, build
+from mmard.training.engine import Engine
+from mmard.training.plan import Plan
+
+
+class Beside:
+    """One companion at work.
+
+    Args:
+        net: its network, on the engine's device; trained in place.
+        plan: the student's; the companion's own changes are applied here.
+
+    Raises:
+        MmardError: for a change that a plan does not know.
+    """
+
+    def __init__(self, name: str, companion: Companion, net: nn.Module, plan: Plan, engine: Engine) -> None:
+        self.name, self.companion, self.net, self.engine = name, companion, net.requires_grad_(True), engine
+        if wrong := sorted(set(companion.plan) - (known := {f.name for f in fields(Plan)})):
+            raise unknown(f"part of the plan of companion {name}", wrong[0], known)
+        self.begin, self.plan = share_of_run(companion.begin, plan.epochs), replace(plan, **companion.plan)
+        self.optimizer = self.plan.optimizer_for(net)
+        self.wrapped, self.stepper = engine.setup(net, self.optimizer)
+        self.predict = engine.predictor(net)
+
+    def begins(self, progress: float) -> bool:
+        """Start a step; is it trained in it? Else it is a teacher in evaluation mode."""
+        active = progress >= self.begin
+        self.net.train(active)
+        self.stepper.zero_grad()
+        return active
+
+    def descend(self, views: Views, student: Predict, share: float, last: bool) -> tuple[dict[str, Tensor], Predict]:
+        """Add this share of the batch's gradient, the other networks being constants.
+
+        Returns:
+            The mean of each weighted term, and what the student's loss asks: what was said here is not computed again.
+        """
+        said: list[tuple[Tensor, Tensor]] = []
+
+        def speak(x: Tensor) -> Tensor:
+            said.append((x, self.wrapped(x)))
+            return said[-1][1]
+
+        def again(x: Tensor) -> Tensor:
+            known = [logits.detach() for images, logits in said if images is x]
+            return known[-1] if known else self.predict(x)
+
+        with self.engine.gradients_kept(self.wrapped, not last):
+            values = self.companion.outer(views.seen_by(student, **{self.name: speak}))
+            means = {name: value.mean() for name, value in values.items()}
+            loss = share * torch.stack(list(means.values())).sum()
+            if not loss.requires_grad:
+                raise MmardError(f"what the companion {self.name!r} descends does not depend on its own weights")
+            self.engine.backward(loss)
+        return means, again
+
+    def step(self, progress: float) -> None:
+        """Move its weights."""
+        if self.plan.clip is not None:
+            self.engine.clip(self.wrapped, self.stepper, self.plan.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.lr_at((progress - self.begin) / (1 - self.begin))
+        self.stepper.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"weights": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.net.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def companions_of(
+    method: Method, student: nn.Module, given: Mapping[str, nn.Module], plan: Plan, engine: Engine, seed: int
+) -> list[Beside]:
+    """The method's companions, each a copy of the given network of its name, or fresh."""
+    found = []
+    for name, companion in method.companions.items():
+        net = copy.deepcopy(given[name]) if name in given else _fresh(name, companion, student, given, seed)
+        net.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        found.append(Beside(name, companion, net, plan, engine))
+    return found
+
+
+def _fresh(name: str, companion: Companion, student: nn.Module, given: Mapping[str, nn.Module], seed: int) -> nn.Module:
+    if companion.fresh is None:
+        raise MissingModelError(name, ["student", *given])
+    if not isinstance(student, Classifier):
+        raise MmardError(
+            f"the companion {name!r} starts as a fresh network, and the student does not say its own shape"
+        )
+    own = student.architecture
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of(seed, "weights of", name))
+        return build(own if companion.fresh == "student" else replace(own, name=companion.fresh))

@@ -1,0 +1,41 @@
+"""What a step of each method costs, counted, against counts by hand; and the page that is made of it."""
+
+from pathlib import Path
+
+import pytest
+
+from mmard.core.method import Method
+from mmard.costs import cost_of, page
+from mmard.methods import METHODS, adaad, awp, ciard, fair, igdm, mmard, peeraid, pgd_at, rslad, standard
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
+
+# network → forwards and backwards in the attack, in the loss
+BY_HAND: dict[str, tuple[Method, dict[str, tuple[int, int, int, int]]]] = {
+    "standard": (standard(), {"student": (0, 0, 1, 1)}),
+    "pgd_at": (pgd_at(), {"student": (10, 10, 1, 1)}),
+    "rslad": (rslad(), {"student": (10, 10, 2, 2), "teacher": (1, 0, 0, 0)}),
+    "adaad": (adaad(), {"student": (10, 10, 2, 2), "teacher": (10, 10, 2, 0)}),
+    "mmard, once": (mmard(every=10), {"student": (10, 10, 2, 2), "teacher": (2, 1, 1, 0)}),
+    "mmard, ∇ every 3": (mmard(every=3), {"student": (10, 10, 2, 2), "teacher": (5, 4, 1, 0)}),
+    "peeraid": (peeraid(), {"student": (10, 10, 3, 2), "peer": (1, 0, 1, 1)}),
+    "ciard": (ciard(), {"student": (10, 10, 2, 2), "natural": (0, 0, 2, 0), "teacher": (0, 0, 1, 1)}),
+    "igdm": (igdm(adaad()), {"student": (10, 10, 3, 3), "teacher": (10, 10, 3, 0)}),
+    "fair": (fair(rslad()), {"student": (10, 10, 2, 2), "teacher": (1, 0, 0, 0)}),
+    "awp": (awp(rslad(), begin=200), {"student": (10, 10, 4, 4), "teacher": (1, 0, 0, 0)}),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_counts_are_those_by_hand(name: str) -> None:
+    method, expected = BY_HAND[name]
+    found = {
+        network: (of["attack"].forwards, of["attack"].backwards, of["loss"].forwards, of["loss"].backwards)
+        for network, of in cost_of(method).items()
+    }
+    assert found == expected
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "make it anew: python -m mmard.costs > docs/methods.md"
+    assert all(f"\n## {name}\n" in page() for name in METHODS)
