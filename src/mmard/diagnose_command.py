@@ -30,7 +30,7 @@ def diagnose(
     """Where do a method's examples lie? The teacher's margin and boundary at x', transfer, mutual information, slices.
 
     Every method makes its examples on this run's student, from the same images and random starts. Writes diagnosis.json,
-    diagnosis.csv, samples.safetensors, margins.png and slices.png; docs/diagnose.md says what each number means.
+    diagnosis.csv, samples.safetensors, margins.png, slices.png and triangle.png; docs/diagnose.md says what each number means.
     """
     from mmard import cli, diagnosing
     from mmard.report.diagnosis import examples_table, triangle_table

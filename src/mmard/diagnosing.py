@@ -24,6 +24,7 @@ from mmard.evaluation.evaluate import Tick
 from mmard.locate import label_of, method_specs
 from mmard.models.weights import load_weights
 from mmard.objects import method_of
+from mmard.report.curves import plot_triangle
 from mmard.report.diagnosis import plot_margins, plot_slices
 from mmard.runs import RunFolder
 from mmard.scene import Scene
@@ -73,6 +74,7 @@ def diagnose(
     asked = {"split": split, "seed": seed, "own_attacks": own_attacks, "folder": str(results)}
     found.facts.update(_facts(scene, settings, chosen), run=str(folder.path), **asked)
     _write(found, results)
+    plot_triangle(folder, results / "triangle.png")
     return found
 
 

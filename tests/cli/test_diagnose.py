@@ -49,7 +49,7 @@ def test_a_run_is_diagnosed_into_a_table_files_and_figures(mmard: Run, run: Path
         assert [r["examples"] for r in csv.DictReader(f)] == list(rows)
     samples = load_file(run / "diagnose/samples.safetensors")
     assert samples["rslad/margin"].mean().item() == pytest.approx(rows["rslad"]["margin"], abs=1e-5)
-    for figure in ("margins.png", "slices.png"):
+    for figure in ("margins.png", "slices.png", "triangle.png"):
         assert (run / "diagnose" / figure).read_bytes().startswith(b"\x89PNG")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmard.core.files import write_whole
+from mmard.diagnostics.triangle import EDGES
 from mmard.runs import RunFolder
 
 
@@ -28,3 +29,30 @@ def plot_curves(folders: Mapping[str, RunFolder], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     write_whole(path, lambda part: figure.savefig(part, dpi=120, format="png"))
+
+
+def plot_triangle(folder: RunFolder, path: Path) -> bool:
+    """The triangle's mutual informations on the held-out split over epochs, at the x' of the run's validation. Writes a PNG.
+
+    Returns whether there was something to plot: a run without a teacher has no triangle.
+    """
+    from matplotlib.figure import Figure
+
+    judged = [r for r in folder.metrics() if "triangle" in r]
+    if not judged:
+        return False
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for edge, label in EDGES.items():
+        style = "--" if edge == "teacher" else "-"
+        axes.plot([r["epoch"] for r in judged], [r["triangle"][edge] for r in judged], style, marker=".", label=label)
+    axes.set(
+        xlabel="epoch",
+        ylabel="mutual information, nats",
+        title="The triangle natural – robust – teacher, held-out split",
+    )
+    axes.set_ylim(bottom=min(0, *axes.get_ylim()))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write_whole(path, lambda part: figure.savefig(part, dpi=120, format="png"))
+    return True

@@ -170,13 +170,16 @@ class Trainer:
         self.watcher.judged(record)
         self._start_clock()
 
-    def _judge_and_keep(self, epoch: int) -> dict[str, float]:
+    def _judge_and_keep(self, epoch: int) -> dict[str, Any]:
         """Accuracy on the held-out split; the weights are kept if they are the best so far, or the last."""
         self.engine.average_buffers(self.student, *self.terms, *self.beside.values())
         model = self.average.model_to_judge(self.feed.natural())
         part = min(JUDGED, self.plan.batch_size, self.at_once if self.micro_batch and self.at_once else JUDGED)
-        judged = self.validation.judge(model, self.held_out, self.threat, part=part, seed=self.seed, engine=self.engine)
-        found = {**judged, "epoch": float(epoch)}
+        judged = self.validation.judge(
+            model, self.held_out, self.threat, part=part, seed=self.seed, engine=self.engine,
+            teacher=self.teachers.get("teacher"),
+        )  # fmt: skip
+        found = {"clean": judged["clean"], "robust": judged["robust"], "epoch": float(epoch)}
         self.looks_without_gain = 0 if found["robust"] > self.best["robust"] else self.looks_without_gain + 1
         if (found["robust"], found["clean"]) > (self.best["robust"], self.best["clean"]):
             self.best = found
@@ -187,7 +190,7 @@ class Trainer:
                 if isinstance(net, Classifier):
                     self._keep(self.folder.path / f"{name}.safetensors", net)
         noticed = guarded(self.method, found, len(self.held_out.classes), self.engine)
-        return {"clean": found["clean"], "robust": found["robust"], **noticed}
+        return {**judged, **noticed}
 
     def _keep(self, path: Path, model: Classifier) -> None:
         kept = {**self.facts, "epoch": self.step // self.steps_per_epoch}

@@ -1,8 +1,10 @@
 """How a student is judged while it trains, and when that ends the run."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.errors import MmardError
@@ -11,6 +13,7 @@ from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images
+from mmard.diagnostics.triangle import triangle
 from mmard.models.students import Classifier
 from mmard.training.engine import Engine
 
@@ -41,17 +44,35 @@ class Validation:
         return self.patience is not None and looks_without_gain >= self.patience
 
     def judge(
-        self, model: Classifier, images: Images, threat: Threat, *, part: int, seed: int, engine: Engine
-    ) -> dict[str, float]:
-        """Clean and robust accuracy in percent, ``part`` images at a time; alike however many processes share the work."""
-        attack = untargeted(Pgd(steps=self.steps, start="uniform"))
-        right = torch.zeros(2, device=engine.device)
-        with held_still(model), full_precision():
+        self,
+        model: Classifier,
+        images: Images,
+        threat: Threat,
+        *,
+        part: int,
+        seed: int,
+        engine: Engine,
+        teacher: nn.Module | None = None,
+    ) -> dict[str, Any]:
+        """Clean and robust accuracy in percent, and with a teacher the triangle's mutual informations in nats.
+
+        ``part`` images at a time; alike however many processes share the work.
+        """
+        attack, networks = untargeted(Pgd(steps=self.steps, start="uniform")), [model, *([teacher] if teacher else [])]
+        said = torch.zeros(len(networks), 2, len(images), len(images.classes), device=engine.device)
+        with held_still(*networks), full_precision():
             for start in range(engine.rank * part, len(images), engine.world * part):
-                x, y, _ = images.batch(slice(start, start + part))
+                rows = slice(start, start + part)
+                x, y, _ = images.batch(rows)
                 torch.manual_seed(seed_of(seed, "judge", start))
-                for i, judged in enumerate((x, attack(model, x, y, threat))):
-                    with torch.no_grad():
-                        right[i] += (model(judged).argmax(1) == y).sum()
-        clean, robust = (100 * count / len(images) for count in engine.all_reduce_sum(right).tolist())
-        return {"clean": clean, "robust": robust}
+                points = x, attack(model, x, y, threat)
+                with torch.no_grad():
+                    said[:, :, rows] = torch.stack([torch.stack([net(at) for at in points]) for net in networks])
+        said = engine.all_reduce_sum(said)
+        clean, robust = (100 * torch.eq(logits.argmax(1), images.labels).float().mean().item() for logits in said[0])
+        found = {"clean": clean, "robust": robust}
+        return found if teacher is None else found | {"triangle": _informations(*said.flatten(0, 1).cpu())}
+
+
+def _informations(s_nat: Tensor, s_adv: Tensor, t_nat: Tensor, t_adv: Tensor) -> dict[str, float]:
+    return {edge: found["adjusted"] for edge, found in triangle(s_nat, s_adv, t_nat, t_adv).items()}
