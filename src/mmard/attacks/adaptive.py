@@ -128,16 +128,14 @@ class WarmStart(nn.Module):
         x_adv: Tensor = self.process.climb(loss, x, torch.where(per_sample(known, x), last, begun), threat)
         delta = x_adv.detach() - x
         delta = delta if views.frame is None else views.frame.back(delta)
-        self.made.append(
-            (views.index, delta.to(torch.float16, memory_format=torch.contiguous_format).view(torch.int16))
-        )
+        self.made.append((views.index, delta.to(torch.float16, memory_format=torch.contiguous_format)))
         return x_adv
 
     def settle(self, gather: "Gather") -> None:
         """Write down what was made since, by all processes; ``gather`` joins (n, ...) of each to (processes·n, ...)."""
         if self.made:
             index, delta = (gather(torch.cat(parts)) for parts in zip(*self.made, strict=True))
-            self.kept[index], self.known[index] = delta, True
+            self.kept[index], self.known[index] = delta.view(torch.int16), True
             self.made = []
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
 """Plain values against a pydantic model: the first fault as one line."""
 
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -40,9 +40,9 @@ def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
     """All keys, nested ones with dots."""
     keys = []
     for name, info in section.model_fields.items():
-        inner = info.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            keys += [prefix + name, *keys_of(inner, f"{prefix}{name}.")]
-        else:
-            keys.append(prefix + name)
+        kinds = (info.annotation, *get_args(info.annotation))  # the second of a section that may be None
+        keys.append(prefix + name)
+        for inner in kinds:
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                keys += keys_of(inner, f"{prefix}{name}.")
     return keys
