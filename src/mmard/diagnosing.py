@@ -73,15 +73,15 @@ def diagnose(
         found = _diagnosis(scene, chosen, method_of(settings), folder, tick)
     asked = {"split": split, "seed": seed, "own_attacks": own_attacks, "folder": str(results)}
     found.facts.update(_facts(scene, settings, chosen), run=str(folder.path), **asked)
-    _write(found, results)
-    plot_triangle(folder, results / "triangle.png")
+    _write(found, results, folder)
     return found
 
 
-def _write(found: Diagnosis, results: Path) -> None:
+def _write(found: Diagnosis, results: Path, folder: RunFolder) -> None:
     found.save(results)
     plot_margins(found, results / "margins.png")
     plot_slices(found, results / "slices.png")
+    plot_triangle(folder, results / "triangle.png")
 
 
 def _check(split: str, limit: int, batch_size: int) -> None:

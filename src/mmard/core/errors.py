@@ -1,7 +1,10 @@
 """The one exception a user sees: what was got, what was expected, and the cure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class MmardError(Exception):
@@ -24,3 +27,10 @@ def first_line(e: Exception) -> str:
     """What went wrong elsewhere, in one line."""
     text = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
     return text.strip().splitlines()[0] if text.strip() else type(e).__name__
+
+
+def chosen(kind: str, name: str, candidates: Mapping[str, T]) -> T:
+    """The candidate of that name, or the error that names them all."""
+    if name not in candidates:
+        raise unknown(kind, name, candidates)
+    return candidates[name]

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from mmard.attacks.pgd import Pgd
 from mmard.core.balance import balanced
-from mmard.core.errors import unknown
+from mmard.core.errors import chosen
 from mmard.core.held import held
 from mmard.core.method import Method
-from mmard.core.objective import Objective, nothing
+from mmard.core.objective import nothing
 from mmard.methods.rslad import rslad
 from mmard.terms import BOUNDARIES, TRIANGLES
 
@@ -26,17 +26,11 @@ def mmard(
     ``every``: attack steps from one look at the boundary's gradient (a forward and a backward of the teacher) to the next.
     ``balance``: the two gradients of the attack are brought to one size in each sample, so that beta is their ratio."""
     base, level = base or rslad(), balanced if balance else lambda objective: objective
-    boundary = held(_chosen("inner term", inner, BOUNDARIES), every)
-    triangle = _chosen("outer term", outer, TRIANGLES)
+    boundary = held(chosen("inner term", inner, {**BOUNDARIES, "none": nothing}), every)
+    triangle = chosen("outer term", outer, {**TRIANGLES, "none": nothing})
     return replace(
         base,
         inner=level(base.inner) + beta * level(boundary) if boundary else base.inner,
         outer=base.outer + gamma * triangle,
         maximizer=base.maximizer or Pgd(steps=10),
     )
-
-
-def _chosen(kind: str, name: str, candidates: dict[str, Objective]) -> Objective:
-    if name not in candidates and name != "none":
-        raise unknown(kind, name, [*candidates, "none"])
-    return candidates.get(name, nothing)

@@ -100,6 +100,11 @@ class Update:
             )  # fmt: skip
             for name, mean in self._descend(self._example(views), learning, share, last).items():
                 means[name] = means.get(name, 0) + share * mean.detach()
+        self._step(progress, learning)
+        return means
+
+    def _step(self, progress: float, learning: list[Beside]) -> None:
+        """Move the weights, those of companions too, and write down what the inner process carries."""
         if self.plan.clip is not None:
             self.engine.clip(self.wrapped, self.stepper, self.plan.clip)
         for group in self.optimizer.param_groups:
@@ -110,7 +115,6 @@ class Update:
         for module in self.method.modules():
             if isinstance(module, WarmStart):
                 module.settle(self.engine.gather)
-        return means
 
     def _example(self, views: Views) -> Views:
         if isinstance(self.shadow, Folded):
