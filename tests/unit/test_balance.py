@@ -10,7 +10,7 @@ from mmard import Pgd, Threat, term
 from mmard.core.balance import balanced
 from mmard.core.objective import Objective, nothing
 from mmard.core.views import Models, Views
-from mmard.methods import mmard, rslad
+from mmard.methods import fair, mmard, rslad
 from mmard.training.step import make_example
 
 FIRST = torch.tensor([[3.0, -1.0, 2.0, -2.0], [0.3, 0.1, -0.1, 0.1], [0.0, 0.0, 0.0, 0.0]])  # one row a sample
@@ -54,3 +54,9 @@ def test_mmard_says_what_it_balances() -> None:
     inner = str(mmard(balance=True, beta=0.25, inner="drift", every=5).inner)
     assert inner == "⟨∇(KL(T(x)‖S(x')))/|∇|, x'⟩ + 0.25·⟨∇(KL(T(x)‖T(x')) (∇ every 5 steps))/|∇|, x'⟩"
     assert str(mmard(balance=True, inner="none").inner) == str(rslad().inner)
+
+
+def test_the_state_of_a_balanced_term_is_the_methods() -> None:
+    """Counts of Fair-ARD live in its inner process: the trainer has to find them."""
+    plain, level = fair(rslad()), mmard(fair(rslad()), balance=True, inner="drift", outer="none")
+    assert [type(m) for m in level.modules()] == [type(m) for m in plain.modules()] != []

@@ -1,5 +1,7 @@
 """Objectives whose gradient to x' has the same size for every sample: a sign step forgets scale."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -16,12 +18,24 @@ def balanced(objective: Objective) -> Objective:
     balanced objective makes the same L∞ examples as the objective itself. Where a gradient is 0 it stays so.
     """
 
-    def level(v: Views) -> Tensor:
-        (gradient,) = torch.autograd.grad(objective.total(v).sum(), v.adv.x, retain_graph=True)
+    if not objective:
+        return objective
+    names = "+".join(term.name for _, term in objective.terms)
+    return Objective(((1.0, Term(f"balanced {names}", f"⟨∇({objective})/|∇|, x'⟩", Balanced(objective))),))
+
+
+@dataclass(frozen=True)
+class Balanced:
+    """An objective as the linear function of x' with its gradient, each sample's brought to a mean size of 1."""
+
+    objective: Objective
+
+    @property
+    def parts(self) -> tuple[Term, ...]:
+        """The terms that it is made of."""
+        return tuple(term for _, term in self.objective.terms)
+
+    def __call__(self, v: Views) -> Tensor:
+        (gradient,) = torch.autograd.grad(self.objective.total(v).sum(), v.adv.x, retain_graph=True)
         size = gradient.abs().flatten(1).mean(1).clamp_min(torch.finfo(gradient.dtype).tiny)
         return (gradient / per_sample(size, gradient) * v.adv.x).flatten(1).sum(1)
-
-    names = "+".join(term.name for _, term in objective.terms)
-    return (
-        Objective(((1.0, Term(f"balanced {names}", f"⟨∇({objective})/|∇|, x'⟩", level)),)) if objective else objective
-    )
