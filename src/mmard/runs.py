@@ -72,9 +72,10 @@ class RunFolder:
         except OSError as e:
             raise MmardError(f"cannot write {self.metrics_file}: {first_line(e)}; the last checkpoint is kept") from e
         if self._board is not None:
-            terms = {f"terms/{name}": value for name, value in record["terms"].items()}
-            for name, value in ({k: v for k, v in record.items() if k != "terms"} | terms).items():
-                self._board.add_scalar(name, value, record["step"])
+            for name, value in record.items():
+                parts = {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+                for tag, number in parts.items():
+                    self._board.add_scalar(tag, number, record["step"])
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of the metrics; a last one cut short by a kill is left out."""
