@@ -27,6 +27,6 @@ OUTER = {
 }
 
 
-def build(base: str = "rslad", share: float = 0.5) -> Method:
+def build(of: str = "rslad", share: float = 0.5) -> Method:
     """RSLAD, ARD or AdaAD with its robust target moved; share 0 is RSLAD's and ARD's own, 1 is AdaAD's."""
-    return replace(METHODS[base](), outer=OUTER[base].given(share=share))
+    return replace(METHODS[of](), outer=OUTER[of].given(share=share))
