@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmard.core.errors import MmardError, first_line
-from mmard.core.files import write_json, write_text, write_whole
+from mmard.core.files import read_json, write_json, write_text, write_whole
+from mmard.report.diagnoses import diagnoses_markdown
 from mmard.report.study_figure import plot_study
 from mmard.report.study_tables import study_markdown
 from mmard.study.file import StudyFile, read_study
@@ -18,6 +19,7 @@ from mmard.study.plan import cells_of
 from mmard.study.results import flat_rows, results_of
 
 BLOCK = re.compile(r"(<!-- study: (?P<name>[^\n/]+?) -->\n)(?P<old>.*?)(<!-- end of study -->)", re.DOTALL)
+DIAGNOSIS = re.compile(r"(<!-- diagnosis: (?P<name>[^\n/]+?) -->\n)(?P<old>.*?)(<!-- end of diagnosis -->)", re.DOTALL)
 KEPT = ("settings.yaml", "metrics.jsonl")
 
 
@@ -65,7 +67,9 @@ def keep(study: StudyFile, page: Path) -> None:
 
 
 def refresh(page: Path, names: Iterable[str] | None = None) -> list[str]:
-    """Make the blocks of a page anew (None: all of them) from the runs kept beside it; returns their names.
+    """Make the blocks of a page anew (None: all of them) from what is kept beside it; returns their names.
+
+    A study's block is made of its runs, a diagnosis's of ``PAGE/NAME/*/diagnosis.json``.
 
     Raises:
         MmardError: when the page or a block's runs are not there.
@@ -84,7 +88,15 @@ def refresh(page: Path, names: Iterable[str] | None = None) -> list[str]:
         done.append(name)
         return f"{match[1]}{table}{match[4]}"
 
-    new = BLOCK.sub(made, text)
+    def diagnosed(match: re.Match[str]) -> str:
+        name = match["name"]
+        if names is not None and name not in names:
+            return match[0]
+        files = sorted((page.with_suffix("") / name).glob("*/diagnosis.json"))
+        done.append(name)
+        return f"{match[1]}{diagnoses_markdown([read_json(file) for file in files])}{match[4]}"
+
+    new = DIAGNOSIS.sub(diagnosed, BLOCK.sub(made, text))
     if not done:
         raise MmardError(f"{page} has no block of a study; expected <!-- study: NAME --> ... <!-- end of study -->")
     if new != text:
