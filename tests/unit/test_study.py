@@ -331,7 +331,7 @@ def test_our_own_page_is_what_its_runs_say(mmard: Run, tmp_path: Path) -> None:
     made = mmard("results", "docs/results.md")
     assert made.returncode == 0, made.stderr
     assert "made anew" in made.stdout
-    for file in ("results.md", "results/cifar10-small/table.md", "results/cifar10-small/results.csv"):
+    for file in ("results.md", "results/digits-terms/table.md", "results/digits-terms/results.csv"):
         assert (tmp_path / "docs" / file).read_text() == (DOCS / file).read_text()
 
 
