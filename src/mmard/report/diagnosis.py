@@ -1,6 +1,7 @@
 """A diagnosis for the screen, and its two figures. Reads the record, never a model."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from rich.markup import escape
@@ -86,7 +87,7 @@ def plot_margins(found: Diagnosis, path: Path) -> None:
         body.set(facecolor="#888888" if name in (NATURAL, DIRECT) else "C0", alpha=0.55)
     axes.axvline(0, color="black")
     low, high = min(v.min() for v in values), max(v.max() for v in values)
-    axes.set_xlim(min(low, -0.1 * high) * 1.05, high * 1.5)
+    axes.set_xlim(min(low, -0.1 * high) * 1.05, high * 1.7)
     axes.axvspan(axes.get_xlim()[0], 0, color=OTHER, zorder=0)
     for i, name in enumerate(names):
         margin = places[name].margin
@@ -95,9 +96,11 @@ def plot_margins(found: Diagnosis, path: Path) -> None:
         axes.plot([middle], [i], "o", color="white", markeredgecolor="black", markersize=6)
         text = f"{_cell(rows[name]['share'], 100, '.0f')} % of the drop, {_cell(rows[name]['crossed'], 100, '.0f')} % crossed"
         axes.text(0.995, i, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=8)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("the teacher's logit margin of the class it gives the natural image (0: its decision boundary)")
-    axes.set_title(MARGINS, fontsize=10)
+    axes.set_yticks(range(len(names)), [fill(name, 24) for name in names])
+    figure.supxlabel(
+        "the teacher's logit margin of the class it gives the natural image (0: its decision boundary)", fontsize=9
+    )
+    figure.suptitle(MARGINS, fontsize=10)
     write_whole(path, lambda part: figure.savefig(part, dpi=130, format="png"))
 
 
