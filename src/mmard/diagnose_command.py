@@ -12,7 +12,7 @@ def diagnose(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Such as 'rslad,mmard(inner=entropy,beta=2)'. Default: the run's own, ard, rslad, adaad, mmard."
+            help="Such as 'rslad,mmard(inner=entropy,beta=2)'. Default: the run's own, ard, rslad, adaad, mmard (two)."
         ),
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="Another than the run's own; or one, where it had none.")] = None,

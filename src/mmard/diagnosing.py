@@ -30,7 +30,7 @@ from mmard.runs import RunFolder
 from mmard.scene import Scene
 
 T = TypeVar("T")
-USUAL = "ard,rslad,adaad,mmard"
+USUAL = "ard,rslad,adaad,mmard(inner=drift),mmard(inner=margin)"
 SPLITS = ("held-out", "test", "train")
 COLUMNS = (0.2, 0.4, 0.6, 0.8)  # images of the slices: these quantiles of the natural image's distance to the boundary
 
@@ -52,7 +52,7 @@ def diagnose(
 
     Args:
         source: run folder; its best student stands for every method.
-        methods: such as ``"rslad,mmard(inner=entropy, beta=2)"``; None: the run's own, ARD, RSLAD, AdaAD and MMARD.
+        methods: such as ``"rslad,mmard(inner=entropy, beta=2)"``; None: the run's own, ARD, RSLAD, AdaAD, MMARD (two).
         teacher: run folder, weights or card; None: the run's own.
         split: ``"held-out"``, ``"test"`` or ``"train"``; what is chosen by these figures is chosen on the held-out split.
         limit: about so many images, every class in proportion.

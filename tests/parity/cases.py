@@ -150,7 +150,7 @@ CASES: dict[str, Case] = {
     "rslad α=.3": Case("rslad", rslad(alpha=0.3), soft, lambda v: of_rslad(v, 0.3)),
     "adaad": Case("adaad", METHODS["adaad"](), live, of_adaad),
     "adaad λ=.7": Case("adaad", adaad(lam=0.7), live, lambda v: of_adaad(v, 0.7)),
-    "mmard": Case("mmard", METHODS["mmard"](), plus(soft, 1.0, "drift"), closed(of_rslad, 0.5, "joint")),
+    "mmard": Case("mmard", METHODS["mmard"](), soft, closed(of_rslad, 0.5, "contrast")),
     **{f"mmard {b}/none": on_rslad(b, "none") for b in BOUNDARIES},
     **{f"mmard none/{t}": on_rslad("none", t) for t in TRIANGLES},
     "mmard on rslad": mmard_on(None, soft, of_rslad),

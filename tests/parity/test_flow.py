@@ -127,11 +127,11 @@ def test_gradient_flows_through_both_networks(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "asked"), [("rslad", [False]), ("adaad", [True] * 10), ("mmard", [False] + [True] * 10)]
+    ("name", "asked"), [("rslad", [False]), ("adaad", [True] * 10), ("mmard drift/none", [False] + [True] * 10)]
 )
 def test_where_the_attack_asks_the_teacher(name: str, asked: list[bool]) -> None:
     """RSLAD asks T once, at x, without a graph; AdaAD at every x', with one; MMARD both ways."""
     s, t, wanted = nets.student(), nets.teacher(), []
     t.register_forward_pre_hook(lambda _, inputs: wanted.append(inputs[0].requires_grad))
-    make_example(METHODS[name](), nets.views(s, t), s, WIDE)
+    make_example(CASES[name].method, nets.views(s, t), s, WIDE)
     assert wanted == asked
