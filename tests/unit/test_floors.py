@@ -8,7 +8,7 @@ import mmard
 SRC = Path(mmard.__file__).parent
 FLOORS = [
     {"core", "losses"},
-    {"terms", "states", "attacks", "models", "data", "runs"},
+    {"terms", "attacks", "models", "data", "runs"},
     {"methods", "evaluation", "diagnostics"},
     {"training", "report"},
     {
