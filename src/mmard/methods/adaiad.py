@@ -14,6 +14,7 @@ from mmard.terms import introspect, soft_moved, soft_moved_hot
 def adaiad(power: float = 0.1, begin: int = 60, tau: float = 1.0) -> Method:
     """AdaIAD (Huang 2023): a live teacher, and the student's own soft labels where that fails at x'."""
     return Method(
+        name="adaiad",
         inner=soft_moved,
         outer=introspect.given(power=power, begin=begin) + soft_moved_hot.given(tau=tau),
         maximizer=Pgd(steps=10, start="gaussian"),
