@@ -23,6 +23,7 @@ FLOORS = [
         "diagnose_command",
         "catalogue",
         "costs",
+        "papers",
     }
     | {"demo", "bench", "study", "cli", "__init__", "__main__"},
 ]

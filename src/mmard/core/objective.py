@@ -113,7 +113,8 @@ class Objective:
         text = ""
         for weight, term in self.terms:
             sign = (" − " if text else "−") if weight < 0 else (" + " if text else "")
-            text += sign + ("" if abs(weight) == 1 else f"{abs(weight):.4g}·") + str(term)
+            shown = f"({term})" if str(term).startswith("−") and (sign or abs(weight) != 1) else str(term)
+            text += sign + ("" if abs(weight) == 1 else f"{abs(weight):.4g}·") + shown
         return text or "nothing"
 
 

@@ -1,9 +1,8 @@
-"""AdaIAD: AdaAD with introspection, in Huang et al., "Boosting Accuracy and Robustness of Student Models via Adaptive
-Adversarial Distillation", CVPR 2023.
+"""AdaIAD: Huang et al., "Boosting Accuracy and Robustness of Student Models via Adaptive Adversarial Distillation".
 
-x' maximises KL(T(x')‖S(x')) through both networks; the loss is it at temperature τ, times τ², plus (1 − A)·KL(S(x)‖S(x')) with
-A = T(x')_y^0.1 from the epoch ``begin``, S(x) not constant. BatchNorm sees x, then x'. The release has ``tau=30`` and
-chooses the checkpoint on the test set.
+CVPR 2023. AdaAD with introspection: x' maximises KL(T(x')‖S(x')) through both networks; the loss is it at temperature τ, times
+τ², plus (1 − A)·KL(S(x)‖S(x')) with A = T(x')_y^0.1 from the epoch ``begin``, S(x) not constant. BatchNorm sees x, then x'. The
+release has ``tau=30`` and chooses the checkpoint on the test set.
 """
 
 from mmard.attacks.pgd import Pgd
