@@ -12,6 +12,7 @@ from mmard.costs import cost_of, in_words
 from mmard.data.sources import SOURCES
 from mmard.methods import METHODS
 from mmard.models.students import FAMILIES
+from mmard.papers import paper_of
 from mmard.terms import BOUNDARIES, OTHERS, SCENARIOS, TRIANGLES
 
 
@@ -37,7 +38,8 @@ def catalogue() -> dict[str, dict[str, str]]:
 
 def _method(builder: Callable[..., Method]) -> str:
     method = builder()
-    return f"{_first_line(builder)}\n{method}\ncost:  {in_words(cost_of(method))}\n"
+    paper = f"paper: {paper_of(builder)}\n" if paper_of(builder) else ""
+    return f"{_first_line(builder)}\n{paper}{method}\ncost:  {in_words(cost_of(method))}\n"
 
 
 def _first_line(thing: Callable[..., Any]) -> str:

@@ -11,6 +11,7 @@ from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import MissingModelError
 from mmard.methods import METHODS
+from mmard.papers import paper_of
 from mmard.training.engine import Engine
 from mmard.training.plan import Plan
 from mmard.training.update import Update
@@ -99,9 +100,9 @@ def _counted(method: Method, names: list[str], engine: Engine) -> Cost:
 
 
 def in_words(cost: Mapping[str, Mapping[str, Passes]]) -> str:
-    """``forward / backward: student 10 / 10 in the attack, 2 / 2 in the loss; teacher ...``."""
+    """``student 10/10 in the attack, 2/2 in the loss; teacher ... (forward/backward)``."""
     each = (f"{name} {of['attack']} in the attack, {of['loss']} in the loss" for name, of in cost.items())
-    return "forward / backward: " + "; ".join(each)
+    return "; ".join(each).replace(" / ", "/") + " (forward/backward)"
 
 
 HEAD = """# Methods and what they cost
@@ -112,8 +113,8 @@ Forward / backward passes of each network in one step with the method's own atta
 the trainer's step, late in a run. A backward pass to the weights and one to the images count the same. S student, T teacher.
 Wrappers (`mmard`, `igdm`, `fair`, `awp`) stand on their default base, and take any other.
 
-| method | network | in the attack | in the loss |
-|---|---|---:|---:|
+| method | paper | network | in the attack | in the loss |
+|---|---|---|---:|---:|
 """
 
 
@@ -123,9 +124,10 @@ def page() -> str:
     rows, parts = [], []
     for name, method in methods.items():
         for i, (network, of) in enumerate(cost_of(method).items()):
-            rows.append(f"| {f'`{name}`' if i == 0 else ''} | {network} | {of['attack']} | {of['loss']} |\n")
-        paper = (METHODS[name].__doc__ or "").strip().splitlines()[0]
-        parts.append(f"\n## {name}\n{paper}\n\n```\n{method}\n```\n")
+            first = f"`{name}` | {paper_of(METHODS[name])}" if i == 0 else " | "
+            rows.append(f"| {first} | {network} | {of['attack']} | {of['loss']} |\n")
+        line = (METHODS[name].__doc__ or "").strip().splitlines()[0]
+        parts.append(f"\n## {name}\n{line}\n\n```\n{method}\n```\n")
     return HEAD + "".join(rows) + "".join(parts)
 
 

@@ -20,6 +20,7 @@ from mmard.locate import build_method
 from mmard.models.students import Architecture, build
 from mmard.models.teachers import find_model
 from mmard.terms import OVER_THE_BATCH
+from mmard.terms.fairness import Fairness
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
 from mmard.training.plan import Plan
@@ -47,9 +48,14 @@ def _must_go_together(settings: Settings, method: Method) -> None:
         )
     if settings.attack.stop_at is None:
         return
-    if over := sorted({term.name for _, term in method.inner.terms} & OVER_THE_BATCH):
+    if over := sorted({term.name for term in method.inner.within()} & OVER_THE_BATCH):
         raise MmardError(
             f"attack.stop_at takes samples out of the batch, and the inner term {over[0]} is over all of it"
+        )
+    if any(isinstance(module, Fairness) for module in method.inner.modules()):
+        raise MmardError(
+            "attack.stop_at takes samples out of the attack, and fair counts how many of all its iterates are right; leave one "
+            "of them out"
         )
     if settings.engine.compile:
         raise MmardError(

@@ -43,7 +43,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
             ["unknown parameter of method igdm 'alhpa'", "alpha"],
         ),
         (
-            ["train", "--method", "igdm(standard)"],
+            ["train", "--method", "igdm(mart)"],
             ["igdm has no published alpha for this base", "rslad 0.9", "alpha=1"],
         ),
         (["train", "--method", "fair(igdm(fair(rslad)))"], ["fair stands twice in this method"]),

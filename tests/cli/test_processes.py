@@ -164,6 +164,12 @@ def test_a_companion_state_and_awp_do_not_depend_on_the_number_of_processes(
         one, two = (read_state(tmp_path / f"runs/{count}/{name}.safetensors") for count in (1, 2))
         for key in one:
             torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5)
+    carried = [(RunFolder(tmp_path / f"runs/{count}").load() or {})["terms"] for count in (1, 2)]
+    for one, two in zip(*carried, strict=True):
+        for key, value in one.items():
+            share = 2 if key in ("right", "seen") else 1  # each process's own, averaged
+            torch.testing.assert_close(share * two[key], value, rtol=1e-3, atol=1e-4)
+    assert {"weights", "temperatures.taus"} <= {key for state in carried[0] for key in state}
     taught, given = read_state(tmp_path / "runs/1/teacher.safetensors"), read_state(tmp_path / "teacher.safetensors")
     assert any(not torch.equal(taught[key], given[key]) for key in given)
 

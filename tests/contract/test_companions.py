@@ -1,6 +1,7 @@
 """Runs with companions, state and wrappers: they learn, resume bit-equal, stop early, and say what is wrong in one line."""
 
 import copy
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,28 @@ from mmard import Method, MmardError, Pgd, Threat, train
 from mmard.core.companion import Companion
 from mmard.core.objective import nothing
 from mmard.data.images import DataSet
-from mmard.methods import METHODS, ard, awp, ciard, fair, igdm, mmard, peeraid, pgd_at, rslad, standard
+from mmard.methods import (
+    METHODS,
+    absld,
+    ard,
+    awp,
+    b_mtard,
+    ciard,
+    fair,
+    igdm,
+    mart,
+    mmard,
+    mtard,
+    peeraid,
+    pgd_at,
+    rslad,
+    standard,
+)
 from mmard.models.students import Architecture, Classifier
 from mmard.models.weights import load_weights, read_state
 from mmard.runs import RunFolder
-from mmard.states.fairness import Fairness
 from mmard.terms import hard_nat, hard_peer
+from mmard.terms.fairness import Fairness
 from mmard.training.averaging import Average, Averaging
 from mmard.training.engine import Engine
 from mmard.training.plan import Plan
@@ -96,23 +113,51 @@ def test_class_weights_come_from_the_epoch_before(tiny: DataSet, tmp_path: Path)
     assert 5 / 6 <= state.weights.min() <= state.weights.max() <= 5 / 2
 
 
+def plain(seed: int) -> Classifier:
+    """No BatchNorm, which would see parts of a batch."""
+    torch.manual_seed(seed)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 4))
+    return Classifier(layers, Architecture(name="plain", classes=4, channels=1))
+
+
+def in_parts(method: Method, at_once: int, lr: float) -> tuple[Update, list[dict[str, torch.Tensor]]]:
+    """Three steps of one epoch each, so many images at once; the attack has no random start."""
+    x, y, index = blobs(40).batch(slice(None))
+    update = Update(
+        method=replace(method, maximizer=Pgd(steps=2, start="none")), threat=Threat(eps=0.1), student=plain(0).train(),
+        teachers={name: plain(seed) for seed, name in enumerate(("peer", "teacher", "natural"), 1)},
+        plan=Plan(lr=lr, batch_size=40, epochs=3), engine=Engine(accelerator="cpu"),
+    )  # fmt: skip
+    return update, [update(x, y, index, step / 3, at_once) for step in range(3)]
+
+
+STATEFUL: dict[str, Callable[[], Method]] = {
+    "mtard": mtard,
+    "b_mtard": b_mtard,
+    "absld": absld,
+    "fair": lambda: fair(rslad(), beta=0.5),
+    "ciard": lambda: ciard(balanced=True),
+}
+
+
+@pytest.mark.parametrize("name", STATEFUL)
+def test_parts_of_a_batch_move_a_methods_state_as_the_whole(name: str) -> None:
+    """After each of three epochs of one step; the student stays, for within a step its gradient may know less of the batch."""
+    whole, parts = (
+        [b for m in in_parts(STATEFUL[name](), at_once, lr=0.0)[0].method.modules() for b in m.buffers()]
+        for at_once in (40, 10)
+    )
+    begun = [b for m in STATEFUL[name]().modules() for b in m.buffers()]
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    assert any(one.shape != old.shape or not torch.equal(one, old) for one, old in zip(whole, begun, strict=True))
+
+
 def test_parts_of_a_batch_give_a_companion_the_gradient_of_the_whole() -> None:
     """Nets without BatchNorm, an attack without a random start: parts can change nothing but rounding."""
-
-    def net(seed: int) -> Classifier:
-        torch.manual_seed(seed)
-        layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 4))
-        return Classifier(layers, Architecture(name="plain", classes=4, channels=1))
-
-    x, y, index = blobs(40).batch(slice(None))
     found = []
     for at_once in (40, 10):
-        method = replace(peeraid(), maximizer=Pgd(steps=2, start="none"))
-        update = Update(
-            method=method, threat=Threat(eps=0.1), student=net(0).train(), teachers={"peer": net(1)},
-            plan=Plan(lr=0.1, batch_size=40), engine=Engine(accelerator="cpu"),
-        )  # fmt: skip
-        means = [update(x, y, index, step / 3, at_once) for step in range(3)]
+        update, means = in_parts(peeraid(), at_once, lr=0.1)
         found.append((update.student.state_dict(), update.companions[0].net.state_dict(), means))
     for a, b in zip(*found, strict=True):
         for one, other in zip(a if isinstance(a, list) else [a], b if isinstance(b, list) else [b], strict=True):
@@ -136,7 +181,8 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "igdm twice": (lambda: igdm(mmard(igdm(rslad()))), "igdm stands twice"),
     "awp twice": (lambda: awp(fair(awp(rslad()))), "awp stands twice"),
     "no attack to count": (lambda: fair(standard()), "this base makes none; give one, such as base=ard"),
-    "no published alpha": (lambda: igdm(standard()), r"no published alpha .* rslad 0.9.*; give one, such as alpha=1"),
+    "no slope to match": (lambda: igdm(standard(), alpha=1), "this base makes no x'; give one, such as base=rslad"),
+    "no published alpha": (lambda: igdm(mart()), r"no published alpha .* rslad 0.9.*; give one, such as alpha=1"),
     "gamma": (lambda: awp(rslad(), gamma=-1.0), "gamma -1 and begin 0 are not below 0"),
     "no terms": (lambda: Companion(outer=nothing), "nothing to train it by"),
     "patience": (lambda: Validation(patience=0), "validation.patience is 0, expected"),
@@ -172,9 +218,17 @@ def test_what_a_run_lacks_is_named(method: Callable[[], Method], message: str, t
 def test_published_weights_of_igdm() -> None:
     """α by base, also beneath other wrappers."""
     published = {"ard": 5, "iad": 50, "rslad": 0.9, "adaad": 5, "adaiad": 5, "pgd_at": 60, "trades": 20}
-    for name in published.keys() & METHODS.keys():
-        assert igdm(METHODS[name]()).outer.terms[-1][0] == published[name]
+    for name, alpha in published.items():
+        assert igdm(METHODS[name]()).outer.terms[-1][0] == alpha
     assert igdm(awp(fair(ard()))).outer.terms[-1][0] == 5
+
+
+def test_every_base_knows_its_name() -> None:
+    """The one by which it is listed; and a wrapper leaves it."""
+    bases = {name for name, build in METHODS.items() if "base" not in inspect.signature(build).parameters}
+    assert METHODS.keys() - bases == {"mmard", "igdm", "fair", "awp"}
+    assert {name: METHODS[name]().name for name in bases} == {name: name for name in bases}
+    assert awp(mmard(igdm(fair(rslad())))).name == "rslad"
 
 
 @pytest.mark.parametrize("patience", [1, 2])

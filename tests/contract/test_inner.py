@@ -28,6 +28,7 @@ from mmard.training.memory import short
 from mmard.training.plan import Plan
 from mmard.training.trainer import Trainer
 from mmard.training.update import Update
+from mmard.training.validation import Validation
 
 PARTS: dict[str, dict[str, Any]] = {
     "warm": {"steps": 2, "warm_start": True},
@@ -134,13 +135,17 @@ def test_the_guard_acts_on_a_collapse_once_and_when_resumed(
     cuts: tuple[int, ...], warm: bool, calls: list[int], tiny: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made_up = {4: (90.0, 60.0), 8: (92.0, 3.0), 12: (93.0, 40.0)}
-    monkeypatch.setattr(
-        Trainer, "_judge", lambda self, _: dict(zip(("clean", "robust"), made_up[self.step], strict=True))
-    )
+    runs: list[Trainer] = []
+
+    def judge(*_: object, **__: object) -> dict[str, float]:
+        return dict(zip(("clean", "robust"), made_up[runs[-1].step], strict=True))
+
+    monkeypatch.setattr(Validation, "judge", judge)
 
     def run(**changes: Any) -> None:
         guard = Guard(Pgd(steps=1), Pgd(steps=4))
-        trainer(tiny, tmp_path, counting(calls, WarmStart(guard) if warm else guard), **changes).fit()
+        runs.append(trainer(tiny, tmp_path, counting(calls, WarmStart(guard) if warm else guard), **changes))
+        runs[-1].fit()
 
     for cut in cuts:
         with warnings.catch_warnings(record=True), pytest.raises(KeyboardInterrupt):
@@ -209,6 +214,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "batches of every size, and engine.compile is for one",
     ),
     "guard": ({"attack.guard": 0}, "'attack.guard' is 0"),
+    "counts of iterates": (
+        {"attack.stop_at": "student", "method": "mmard(fair(rslad), balance=True, every=2)"},
+        "fair counts how many of all its iterates are right; leave one of them out",
+    ),
     "statistics": (
         {"attack.stop_at": "student", "method": {"name": "ard", "attack_in_train_mode": True}},
         "whose statistics this method's attack uses",

@@ -19,9 +19,10 @@ from mmard.methods.ciard import ciard
 from mmard.methods.fair import fair
 from mmard.methods.igdm import igdm
 from mmard.methods.mmard import mmard
+from mmard.methods.mtard import mtard
 from mmard.methods.peeraid import peeraid
 from mmard.methods.rslad import rslad
-from mmard.states.push import Push
+from mmard.terms.push import Push
 from mmard.training.engine import Engine
 from mmard.training.plan import Plan
 from mmard.training.update import Update
@@ -173,8 +174,8 @@ def test_ciard_is_its_formulas() -> None:
     at = pgd(lambda z: ce(p(s(z)), y), "gaussian")
     step = Step(ciard())
     (state,) = (m for m in step.method.modules() if isinstance(m, Push))
-    state.tau_adv.fill_(3.0)
-    state.tau_nat.fill_(2.0)
+    temperatures = state.temperatures
+    temperatures.taus = torch.tensor([3.0, 2.0])
     torch.testing.assert_close(step(0.5), at, rtol=0, atol=1e-5)
     assert_close(step.gradient(), slopes(pushed(n, x, at, y, 3.0, 2.0), s))
     assert_close(step.gradient("teacher"), slopes(ce(p(t(at)), y).mean(), t))
@@ -183,13 +184,12 @@ def test_ciard_is_its_formulas() -> None:
         return (-(q * q.log()).sum(1).mean()).item()
 
     way = 1 if entropy(p(t(at) / 3)) > entropy(p(n["natural"](x) / 2)) else -1
-    assert (state.tau_adv.item(), state.tau_nat.item()) == pytest.approx((3 - 0.001 * way, 2 + 0.001 * way))
-    state.tau_adv.fill_(10.0)
-    state.tau_nat.fill_(1.0)
+    assert temperatures.taus.tolist() == pytest.approx((3 - 0.001 * way, 2 + 0.001 * way))
+    temperatures.taus = torch.tensor([10.0, 1.0])
     step(0.8)  # after the first drop: a tenth of the step; and within [1, 10]
     way = 1 if entropy(p(t(at) / 10)) > entropy(p(n["natural"](x))) else -1
     expected = min(10.0, 10 - 0.0001 * way), max(1.0, 1 + 0.0001 * way)
-    assert (state.tau_adv.item(), state.tau_nat.item()) == pytest.approx(expected, abs=1e-6)
+    assert temperatures.taus.tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_ciard_weighed_as_the_release_does() -> None:
@@ -199,15 +199,21 @@ def test_ciard_weighed_as_the_release_does() -> None:
     step = Step(ciard(balanced=True, temperatures_stop=True))
     (state,) = (m for m in step.method.modules() if isinstance(m, Push))
     at = step(0.9)
-    assert state.weight.item() == pytest.approx(0.5)
-    assert (state.tau_adv.item(), state.tau_nat.item()) == (1, 1)
-    state.first.copy_(state.first * torch.tensor([2.0, 1.0]))  # as if the natural loss had halved since
-    step(0.9)
+    assert state.weights.weights.tolist() == pytest.approx([0.5, 0.5])
+    state.weights.first = state.weights.first * torch.tensor([1.0, 2.0])  # as if the natural loss had halved since
+    step(0.92)
     weight = 0.5 - 0.025 * (0.5 - 0.5 / 1.5)
-    assert state.weight.item() == pytest.approx(weight)
+    assert state.weights.weights.tolist() == pytest.approx([1 - weight, weight])
     pulls = kl(p(n["natural"](x).detach()), p(s(x))).mean(), kl(p(n["teacher"](at).detach()), p(s(at))).mean()
     whole = pushed(n, x, at, y, 1.0, 1.0) - sum(pulls) + weight * pulls[0] + (1 - weight) * pulls[1]
     assert_close(step.gradient(), slopes(whole, s))
+    state.temperatures.taus = torch.tensor([3.0, 2.0])
+    step(0.94)
+    assert state.temperatures.taus.tolist() == [3.0, 2.0]  # after the first drop they stay
+    step(0.5)
+    assert [abs(tau - was) for tau, was in zip(state.temperatures.taus.tolist(), (3, 2), strict=True)] == pytest.approx(
+        [1e-3, 1e-3], rel=1e-3
+    )
 
 
 def test_ciards_teacher_rests_before_it_is_trained() -> None:
@@ -228,11 +234,9 @@ def matched(n: dict[str, nn.Module], x: Tensor, at: Tensor) -> Tensor:
     return kl(*(p(n[name](x + delta) - n[name](x - delta)) for name in ("teacher", "student")))
 
 
-@pytest.mark.parametrize(
-    ("progress", "ramp_by_200", "ramp"), [(0.0, False, 0.0), (0.5, False, 0.5), (0.5, True, 0.025)]
-)
+@pytest.mark.parametrize(("progress", "ramp_by_200", "ramp"), [(0.0, False, 0.1), (0.5, False, 0.6), (0.5, True, 0.03)])
 def test_igdm_is_its_formula(progress: float, ramp_by_200: bool, ramp: float) -> None:
-    """On RSLAD with its published α, at the start and in the middle of 10 epochs."""
+    """On RSLAD with its published α, in the first and the sixth of 10 epochs, which count from 1."""
     n, (x, _) = networks(), images()
     at = pgd(lambda z: kl(p(n["teacher"](x)).detach(), p(n["student"](z))), "gaussian")
     step = Step(igdm(rslad(), ramp_by_200=ramp_by_200))
@@ -306,7 +310,7 @@ def test_wrappers_add_up() -> None:
     step(0.5)
     weights = state.weights.double()[y]
     expected = awp_gradient(
-        lambda: (weights * rslad_loss(n, x, at) + 2 * 0.5 * matched(n, x, at)).mean(), n["student"], 0.1
+        lambda: (weights * rslad_loss(n, x, at) + 2 * 0.6 * matched(n, x, at)).mean(), n["student"], 0.1
     )
     assert_close(step.gradient(), expected)
 
@@ -316,13 +320,13 @@ class Recording(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner, self.order = nets.Tiny(2, 1).float(), ""
+        self.inner, self.order = nets.Tiny(2, 1).float(), list[str]()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             nat = images()[0].float()
             inside = bool(((x - nat).abs() <= EPS + 1e-6).all() and (x >= 0).all() and (x <= 1).all())
-            self.order += "c" if torch.equal(x, nat) else ("a" if inside else "m")
+            self.order.append("c" if torch.equal(x, nat) else ("a" if inside else "m"))
         return self.inner(x)
 
 
@@ -344,7 +348,26 @@ def test_order_in_training_mode(method: Method, order: str) -> None:
     update = replace(step.update, student=Recording().train())
     x, y = images()
     update(x.float(), y, torch.arange(len(y)), 0.5)
-    assert update.student.order == order
+    assert "".join(update.student.order) == order
+
+
+def test_awp_moves_state_by_the_round_that_counts() -> None:
+    """MTARD's first losses are those at the moved weights, not the mean of both rounds as of two parts of a batch."""
+    n, (x, _) = networks(), images()
+    s = n["student"]
+    step = Step(awp(mtard(), gamma=0.2))
+    at = step(0.5)
+    (state,) = step.method.modules()
+
+    def losses() -> Tensor:
+        pairs = ((n["teacher"], at), (n["natural"], x))
+        return torch.stack([kl(p(net(z)).detach(), p(s(z))).mean() for net, z in pairs])
+
+    before = losses().detach()
+    awp_gradient(lambda: losses().mean(), s, 0.2)  # leaves the weights moved
+    first = state.weights.first.double()
+    torch.testing.assert_close(first, losses().detach(), rtol=1e-5, atol=1e-6)
+    assert (first - before).abs().max() > 1e-2
 
 
 def test_awp_leaves_batchnorm_and_terms_as_one_round_does() -> None:
@@ -365,6 +388,6 @@ def test_awp_leaves_batchnorm_and_terms_as_one_round_does() -> None:
         x, y = images()
         update(x.float(), y, torch.arange(len(y)), 0.5)
         (state,) = (m for m in method.modules() if isinstance(m, Push))
-        counts.append((int(update.student.norm.num_batches_tracked), state.tau_adv.item(), state.tau_nat.item()))
+        counts.append((int(update.student.norm.num_batches_tracked), *state.temperatures.taus.tolist()))
     assert counts[0] == counts[1]
     assert counts[0][0] == 2

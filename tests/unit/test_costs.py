@@ -1,5 +1,6 @@
 """What a step of each method costs, counted, against counts by hand; and the page that is made of it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from mmard.core.method import Method
 from mmard.costs import cost_of, page
 from mmard.methods import METHODS, adaad, awp, ciard, fair, igdm, mmard, peeraid, pgd_at, rslad, standard
+from mmard.papers import paper_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 
@@ -34,6 +36,19 @@ def test_counts_are_those_by_hand(name: str) -> None:
         for network, of in cost_of(method).items()
     }
     assert found == expected
+
+
+def test_every_method_names_its_paper() -> None:
+    """As in the docstring of its file: authors, year, and a venue or a number."""
+    papers = {name: paper_of(build) for name, build in METHODS.items()}
+    assert papers.pop("standard") == ""
+    assert all(
+        re.fullmatch(r"[\w ]+( et al\.)?, (\w+ )?20\d\d(, arXiv \d{4}\.\d{5})?", paper) for paper in papers.values()
+    )
+    assert all(" 20" in paper.split(", ")[1] or "arXiv" in paper for paper in papers.values())
+    assert papers["saad_c"] == "Lee and Chung, TMLR 2026, arXiv 2512.10275"
+    assert papers["mtard"] == "Zhao et al., ECCV 2022"
+    assert paper_of(test_every_method_names_its_paper) == ""  # type: ignore[arg-type]
 
 
 def test_the_page_is_what_the_code_says() -> None:

@@ -8,7 +8,7 @@ import mmard
 SRC = Path(mmard.__file__).parent
 FLOORS = [
     {"core", "losses"},
-    {"terms", "states", "attacks", "models", "data", "runs"},
+    {"terms", "attacks", "models", "data", "runs"},
     {"methods", "evaluation", "diagnostics"},
     {"training", "report"},
     {
@@ -23,6 +23,7 @@ FLOORS = [
         "diagnose_command",
         "catalogue",
         "costs",
+        "papers",
     }
     | {"demo", "bench", "study", "cli", "__init__", "__main__"},
 ]

@@ -32,6 +32,13 @@ def test_sums_weights_and_signs() -> None:
     assert not (0 * Objective())
 
 
+def test_a_formula_that_begins_with_a_minus_stands_in_brackets() -> None:
+    minus = term("−log c")(lambda v: torch.ones(len(v.y)))
+    assert [str(minus), str(minus + one), str(one + minus), str(one - 2 * minus), str(0.5 * minus)] == [
+        "−log c", "−log c + a", "a + (−log c)", "a − 2·(−log c)", "0.5·(−log c)",
+    ]  # fmt: skip
+
+
 def test_parameters_are_bound_and_shown() -> None:
     hot = two.given(power=3.0)
     assert hot.total(VIEWS).tolist() == [8.0] * 3

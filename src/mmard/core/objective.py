@@ -40,13 +40,11 @@ class Term:
             )
         return value
 
-    def modules(self) -> Iterator[nn.Module]:
-        """The modules that hold its state: the one that it is a method of, and those of the terms that it is made of."""
-        owner = getattr(self.function, "__self__", None)
-        if isinstance(owner, nn.Module):
-            yield owner
+    def within(self) -> "Iterator[Term]":
+        """Itself and the terms that it is made of, such as the one of a weighed term."""
+        yield self
         for part in getattr(self.function, "parts", ()):
-            yield from part.modules()
+            yield from part.within()
 
     def __str__(self) -> str:
         params = {k: p.default for k, p in inspect.signature(self.function).parameters.items()} | dict(self.params)
@@ -79,9 +77,15 @@ class Objective:
             raise MmardError(f"no term of '{self}' takes {', '.join(wrong)}")
         return Objective(tuple((w, _bind(t, params)) for w, t in self.terms))
 
+    def within(self) -> Iterator[Term]:
+        """Its terms and all that these are made of."""
+        for _, t in self.terms:
+            yield from t.within()
+
     def modules(self) -> Iterator[nn.Module]:
-        """The modules that hold state for these terms."""
-        yield from dict.fromkeys(module for _, t in self.terms for module in t.modules())
+        """The modules that hold state for these terms: those that they are methods of."""
+        owners = (getattr(t.function, "__self__", None) for t in self.within())
+        yield from dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module))
 
     def weighed(self, by: "Objective") -> "Objective":
         """The same terms, each times what ``by`` gives: a weight per sample."""
@@ -109,7 +113,8 @@ class Objective:
         text = ""
         for weight, term in self.terms:
             sign = (" − " if text else "−") if weight < 0 else (" + " if text else "")
-            text += sign + ("" if abs(weight) == 1 else f"{abs(weight):.4g}·") + str(term)
+            shown = f"({term})" if str(term).startswith("−") and (sign or abs(weight) != 1) else str(term)
+            text += sign + ("" if abs(weight) == 1 else f"{abs(weight):.4g}·") + shown
         return text or "nothing"
 
 

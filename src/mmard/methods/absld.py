@@ -19,6 +19,7 @@ def absld(alpha: float = 5 / 6, rate: float = 0.1, drops: Sequence[float] = ()) 
     state = ClassTemperatures(rate, drops)
     robust = term("KL(T(x)^τ'_y‖S(x'))")
     return Method(
+        name="absld",
         inner=robust(state.attack),
         outer=alpha * robust(state.robust) + (1 - alpha) * term("KL(T(x)^τ_y‖S(x))")(state.natural),
         maximizer=Pgd(steps=10, start="gaussian"),

@@ -1,9 +1,8 @@
-"""AdaIAD: AdaAD with introspection, in Huang et al., "Boosting Accuracy and Robustness of Student Models via Adaptive
-Adversarial Distillation", CVPR 2023.
+"""AdaIAD: Huang et al., "Boosting Accuracy and Robustness of Student Models via Adaptive Adversarial Distillation".
 
-x' maximises KL(T(x')‖S(x')) through both networks; the loss is it at temperature τ, times τ², plus (1 − A)·KL(S(x)‖S(x')) with
-A = T(x')_y^0.1 from the epoch ``begin``, S(x) not constant. BatchNorm sees x, then x'. The release has ``tau=30`` and
-chooses the checkpoint on the test set.
+CVPR 2023. AdaAD with introspection: x' maximises KL(T(x')‖S(x')) through both networks; the loss is it at temperature τ, times
+τ², plus (1 − A)·KL(S(x)‖S(x')) with A = T(x')_y^0.1 from the epoch ``begin``, S(x) not constant. BatchNorm sees x, then x'. The
+release has ``tau=30`` and chooses the checkpoint on the test set.
 """
 
 from mmard.attacks.pgd import Pgd
@@ -14,6 +13,7 @@ from mmard.terms import introspect, soft_moved, soft_moved_hot
 def adaiad(power: float = 0.1, begin: int = 60, tau: float = 1.0) -> Method:
     """AdaIAD (Huang 2023): a live teacher, and the student's own soft labels where that fails at x'."""
     return Method(
+        name="adaiad",
         inner=soft_moved,
         outer=introspect.given(power=power, begin=begin) + soft_moved_hot.given(tau=tau),
         maximizer=Pgd(steps=10, start="gaussian"),

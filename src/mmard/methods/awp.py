@@ -14,7 +14,7 @@ from mmard.methods.trades import trades
 
 
 def awp(base: Method | None = None, *, gamma: float = 5e-3, begin: float = 0.0) -> Method:
-    """AWP (Wu 2020): any base (TRADES), the loss descended at weights that were first moved up it, from ``begin`` on."""
+    """AWP (Wu 2020): any base (TRADES), the loss descended at weights that were first moved up it."""
     base = base or trades()
     if base.ascent is not None:
         raise MmardError("awp stands twice in this method; once is enough")

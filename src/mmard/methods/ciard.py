@@ -1,7 +1,7 @@
 """CIARD: Lu et al., "CIARD: Cyclic Iterative Adversarial Robustness Distillation", ICCV 2025, arXiv 2509.12633.
 
 The robust teacher (``teacher=``) is trained on: CE(Tr(x'), y) from epoch 51 of 300, with a learning rate of 1e-4 that falls
-along a cosine; a second, natural one (``teachers.natural=``) is not. The student's loss is in `mmard.states.push`. The release
+along a cosine; a second, natural one (``teachers.natural=``) is not. The student's loss is in `mmard.terms.push`. The release
 differs: it weighs the first two parts as MTARD does (``balanced=True``); averages over classes (``scale: 1/num_classes``);
 keeps the teacher's BatchNorm in training mode while its learning rate is still 0 (not offered); and its temperatures in effect
 stop at the first drop (``temperatures_stop=True``).
@@ -10,8 +10,8 @@ stop at the first drop (``temperatures_stop=True``).
 from mmard.attacks.pgd import Pgd
 from mmard.core.companion import Companion
 from mmard.core.method import Method
-from mmard.states.push import Push
 from mmard.terms import hard_adv, label
+from mmard.terms.push import Push
 
 SLOW = {"optimizer": "sgd", "lr": 1e-4, "momentum": 0.1, "nesterov": False, "schedule": "cosine", "warmup": 0.0}
 

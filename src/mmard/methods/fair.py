@@ -1,7 +1,7 @@
 """Fair-ARD: Yue et al., "Revisiting Adversarial Robustness Distillation from the Perspective of Robust Fairness".
 
 NeurIPS 2023. On any base (ARD): each sample's loss times ω of its class, which is large where few of the attack's iterates were
-still right in the epoch before; see `mmard.states.fairness`. What is added to the loss outside, as in mmard(fair(...)), is not
+still right in the epoch before; see `mmard.terms.fairness`. What is added to the loss outside, as in mmard(fair(...)), is not
 weighed.
 """
 
@@ -11,7 +11,7 @@ from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.core.objective import term
 from mmard.methods.ard import ard
-from mmard.states.fairness import Fairness
+from mmard.terms.fairness import Fairness
 
 
 def fair(base: Method | None = None, *, beta: float = 2.0) -> Method:

@@ -15,6 +15,7 @@ from mmard.terms import hard_adv, introspect, soft_adv_hot, soft_moved_natural, 
 def iad(power: float = 0.1, begin: int = 60, tau: float = 1.0, attack_in_train_mode: bool = False) -> Method:
     """IAD-I (Zhu 2022): the teacher's soft labels, and the student's own where the teacher fails at x'."""
     return Method(
+        name="iad",
         inner=hard_adv,
         outer=soft_adv_hot.given(tau=tau) + introspect.given(power=power, begin=begin),
         maximizer=Pgd(steps=10, start="uniform"),
@@ -26,6 +27,7 @@ def iad_2(power: float = 0.1, begin: int = 40, attack_in_train_mode: bool = Fals
     """IAD-II (Zhu 2022): labels, a robust and a natural teacher, and the student's own soft labels."""
     own = 0.5 * (trusted + introspect).given(power=power, begin=begin)
     return Method(
+        name="iad_2",
         inner=hard_adv,
         outer=0.25 * hard_adv + own + 0.25 * soft_moved_natural,
         maximizer=Pgd(steps=10, start="uniform"),

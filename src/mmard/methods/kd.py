@@ -10,4 +10,5 @@ from mmard.terms import hard_nat, soft_nat_hot
 
 def kd(tau: float = 4.0, label_share: float = 0.1) -> Method:
     """KD (Hinton 2015): the teacher's soft labels and the hard ones on natural images, no attack."""
-    return Method(outer=(1 - label_share) * soft_nat_hot.given(tau=tau) + label_share * hard_nat)
+    outer = (1 - label_share) * soft_nat_hot.given(tau=tau) + label_share * hard_nat
+    return Method(name="kd", outer=outer)

@@ -31,4 +31,4 @@ def boost(v: Views) -> Tensor:
 def mart(beta: float = 6.0) -> Method:
     """MART (Wang 2020): boosted CE, and smoothness where the student is unsure; needs no teacher."""
     outer = beta * unsure + hard_adv + boost
-    return Method(inner=hard_adv, outer=outer, maximizer=Pgd(steps=10, start="gaussian"))
+    return Method(name="mart", inner=hard_adv, outer=outer, maximizer=Pgd(steps=10, start="gaussian"))

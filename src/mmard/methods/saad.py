@@ -7,6 +7,8 @@ and 10 on CIFAR-100. The release weighs by w = 5·(H − its least in the batch)
 or a batch in parts, of a part) and averages the weights from epoch 95 of 200: ``averaging: {kind: swa, start: 0.4725}``.
 """
 
+from dataclasses import replace
+
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.terms.transfer import decided, linear_label, undecided
@@ -16,6 +18,7 @@ def saad(alpha: float = 1.0, beta: float = 0.0, script_weights: bool = False) ->
     """SAAD (Lee 2026): samples weighed by whether their examples transfer to the teacher; slopes matched."""
     outer = undecided.given(alpha=alpha) + beta * decided
     return Method(
+        name="saad",
         inner=linear_label,
         outer=outer.given(script_weights=script_weights),
         maximizer=Pgd(steps=10, start="gaussian"),
@@ -24,4 +27,4 @@ def saad(alpha: float = 1.0, beta: float = 0.0, script_weights: bool = False) ->
 
 def saad_c(alpha: float = 1.0, beta: float = 0.2, script_weights: bool = False) -> Method:
     """SAAD-C (Lee 2026): SAAD, and natural images where examples do not transfer; β = 0.2 or 0.5."""
-    return saad(alpha=alpha, beta=beta, script_weights=script_weights)
+    return replace(saad(alpha=alpha, beta=beta, script_weights=script_weights), name="saad_c")

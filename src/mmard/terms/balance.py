@@ -1,46 +1,13 @@
-"""State that moves once a step: how two teachers are balanced (MTARD, B-MTARD)."""
+"""How two teachers are balanced, step by step: weights (MTARD) and temperatures (B-MTARD)."""
 
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmard import losses
-from mmard.core.processes import over_processes
 from mmard.core.views import Views
-
-
-def rate_at(rate: float, drops: Sequence[float], v: Views) -> float:
-    """A rate that falls to a tenth after each of these epochs, as the releases let it fall with the learning rate."""
-    return float(rate * 0.1 ** sum(v.epoch >= epoch for epoch in drops))
-
-
-class PerStep(nn.Module):
-    """State that moves once a step by the means of its whole batch, however many processes and parts that is divided into.
-
-    A batch in parts calls `begin` and `seen` for each: the state goes back to where the step began, and moves by the mean
-    of the parts so far. So after a step it is what the undivided batch would have made it, and within one a part
-    uses a state that lacks the parts to come. What identifies a step is its ``progress``. Buffers are replaced, never
-    written into: a graph may still need them.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._at: float | None = None  # not saved: checkpoints are made between steps
-        self._before: dict[str, Tensor] = {}
-        self._parts: list[Tensor] = []
-
-    def begin(self, v: Views) -> None:
-        """Put the buffers back to where this step began; a step that is new begins here."""
-        if v.progress != self._at:
-            self._at, self._before, self._parts = v.progress, dict(self.named_buffers()), []
-        for name, value in self._before.items():
-            setattr(self, name, value)
-
-    def seen(self, *values: Tensor) -> Tensor:
-        """What each sample of this part has, (B,) each → means (K,) of the step so far, in all processes; no gradient."""
-        self._parts.append(over_processes(torch.stack([value.mean() for value in values])))
-        return torch.stack(self._parts).mean(0)
+from mmard.terms.state import PerStep, rate_at
 
 
 class Weights(PerStep):

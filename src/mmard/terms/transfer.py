@@ -23,7 +23,7 @@ def _weights(v: Views, script: bool) -> tuple[Tensor, Tensor]:
     return SCALE * above, above / above.max().clamp_min(TINY)
 
 
-@term("w·(KL(T(x')‖S(x')) + {alpha}·ramp·KL(Δt‖Δs)), w = H(T(x'))")
+@term("w·(KL(T(x')‖S(x')) + {alpha}·ramp·KL(Δt‖Δs)) [w = H(T(x'))]")
 def undecided(v: Views, alpha: float = 1.0, script_weights: bool = False) -> Tensor:
     """The student follows the teacher at x', in value and in slope, most where the teacher is undecided there."""
     follow = losses.kl(v.adv.teacher, v.adv.student)

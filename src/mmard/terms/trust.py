@@ -15,13 +15,13 @@ def trust(v: Views, power: float, begin: int) -> Tensor:
     return (-power * losses.ce(v.adv.teacher, v.y)).exp()
 
 
-@term("A·KL(T(x')‖S(x')), A = T(x')_y^{power} from epoch {begin}")
+@term("A·KL(T(x')‖S(x')) [A = T(x')_y^{power} from epoch {begin}]")
 def trusted(v: Views, power: float = 0.1, begin: int = 60) -> Tensor:
     """The student at x' follows the teacher at x' as far as it trusts it."""
     return trust(v, power, begin) * losses.kl(v.adv.teacher, v.adv.student)
 
 
-@term("(1−A)·KL(S(x)‖S(x')), A = T(x')_y^{power} from epoch {begin}")
+@term("(1−A)·KL(S(x)‖S(x')) [A = T(x')_y^{power} from epoch {begin}]")
 def introspect(v: Views, power: float = 0.1, begin: int = 60) -> Tensor:
     """The student at x' follows itself at x as far as it does not trust its teacher; S(x) is not constant.
 

@@ -11,15 +11,19 @@ from mmard.training.engine import Engine
 
 
 @contextmanager
-def buffers_kept(*modules: nn.Module) -> Iterator[None]:
-    """Let buffers change (BatchNorm's statistics, the state of terms) and put the old ones back."""
-    kept = [(m, dict(m._buffers)) for module in modules for m in module.modules()]
-    for m, buffers in kept:
+def state_kept(*modules: nn.Module) -> Iterator[None]:
+    """Let state change (BatchNorm's statistics, what terms carry) and put the old one back: buffers and attributes.
+
+    Buffers may be written into; an attribute is another one after a change, or it stays changed.
+    """
+    kept = [(m, dict(m.__dict__), dict(m._buffers)) for module in modules for m in module.modules()]
+    for m, _, buffers in kept:
         m._buffers.update({name: None if b is None else b.clone() for name, b in buffers.items()})
     try:
         yield
     finally:
-        for m, buffers in kept:
+        for m, attributes, buffers in kept:
+            m.__dict__.update(attributes)
             m._buffers.update(buffers)
 
 

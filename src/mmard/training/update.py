@@ -18,7 +18,7 @@ from mmard.core.method import Method
 from mmard.core.numbers import share_of_run
 from mmard.core.threat import Threat
 from mmard.core.views import Frame, Models, Predict, Views, held_still
-from mmard.training.ascent import buffers_kept, moved_up
+from mmard.training.ascent import moved_up, state_kept
 from mmard.training.beside import Beside, companions_of
 from mmard.training.engine import Engine
 from mmard.training.folding import Folded, folded
@@ -148,7 +148,7 @@ class Update:
             return nullcontext()
 
         def loss() -> Tensor:
-            with buffers_kept(self.student, *self.method.modules(), *(c.net for c in self.companions)):
+            with state_kept(self.student, *self.method.modules(), *(c.net for c in self.companions)):
                 return torch.stack(list(outer_losses(self.method, views, self.in_training, **said).values())).sum()
 
         return moved_up(self.student, loss, ascent.gamma, self.engine)
