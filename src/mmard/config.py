@@ -1,5 +1,6 @@
 """Settings: YAML recipes plus ``key.sub=value`` overrides, validated before anything heavy runs."""
 
+import copy
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -233,4 +234,4 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
             raise MmardError(f"{key}: {parent} is {inner!r} and has no parts")
         raw[parent] = inner if inner is not None else ({"name": "rslad"} if parent == "method" else {})
         raw = raw[parent]
-    raw[last] = value
+    raw[last] = copy.deepcopy(value)  # what is written into it later is this run's alone

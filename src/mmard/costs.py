@@ -1,5 +1,6 @@
 """What a step of a method costs: forward and backward passes of each network, counted in the trainer's own step."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmard.core.method import Method
+from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
 from mmard.core.views import MissingModelError
 from mmard.methods import METHODS
@@ -56,11 +58,11 @@ class _Counted(nn.Module):
 
 def cost_of(method: Method) -> Cost:
     """Passes of one step late in a run, of all networks that the method asks for."""
-    names, engine = set(method.companions), Engine(accelerator="cpu")
+    names = set(method.companions)
     while True:
         try:
-            with torch.random.fork_rng():
-                return _counted(method, sorted(names), engine)
+            with torch.random.fork_rng(), full_precision():  # and give back the flags that an engine sets
+                return _counted(copy.deepcopy(method), sorted(names), Engine(accelerator="cpu"))
         except MissingModelError as e:
             if e.name in names:
                 raise

@@ -92,7 +92,7 @@ def _parts(text: str) -> list[str]:
     """Split at the commas that stand in no brackets."""
     parts, depth = [""], 0
     for letter in text:
-        depth += (letter == "(") - (letter == ")")
+        depth += (letter in "([{") - (letter in ")]}")
         if depth < 0:
             break
         if letter == "," and depth == 0:
@@ -121,7 +121,10 @@ def _spec(text: str) -> str | dict[str, Any]:
             if place > 0:
                 raise MmardError(f"{part!r} in {text!r} is no parameter; expected key=value, such as inner=entropy")
             key, value = "base", part
-        spec[key.strip()] = _spec(value.strip()) if key.strip() == "base" else yaml.safe_load(value)
+        try:
+            spec[key.strip()] = _spec(value.strip()) if key.strip() == "base" else yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError) as e:
+            raise MmardError(f"{part!r} in {text!r} is no value: {' '.join(str(e).split())}") from e
     return spec
 
 

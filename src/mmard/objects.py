@@ -29,7 +29,7 @@ from mmard.training.plan import Plan
 def method_of(settings: Settings) -> Method:
     """The method with the attack's changes applied, its step checked against the threat."""
     method, threat = build_method(settings.method), Threat(**settings.threat.model_dump())
-    changes = {k: v for k, v in settings.attack.model_dump().items() if v not in (None, False)}
+    changes = {k: v for k, v in settings.attack.model_dump().items() if v is not None and v is not False}
     if isinstance(method.maximizer, Pgd):
         _must_go_together(settings, method)
         late = settings.attack.late and (settings.attack.late.after, settings.attack.late.steps)

@@ -47,6 +47,9 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
             ["igdm has no published alpha for this base", "rslad 0.9", "alpha=1"],
         ),
         (["train", "--method", "fair(igdm(fair(rslad)))"], ["fair stands twice in this method"]),
+        (["train", "--method", "mmard(beta={)"], ["brackets"]),
+        (["train", "--method", "mmard(beta=2026-13-01)"], ["'beta=2026-13-01'", "is no value"]),
+        (["train", "attack.steps=0"], ["steps is 0, expected a whole number, at least 1"]),
         (["train", "--method", "mmard(rslad"], ["unknown method 'mmard(rslad'"]),
         (
             ["train", "--method", "peeraid", "method.peer=resnet17"],

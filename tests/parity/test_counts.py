@@ -15,6 +15,7 @@ from mmard.methods.adaad import adaad
 from mmard.methods.adaiad import adaiad
 from mmard.methods.ard import ard
 from mmard.methods.b_mtard import b_mtard
+from mmard.methods.fair import fair
 from mmard.methods.iad import iad, iad_2
 from mmard.methods.kd import kd
 from mmard.methods.mart import mart
@@ -120,3 +121,12 @@ def test_order_in_training_mode(name: str, step: Step) -> None:
     student = Recording()
     step(STEP[name][0], student, nets.teacher())
     assert student.order == STEP[name][3]
+
+
+def test_weights_of_classes_do_not_change_the_order() -> None:
+    """Fair-ARD's weights look at S(x') too, after the base's terms have."""
+    for name in ("trades", "mart", "adaad", "ard"):
+        plain, weighed = Recording(), Recording()
+        bare(METHODS[name](), plain, nets.teacher())
+        bare(fair(METHODS[name]()), weighed, nets.teacher())
+        assert weighed.order == plain.order

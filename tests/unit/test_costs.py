@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmard.core.method import Method
+from mmard.core.tf32 import tf32
 from mmard.costs import cost_of, page
 from mmard.methods import METHODS, adaad, awp, ciard, fair, igdm, mmard, peeraid, pgd_at, rslad, standard
 from mmard.papers import paper_of
@@ -18,8 +20,8 @@ BY_HAND: dict[str, tuple[Method, dict[str, tuple[int, int, int, int]]]] = {
     "pgd_at": (pgd_at(), {"student": (10, 10, 1, 1)}),
     "rslad": (rslad(), {"student": (10, 10, 2, 2), "teacher": (1, 0, 0, 0)}),
     "adaad": (adaad(), {"student": (10, 10, 2, 2), "teacher": (10, 10, 2, 0)}),
-    "mmard, once": (mmard(every=10), {"student": (10, 10, 2, 2), "teacher": (2, 1, 1, 0)}),
-    "mmard, ∇ every 3": (mmard(every=3), {"student": (10, 10, 2, 2), "teacher": (5, 4, 1, 0)}),
+    "mmard, once": (mmard(inner="drift", every=10), {"student": (10, 10, 2, 2), "teacher": (2, 1, 1, 0)}),
+    "mmard, ∇ every 3": (mmard(inner="drift", every=3), {"student": (10, 10, 2, 2), "teacher": (5, 4, 1, 0)}),
     "peeraid": (peeraid(), {"student": (10, 10, 3, 2), "peer": (1, 0, 1, 1)}),
     "ciard": (ciard(), {"student": (10, 10, 2, 2), "natural": (0, 0, 2, 0), "teacher": (0, 0, 1, 1)}),
     "igdm": (igdm(adaad()), {"student": (10, 10, 3, 3), "teacher": (10, 10, 3, 0)}),
@@ -54,3 +56,15 @@ def test_every_method_names_its_paper() -> None:
 def test_the_page_is_what_the_code_says() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "make it anew: python -m mmard.costs > docs/methods.md"
     assert all(f"\n## {name}\n" in page() for name in METHODS)
+
+
+def test_counting_leaves_method_and_flags_as_they_were() -> None:
+    """A bench counts the passes of the very method that it times."""
+    method = fair(rslad())
+    before = {k: v.clone() for m in method.modules() for k, v in m.state_dict().items()}
+    with tf32(convolutions=True, products=True):
+        cost_of(method)
+        assert torch.backends.cuda.matmul.allow_tf32
+    after = {k: v for m in method.modules() for k, v in m.state_dict().items()}
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)

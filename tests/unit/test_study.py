@@ -361,3 +361,12 @@ def test_a_page_without_a_place_is_refused_before_anything_runs(mmard: Run, tmp_
     done = mmard("results", "page.md")
     assert done.returncode == 2
     assert "page.md has no block of a study" in done.stderr
+
+
+def test_cells_do_not_share_what_their_axes_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    grid = {"method": {"m": {"name": "mmard"}}, "variant": {"a": {"method.beta": 2}, "b": {"train.lr": 0.05}}}
+    study = StudyFile(out="runs/study", base={}, grid=grid, seeds=[0])
+    a, b = (cell.settings.method for cell in cells_of(study))
+    assert a == {"name": "mmard", "beta": 2}
+    assert b == {"name": "mmard"}

@@ -15,7 +15,8 @@ def balanced(objective: Objective) -> Objective:
 
     A step goes along the sign of a weighted sum of gradients; where one of them is many times larger than the other the
     smaller is not heard. Between balanced objectives a weight β means the same for every sample and at every step, and alone a
-    balanced objective makes the same L∞ examples as the objective itself. Where a gradient is 0 it stays so.
+    balanced objective makes the same L∞ examples as the objective itself. Where a gradient is
+    exactly 0 it stays so; one of rounding, as the drift's where the attack starts at x itself, is made as large as any.
     """
 
     if not objective:

@@ -134,7 +134,8 @@ class Weighed:
         return (self.term, *(t for _, t in self.by.terms))
 
     def __call__(self, v: Views) -> Tensor:
-        return self.by.total(v) * self.term(v)
+        value = self.term(v)  # first: the order in which networks are asked is the method's, not the weight's
+        return self.by.total(v) * value
 
 
 def _shape(value: object) -> str:

@@ -177,7 +177,7 @@ class Trainer:
         part = min(JUDGED, self.plan.batch_size, self.at_once if self.micro_batch and self.at_once else JUDGED)
         judged = self.validation.judge(
             model, self.held_out, self.threat, part=part, seed=self.seed, engine=self.engine,
-            teacher=self.teachers.get("teacher"),
+            teacher=self.beside.get("teacher") or self.teachers.get("teacher"),
         )  # fmt: skip
         found = {"clean": judged["clean"], "robust": judged["robust"], "epoch": float(epoch)}
         self.looks_without_gain = 0 if found["robust"] > self.best["robust"] else self.looks_without_gain + 1

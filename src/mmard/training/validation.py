@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmard import losses
 from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.errors import MmardError
 from mmard.core.numbers import seed_of
@@ -13,7 +14,7 @@ from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images
-from mmard.diagnostics.triangle import triangle
+from mmard.diagnostics.triangle import EDGES
 from mmard.models.students import Classifier
 from mmard.training.engine import Engine
 
@@ -75,4 +76,6 @@ class Validation:
 
 
 def _informations(s_nat: Tensor, s_adv: Tensor, t_nat: Tensor, t_adv: Tensor) -> dict[str, float]:
-    return {edge: found["adjusted"] for edge, found in triangle(s_nat, s_adv, t_nat, t_adv).items()}
+    pairs = ((s_nat, s_adv), (s_nat, t_nat), (s_adv, t_adv), (t_nat, t_adv))
+    found = (losses.mutual_information(a.double(), b.double(), corrected=True).mean().item() for a, b in pairs)
+    return dict(zip(EDGES, found, strict=True))
