@@ -4,6 +4,8 @@ In the form of Beyer et al., 2022, arXiv 2205.01580: fixed sine-cosine positions
 token. So it takes images of any size that the patch divides, and has no weights that depend on the size.
 """
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,14 +57,15 @@ class VisionTransformer(nn.Module):
                 "choose another data.size or another patch (the last number of vit-W-D-P)"
             )
         tokens = self.embed(x)
-        tokens = tokens + positions(tokens.shape[1], *tokens.shape[2:]).to(tokens)
+        tokens = tokens + positions(*tokens.shape[1:], tokens.device)
         return self.head(self.norm(self.layers(tokens.flatten(2).transpose(1, 2))).mean(1))  # type: ignore[no-any-return]
 
 
-def positions(width: int, rows: int, columns: int) -> Tensor:
+@lru_cache(maxsize=8)  # made once, not copied to the device in every pass
+def positions(width: int, rows: int, columns: int, device: torch.device) -> Tensor:
     """Sines and cosines of a patch's row and column, (width, rows, columns), each in [-1, 1]."""
     waves = SLOWEST ** -torch.linspace(0, 1, width // 4)
     down, across = (torch.arange(n)[:, None] * waves for n in (rows, columns))  # (n, W/4)
     y = torch.cat([down.sin(), down.cos()], 1).T[:, :, None].expand(-1, -1, columns)
     x = torch.cat([across.sin(), across.cos()], 1).T[:, None, :].expand(-1, rows, -1)
-    return torch.cat([y, x])
+    return torch.cat([y, x]).to(device)
