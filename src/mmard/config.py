@@ -83,6 +83,7 @@ class TrainSettings(Section):
     schedule: Literal["piecewise", "cosine", "one_cycle", "constant"] = "cosine"
     milestones: tuple[Number, ...] = (0.7, 0.9)
     decay: Number = 0.1
+    hold: Number = 0.0
     warmup: Number = 0.0
     clip: Number | None = None
 

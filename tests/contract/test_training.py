@@ -206,12 +206,20 @@ def test_the_averages_batchnorm_is_estimated_on_natural_images(tiny: DataSet, tm
         ),
         (Plan(epochs=10, schedule="piecewise", milestones=(0.5,), decay=0.5), {0.4: 0.1, 0.6: 0.05}),
         (Plan(epochs=10, schedule="cosine"), {0.0: 0.1, 0.5: 0.05, 1.0: 0.0}),
+        (Plan(epochs=300, schedule="cosine", hold=150), {0.0: 0.1, 0.5: 0.1, 0.75: 0.05, 1.0: 0.0}),
+        (Plan(epochs=10, schedule="cosine", hold=0.6, warmup=0.2), {0.1: 0.05, 0.4: 0.1, 0.8: 0.05}),
         (Plan(epochs=10, schedule="one_cycle", warmup=0.25), {0.0: 0.0, 0.125: 0.05, 0.25: 0.1, 0.625: 0.05, 1.0: 0.0}),
         (Plan(epochs=10, schedule="cosine", warmup=0.2), {0.1: 0.05, 0.2: 0.1, 0.6: 0.05}),
     ],
 )
 def test_schedules(plan: Plan, expected: dict[float, float]) -> None:
-    assert {p: plan.lr_at(p) for p in expected} == pytest.approx(expected)
+    assert {p: plan.lr_at(p) for p in expected} == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("wrong", [{"schedule": "piecewise", "hold": 0.5}, {"schedule": "cosine", "hold": 30}])
+def test_a_hold_is_of_a_cosine_that_still_falls(wrong: dict[str, object]) -> None:
+    with pytest.raises(MmardError, match=r"hold .* is when a cosine of 30 epochs begins to fall; this is"):
+        Plan(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", METHODS)

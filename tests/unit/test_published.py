@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +19,12 @@ from mmard.training.averaging import Averaging
 FOLDER = recipe_folders()[0] / "published"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
-# epochs, weight decay, epochs after which the learning rate falls
+# epochs, weight decay, epochs after which the learning rate falls (one number: along a cosine from there)
 LONG, SHORT = (300, 2e-4, (215, 260, 285)), (200, 2e-4, (100, 150))
 SCHEDULES = {
     "trades": (76, 2e-4, (75,)), "mart": (120, 2e-4, (75, 90, 100)), "ard": SHORT, "iad": SHORT, "rslad": LONG, "mtard": LONG,
-    "b_mtard": LONG, "absld": LONG, "mmard": LONG, **dict.fromkeys(("adaad", "adaiad", "saad", "pgd_at"), (200, 5e-4, (100, 150))),
+    "b_mtard": LONG, "absld": LONG, "mmard": LONG, "peeraid": LONG, "ciard": (300, 2e-4, 150), "fair": SHORT,
+    **dict.fromkeys(("adaad", "adaiad", "saad", "pgd_at", "igdm"), (200, 5e-4, (100, 150))),
 }  # fmt: skip
 
 
@@ -31,17 +33,24 @@ def test_there_are_some_and_their_names_lead_to_them() -> None:
     assert all(recipes()[name] == FOLDER / f"{name}.yaml" for name in NAMES)
 
 
+def named(spec: str | dict[str, Any]) -> list[str]:
+    """Names of a method and of its bases, from outside."""
+    return [spec] if isinstance(spec, str) else [spec["name"], *(named(spec["base"]) if "base" in spec else [])]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_published_recipe_is_what_its_name_says(name: str) -> None:
-    settings, (method, data, student) = read_settings(name), name.split("-")
-    spec = settings.method if isinstance(settings.method, str) else settings.method["name"]
-    assert (spec, settings.data.name, settings.student) == (method, f"uoft-cs/{data}", student)
+    settings, (*methods, data, student) = read_settings(name), name.split("-")
+    assert (settings.data.name, settings.student) == (f"uoft-cs/{data}", student)
+    assert named(settings.method)[: len(methods)] == methods
     assert settings.out == f"runs/published/{name}"
     assert (settings.data.label == "fine_label") == (data == "cifar100")
     assert settings.data.augment == "crop+flip"
     plan = plan_of(settings)
-    assert (plan.epochs, plan.weight_decay, plan.milestones) == SCHEDULES[method]
-    assert (plan.batch_size, plan.lr, plan.momentum, plan.schedule) == (128, 0.1, 0.9, "piecewise")
+    falls = plan.milestones if plan.schedule == "piecewise" else plan.hold
+    assert (plan.epochs, plan.weight_decay, falls) == SCHEDULES[methods[0]]
+    assert (plan.batch_size, plan.lr, plan.momentum) == (128, 0.1, 0.9)
+    assert plan.schedule == ("cosine" if methods == ["ciard"] else "piecewise")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,7 +58,8 @@ def test_a_published_recipe_can_be_run(name: str) -> None:
     """The method builds and has the teachers that it asks for, its attack is the papers', the student and the average exist."""
     settings = read_settings(name)
     method, threat = method_of(settings), Threat(**settings.threat.model_dump())
-    must_have_its_teachers(method, [*settings.teachers, *(["teacher"] if settings.teacher else [])])
+    fresh = [name for name, companion in method.companions.items() if companion.fresh]
+    must_have_its_teachers(method, [*settings.teachers, *(["teacher"] if settings.teacher else []), *fresh])
     assert isinstance(method.maximizer, Pgd)
     assert (method.maximizer.steps, method.maximizer.step_for(threat), threat.eps) == (10, 2 / 255, 8 / 255)
     Averaging(**settings.averaging.model_dump())
@@ -63,6 +73,11 @@ def test_saads_average_begins_with_epoch_95() -> None:
     """At the end of the 95th of 200 epochs, not of the 94th."""
     start = read_settings("saad-cifar10-resnet18").averaging.start
     assert 94 / 200 < start < 95 / 200
+
+
+def test_peeraids_average_begins_with_the_first_drop() -> None:
+    settings = read_settings("peeraid-cifar10-resnet18")
+    assert settings.averaging.start == settings.train.milestones[0]
 
 
 def figures() -> Iterator[tuple[str, str]]:

@@ -13,7 +13,15 @@ from mmard.core.method import Method
 from mmard.terms import hard_adv, label
 from mmard.terms.push import Push
 
-SLOW = {"optimizer": "sgd", "lr": 1e-4, "momentum": 0.1, "nesterov": False, "schedule": "cosine", "warmup": 0.0}
+SLOW = {
+    "optimizer": "sgd",
+    "lr": 1e-4,
+    "momentum": 0.1,
+    "nesterov": False,
+    "schedule": "cosine",
+    "hold": 0.0,
+    "warmup": 0.0,
+}
 
 
 def ciard(begin: float = 1 / 6, temperatures_stop: bool = False, balanced: bool = False) -> Method:

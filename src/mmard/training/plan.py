@@ -22,6 +22,7 @@ class Plan:
         lr, momentum, weight_decay: of SGD; AdamW takes lr and weight_decay.
         schedule: ``constant``; ``cosine`` goes to 0; ``one_cycle`` rises over ``warmup``, then falls to 0, linearly;
             ``piecewise`` multiplies lr by ``decay`` after each of the ``milestones`` (epochs; below 1: shares of the run).
+        hold: a cosine begins to fall so late (epochs; below 1: share of the run).
         warmup: share of the run over which lr rises linearly from 0 (one_cycle: where it peaks).
         clip: largest L2 norm of the gradient; None: no limit.
         nesterov: Nesterov's momentum.
@@ -37,10 +38,15 @@ class Plan:
     schedule: Literal["piecewise", "cosine", "one_cycle", "constant"] = "cosine"
     milestones: tuple[float, ...] = (0.7, 0.9)
     decay: float = 0.1
+    hold: float = 0.0
     warmup: float = 0.0
     clip: float | None = None
 
     def __post_init__(self) -> None:
+        if self.hold and (self.schedule != "cosine" or not 0 < share_of_run(self.hold, self.epochs) < 1):
+            raise MmardError(
+                f"hold {self.hold:g} is when a cosine of {self.epochs} epochs begins to fall; this is {self.schedule}"
+            )
         if not 0 <= self.warmup < 1:
             raise MmardError(f"warmup {self.warmup:g} is a share of the run, in [0, 1)")
         if self.clip is not None and not self.clip > 0:
@@ -63,7 +69,8 @@ class Plan:
         if self.schedule == "piecewise":
             passed = sum(progress >= share_of_run(m, self.epochs) for m in self.milestones)
             return self.lr * self.decay**passed
-        rest = (progress - self.warmup) / (1 - self.warmup)
+        begin = max(self.warmup, share_of_run(self.hold, self.epochs))
+        rest = max(0.0, progress - begin) / (1 - begin)
         factor = {"constant": 1.0, "one_cycle": 1 - rest, "cosine": (1 + math.cos(math.pi * rest)) / 2}
         return self.lr * factor[self.schedule]
 
