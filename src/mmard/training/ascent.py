@@ -39,12 +39,12 @@ def moved_up(student: nn.Module, loss: Callable[[], Tensor], gamma: float, engin
         raise MmardError("awp moves the student's weights up the outer loss, which does not depend on them")
     slopes = torch.autograd.grad(value, weights, allow_unused=True)
     kept = [w.detach().clone() for w in weights]
-    with torch.no_grad():
-        for w, slope in zip(weights, slopes, strict=True):
-            if slope is not None:
-                g = engine.all_reduce_sum(slope)
-                w.add_(g * (gamma * w.norm() / g.norm().clamp_min(torch.finfo(g.dtype).tiny)))
     try:
+        with torch.no_grad():
+            for w, slope in zip(weights, slopes, strict=True):
+                if slope is not None:
+                    g = engine.all_reduce_sum(slope)
+                    w.add_(g * (gamma * w.norm() / g.norm().clamp_min(torch.finfo(g.dtype).tiny)))
         yield
     finally:
         with torch.no_grad():
