@@ -23,7 +23,7 @@ def mmard(
 ) -> Method:  # fmt: skip
     """MMARD (Wang 2025): any base (RSLAD), plus beta·boundary in the attack, plus gamma·triangle in the loss.
 
-    The defaults are measured (docs/results.md): on the embedded digits the contrast made students more robust on every base, on
+    The defaults are measured (docs/results.md): on embedded digits the contrast made students more robust on four bases of five, on
     CIFAR-10 (JPEG) it bought clean accuracy. No inner term made a better student, and each costs a live teacher: choose by name.
     ``every``: attack steps from one look at the boundary's gradient (a forward and a backward of the teacher) to the next.
     ``balance``: the two gradients of the attack are brought to one size in each sample, so that beta is their ratio."""
