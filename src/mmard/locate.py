@@ -43,12 +43,10 @@ def build_method(spec: str | dict[str, Any]) -> Method:
     """
     if not isinstance(spec, str | dict):
         raise MmardError(f"a method is {spec!r}, expected a name or {{name: ..., parameter: value}}")
-    spec = {"name": spec} if isinstance(spec, str) else dict(spec)
+    spec = spec_of(spec)
     name = spec.pop("name", None)
     if not isinstance(name, str):
         raise MmardError("a method needs a name, such as method=rslad or method: {name: rslad}")
-    if isinstance(inside := _bracketed(name), dict):  # such as mmard(igdm(rslad), beta=2)
-        return build_method({**inside, **spec})
     builder = method_builder(name)
     try:
         known = inspect.signature(builder).parameters
@@ -102,6 +100,13 @@ def _parts(text: str) -> list[str]:
     if depth != 0:
         raise MmardError(f"the brackets of {text!r} do not match; expected for instance mmard(inner=entropy)")
     return [part.strip() for part in parts if part.strip()]
+
+
+def spec_of(method: str | dict[str, Any]) -> dict[str, Any]:
+    """A method's name and parameters; its name may hold some, as ``mmard(igdm(rslad), beta=2)`` does."""
+    spec = {"name": method} if isinstance(method, str) else dict(method)
+    inside = _bracketed(spec["name"]) if isinstance(spec.get("name"), str) else None
+    return {**inside, **{k: v for k, v in spec.items() if k != "name"}} if isinstance(inside, dict) else spec
 
 
 def _bracketed(name: str) -> str | dict[str, Any]:

@@ -9,7 +9,7 @@ from helpers import Run
 def test_bench_compares_a_method_with_the_plain_step_and_its_base(mmard: Run, tmp_path: Path) -> None:
     words = [
         "--method",
-        "mmard",
+        "mmard(inner=drift)",
         "--student",
         "cnn-4-2",
         "--teacher",

@@ -24,7 +24,7 @@ def test_train_eval_show_from_teacher_to_table(mmard: Run, tmp_path: Path) -> No
         "student=cnn-4-2",
         "tensorboard=true",
         "--method",
-        "mmard",
+        "mmard(inner=drift)",
         "--teacher",
         "runs/teacher",
         "--out",

@@ -83,7 +83,7 @@ def test_by_default_the_runs_own_method_comes_first_and_once(mmard: Run, run: Pa
     from mmard.config import read_settings
 
     chosen = diagnosing.inner_processes(read_settings(run, {"method": "adaad", "attack.steps": 3}), None, False)
-    assert list(chosen) == ["adaad", "ard", "rslad", "mmard"]
+    assert list(chosen) == ["adaad", "ard", "rslad", "mmard(inner=drift)", "mmard(inner=margin)"]
     assert {(m.maximizer.steps, m.maximizer.start) for m in chosen.values()} == {(3, "gaussian")}  # type: ignore[union-attr]
 
 

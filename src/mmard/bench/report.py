@@ -16,6 +16,7 @@ from mmard.core.method import Method
 from mmard.core.tf32 import tf32
 from mmard.core.threat import Threat
 from mmard.costs import cost_of
+from mmard.locate import spec_of
 from mmard.models.students import Architecture, Classifier, build
 from mmard.objects import engine_of, method_of, plan_of
 from mmard.training.engine import Engine
@@ -47,12 +48,15 @@ class Case:
         return build(Architecture(name=name, classes=self.classes))
 
 
+WRAPPERS = {"mmard": "rslad", "igdm": "rslad", "fair": "ard"}  # and the base that each has unless given one
+
+
 def base_of(settings: Settings) -> Method | None:
     """The base of a method that is given one, with the same attack."""
-    spec = settings.method if isinstance(settings.method, dict) else {"name": settings.method}
-    if spec["name"] != "mmard":
+    spec = spec_of(settings.method)
+    if spec.get("name") not in WRAPPERS:
         return None
-    return method_of(settings.model_copy(update={"method": spec.get("base", "rslad")}))
+    return method_of(settings.model_copy(update={"method": spec.get("base", WRAPPERS[spec["name"]])}))
 
 
 @dataclass(frozen=True)
