@@ -49,7 +49,7 @@ COMPOSED: dict[str, Callable[[], Method]] = {
     "ciard": lambda: ciard(begin=0.3),
     "fair": lambda: fair(rslad(), beta=0.5),
     "awp": lambda: awp(peeraid(), gamma=0.05, begin=1),
-    "all": lambda: awp(mmard(igdm(fair(ciard()), alpha=1.0))),
+    "all": lambda: awp(mmard(igdm(fair(ciard()), alpha=1.0), inner="drift")),
 }
 
 
@@ -168,7 +168,7 @@ def test_parts_of_a_batch_give_a_companion_the_gradient_of_the_whole() -> None:
 
 def test_a_copy_of_a_method_has_a_state_of_its_own() -> None:
     """What a trial step in the search for memory counts is not counted in the run; both terms of a copy share one state."""
-    method = mmard(fair(rslad()), every=2)
+    method = mmard(fair(rslad()), inner="drift", every=2)
     twin = copy.deepcopy(method)
     (state,), (other,) = (list(m.modules()) for m in (method, twin))
     assert isinstance(state, Fairness)

@@ -23,13 +23,13 @@ from mmard.training.update import Update
 
 WRAPPERS: dict[str, Callable[[Method], Method]] = {
     "mmard": mmard,
-    "mmard, balanced, held": lambda base: mmard(base, balance=True, every=2),
+    "mmard, balanced, held": lambda base: mmard(base, inner="drift", balance=True, every=2),
     "igdm": igdm,
     "igdm, alpha given": lambda base: igdm(base, alpha=1.0),
     "fair": fair,
     "awp": lambda base: awp(base, gamma=0.05),
 }
-ADDS = {"mmard": {"joint"}, "igdm": {"gradient_match"}}
+ADDS = {"mmard": {"contrast"}, "igdm": {"gradient_match"}}
 BASES = sorted(METHODS.keys() - {"mmard", "igdm", "fair", "awp"})
 NATURAL = {"standard", "kd"}
 
@@ -98,7 +98,7 @@ def test_every_wrapper_on_every_base(base: str) -> None:
 
 
 STACKS: dict[str, Callable[[Method], Method]] = {
-    "mmard(igdm(fair()))": lambda base: mmard(igdm(fair(base), alpha=1.0)),
+    "mmard(igdm(fair()))": lambda base: mmard(igdm(fair(base), alpha=1.0), inner="drift"),
     "awp(mmard(igdm()))": lambda base: awp(mmard(igdm(base, alpha=1.0)), gamma=0.05),
     "fair(awp(mmard()))": lambda base: fair(awp(mmard(base), gamma=0.05)),
 }
@@ -108,7 +108,7 @@ STACKS: dict[str, Callable[[Method], Method]] = {
 def test_wrappers_on_wrappers(stack: str) -> None:
     for build in (adaiad, mtard, ciard, peeraid):
         _, (means,) = stepped(short(STACKS[stack](build())))
-        assert "joint" in means
+        assert "contrast" in means
         assert all(mean.isfinite() for mean in means.values())
 
 
@@ -138,7 +138,13 @@ PARTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 def test_stateful_methods_with_parts_of_the_inner_process(parts: dict[str, Any]) -> None:
     """State that is not of the attack moves as ever; steps of three epochs, early and late."""
-    for base in (mtard(), ciard(), METHODS["b_mtard"](), METHODS["absld"](), mmard(adaad(), balance=True, every=2)):
+    for base in (
+        mtard(),
+        ciard(),
+        METHODS["b_mtard"](),
+        METHODS["absld"](),
+        mmard(adaad(), inner="drift", balance=True, every=2),
+    ):
         method = short(base, **parts)
         _, steps = stepped(method, progress=(0.0, 0.05, 0.3, 0.5))
         assert all(mean.isfinite() for means in steps for mean in means.values())
@@ -148,7 +154,7 @@ def test_stateful_methods_with_parts_of_the_inner_process(parts: dict[str, Any])
 @pytest.mark.parametrize("every", [1, 2])
 def test_fair_counts_each_iterate_once_however_mmard_looks_at_them(balance: bool, every: int) -> None:
     """Two steps of an attack on twelve images are 24 iterates, balanced or held."""
-    method = short(mmard(fair(rslad()), balance=balance, every=every))
+    method = short(mmard(fair(rslad()), inner="drift", balance=balance, every=every))
     (state,) = (module for module in method.modules() if isinstance(module, Fairness))
     stepped(method)
     assert state.seen.tolist() == [6.0] * 4
@@ -179,7 +185,7 @@ TOGETHER: dict[str, tuple[dict[str, Any], str | None]] = {
         "fair counts how many of all its iterates",
     ),
     "deep down": (
-        {"method": "awp(mmard(igdm(fair(adaad)), balance=True))", "attack.stop_at": "student"},
+        {"method": "awp(mmard(igdm(fair(adaad)), balance=True, inner=drift))", "attack.stop_at": "student"},
         "fair counts how many of all its iterates are right; leave one of them out",
     ),
 }

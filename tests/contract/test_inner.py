@@ -215,7 +215,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "guard": ({"attack.guard": 0}, "'attack.guard' is 0"),
     "counts of iterates": (
-        {"attack.stop_at": "student", "method": "mmard(fair(rslad), balance=True, every=2)"},
+        {"attack.stop_at": "student", "method": "mmard(fair(rslad), inner=drift, balance=True, every=2)"},
         "fair counts how many of all its iterates are right; leave one of them out",
     ),
     "statistics": (

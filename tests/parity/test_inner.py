@@ -64,7 +64,7 @@ def test_early_stop_is_each_sample_attacked_alone_and_costs_no_more(at: str, eve
     assert len(set(passes)) >= 3  # they stop at different steps, or nothing is shown here
     s.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     process = EarlyStop(pgd=Pgd(steps=STEPS, start="none"), at=at)  # type: ignore[arg-type]
-    method = replace(mmard(rslad(), every=every, outer="none"), maximizer=process)
+    method = replace(mmard(rslad(), inner="drift", every=every, outer="none"), maximizer=process)
     views = Views.of(x, y, torch.arange(len(y)), Models({"student": s, "teacher": t}))
     x_adv = make_example(method, views, s, threat).adv.x
     torch.testing.assert_close(x_adv, torch.cat(found), rtol=1e-9, atol=1e-12)
@@ -78,7 +78,7 @@ def test_the_teacher_costs_nothing_for_who_has_stopped_and_once_at_x() -> None:
     t.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     process = EarlyStop(pgd=Pgd(steps=STEPS, start="none"), at="teacher")
     views = Views.of(x, y, torch.arange(len(y)), Models({"student": s, "teacher": t}))
-    make_example(replace(mmard(outer="none"), maximizer=process), views, s, nets.WIDE)
+    make_example(replace(mmard(inner="drift", outer="none"), maximizer=process), views, s, nets.WIDE)
     assert rows == [len(x), *(n for n in (sum(p > step for p in passes) for step in range(STEPS)) if n)]
 
 
