@@ -78,7 +78,7 @@ def test_a_study_stopped_and_killed_goes_on_and_ends_bit_equal(mmard: Run, tmp_p
     cut = tmp_path / "runs/study/seed-0"
     for sent, epochs in ((signal.SIGINT, 1), (signal.SIGKILL, 8)):
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        process = subprocess.Popen(command(*WORDS), cwd=tmp_path, **pipes)
+        process = subprocess.Popen(command(*WORDS), cwd=tmp_path, preexec_fn=hears_ctrl_c, **pipes)
         end = time.monotonic() + 60
         while len(RunFolder(cut).metrics()) < epochs:
             assert process.poll() is None, process.communicate()[0]
@@ -98,6 +98,11 @@ def test_a_study_stopped_and_killed_goes_on_and_ends_bit_equal(mmard: Run, tmp_p
     assert mmard("train", *settings, "out=runs/whole").returncode == 0
     one, other = (read_state(folder / "last.safetensors") for folder in (tmp_path / "runs/whole", cut))
     assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+def hears_ctrl_c() -> None:
+    """Also where the tests themselves run in the background, which makes them and their children deaf to it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def gone(pid: int) -> bool:
