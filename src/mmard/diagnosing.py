@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from mmard.attacks.adaptive import WarmStart
 from mmard.attacks.minimal import Minimal
 from mmard.attacks.pgd import Pgd
 from mmard.config import Settings, read_settings
@@ -58,21 +59,19 @@ def diagnose(
         limit: about so many images, every class in proportion.
         own_attacks: give each method its own maximiser (starts differ) instead of the run's to all.
         to: folder to write to.
-
-    Raises:
-        MmardError: for any mistake in the input, before anything heavy runs where possible.
     """
     _check(split, limit, batch_size)
     folder = _run_of(source)
     settings = _with_teacher(folder, teacher)
-    chosen = inner_processes(settings, methods, own_attacks)
+    own = as_trained(method_of(settings), folder)
+    chosen = inner_processes(settings, own, methods, own_attacks)
     scene = Scene.of(settings, folder.best_file, split, limit, batch_size, seed)
     results = Path(to) if to is not None else folder.path / "diagnose"
     write_json(results / "settings.json", settings.resolved())  # now, so that a folder that cannot be written is known
     with held_still(*scene.networks.values()), full_precision():
-        found = _diagnosis(scene, chosen, method_of(settings), folder, tick)
-    asked = {"split": split, "seed": seed, "own_attacks": own_attacks, "folder": str(results)}
-    found.facts.update(_facts(scene, settings, chosen), run=str(folder.path), **asked)
+        found = _diagnosis(scene, chosen, own, folder, tick)
+    found.facts.update(_facts(scene, settings, chosen), run=str(folder.path), folder=str(results))
+    found.facts.update(split=split, seed=seed, own_attacks=own_attacks)
     _write(found, results, folder)
     return found
 
@@ -117,14 +116,23 @@ def _with_teacher(folder: RunFolder, teacher: str | None) -> Settings:
     return settings
 
 
-def inner_processes(settings: Settings, methods: str | None, own_attacks: bool) -> dict[str, Method]:
-    """The methods by label, all with the run's maximiser unless each is to keep its own."""
-    own = method_of(settings)
-    specs = method_specs(methods or USUAL)
+def as_trained(method: Method, folder: RunFolder) -> Method:
+    """The run's method with the state its terms had at the last checkpoint, but for the perturbations of its training images."""
+    if modules := list(method.modules()):
+        for module, saved in zip(modules, (folder.load() or {}).get("terms", ()), strict=False):
+            if not isinstance(module, WarmStart):
+                module.load_state_dict(saved)
+    return method
+
+
+def inner_processes(settings: Settings, own: Method, methods: str | None, own_attacks: bool) -> dict[str, Method]:
+    """The methods by label, all with the run's maximiser unless each is to keep its own; others' states are as in a first step."""
+    specs, mine = method_specs(methods or USUAL), label_of(settings.method)
     built = {label: method_of(settings.model_copy(update={"method": spec})) for label, spec in specs.items()}
     if methods is None:
         others = {label: m for label, m in built.items() if str(m.inner) != str(own.inner)}
-        built = {label_of(settings.method): own} | others
+        built = {mine: own} | others
+    built |= {mine: own} if mine in built else {}
     if own_attacks:
         return built
     shared = own.maximizer or Pgd(steps=10)

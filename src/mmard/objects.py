@@ -12,6 +12,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.config import Settings
 from mmard.core.errors import MmardError
 from mmard.core.method import Method
+from mmard.core.numbers import NeverBeginsError, beginning
 from mmard.core.threat import Threat
 from mmard.core.views import MissingModelError, Models, Views
 from mmard.data.images import DataSet
@@ -97,14 +98,22 @@ def check(settings: Settings) -> None:
     for source in [*settings.teachers.values(), *([settings.teacher] if settings.teacher and not will_come else [])]:
         find_model(source)
     made = [name for name, companion in method.companions.items() if companion.fresh is not None]
-    must_have_its_teachers(method, [*settings.teachers, *(["teacher"] if settings.teacher else []), *made])
+    have = [*settings.teachers, *(["teacher"] if settings.teacher else []), *made]
+    must_be_whole(method, have, settings.train.epochs)
+    if settings.attack.stop_at == "teacher" and "teacher" not in have:
+        raise MissingModelError("teacher", have)
 
 
-def must_have_its_teachers(method: Method, names: Iterable[str]) -> None:
-    """Raise `MissingModelError` where the method asks for a network that is not one of these, before anything is loaded.
+def must_be_whole(method: Method, names: Iterable[str], epochs: int = 200) -> None:
+    """Raise where the method asks for a network that is not one of these, or a part of it begins after so many epochs.
 
-    A copy of it is evaluated on made-up images and networks. Whatever else fails on those is left to training.
+    Before anything is loaded: by a `MissingModelError` or a `NeverBeginsError`. A copy of the method is evaluated on made-up images
+    and networks; whatever else fails on those is left to training.
     """
+    for name, companion in method.companions.items():
+        beginning(f"the training of {name!r}", companion.begin, epochs)
+    if method.ascent is not None:
+        beginning("awp", method.ascent.begin, epochs)
     with torch.random.fork_rng(devices=[]):  # the generator is the caller's
         torch.manual_seed(0)
         x, weights, numbers = torch.rand(10, 3, 8, 8), torch.randn(3 * 8 * 8, 10), torch.arange(10)
@@ -112,10 +121,10 @@ def must_have_its_teachers(method: Method, names: Iterable[str]) -> None:
         for progress in (0.0, 1.0):  # some terms begin late
             try:
                 tried = copy.deepcopy(method)
-                views = Views.of(x, numbers, numbers, models, progress).moved_to(x.clone().requires_grad_())
+                views = Views.of(x, numbers, numbers, models, progress, epochs).moved_to(x.clone().requires_grad_())
                 for objective in (tried.inner, tried.outer, *(c.outer for c in tried.companions.values())):
                     objective(views)
-            except MissingModelError:
+            except (MissingModelError, NeverBeginsError):
                 raise
             except Exception:  # somebody's term may need what these images do not have
                 continue

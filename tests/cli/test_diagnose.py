@@ -11,6 +11,9 @@ from safetensors.torch import load_file
 
 from mmard import diagnosing, scene
 from mmard.attacks.minimal import Minimal
+from mmard.config import read_settings
+from mmard.objects import method_of
+from mmard.runs import RunFolder
 
 SHORT = [*QUICK, "student=cnn-2-1", "train.epochs=1"]
 METHODS = "rslad,mmard(inner=label, beta=5),standard"
@@ -80,11 +83,23 @@ def test_same_seed_same_examples_whatever_came_before_and_the_run_stays_as_it_wa
 
 
 def test_by_default_the_runs_own_method_comes_first_and_once(mmard: Run, run: Path) -> None:
-    from mmard.config import read_settings
-
-    chosen = diagnosing.inner_processes(read_settings(run, {"method": "adaad", "attack.steps": 3}), None, False)
+    settings = read_settings(run, {"method": "adaad", "attack.steps": 3})
+    chosen = diagnosing.inner_processes(settings, method_of(settings), None, False)
     assert list(chosen) == ["adaad", "ard", "rslad", "mmard(inner=drift)", "mmard(inner=margin)"]
     assert {(m.maximizer.steps, m.maximizer.start) for m in chosen.values()} == {(3, "gaussian")}  # type: ignore[union-attr]
+
+
+def test_the_runs_own_method_has_the_state_that_training_left_it(
+    mmard: Run, tmp_path: Path, digits_teacher: Path
+) -> None:
+    words = ["train.epochs=2", "--method", "absld", "--teacher", digits_teacher, "out=runs/absld"]
+    assert mmard("train", *SHORT, *words).returncode == 0
+    settings = read_settings(tmp_path / "runs/absld")
+    own = diagnosing.as_trained(method_of(settings), RunFolder(tmp_path / "runs/absld"))
+    (state,) = own.modules()
+    assert state.taus.shape == (2, 10)
+    assert (state.taus != 1).any()
+    assert diagnosing.inner_processes(settings, own, "rslad,absld", False)["absld"].inner is own.inner
 
 
 @pytest.mark.parametrize(

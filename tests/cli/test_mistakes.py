@@ -13,9 +13,9 @@ import torch
 from helpers import QUICK, Run, small_net
 
 from mmard.core.errors import MmardError
-from mmard.methods import mtard
+from mmard.methods import awp, ciard, iad, mtard, rslad
 from mmard.models.weights import save_weights
-from mmard.objects import must_have_its_teachers
+from mmard.objects import must_be_whole
 
 SHORT = [*QUICK, "student=cnn-2-1", "train.epochs=1"]
 
@@ -57,7 +57,12 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         ),
         (["train", *SHORT, "--method", "ciard"], ["asks for a 'teacher' model", "teacher=RUN_FOLDER_OR_CARD"]),
         (["train", "--method", "awp(pgd_at)", "method.gamma=-1"], ["gamma -1 and begin 0 are not below 0"]),
-        (["train", "averaging.kind=swa", "averaging.start=30"], ["start 30 is no epoch of a run of 30"]),
+        (
+            ["train", "averaging.kind=swa", "averaging.start=30"],
+            ["averaging.start", "begins after 30 epochs, and the run has 30"],
+        ),
+        (["train", "--method", "awp(pgd_at)", "method.begin=40"], ["awp begins after 40 epochs, and the run has 30"]),
+        (["train", "--method", "pgd_at", "attack.stop_at=teacher"], ["asks for a 'teacher' model"]),
         (["train", "validation.patience=0"], ["'validation.patience' is 0"]),
         (["train", "method.alhpa=0.5"], ["unknown parameter of method rslad 'alhpa'", "alpha"]),
         (["train", "method.alpha=high"], ["method.alpha is 'high'", "expected a number"]),
@@ -320,10 +325,17 @@ def test_a_methods_own_state_and_the_callers_random_numbers_survive_the_check_fo
     """The terms are evaluated on a copy before anything is loaded."""
     method = mtard()
     before, torch_before = [b.clone() for m in method.modules() for b in m.buffers()], torch.get_rng_state()
-    must_have_its_teachers(method, ["teacher", "natural"])
+    must_be_whole(method, ["teacher", "natural"])
     assert all(
         torch.equal(a, b) for a, b in zip(before, (b for m in method.modules() for b in m.buffers()), strict=True)
     )
     assert torch.equal(torch_before, torch.get_rng_state())
     with pytest.raises(MmardError, match="a 'natural' model"):
-        must_have_its_teachers(method, ["teacher"])
+        must_be_whole(method, ["teacher"])
+
+
+def test_a_part_that_would_begin_after_the_run_is_refused() -> None:
+    for method in (iad(begin=60), ciard(begin=30), awp(rslad(), begin=31)):
+        with pytest.raises(MmardError, match=r"begins after .* epochs, and the run has 30: it never would"):
+            must_be_whole(method, ["teacher", "natural"], epochs=30)
+        must_be_whole(method, ["teacher", "natural"], epochs=61)

@@ -275,7 +275,7 @@ def test_an_equal_average_begins_at_an_epoch_or_a_share(start: float, taken: int
     last = [float(epoch) for epoch in range(1, 5)][-taken:]
     assert average.model_to_judge([]).weight.item() == pytest.approx(sum(last) / taken)
     assert average.count == taken
-    with pytest.raises(MmardError, match="start 4 is no epoch of a run of 4"):
+    with pytest.raises(MmardError, match="begins after 4 epochs, and the run has 4"):
         Averaging(kind="swa", start=4).in_run_of(4)
 
 

@@ -13,7 +13,7 @@ from mmard.config import Settings, read_settings, recipe_folders, recipes
 from mmard.core.threat import Threat
 from mmard.methods import METHODS
 from mmard.models.students import Architecture, build
-from mmard.objects import method_of, must_have_its_teachers, plan_of
+from mmard.objects import method_of, must_be_whole, plan_of
 from mmard.training.averaging import Averaging
 
 FOLDER = recipe_folders()[0] / "published"
@@ -59,7 +59,9 @@ def test_a_published_recipe_can_be_run(name: str) -> None:
     settings = read_settings(name)
     method, threat = method_of(settings), Threat(**settings.threat.model_dump())
     fresh = [name for name, companion in method.companions.items() if companion.fresh]
-    must_have_its_teachers(method, [*settings.teachers, *(["teacher"] if settings.teacher else []), *fresh])
+    must_be_whole(
+        method, [*settings.teachers, *(["teacher"] if settings.teacher else []), *fresh], settings.train.epochs
+    )
     assert isinstance(method.maximizer, Pgd)
     assert (method.maximizer.steps, method.maximizer.step_for(threat), threat.eps) == (10, 2 / 255, 8 / 255)
     Averaging(**settings.averaging.model_dump())

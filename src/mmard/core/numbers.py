@@ -4,6 +4,12 @@ import hashlib
 import math
 from typing import Any
 
+from mmard.core.errors import MmardError
+
+
+class NeverBeginsError(MmardError):
+    """A part of a method would begin when the run is over."""
+
 
 def parse_number(value: Any) -> float:
     """``"8/255"`` → 0.0313…
@@ -29,3 +35,16 @@ def seed_of(*parts: int | str) -> int:
 def share_of_run(when: float, epochs: int) -> float:
     """A moment of a run as a share of it; from 1 on the moment is in epochs, below it is a share already."""
     return when if when < 1 else when / epochs
+
+
+def beginning(what: str, when: float, epochs: int) -> float:
+    """`share_of_run` of a moment from which on something is done.
+
+    Raises:
+        NeverBeginsError: where the run is over by then.
+    """
+    share = share_of_run(when, epochs)
+    if share >= 1:
+        cure = "give a share of the run below 1, or train for longer"
+        raise NeverBeginsError(f"{what} begins after {when:g} epochs, and the run has {epochs}: it never would; {cure}")
+    return share

@@ -1,7 +1,7 @@
 """AdaIAD: Huang et al., "Boosting Accuracy and Robustness of Student Models via Adaptive Adversarial Distillation".
 
 CVPR 2023. AdaAD with introspection: x' maximises KL(T(x')‖S(x')) through both networks; the loss is it at temperature τ, times
-τ², plus (1 − A)·KL(S(x)‖S(x')) with A = T(x')_y^0.1 from the epoch ``begin``, S(x) not constant. BatchNorm sees x, then x'. The
+τ², plus (1 − A)·KL(S(x)‖S(x')) with A = T(x')_y^0.1 from ``begin`` on, S(x) not constant. BatchNorm sees x, then x'. The
 release has ``tau=30`` and chooses the checkpoint on the test set.
 """
 
@@ -10,7 +10,7 @@ from mmard.core.method import Method
 from mmard.terms import introspect, soft_moved, soft_moved_hot
 
 
-def adaiad(power: float = 0.1, begin: int = 60, tau: float = 1.0) -> Method:
+def adaiad(power: float = 0.1, begin: float = 0.3, tau: float = 1.0) -> Method:
     """AdaIAD (Huang 2023): a live teacher, and the student's own soft labels where that fails at x'."""
     return Method(
         name="adaiad",

@@ -1,7 +1,7 @@
 """IAD: Zhu et al., "Reliable Adversarial Distillation with Unreliable Teachers", ICLR 2022, arXiv 2106.04928.
 
-The student trusts its teacher as far as that is right at x': A = T(x')_y^0.1, from the epoch ``begin``, and for the rest
-itself at x; S(x) is not constant. IAD-I distils an adversarially trained teacher; IAD-II adds a second one,
+The student trusts its teacher as far as that is right at x': A = T(x')_y^0.1, and for the rest itself at x, from ``begin`` on (60
+of 200 epochs; IAD-II: 40); S(x) is not constant. IAD-I distils an adversarially trained teacher; IAD-II adds a second one,
 ``teachers.natural``, naturally trained and of the student's architecture. The release attacks with the student in training
 mode (``attack_in_train_mode=True``), keeps the checkpoint that is best on the test set, and its second drop of the
 learning rate does nothing.
@@ -12,7 +12,7 @@ from mmard.core.method import Method
 from mmard.terms import hard_adv, introspect, soft_adv_hot, soft_moved_natural, trusted
 
 
-def iad(power: float = 0.1, begin: int = 60, tau: float = 1.0, attack_in_train_mode: bool = False) -> Method:
+def iad(power: float = 0.1, begin: float = 0.3, tau: float = 1.0, attack_in_train_mode: bool = False) -> Method:
     """IAD-I (Zhu 2022): the teacher's soft labels, and the student's own where the teacher fails at x'."""
     return Method(
         name="iad",
@@ -23,7 +23,7 @@ def iad(power: float = 0.1, begin: int = 60, tau: float = 1.0, attack_in_train_m
     )
 
 
-def iad_2(power: float = 0.1, begin: int = 40, attack_in_train_mode: bool = False) -> Method:
+def iad_2(power: float = 0.1, begin: float = 0.2, attack_in_train_mode: bool = False) -> Method:
     """IAD-II (Zhu 2022): labels, a robust and a natural teacher, and the student's own soft labels."""
     own = 0.5 * (trusted + introspect).given(power=power, begin=begin)
     return Method(

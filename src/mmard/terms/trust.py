@@ -4,28 +4,32 @@ import torch
 from torch import Tensor
 
 from mmard import losses
+from mmard.core.numbers import beginning
 from mmard.core.objective import term
 from mmard.core.views import Views
 
 
-def trust(v: Views, power: float, begin: int) -> Tensor:
-    """A = T(x')_y^power, (B,), in [0, 1]: near 1 where the teacher is right at x'; 1 before the epoch ``begin``."""
-    if v.epoch < begin:
+def trust(v: Views, power: float, begin: float) -> Tensor:
+    """A = T(x')_y^power, (B,), in [0, 1]: near 1 where the teacher is right at x'; 1 before ``begin``.
+
+    That is in epochs; below 1 a share of the run. The paper: 60 of 200 epochs.
+    """
+    if v.progress < beginning("introspective trust", begin, v.epochs):
         return torch.ones_like(v.adv.x.flatten(1)[:, 0])
     return (-power * losses.ce(v.adv.teacher, v.y)).exp()
 
 
-@term("A·KL(T(x')‖S(x')) [A = T(x')_y^{power} from epoch {begin}]")
-def trusted(v: Views, power: float = 0.1, begin: int = 60) -> Tensor:
+@term("A·KL(T(x')‖S(x')) [A = T(x')_y^{power} from {begin} on]")
+def trusted(v: Views, power: float = 0.1, begin: float = 0.3) -> Tensor:
     """The student at x' follows the teacher at x' as far as it trusts it."""
     return trust(v, power, begin) * losses.kl(v.adv.teacher, v.adv.student)
 
 
-@term("(1−A)·KL(S(x)‖S(x')) [A = T(x')_y^{power} from epoch {begin}]")
-def introspect(v: Views, power: float = 0.1, begin: int = 60) -> Tensor:
+@term("(1−A)·KL(S(x)‖S(x')) [A = T(x')_y^{power} from {begin} on]")
+def introspect(v: Views, power: float = 0.1, begin: float = 0.3) -> Tensor:
     """The student at x' follows itself at x as far as it does not trust its teacher; S(x) is not constant.
 
-    S(x) is asked for before the epoch ``begin`` too, where the term is 0: BatchNorm sees the natural images in every epoch.
+    S(x) is asked for before ``begin`` too, where the term is 0: BatchNorm sees the natural images in every epoch.
     """
     again = losses.kl(v.nat.student, v.adv.student)
     return (1 - trust(v, power, begin)) * again

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from mmard.core.errors import MmardError
-from mmard.core.numbers import share_of_run
+from mmard.core.numbers import beginning
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -23,7 +23,7 @@ class Averaging:
         kind: ``ema`` exponential, after every step; ``swa`` equal weights, after every epoch (Izmailov et al., 2018,
             arXiv 1803.05407); ``none``.
         decay: of the exponential average, per step.
-        start: when averaging begins, in epochs; below 1: a share of the run.
+        start: so many epochs are left out; below 1: a share of the run.
     """
 
     kind: Literal["none", "ema", "swa"] = "none"
@@ -42,10 +42,7 @@ class Averaging:
         Raises:
             MmardError: where averaging would begin only when the run is over.
         """
-        share = share_of_run(self.start, epochs)
-        if share >= 1:
-            raise MmardError(f"averaging: start {self.start:g} is no epoch of a run of {epochs}")
-        return replace(self, start=share)
+        return replace(self, start=beginning("the average (averaging.start)", self.start, epochs))
 
 
 class Average(Generic[Net]):

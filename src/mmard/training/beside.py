@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmard.core.companion import Companion
 from mmard.core.errors import MmardError, unknown
 from mmard.core.method import Method
-from mmard.core.numbers import seed_of, share_of_run
+from mmard.core.numbers import beginning, seed_of
 from mmard.core.views import MissingModelError, Predict, Views
 from mmard.models.students import Classifier, build
 from mmard.training.engine import Engine
@@ -33,7 +33,8 @@ class Beside:
         self.name, self.companion, self.net, self.engine = name, companion, net.requires_grad_(True), engine
         if wrong := sorted(set(companion.plan) - (known := {f.name for f in fields(Plan)})):
             raise unknown(f"part of the plan of companion {name}", wrong[0], known)
-        self.begin, self.plan = share_of_run(companion.begin, plan.epochs), replace(plan, **companion.plan)
+        self.begin = beginning(f"the training of {name!r}", companion.begin, plan.epochs)
+        self.plan = replace(plan, **companion.plan)
         self.optimizer = self.plan.optimizer_for(net)
         self.wrapped, self.stepper = engine.setup(net, self.optimizer)
         self.predict = engine.predictor(net)

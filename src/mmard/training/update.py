@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from mmard.attacks.adaptive import WarmStart
 from mmard.core.errors import MmardError, first_line
 from mmard.core.method import Method
-from mmard.core.numbers import share_of_run
+from mmard.core.numbers import beginning
 from mmard.core.threat import Threat
 from mmard.core.views import Frame, Models, Predict, Views, held_still
 from mmard.training.ascent import moved_up, state_kept
@@ -144,7 +144,7 @@ class Update:
     def _ascent(self, views: Views, said: dict[str, Predict]) -> AbstractContextManager[None]:
         """The weights moved up the loss, where the method says so and the time has come."""
         ascent = self.method.ascent
-        if ascent is None or views.progress < share_of_run(ascent.begin, self.plan.epochs):
+        if ascent is None or views.progress < beginning("awp", ascent.begin, self.plan.epochs):
             return nullcontext()
 
         def loss() -> Tensor:
