@@ -1,6 +1,7 @@
 """What there is, by name, with one line each."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,8 +17,8 @@ from mmard.papers import paper_of
 from mmard.terms import BOUNDARIES, OTHERS, SCENARIOS, TRIANGLES
 
 
-def catalogue() -> dict[str, dict[str, str]]:
-    """title → name → line."""
+def catalogue() -> dict[str, Callable[[], dict[str, str]]]:
+    """title → what makes its list of name → line; that of methods takes a second, for their passes are counted."""
     terms = {
         **SCENARIOS,
         **OTHERS,
@@ -25,15 +26,17 @@ def catalogue() -> dict[str, dict[str, str]]:
         **{f"{n} (outer)": t for n, t in TRIANGLES.items()},
     }
     return {
-        "methods": {name: _method(builder) for name, builder in METHODS.items()},
-        "models": {name: line for name, (line, _) in FAMILIES.items()},
-        "data": dict(SOURCES),
-        "terms": {name: f"{o}   {_first_line(o.terms[0][1].function)}" for name, o in terms.items()},
-        "inner": {f"attack.{name}": line for name, line in PARTS.items()},
-        "recipes": {
-            name: yaml.safe_load(path.read_text(encoding="utf-8")).get("about", "") for name, path in recipes().items()
-        },
+        "methods": lambda: {name: _method(builder) for name, builder in METHODS.items()},
+        "models": lambda: {name: line for name, (line, _) in FAMILIES.items()},
+        "data": lambda: dict(SOURCES),
+        "terms": lambda: {name: f"{o}   {_first_line(o.terms[0][1].function)}" for name, o in terms.items()},
+        "inner": lambda: {f"attack.{name}": line for name, line in PARTS.items()},
+        "recipes": lambda: {name: _about(path) for name, path in recipes().items()},
     }
+
+
+def _about(recipe: Path) -> str:
+    return str(yaml.safe_load(recipe.read_text(encoding="utf-8")).get("about", ""))
 
 
 def _method(builder: Callable[..., Method]) -> str:

@@ -150,10 +150,10 @@ def list_all(
     lists = catalogue()
     if what is not None and what not in lists:
         raise unknown("list", what, lists)
-    for title, lines in lists.items():
+    for title, made in lists.items():
         if what in (None, title):
             table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2))
-            for name, line in lines.items():
+            for name, line in made().items():
                 table.add_row(f"[bold]{escape(name)}[/bold]", escape(line))
             out.print(table, "")
 

@@ -72,8 +72,8 @@ def test_ls_has_a_line_for_everything(mmard: Run) -> None:
     assert done.returncode == 0
     lists = catalogue()
     assert set(lists) == {"methods", "models", "data", "terms", "inner", "recipes"}
-    for lines in lists.values():
-        for name, line in lines.items():
+    for made in lists.values():
+        for name, line in made().items():
             assert name in done.stdout
             assert line, name
     assert "rslad" not in mmard("ls", "models").stdout
