@@ -112,8 +112,8 @@ def must_be_whole(method: Method, names: Iterable[str], epochs: int = 200) -> No
     """
     for name, companion in method.companions.items():
         beginning(f"the training of {name!r}", companion.begin, epochs)
-    if method.ascent is not None:
-        beginning("awp", method.ascent.begin, epochs)
+    if method.perturbation is not None:
+        beginning("awp", method.perturbation.begin, epochs)
     with torch.random.fork_rng(devices=[]):  # the generator is the caller's
         torch.manual_seed(0)
         x, weights, numbers = torch.rand(10, 3, 8, 8), torch.randn(3 * 8 * 8, 10), torch.arange(10)

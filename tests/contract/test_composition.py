@@ -17,7 +17,7 @@ from mmard.methods.igdm import PUBLISHED
 from mmard.objects import method_of
 from mmard.terms.fairness import Fairness
 from mmard.training.engine import Engine
-from mmard.training.keeping import prepared
+from mmard.training.inner_state import prepared
 from mmard.training.plan import Plan
 from mmard.training.update import Update
 

@@ -167,9 +167,9 @@ def test_published_parameters() -> None:
     shown = {name: str(METHODS[name]()) for name in METHODS_HERE}
     assert "0.9·4²·KL(T(x)^4‖S(x)^4) + 0.1·CE" in shown["kd"]
     assert "6·(1−S(x)_y)" in shown["mart"]
-    assert "T(x')_y^0.1 from epoch 60" in shown["iad"]
-    assert "T(x')_y^0.1 from epoch 40" in shown["iad_2"]
-    assert "T(x')_y^0.1 from epoch 60" in shown["adaiad"]
+    assert "T(x')_y^0.1 from 0.3 on" in shown["iad"]
+    assert "T(x')_y^0.1 from 0.2 on" in shown["iad_2"]
+    assert "T(x')_y^0.1 from 0.3 on" in shown["adaiad"]
     assert "+ 1·ramp" in shown["saad"]
     assert "0.2·(1−w" in shown["saad_c"]
     starts = {

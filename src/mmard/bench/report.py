@@ -72,7 +72,7 @@ class Subject:
         """Ours, the plain one and, where the method has a base, the base's."""
         settings, index = case.settings, torch.arange(len(y), device=engine.device)
         method, threat = method_of(settings), Threat(**settings.threat.model_dump())
-        if method.companions or method.ascent is not None:
+        if method.companions or method.perturbation is not None:
             raise MmardError(
                 "bench's plain step trains no companion and moves no weights up; give a method without either"
             )

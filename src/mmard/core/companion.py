@@ -36,7 +36,7 @@ class Companion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightAscent:
+class WeightPerturbation:
     """Adversarial weight perturbation: each layer's weights w move by gamma·‖w‖ up the outer loss before its gradient is taken.
 
     (Wu et al., 2020, arXiv 2004.05884, eq. 9–11, with one step of ascent; only weights of more than one dimension move.)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from mmard.core.companion import Companion, WeightAscent
+from mmard.core.companion import Companion, WeightPerturbation
 from mmard.core.errors import MmardError
 from mmard.core.objective import Objective, nothing
 from mmard.core.threat import Threat
@@ -36,7 +36,7 @@ class Method:
         maximizer: the inner process; None only where there is nothing to ascend.
         attack_in_train_mode: keep the student in training mode during the attack, as some released scripts do.
         companions: networks that are trained beside the student, by name.
-        ascent: how the student's weights move before they descend (`mmard.methods.awp`).
+        perturbation: how the student's weights move before they descend (`mmard.methods.awp`).
         name: of the paper's method at the bottom of all wrappers, by which they choose what was published for it.
     """
 
@@ -45,7 +45,7 @@ class Method:
     maximizer: Maximizer | None = None
     attack_in_train_mode: bool = False
     companions: Mapping[str, Companion] = field(default_factory=dict)
-    ascent: WeightAscent | None = None
+    perturbation: WeightPerturbation | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -69,6 +69,6 @@ class Method:
         inner = f"{self.inner}   by {self.maximizer}" if self.inner else "nothing (natural images)"
         lines = [f"inner: max  {inner}", f"outer: min  {self.outer}"]
         lines += [f"{name}: min  {companion.outer}" for name, companion in self.companions.items()]
-        if self.ascent is not None:
-            lines.append(f"weights: moved up the outer loss by {self.ascent.gamma:g}·‖w‖ before they descend")
+        if self.perturbation is not None:
+            lines.append(f"weights: moved up the outer loss by {self.perturbation.gamma:g}·‖w‖ before they descend")
         return "\n".join(lines)

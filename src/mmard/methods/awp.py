@@ -7,7 +7,7 @@ step, so that weight decay sees the moved ones; here before it.
 
 from dataclasses import replace
 
-from mmard.core.companion import WeightAscent
+from mmard.core.companion import WeightPerturbation
 from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.methods.trades import trades
@@ -16,6 +16,6 @@ from mmard.methods.trades import trades
 def awp(base: Method | None = None, *, gamma: float = 5e-3, begin: float = 0.0) -> Method:
     """AWP (Wu 2020): any base (TRADES), the loss descended at weights that were first moved up it."""
     base = base or trades()
-    if base.ascent is not None:
+    if base.perturbation is not None:
         raise MmardError("awp stands twice in this method; once is enough")
-    return replace(base, ascent=WeightAscent(gamma=gamma, begin=begin))
+    return replace(base, perturbation=WeightPerturbation(gamma=gamma, begin=begin))

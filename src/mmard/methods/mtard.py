@@ -16,7 +16,7 @@ from mmard.core.method import Method
 from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.terms import hard_adv
-from mmard.terms.balance import Weights
+from mmard.terms.two_teachers import Weights
 
 
 class Balanced(nn.Module):

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from mmard import losses
 from mmard.core.objective import Objective, term
 from mmard.core.views import Views
-from mmard.terms.balance import Temperatures, Weights
 from mmard.terms.state import PerStep
+from mmard.terms.two_teachers import Temperatures, Weights
 
 STEP, PACE = 1e-3, 0.025  # rates of the temperatures and of the weights
 DROPS = (215 / 300, 260 / 300, 285 / 300)  # shares of the run

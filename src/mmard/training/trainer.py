@@ -26,7 +26,7 @@ from mmard.runs import RunFolder
 from mmard.training.averaging import Average, Averaging
 from mmard.training.engine import Engine
 from mmard.training.feed import Feed
-from mmard.training.keeping import guarded, prepared
+from mmard.training.inner_state import prepared, tell_guards
 from mmard.training.memory import MicroBatch, images_at_once
 from mmard.training.meter import LossMeter, not_finite
 from mmard.training.plan import Plan
@@ -189,7 +189,7 @@ class Trainer:
             for name, net in self.beside.items():
                 if isinstance(net, Classifier):
                     self._keep(self.folder.path / f"{name}.safetensors", net)
-        noticed = guarded(self.method, found, len(self.held_out.classes), self.engine)
+        noticed = tell_guards(self.method, found, len(self.held_out.classes), self.engine)
         return {**judged, **noticed}
 
     def _keep(self, path: Path, model: Classifier) -> None:

@@ -18,12 +18,12 @@ from mmard.core.method import Method
 from mmard.core.numbers import beginning
 from mmard.core.threat import Threat
 from mmard.core.views import Frame, Models, Predict, Views, held_still
-from mmard.training.ascent import moved_up, state_kept
-from mmard.training.beside import Beside, companions_of
+from mmard.training.companions import TrainedCompanion, companions_of
 from mmard.training.engine import Engine
 from mmard.training.folding import Folded, folded
 from mmard.training.plan import Plan
 from mmard.training.step import make_example, outer_losses
+from mmard.training.weight_perturbation import moved_up, state_kept
 
 
 @dataclass(kw_only=True)
@@ -50,7 +50,7 @@ class Update:
     compile: bool = False
     seed: int = 0
     optimizer: Optimizer = field(init=False)
-    companions: list[Beside] = field(init=False)
+    companions: list[TrainedCompanion] = field(init=False)
 
     def __post_init__(self) -> None:
         engine, shadows = self.engine, {}
@@ -103,7 +103,7 @@ class Update:
         self._step(progress, learning)
         return means
 
-    def _step(self, progress: float, learning: list[Beside]) -> None:
+    def _step(self, progress: float, learning: list[TrainedCompanion]) -> None:
         """Move the weights, those of companions too, and write down what the inner process carries."""
         if self.plan.clip is not None:
             self.engine.clip(self.wrapped, self.stepper, self.plan.clip)
@@ -121,7 +121,7 @@ class Update:
             self.shadow.refresh()
         return make_example(self.method, views, self.student, self.threat, *(c.net for c in self.companions))
 
-    def _descend(self, views: Views, learning: list[Beside], share: float, last: bool) -> dict[str, Tensor]:
+    def _descend(self, views: Views, learning: list[TrainedCompanion], share: float, last: bool) -> dict[str, Tensor]:
         """Add this share of the batch's gradient, first to the companions' weights, then to the student's."""
         said: dict[str, Predict] = {c.name: c.predict for c in self.companions}
         found: dict[str, Tensor] = {}
@@ -131,7 +131,7 @@ class Update:
                 losses, said[companion.name] = companion.descend(views, self.in_training, share, last)
             found |= {f"{companion.name}/{name}": mean for name, mean in losses.items()}
         constant = held_still(*(c.net for c in self.companions), train=None)
-        with constant, self._ascent(views, said), self.engine.gradients_kept(self.wrapped, not last):
+        with constant, self._perturbed(views, said), self.engine.gradients_kept(self.wrapped, not last):
             losses = outer_losses(self.method, views, self.wrapped, **said)
             loss = share * self.scale * torch.stack(list(losses.values())).sum()
             if not loss.requires_grad:
@@ -141,17 +141,17 @@ class Update:
             self.engine.backward(loss)
         return losses | found
 
-    def _ascent(self, views: Views, said: dict[str, Predict]) -> AbstractContextManager[None]:
+    def _perturbed(self, views: Views, said: dict[str, Predict]) -> AbstractContextManager[None]:
         """The weights moved up the loss, where the method says so and the time has come."""
-        ascent = self.method.ascent
-        if ascent is None or views.progress < beginning("awp", ascent.begin, self.plan.epochs):
+        perturbation = self.method.perturbation
+        if perturbation is None or views.progress < beginning("awp", perturbation.begin, self.plan.epochs):
             return nullcontext()
 
         def loss() -> Tensor:
             with state_kept(self.student, *self.method.modules(), *(c.net for c in self.companions)):
                 return torch.stack(list(outer_losses(self.method, views, self.in_training, **said).values())).sum()
 
-        return moved_up(self.student, loss, ascent.gamma, self.engine)
+        return moved_up(self.student, loss, perturbation.gamma, self.engine)
 
 
 def compiled(network: nn.Module, name: str) -> Predict:

@@ -21,7 +21,7 @@ def prepared(method: Method, images: ImageSet, device: torch.device) -> list[nn.
     return [module.to(device) for module in method.modules()]
 
 
-def guarded(method: Method, found: dict[str, float], classes: int, engine: Engine) -> dict[str, Any]:
+def tell_guards(method: Method, found: dict[str, float], classes: int, engine: Engine) -> dict[str, Any]:
     """Tell the guards what was judged; for the metrics, whether robustness has collapsed, where there is a guard."""
     guards = [part for module in method.modules() for part in module.modules() if isinstance(part, Guard)]
     for guard in guards:

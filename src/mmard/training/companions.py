@@ -18,7 +18,7 @@ from mmard.training.engine import Engine
 from mmard.training.plan import Plan
 
 
-class Beside:
+class TrainedCompanion:
     """One companion at work.
 
     Args:
@@ -91,13 +91,13 @@ class Beside:
 
 def companions_of(
     method: Method, student: nn.Module, given: Mapping[str, nn.Module], plan: Plan, engine: Engine, seed: int
-) -> list[Beside]:
+) -> list[TrainedCompanion]:
     """The method's companions, each a copy of the given network of its name, or fresh."""
     found = []
     for name, companion in method.companions.items():
         net = copy.deepcopy(given[name]) if name in given else _fresh(name, companion, student, given, seed)
         net.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        found.append(Beside(name, companion, net, plan, engine))
+        found.append(TrainedCompanion(name, companion, net, plan, engine))
     return found
 
 
