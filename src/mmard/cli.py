@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 HOST, LOCAL = (os.environ.get(name, "0") for name in ("NODE_RANK", "LOCAL_RANK"))
 RANK = os.environ.get("RANK", LOCAL if HOST == "0" else f"{LOCAL} of host {HOST}")
-out = Console(quiet=RANK != "0")  # of several processes, the first one speaks
+out = Console(emoji=False, quiet=RANK != "0")  # of several processes, the first one speaks
 RECIPE = typer.Argument(
     metavar="[RECIPE] [KEY=VALUE]...", help="A recipe (see mmard ls recipes) or .yaml file, and settings."
 )
@@ -84,7 +84,7 @@ def train(
     try:
         folder = api.train(settings, resume=resume, watch=lambda title: Bar(escape(title), out))
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command with --resume goes on")
+        Console(emoji=False, stderr=True).print("stopped; the same command with --resume goes on")
         raise typer.Exit(130) from None
     judged = [r for r in folder.metrics() if "robust" in r]
     ordered = sorted(judged, key=lambda r: (r["robust"], r["clean"], -r["epoch"]))
@@ -235,5 +235,7 @@ def main() -> None:
         app()
     except MmardError as e:
         which = "error" if RANK == "0" else f"error in process {RANK}"
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]{which}:[/bold red] {escape(str(e))}", highlight=False)
+        Console(emoji=False, stderr=True, soft_wrap=True).print(
+            f"[bold red]{which}:[/bold red] {escape(str(e))}", highlight=False
+        )
         sys.exit(2)

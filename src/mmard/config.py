@@ -134,7 +134,7 @@ class Settings(Section):
     teachers: dict[str, str] = Field(default_factory=dict)
     out: Annotated[str, Field(min_length=1)] = "runs/run"
     seed: Seed = 0
-    scale: Literal["1/num_classes"] | Number = 1.0
+    scale: Literal["1/num_classes"] | Annotated[Number, Field(gt=0)] = 1.0
     checkpoint_every: Count | None = None
     tensorboard: bool = False
     data: DataSettings = DataSettings()

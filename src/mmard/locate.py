@@ -15,6 +15,8 @@ from mmard.core.method import Method
 from mmard.core.numbers import parse_number
 from mmard.methods import METHODS
 
+NOT_NEGATIVE = ("rate", "tau_rate", "power", "begin", "drops")
+
 
 def method_builder(name: str) -> Callable[..., Method]:
     """The function that builds the method of this name.
@@ -126,6 +128,8 @@ def _spec(text: str) -> str | dict[str, Any]:
             if place > 0:
                 raise MmardError(f"{part!r} in {text!r} is no parameter; expected key=value, such as inner=entropy")
             key, value = "base", part
+        if key.strip() in spec:
+            raise MmardError(f"{key.strip()} stands twice in {text!r}; give it once")
         try:
             spec[key.strip()] = _spec(value.strip()) if key.strip() == "base" else yaml.safe_load(value)
         except (yaml.YAMLError, ValueError) as e:
@@ -138,15 +142,28 @@ def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
     kind = type(parameter.default)
     if parameter.default is None and float in get_args(parameter.annotation) and value is not None:
         kind = float
-    if kind in (float, int) and not isinstance(value, bool):
-        try:
-            number = parse_number(value)
-        except ValueError as e:
-            raise MmardError(f"{key} is {value!r}, {e}") from e
+    if kind is tuple:
+        if not isinstance(value, list | tuple):
+            raise MmardError(f"{key} is {value!r}, expected a list of numbers such as [215, 260]")
+        return tuple(_number(one, key) for one in value)
+    if kind in (float, int):
+        number = _number(value, key)
         return int(number) if kind is int and number == int(number) else number
     if kind in (bool, str) and type(value) is not kind:
         raise MmardError(f"{key} is {value!r}, expected {'true or false' if kind is bool else 'a word'}")
     return value
+
+
+def _number(value: Any, key: str) -> float:
+    """A number; temperatures are above 0, rates and powers are not below."""
+    try:
+        number = parse_number(None if isinstance(value, bool) else value)
+    except ValueError as e:
+        raise MmardError(f"{key} is {value!r}, {e}") from e
+    name = key.rpartition(".")[2]
+    if (name == "tau" and number <= 0) or (name in NOT_NEGATIVE and number < 0):
+        raise MmardError(f"{key} is {number:g}, expected a number {'above 0' if name == 'tau' else 'not below 0'}")
+    return number
 
 
 def _from_file(path: Path) -> Any:

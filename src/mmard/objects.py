@@ -19,7 +19,7 @@ from mmard.data.images import DataSet
 from mmard.data.sources import load
 from mmard.locate import build_method
 from mmard.models.students import Architecture, build
-from mmard.models.teachers import find_model
+from mmard.models.teachers import Card, find_model
 from mmard.terms import OVER_THE_BATCH
 from mmard.terms.fairness import Fairness
 from mmard.training.averaging import Averaging
@@ -85,7 +85,8 @@ def check(settings: Settings) -> None:
     processes, batch = settings.engine.devices * settings.engine.nodes, plan_of(settings).batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
-    Averaging(**settings.averaging.model_dump()).in_run_of(settings.train.epochs)
+    if settings.averaging.kind != "none":
+        Averaging(**settings.averaging.model_dump()).in_run_of(settings.train.epochs)
     fresh = {companion.fresh for companion in method.companions.values()} - {None, "student"}
     with torch.device("meta"):
         for name in (settings.student, *sorted(filter(None, fresh))):
@@ -95,13 +96,18 @@ def check(settings: Settings) -> None:
     will_come = (
         settings.teacher_recipe and settings.teacher and Path(settings.teacher).suffix not in (".safetensors", ".json")
     )
+    if wrong := {"student", "teacher", ""} & set(settings.teachers):
+        raise MmardError(
+            f"teachers.{min(wrong)} is no name for a further network; the robust teacher is given by teacher="
+        )
     for source in [*settings.teachers.values(), *([settings.teacher] if settings.teacher and not will_come else [])]:
-        find_model(source)
+        if (file := find_model(source)).suffix == ".json":
+            Card.read(file)
     made = [name for name, companion in method.companions.items() if companion.fresh is not None]
     have = [*settings.teachers, *(["teacher"] if settings.teacher else []), *made]
     must_be_whole(method, have, settings.train.epochs)
     if settings.attack.stop_at == "teacher" and "teacher" not in have:
-        raise MissingModelError("teacher", have)
+        raise MissingModelError("teacher", ["student", *have], "attack.stop_at=teacher")
 
 
 def must_be_whole(method: Method, names: Iterable[str], epochs: int = 200) -> None:

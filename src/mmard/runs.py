@@ -106,9 +106,9 @@ class RunFolder:
             state = load_safely(self.checkpoint_file)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
             raise MmardError(
-                f"{self.checkpoint_file} is no whole checkpoint ({first_line(e)}); remove it to start anew"
+                f"{self.checkpoint_file} is no whole checkpoint (it cannot be read); remove it to start anew"
             ) from e
-        if not isinstance(state, dict) or "step" not in state:
+        if not isinstance(state, dict) or not isinstance(step := state.get("step"), int) or step < 0:
             raise MmardError(f"{self.checkpoint_file} is no checkpoint of this package; remove it to start anew")
         return state
 

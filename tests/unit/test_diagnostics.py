@@ -187,11 +187,11 @@ def test_methods_are_named_as_python_would_call_them() -> None:
     assert nested == {"name": "mmard", "base": {"name": "ard", "tau": 4}, "inner": "entropy", "beta": 2}
     assert label_of(nested) == "mmard(base=ard(tau=4), inner=entropy, beta=2)"
     assert str(build_method(nested).inner) == "CE(S(x'), y) + 2·H(T(x'))"
-    bare = method_specs("mmard(igdm(fair(rslad)), beta=2)")  # a first part without a key is the base
+    bare = method_specs("mmard(igdm(fair(rslad)), gamma=2)")  # a first part without a key is the base
     (spec,) = bare.values()
-    assert spec == {"name": "mmard", "base": {"name": "igdm", "base": {"name": "fair", "base": "rslad"}}, "beta": 2}
-    assert str(build_method(next(iter(bare)))) == str(build_method(spec)) == str(mmard(igdm(fair(rslad())), beta=2.0))
-    assert str(build_method({"name": "mmard(igdm)", "beta": 2})) == str(mmard(igdm(), beta=2.0))
+    assert spec == {"name": "mmard", "base": {"name": "igdm", "base": {"name": "fair", "base": "rslad"}}, "gamma": 2}
+    assert str(build_method(next(iter(bare)))) == str(build_method(spec)) == str(mmard(igdm(fair(rslad())), gamma=2.0))
+    assert str(build_method({"name": "mmard(igdm)", "gamma": 2})) == str(mmard(igdm(), gamma=2.0))
     with pytest.raises(MmardError, match="unknown method 'entropy'"):
         build_method("mmard(entropy)")
     for wrong in ("mmard(inner=entropy", "mmard)", "mmard(rslad, entropy)", " , "):

@@ -37,10 +37,10 @@ class Frame(Protocol):
 class MissingModelError(MmardError):
     """A method asks for a network that the run does not have."""
 
-    def __init__(self, name: str, have: Iterable[str]) -> None:
+    def __init__(self, name: str, have: Iterable[str], who: str = "the method") -> None:
         key = "teacher" if name == "teacher" else f"teachers.{name}"
         names = ", ".join(sorted(have))
-        super().__init__(f"the method asks for a {name!r} model (have: {names}); give one: {key}=RUN_FOLDER_OR_CARD")
+        super().__init__(f"{who} asks for a {name!r} model (have: {names}); give one: {key}=RUN_FOLDER_OR_CARD")
         self.name = name
 
 

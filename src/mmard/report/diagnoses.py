@@ -11,6 +11,7 @@ COLUMNS = {  # key of a row: its title, and the factor and digits it is shown wi
     "crossed": ("crossed, %", 100, 1), "fooled": ("fools S, %", 100, 1), "transfer": ("transfer, %", 100, 0),
     "entropy": ("H, nats", 1, 2),
 }  # fmt: skip
+NEEDED = ("examples", "threat", "split", "inner", "norm", "run", "images", "own_attacks")
 
 
 def diagnoses_markdown(found: Sequence[Mapping[str, Any]]) -> str:
@@ -21,6 +22,11 @@ def diagnoses_markdown(found: Sequence[Mapping[str, Any]]) -> str:
     """
     if not found:
         raise MmardError("no diagnosis.json to make a table of; expected PAGE/NAME/RUN/diagnosis.json")
+    for d in found:
+        if lacks := [key for key in NEEDED if key not in d]:
+            raise MmardError(
+                f"a diagnosis.json lacks {lacks[0]!r}; make it anew: mmard diagnose RUN --out PAGE/NAME/RUN"
+            )
     for key in ("examples", "threat", "split", "inner"):
         seen = {str(list(d[key]) if key == "examples" else d[key]) for d in found}
         if len(seen) > 1:

@@ -109,7 +109,7 @@ def _run(
         with Screen(todo, len(jobs) - len(todo), cli.out) as screen:
             return run_all(todo, places, screen)
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on")
+        Console(emoji=False, stderr=True).print("stopped; the same command goes on")
         raise typer.Exit(130) from None
     finally:
         folder.close()

@@ -18,8 +18,10 @@ from mmard.study.jobs import scores_of
 from mmard.study.plan import cells_of
 from mmard.study.results import flat_rows, results_of
 
-BLOCK = re.compile(r"(<!-- study: (?P<name>[^\n/]+?) -->\n)(?P<old>.*?)(<!-- end of study -->)", re.DOTALL)
-DIAGNOSIS = re.compile(r"(<!-- diagnosis: (?P<name>[^\n/]+?) -->\n)(?P<old>.*?)(<!-- end of diagnosis -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- study: (?P<name>(?!\.+ )[^\n/]+?) -->\n)(?P<old>.*?)(<!-- end of study -->)", re.DOTALL)
+DIAGNOSIS = re.compile(
+    r"(<!-- diagnosis: (?P<name>(?!\.+ )[^\n/]+?) -->\n)(?P<old>.*?)(<!-- end of diagnosis -->)", re.DOTALL
+)
 KEPT = ("settings.yaml", "metrics.jsonl")
 
 

@@ -50,6 +50,10 @@ def row_of(cell: Cell, study: StudyFile) -> Row | None:
     if place is None or not cell.folder.settings_file.exists():
         return None
     scores, metrics = read_json(place / "scores.json")["attacks"], cell.folder.metrics()
+    if not scores:
+        raise MmardError(
+            f"{place}/scores.json holds no attacks; remove that folder, and mmard study judges the run anew"
+        )
     judged = sorted((r for r in metrics if "robust" in r), key=lambda r: (r["robust"], r["clean"], -r["epoch"]))
     best = judged[-1] if judged else {}
     return {

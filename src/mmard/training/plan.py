@@ -47,6 +47,8 @@ class Plan:
             raise MmardError(
                 f"hold {self.hold:g} is when a cosine of {self.epochs} epochs begins to fall; this is {self.schedule}"
             )
+        if any(m < 0 for m in self.milestones):
+            raise MmardError(f"milestones {self.milestones} are epochs, or shares of the run below 1; none is below 0")
         if not 0 <= self.warmup < 1:
             raise MmardError(f"warmup {self.warmup:g} is a share of the run, in [0, 1)")
         if self.clip is not None and not self.clip > 0:

@@ -234,6 +234,8 @@ class Trainer:
             self.student.load_state_dict(state["student"])
             self.update.optimizer.load_state_dict(state["optimizer"])
             self.average.load_state_dict(state["average"])
+            if len(self.terms) != len(state["terms"]):
+                raise ValueError(f"it holds {len(state['terms'])} states of terms, the method has {len(self.terms)}")
             for module, saved in zip(self.terms, state["terms"], strict=True):
                 module.load_state_dict(saved)
             for companion in self.update.companions:
@@ -241,5 +243,6 @@ class Trainer:
             self.meter.load_state_dict(state["meter"])
             self.step, self.best, self.at_once = state["step"], state["best"], state.get("at_once")
             self.looks_without_gain = state.get("looks_without_gain", 0)
-        except (KeyError, ValueError, RuntimeError) as e:
-            raise MmardError(f"{self.folder.checkpoint_file} is of another run: {first_line(e)}") from e
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as e:
+            cure = "remove it to start anew, or choose another out="
+            raise MmardError(f"{self.folder.checkpoint_file} is of another run: {first_line(e)}; {cure}") from e
