@@ -2,11 +2,14 @@
 
 import hashlib
 import re
+import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmard.attacks.spared import in_parts
 from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
 from mmard.core.files import write_json
@@ -14,18 +17,21 @@ from mmard.core.threat import Threat
 from mmard.data.images import Images, some
 from mmard.evaluation.evaluate import Tick, choose, suite
 from mmard.evaluation.evaluate import evaluate as run_attacks
+from mmard.evaluation.kept import KeptIn, fingerprint
 from mmard.evaluation.scores import Scores
 from mmard.models.students import Classifier
 from mmard.models.teachers import find_model, load_model, must_fit
 from mmard.models.weights import load_weights
 from mmard.objects import data_of, engine_of
 from mmard.runs import RunFolder
+from mmard.training.folding import folded
 
 
 def evaluate(
     source: str | Path | RunFolder,
     attacks: str | None = None,
     *,
+    protocol: str = "standard",
     limit: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
@@ -34,33 +40,56 @@ def evaluate(
 ) -> Scores:
     """Judge a model on the test images of its data set; tables and verdicts go to ``eval/`` beside its weights.
 
+    What is found is kept there at once, so that the same call after a kill goes on, and ends with the same verdicts.
+
     Args:
         source: run folder (its best checkpoint), weights file, or card.
         attacks: such as ``"fgsm,pgd-20"``; None: FGSM, PGD-20, C&W, AutoAttack; ``"none"``: clean only.
+        protocol: ``"quick"`` puts AutoAttack-quick, two of its four attacks, in AutoAttack's place.
         limit: judge on about so many test images, every class in proportion; None: all.
-        **overrides: settings, dots as double underscores: ``threat__eps="4/255"``, ``data__name=...``;
-            ``engine__devices=2`` shares the work between processes, with the same verdicts.
+        **overrides: settings, dots as double underscores: ``threat__eps="4/255"``; ``engine__devices=2`` shares the work.
     """
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise MmardError(f"batch_size {batch_size} and limit {limit} are at least 1")
-    trials, path = choose(attacks, suite(batch_size, seed)), _path_of(source)
+    _must_be_positive(batch_size, limit)
+    trials, path = choose(attacks, suite(batch_size, seed), protocol), _path_of(source)
     words = {key.replace("__", "."): value for key, value in overrides.items()}
-    settings = _settings(path, words)
-    engine = engine_of(settings)
+    engine = engine_of(settings := _settings(path, words))
     with engine.together("start the evaluation again"):
         model, images = _subject(path, settings, limit, engine.device)
         changes = {key: value for key, value in words.items() if not key.startswith("engine.")}  # change no verdict
-        named = ([*trials] or ["clean"]) if attacks is not None else []
+        named = [] if attacks is None and protocol == "standard" else [*trials] or ["clean"]
         results = _results_folder(path, named, len(images) if limit else 0, changes, seed)
-        # first the settings, so that a folder that cannot be written is known before the attacks
-        engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))
-        threat = Threat(**settings.threat.model_dump())
-        scores = run_attacks(model, images, threat, trials, batch_size=batch_size, seed=seed, tick=tick, crew=engine)
-        asked = {"attacks": attacks, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
-        facts = {"model": str(path), "data": settings.data.name, "seed": seed, "asked": asked}
-        scores.facts.update(facts, settings=settings.resolved())
-        engine.on_global_zero(lambda: scores.save(results))
+        engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))  # can it be written?
+        how = {"batch_size": batch_size, "seed": seed}
+        kept = _kept(results, model, images, settings, **how)
+        threat, means = Threat(**settings.threat.model_dump()), {"tick": tick, "crew": engine, "kept": kept}
+        scores = run_attacks(model, images, threat, trials, asked=in_parts(folded(model)), **how, **means)  # type: ignore[arg-type]
+        scores.facts.update(model=str(path), data=settings.data.name, seed=seed, settings=settings.resolved())
+        scores.facts["asked"] = _asked(attacks, protocol) | {"limit": limit, **how, "overrides": changes}
+        engine.on_global_zero(lambda: _finish(scores, results))
     return scores
+
+
+def _asked(attacks: str | None, protocol: str) -> dict[str, Any]:
+    """What was asked for, as a study looks it up: the usual protocol is not named, as before there was a choice."""
+    return {"attacks": attacks, **({"protocol": protocol} if protocol != "standard" else {})}
+
+
+def _must_be_positive(batch_size: int, limit: int | None) -> None:
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise MmardError(f"batch_size {batch_size} and limit {limit} are at least 1")
+
+
+def _finish(scores: Scores, results: Path) -> None:
+    """Write the whole, then drop its parts; a kill in between finds them all again."""
+    scores.save(results)
+    shutil.rmtree(results / "parts", ignore_errors=True)
+
+
+def _kept(results: Path, model: Classifier, images: Images, settings: Settings, batch_size: int, seed: int) -> KeptIn:
+    """Where the verdicts of batches go: a folder for all that they depend on, so that none is taken for another's."""
+    versions = [f"{name} {metadata.version(name)}" for name in ("mmard", "torch", "pyautoattack")]
+    facts = (settings.data.model_dump(), settings.threat, batch_size, seed, images.labels.device.type, *versions)
+    return KeptIn(results / "parts" / fingerprint(model, images.index.tolist(), images.labels.tolist(), *facts))
 
 
 def _settings(path: Path, words: dict[str, Any]) -> Settings:

@@ -107,6 +107,9 @@ def evaluate(
             help="Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: fgsm,pgd-20,cw,autoattack."
         ),
     ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="AutoAttack's: standard, or quick: APGD-CE and APGD-T only, named AutoAttack-quick.")
+    ] = "standard",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only about so many test images, classes in proportion.")
     ] = None,
@@ -116,22 +119,18 @@ def evaluate(
     """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
 
     The table also goes to eval/ beside the weights, a folder for each choice of attacks, images and settings:
-    scores.json, scores.csv, verdicts.safetensors (sample × attack). A run's last checkpoint: RUN/last.safetensors.
+    scores.json, scores.csv, stages.csv (AutoAttack's four), verdicts.safetensors (sample × attack). What was stopped or
+    killed goes on by the same command, with the same verdicts. A run's last checkpoint: RUN/last.safetensors.
     """
-    from mmard.judging import judge
-    from mmard.models.teachers import find_model
+    from mmard.judging import judge, models_and_settings
     from mmard.report.tables import compare_table, scores_table
 
-    models = [w for w in words if "=" not in w or Path(w).exists()]
-    overrides = config.parse_overrides([w for w in words if w not in models])
-    config.read_settings(None, overrides)  # a wrong key is known before anything is attacked
-    if not models:
-        raise MmardError("no model given; expected a run folder, a .safetensors file or a card")
-    for model in models:
-        find_model(model)  # all of them are there, before the first is attacked
+    models, overrides = models_and_settings(words)
     results, dotted = {}, {key.replace(".", "__"): value for key, value in overrides.items()}
     for model in models:
-        results[model] = judge(model, out, attacks, limit=limit, batch_size=batch_size, seed=seed, **dotted)
+        results[model] = judge(
+            model, out, attacks, protocol=protocol, limit=limit, batch_size=batch_size, seed=seed, **dotted
+        )
         out.print(scores_table(escape(model), results[model]))
     if len(results) > 1:
         out.print(compare_table(results))

@@ -26,6 +26,31 @@ def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, eq=False)
+class Stage:
+    """One of the attacks that AutoAttack runs one after the other, each on the images that those before it have left right.
+
+    Attributes:
+        of: the evaluation's attack that it belongs to, such as ``"AutoAttack"``.
+        name: such as ``"FAB-T"``.
+        right: (N,) bool, right after it and all before it.
+        attacked: how many were right before it.
+        seconds: wall time.
+    """
+
+    of: str
+    name: str
+    right: Tensor
+    attacked: int
+    seconds: float
+
+    def row(self) -> dict[str, Any]:
+        """Its line of a table: images attacked and broken, accuracy in percent that is left, seconds."""
+        left = int(self.right.sum())
+        facts = {"stage": self.name, "attacked": self.attacked, "broken": self.attacked - left}
+        return {**facts, "accuracy": 100 * left / len(self.right), "seconds": self.seconds}
+
+
+@dataclass(frozen=True, eq=False)
 class Scores:
     """Per-sample results of a model under several attacks.
 
@@ -36,6 +61,7 @@ class Scores:
         seconds: wall time of each attack.
         index: (N,) the samples' stable numbers.
         facts: what was evaluated: model, data, threat.
+        stages: AutoAttack's attacks, each with its verdicts; empty where it was not run.
     """
 
     correct: Tensor
@@ -44,6 +70,7 @@ class Scores:
     seconds: tuple[float, ...]
     index: Tensor
     facts: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
 
     def accuracy(self, attack: str) -> float:
         """Share of samples still right under this attack, or under the worst for each sample (``"worst case"``)."""
@@ -57,7 +84,10 @@ class Scores:
         return self.correct.all(1)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an attack and one for the worst case: accuracy in percent, its 95 % interval, seconds."""
+        """One row an attack and one for the worst case: accuracy in percent, its 95 % interval, seconds.
+
+        AutoAttack's row has its attacks under ``"stages"``: images attacked and broken, accuracy that is left, seconds.
+        """
         n, rows = len(self.correct), []
         described = [
             *zip(self.attacks, self.details, self.seconds, strict=True),
@@ -67,19 +97,19 @@ class Scores:
             share = self.accuracy(name)
             low, high = wilson(share, n)
             row = {"attack": name, "detail": detail, "accuracy": 100 * share, "low": 100 * low, "high": 100 * high}
-            rows.append({**row, "samples": n, "seconds": seconds})
+            stages = [s.row() for s in self.stages if s.of == name]
+            rows.append({**row, "samples": n, "seconds": seconds, **({"stages": stages} if stages else {})})
         return rows
 
     def save(self, folder: Path) -> None:
-        """Write scores.json and scores.csv (the table) and verdicts.safetensors (sample × attack)."""
+        """Write scores.json and scores.csv (the table), verdicts.safetensors (sample × attack) and, of AutoAttack, stages.csv."""
         rows = self.rows()
         write_json(folder / "scores.json", {**self.facts, "attacks": rows})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(folder / "scores.csv", text.getvalue())
+        write_text(folder / "scores.csv", _csv([{k: v for k, v in row.items() if k != "stages"} for row in rows]))
+        if self.stages:
+            write_text(folder / "stages.csv", _csv([{"attack": s.of, **s.row()} for s in self.stages]))
         tensors = {"correct": self.correct.contiguous(), "index": self.index.contiguous()}
+        tensors |= {f"{s.of}/{s.name}": s.right.contiguous() for s in self.stages}
         write_whole(folder / "verdicts.safetensors", lambda part: save_file(tensors, part))
 
     @staticmethod
@@ -88,6 +118,11 @@ class Scores:
         folder = Path(folder)
         facts, tensors = read_json(folder / "scores.json"), load_file(folder / "verdicts.safetensors")
         rows = [r for r in facts.pop("attacks") if r["attack"] != WORST]
+        stages = [
+            Stage(r["attack"], s["stage"], tensors[f"{r['attack']}/{s['stage']}"], s["attacked"], s["seconds"])
+            for r in rows
+            for s in r.get("stages", ())
+        ]
         return Scores(
             tensors["correct"].to(torch.bool),
             tuple(r["attack"] for r in rows),
@@ -95,4 +130,13 @@ class Scores:
             tuple(r["seconds"] for r in rows),
             tensors["index"],
             facts,
+            tuple(stages),
         )
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -28,6 +28,9 @@ def scores_table(title: str, rows: Rows) -> Table:
         table.add_row(
             r["attack"], f"{r['accuracy']:.2f} %", f"{r['low']:.1f}–{r['high']:.1f}", f"{r['seconds']:.1f}", r["detail"]
         )
+        for s in r.get("stages", ()):  # what each of AutoAttack's attacks left and broke
+            how = f"broke {s['broken']:,} of {s['attacked']:,}"
+            table.add_row(f"  {s['stage']}", f"{s['accuracy']:.2f} %", "", f"{s['seconds']:.1f}", how)
     return table
 
 

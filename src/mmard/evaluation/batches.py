@@ -1,0 +1,145 @@
+"""The images of an evaluation in batches, shared among processes, each batch's verdicts kept as soon as they are there."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mmard.attacks.auto import AutoAttack, listening
+from mmard.core.errors import MmardError
+from mmard.core.method import Attack
+from mmard.core.numbers import seed_of
+from mmard.core.threat import Threat
+from mmard.core.views import Predict
+from mmard.data.images import Images
+from mmard.evaluation.kept import Kept
+from mmard.evaluation.scores import Stage
+
+Advance = Callable[[float], None]
+"""Told the share of the work that is done, in [0, 1]."""
+
+
+class Crew(Protocol):
+    """Processes that share an evaluation, each with the model and the images; the training's engine is one."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world(self) -> int: ...
+
+    def all_reduce_sum(self, value: Tensor) -> Tensor: ...
+
+
+class Alone:
+    """A crew of one."""
+
+    rank, world = 0, 1
+
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """A model, in evaluation mode, against its images.
+
+    Attributes:
+        asked: who answers AutoAttack in the model's place; the same logits up to rounding, or the model itself. What it calls
+            broken counts when the model is wrong too.
+        size: images a batch.
+        seed: each batch of the plain attacks draws its own random numbers from it.
+    """
+
+    model: nn.Module
+    asked: Predict
+    images: Images
+    threat: Threat
+    size: int
+    seed: int
+    crew: Crew
+    kept: Kept
+
+    def column(self, name: str, attack: Attack, advance: Advance) -> tuple[Tensor, float]:
+        """Who is right under an attack, (N,) bool, and the seconds it took."""
+
+        def find(rows: Tensor) -> Tensor:
+            x, y, _ = self.images.batch(rows)
+            torch.manual_seed(seed_of(self.seed, int(rows[0])))
+            return self._right(attack(self.model, x, y, self.threat), y)
+
+        everyone = torch.arange(len(self.images), device=self.images.labels.device)
+        return self._shared(name, everyone, self.size, find, advance)
+
+    def stages(self, name: str, auto: AutoAttack, right: Tensor, advance: Advance) -> list[Stage]:
+        """AutoAttack's attacks one after the other, each on those that are right yet, in full batches as the package makes them.
+
+        Args:
+            right: (N,) bool, who is right without an attack.
+        """
+        if self.crew.rank == 0 and self.threat.eps > 0:
+            x, y, _ = self.images.batch(slice(0, auto.batch_size))
+            auto.check(self.model, x, y, self.threat)
+        stages: list[Stage] = []
+        for i, stage in enumerate(auto.stages):
+            rows = right.nonzero().squeeze(1)
+            still, seconds = self._shared(
+                f"{name}-{stage}", rows, auto.batch_size,
+                lambda part, stage=stage: self._after(auto, stage, part),  # type: ignore[misc]
+                lambda share, i=i: advance((i + share) / len(auto.stages)),  # type: ignore[misc]
+            )  # fmt: skip
+            right = right.clone()
+            right[rows] = still
+            stages.append(Stage(name, stage, right.cpu(), len(rows), seconds))
+        if self.crew.rank == 0:
+            auto.check_square({s.name: s.right.double().mean().item() for s in stages})
+        return stages
+
+    def _after(self, auto: AutoAttack, stage: str, rows: Tensor) -> Tensor:
+        """Which of these images the model has right after one of AutoAttack's attacks."""
+        x, y, _ = self.images.batch(rows)
+        x_adv = auto.stage(stage, self.asked, x, y, self.threat)
+        right = self._right(x_adv, y)
+        if self.asked is not self.model:
+            with torch.no_grad():
+                doubtful = right & torch.ne(self.asked(x_adv).argmax(1), y)
+            if doubtful.any():  # broken but for a rounding: the model itself is asked
+                x_adv = auto.stage(stage, self.model, x[doubtful], y[doubtful], self.threat)
+                right[doubtful] = self._right(x_adv, y[doubtful])
+        return right
+
+    def _shared(
+        self, key: str, rows: Tensor, size: int, find: Callable[[Tensor], Tensor], advance: Advance
+    ) -> tuple[Tensor, float]:
+        """Find something of each of the rows (M,), this process every how-manieth batch; all get all of it, (M,) bool."""
+        found, seconds = torch.zeros(len(rows), dtype=torch.long, device=rows.device), 0.0
+        mine = range(self.crew.rank * size, len(rows), self.crew.world * size)
+        for turn, start in enumerate(mine):
+            part = rows[start : start + size]
+            file = re.sub(r"[^\w.+-]", "-", f"{key}-{start}")
+            with listening():
+                try:
+                    value, took = self.kept.once(file, lambda part=part: find(part))  # type: ignore[misc]
+                except torch.OutOfMemoryError as e:
+                    words = f"{len(part)} images at once do not fit in memory"
+                    raise MmardError(f"{words}; give a smaller --batch-size") from e
+            found[start : start + size] = value.to(found)
+            seconds += took
+            advance((turn + 1) / len(mine))
+        return self.crew.all_reduce_sum(found).bool(), seconds
+
+    def _right(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits = self.model(x)
+        expected = (len(x), len(self.images.classes))
+        if logits.shape != expected:
+            got = tuple(logits.shape)
+            raise MmardError(f"the model gives {got} for {len(x)} images of {expected[1]} classes: not a fit")
+        if not logits.isfinite().all():
+            raise MmardError(
+                "the model's logits are not finite (NaN or infinity); nothing can be said of its robustness"
+            )
+        return torch.eq(logits.argmax(1), y)

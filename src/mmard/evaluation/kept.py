@@ -1,0 +1,66 @@
+"""What an evaluation has found so far, in files, so that a killed one goes on."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mmard.core.files import write_whole
+
+Timed = tuple[Tensor, float]
+"""A value, and the seconds that it took to find."""
+
+
+class Kept(Protocol):
+    """Where the verdicts of each batch go as soon as they are there."""
+
+    def once(self, key: str, find: Callable[[], Tensor]) -> Timed:
+        """What was found under this key, now or by an evaluation that was stopped."""
+
+
+class Forgotten:
+    """Nothing is kept."""
+
+    def once(self, key: str, find: Callable[[], Tensor]) -> Timed:
+        begun = time.perf_counter()
+        value = find()
+        return value, time.perf_counter() - begun
+
+
+class KeptIn(Forgotten):
+    """A file for each key; it is there whole or not at all. Values come back on the CPU or on the device they were found on."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def once(self, key: str, find: Callable[[], Tensor]) -> Timed:
+        path = self.folder / f"{key}.safetensors"
+        if (found := _read(path)) is not None:
+            return found
+        value, seconds = super().once(key, find)
+        tensors = {"value": value.cpu().contiguous(), "seconds": torch.tensor(seconds, dtype=torch.float64)}
+        write_whole(path, lambda part: save_file(tensors, part))
+        return value, seconds
+
+
+def _read(path: Path) -> Timed | None:
+    try:
+        tensors = load_file(path)
+        return tensors["value"], tensors["seconds"].item()
+    except (OSError, SafetensorError, KeyError):  # not there, or a broken disk: it is found again
+        return None
+
+
+def fingerprint(model: nn.Module, *facts: object) -> str:
+    """A name for the weights and for all else that verdicts depend on; two evaluations of one name may share what they found."""
+    digest = hashlib.sha256(repr(facts).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

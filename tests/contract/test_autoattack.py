@@ -1,0 +1,260 @@
+"""AutoAttack in stages: the package's own verdicts by fewer network passes, and an evaluation that a kill cannot lose."""
+
+import json
+import random
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import Run, blobs, command, small_net
+from pyautoattack import AutoAttack as Package
+from pyautoattack.square import SquareAttack
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmard import MmardError, Scores, Threat
+from mmard.attacks.auto import AutoAttack
+from mmard.attacks.spared import Pruned, Remembering, in_parts, prints
+from mmard.evaluation.evaluate import choose, evaluate, suite
+from mmard.evaluation.kept import KeptIn, fingerprint
+from mmard.models.weights import save_weights
+from mmard.training.folding import folded
+
+EPS = 0.2
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    """A network with BatchNorm that is right on most blobs, fooled on some: trained plainly for a second, on noisy images."""
+    net, images = small_net(name="cnn-8-3"), blobs(160, seed=2)
+    x, y, _ = images.batch(slice(None))
+    descent = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(60):
+        loss = functional.cross_entropy(net(x + 0.15 * torch.randn_like(x).sign()), y)
+        descent.zero_grad()
+        loss.backward()
+        descent.step()
+    return net.eval().requires_grad_(False)
+
+
+def the_packages(
+    net: nn.Module, x: Tensor, y: Tensor, eps: float, size: int, **version: Any
+) -> tuple[Tensor, dict[str, int]]:
+    """Naive oracle: the package's own call on all the images, and the images each attack of it broke, from its log."""
+    package = Package(net, norm="Linf", eps=eps, seed=5, **version)
+    package.apgd.n_restarts = 1
+    package.apgd_targeted.n_target_classes = package.fab.n_target_classes = 3
+    package.square.n_queries = 300
+    broken: dict[str, int] = {}
+
+    def hear(said: str, *_: object) -> None:
+        if "successfully perturbed" in said:
+            name, _, counts, *_ = said.split(" - ")
+            broken[name] = broken.get(name, 0) + int(counts.split(" out of ")[0])
+
+    package.logger.debug = hear  # type: ignore[method-assign]
+    try:
+        x_adv, _ = package.run_standard_evaluation(x.contiguous(), y, batch_size=size)
+    finally:
+        del package.logger.debug
+    return net(x_adv).argmax(1) == y, broken
+
+
+@pytest.fixture
+def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Square with 300 queries instead of 5,000."""
+    old = SquareAttack.__init__
+
+    def init(self: SquareAttack, *args: Any, **settings: Any) -> None:
+        old(self, *args, **{**settings, "n_queries": 300})
+
+    monkeypatch.setattr(SquareAttack, "__init__", init)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.usefixtures("few_queries")
+def test_each_attack_breaks_whom_it_breaks_in_one_plain_call_of_the_package(net: nn.Module, quick: bool) -> None:
+    images = blobs(50, seed=3)
+    x, y, _ = images.batch(slice(None))
+    version: dict[str, Any] = (
+        {"version": "custom", "attacks": ["apgd-ce", "apgd-t"]} if quick else {"version": "standard"}
+    )
+    right, broken = the_packages(net, x, y, EPS, 16, **version)
+    trials = choose("autoattack", suite(16, 5), "quick" if quick else "standard")
+    fast = in_parts(folded(net))
+    scores = evaluate(net, images, Threat(eps=EPS), trials, batch_size=16, asked=fast)
+    assert scores.attacks == ("clean", "AutoAttack-quick" if quick else "AutoAttack")
+    assert torch.equal(scores.correct[:, 1], right)
+    stages = scores.rows()[1]["stages"]
+    assert [s["stage"] for s in stages] == ["APGD-CE", "APGD-T", "FAB-T", "Square"][: 2 if quick else 4]
+    assert {s["stage"].lower(): s["broken"] for s in stages if s["broken"]} == {k: v for k, v in broken.items() if v}
+    assert stages[0]["attacked"] == int(scores.correct[:, 0].sum())
+    assert 0 < right.sum() < scores.correct[:, 0].sum()
+
+
+class Counting:
+    """Counts the images that a network is asked about."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net, self.asked = net, 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.asked += len(x)
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("stage", ["apgd", "apgd_targeted"])
+@pytest.mark.parametrize("eps", [0.1, 0.2, 0.4])
+def test_broken_images_are_asked_no_more_and_the_same_are_broken(net: nn.Module, stage: str, eps: float) -> None:
+    x, y, _ = blobs(24, seed=4).batch(slice(None))
+    x = x.contiguous()
+    made, counts = [], []
+    for spare in (False, True):
+        ask = Counting(net)
+        attack = getattr(AutoAttack().package(ask, x, Threat(eps=eps)), stage)
+        attack.seed, attack.n_iter = 5, 20
+        if spare:
+            Pruned(attack, ask)
+        with torch.no_grad():
+            made.append(attack.perturb(x, y))
+        counts.append(ask.asked)
+    plain, spared = made
+    wrong = net(plain).argmax(1) != y
+    assert torch.equal(net(spared).argmax(1) != y, wrong)
+    assert (spared - x).abs().max() <= eps + 1e-6
+    assert counts[1] < counts[0] if wrong.any() else counts[1] == counts[0]
+
+
+def test_squares_repeats_are_answered_from_memory(net: nn.Module) -> None:
+    x, y, _ = blobs(12, seed=4).batch(slice(None))
+    x = x.contiguous()
+    made, counts = [], []
+    for remember in (False, True):
+        ask = Counting(net)
+        square = AutoAttack().package(ask, x, Threat(eps=0.1)).square
+        square.seed, square.n_queries = 5, 1500
+        if remember:
+            square.predict = Remembering(ask)
+        made.append(square.perturb(x, y))
+        counts.append(ask.asked)
+    assert torch.equal(*made)
+    assert counts[1] < 0.7 * counts[0]
+
+
+def test_memory_gives_the_networks_own_answers_also_when_it_is_full() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).requires_grad_(False)
+    pool = torch.rand(40, 3, 2, 2).round(decimals=1)
+    ask = Counting(net)
+    memory = Remembering(ask, values=5 * 30)
+    for _ in range(50):
+        x = pool[torch.randint(40, (17,))]
+        logits = memory(x)
+        torch.testing.assert_close(logits, net(x))
+        logits.fill_(-1.0)  # as Square writes into its logits
+    assert ask.asked < 0.9 * 50 * 17
+
+
+def test_images_share_a_print_when_all_their_bits_agree() -> None:
+    x = torch.zeros(66, 1, 8, 8)
+    for i in range(64):
+        x[i].view(-1)[i] = 1.0
+    found = prints(x)
+    assert found[64] == found[65]
+    assert len(set(found)) == 65
+
+
+def test_what_is_broken_for_the_fast_network_alone_is_not_broken(net: nn.Module) -> None:
+    """A fast network that is always wrong: the model's own verdicts come out all the same."""
+    images, threat = blobs(12, seed=3), Threat(eps=0.15)
+    trials = choose("autoattack", suite(12, 5), "quick")
+    honest = evaluate(net, images, threat, trials, batch_size=12)
+    misled = evaluate(net, images, threat, trials, batch_size=12, asked=lambda x: -net(x))
+    assert torch.equal(misled.correct, honest.correct)
+    assert 0 < honest.correct[:, 1].sum() < honest.correct[:, 0].sum()
+
+
+def test_the_packages_warnings_are_heard() -> None:
+    class Probabilities(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (20 * x.flatten(1)[:, :4]).softmax(1)
+
+    with pytest.warns(UserWarning, match="AutoAttack: it seems that the output is a probability distribution"):
+        evaluate(Probabilities(), blobs(4), Threat(eps=0.1), choose("autoattack", suite(), "quick"))
+
+
+def test_the_stages_survive_the_disk(net: nn.Module, tmp_path: Path) -> None:
+    scores = evaluate(net, blobs(8), Threat(eps=0.1), choose("fgsm,autoattack", suite(), "quick"))
+    scores.save(tmp_path)
+    back = Scores.load(tmp_path)
+    assert [(s.of, s.name, s.attacked, s.seconds) for s in back.stages] == [
+        (s.of, s.name, s.attacked, s.seconds) for s in scores.stages
+    ]
+    assert all(torch.equal(a.right, b.right) for a, b in zip(back.stages, scores.stages, strict=True))
+    assert back.rows() == json.loads((tmp_path / "scores.json").read_text())["attacks"]
+    assert (tmp_path / "stages.csv").read_text().splitlines()[1].startswith("AutoAttack-quick,APGD-CE,")
+
+
+def test_protocols_have_their_names() -> None:
+    assert [*choose(None, suite(), "quick")] == ["FGSM", "PGD-20", "C&W", "AutoAttack-quick"]
+    assert [*choose("cw,autoattack-quick", suite(), "standard")] == ["C&W", "AutoAttack-quick"]
+    with pytest.raises(MmardError, match="unknown protocol 'fast'"):
+        choose(None, suite(), "fast")
+
+
+def test_a_batch_that_is_kept_is_not_judged_again(net: nn.Module, tmp_path: Path) -> None:
+    images, threat = blobs(30, seed=3), Threat(eps=0.2)
+    trials = choose("pgd-20,autoattack", suite(8, 5), "quick")
+    whole = evaluate(net, images, threat, trials, batch_size=8, kept=KeptIn(tmp_path))
+    files = sorted(tmp_path.iterdir())
+    assert len([f for f in files if f.name.startswith("PGD-20")]) == 4
+    for f in random.Random(0).sample(files, len(files) // 2):
+        f.unlink()
+    untouched = {f: f.stat().st_mtime_ns for f in tmp_path.iterdir()}
+    spoilt = next(iter(untouched))
+    spoilt.write_bytes(b"\x00" * 20)  # a broken disk's: found again
+    again = evaluate(net, images, threat, trials, batch_size=8, kept=KeptIn(tmp_path))
+    assert torch.equal(again.correct, whole.correct)
+    assert sorted(tmp_path.iterdir()) == files
+    assert all(f.stat().st_mtime_ns == then for f, then in untouched.items() if f != spoilt)
+
+
+def test_other_weights_or_facts_have_another_name(net: nn.Module) -> None:
+    known = fingerprint(net, 1)
+    assert known == fingerprint(net, 1) != fingerprint(net, 2)
+    assert known != fingerprint(small_net(name="cnn-8-3"), 1)
+
+
+def test_an_evaluation_killed_at_random_moments_ends_with_the_same_verdicts(
+    net: nn.Module, mmard: Run, tmp_path: Path
+) -> None:
+    weights = tmp_path / "model.safetensors"
+    save_weights(weights, small_net(classes=10, name="cnn-4-2", seed=3))
+    words = ["eval", "model.safetensors", "data.name=digits", "threat.eps=0.02", "--limit", 60, "--batch-size", 6]
+    words += ["--attacks", "pgd-20,autoattack", "--protocol", "quick"]
+    draw, parts = random.Random(0), []
+    for batches in (2, 11, 14):  # wait until so many are kept, then for a random moment more
+        with subprocess.Popen(
+            command(*words), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            while len(list(tmp_path.glob("eval/*/parts/*/*.safetensors"))) < batches and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(draw.uniform(0, 0.05))
+            assert process.poll() is None, "the evaluation ended before it could be killed"
+            process.kill()
+        parts.append(len(list(tmp_path.glob("eval/*/parts/*/*.safetensors"))))
+    assert parts == sorted(parts)
+    assert mmard(*words).returncode == 0
+    (folder,) = tmp_path.glob("eval/*")
+    assert not (folder / "parts").exists()
+    cut = Scores.load(folder)
+    shutil.rmtree(folder)
+    assert mmard(*words).returncode == 0
+    whole = Scores.load(folder)
+    assert torch.equal(cut.correct, whole.correct)
+    assert all(torch.equal(a.right, b.right) for a, b in zip(cut.stages, whole.stages, strict=True))
+    assert whole.attacks == ("clean", "PGD-20", "AutoAttack-quick")
