@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from mmard.core.errors import MmardError
 from mmard.core.files import write_json
 from mmard.core.threat import Threat
 from mmard.data.images import Images, some
+from mmard.evaluation.checked import checked, how_to_check
+from mmard.evaluation.checks import CheckError
 from mmard.evaluation.evaluate import Tick, choose, suite
-from mmard.evaluation.evaluate import evaluate as run_attacks
 from mmard.evaluation.scores import Scores
 from mmard.models.students import Classifier
-from mmard.models.teachers import find_model, load_model, must_fit
+from mmard.models.teachers import find_model, load_model, load_teacher, must_fit
 from mmard.models.weights import load_weights
 from mmard.objects import data_of, engine_of
 from mmard.runs import RunFolder
@@ -29,6 +31,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
+    checks: str | None = None,
     tick: Tick = lambda *_: None,
     **overrides: Any,
 ) -> Scores:
@@ -38,24 +41,30 @@ def evaluate(
         source: run folder (its best checkpoint), weights file, or card.
         attacks: such as ``"fgsm,pgd-20"``; None: FGSM, PGD-20, C&W, AutoAttack; ``"none"``: clean only.
         limit: judge on about so many test images, every class in proportion; None: all.
+        checks: whether the figures can be believed: ``"quick"``, ``"full"`` or ``"none"``; None: full where AutoAttack runs,
+            none where nothing does, else quick. Findings are in ``facts["checks"]``.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``, ``data__name=...``;
             ``engine__devices=2`` shares the work between processes, with the same verdicts.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise MmardError(f"batch_size {batch_size} and limit {limit} are at least 1")
     trials, path = choose(attacks, suite(batch_size, seed)), _path_of(source)
+    how = how_to_check(checks, trials)
     words = {key.replace("__", "."): value for key, value in overrides.items()}
     settings = _settings(path, words)
     engine = engine_of(settings)
     with engine.together("start the evaluation again"):
-        model, images = _subject(path, settings, limit, engine.device)
+        model, images, whole = _subject(path, settings, limit, engine.device)
         changes = {key: value for key, value in words.items() if not key.startswith("engine.")}  # change no verdict
         named = ([*trials] or ["clean"]) if attacks is not None else []
         results = _results_folder(path, named, len(images) if limit else 0, changes, seed)
         # first the settings, so that a folder that cannot be written is known before the attacks
         engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))
-        threat = Threat(**settings.threat.model_dump())
-        scores = run_attacks(model, images, threat, trials, batch_size=batch_size, seed=seed, tick=tick, crew=engine)
+        others = _others(settings, model, engine.device) if how == "full" else {}
+        scores = checked(
+            model, images, _threat(settings), trials,
+            checks=how, others=others, of=whole, batch_size=batch_size, seed=seed, tick=tick, crew=engine,
+        )  # fmt: skip
         asked = {"attacks": attacks, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
         facts = {"model": str(path), "data": settings.data.name, "seed": seed, "asked": asked}
         scores.facts.update(facts, settings=settings.resolved())
@@ -69,13 +78,31 @@ def _settings(path: Path, words: dict[str, Any]) -> Settings:
     return read_settings(read_settings(None, {**facts.get("settings", {}), "engine": {}}), words)
 
 
-def _subject(path: Path, settings: Settings, limit: int | None, device: torch.device) -> tuple[Classifier, Images]:
-    """The model and the test images that it is judged on, on the device."""
+def _subject(path: Path, settings: Settings, limit: int | None, device: torch.device) -> tuple[Classifier, Images, int]:
+    """The model and the test images that it is judged on, on the device, and how many there are in all."""
     streamed = read_settings(settings, {"data.stream": True})  # nobody looks at the training images
     model, test = load_model(path), data_of(streamed).test
     must_fit(model, str(path), len(test.classes), test.channels)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model, some(test, limit, seed=0).to(device)
+    return model, some(test, limit, seed=0).to(device), len(test)
+
+
+def _threat(settings: Settings) -> Threat:
+    try:
+        return Threat(**settings.threat.model_dump())
+    except MmardError as e:
+        raise CheckError("threat", str(e)) from e
+
+
+def _others(settings: Settings, model: Classifier, device: torch.device) -> dict[str, Classifier]:
+    """The networks that the model learnt from, where they are still there and fit."""
+    sources, found = settings.teachers | ({"teacher": settings.teacher} if settings.teacher else {}), {}
+    for name, source in sources.items():
+        with suppress(MmardError):  # they are a bonus: a student is often judged far from its teacher
+            found[f"the {name}"] = load_teacher(source, model.architecture.classes, model.architecture.channels).to(
+                device
+            )
+    return found
 
 
 def _path_of(source: str | Path | RunFolder) -> Path:

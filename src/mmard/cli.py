@@ -112,6 +112,10 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images attacked at once.")] = 500,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the attacks' random starts.")] = 0,
+    checks: Annotated[
+        str | None,
+        typer.Option(help="Can it be believed? full, quick or none. Default: full where AutoAttack runs, else quick."),
+    ] = None,
 ) -> None:
     """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
 
@@ -120,7 +124,7 @@ def evaluate(
     """
     from mmard.judging import judge
     from mmard.models.teachers import find_model
-    from mmard.report.tables import compare_table, scores_table
+    from mmard.report.tables import checks_lines, compare_table, scores_table
 
     models = [w for w in words if "=" not in w or Path(w).exists()]
     overrides = config.parse_overrides([w for w in words if w not in models])
@@ -131,8 +135,12 @@ def evaluate(
         find_model(model)  # all of them are there, before the first is attacked
     results, dotted = {}, {key.replace(".", "__"): value for key, value in overrides.items()}
     for model in models:
-        results[model] = judge(model, out, attacks, limit=limit, batch_size=batch_size, seed=seed, **dotted)
+        asked = {"limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
+        scores = judge(model, out, attacks, **asked, **dotted)
+        results[model] = scores.rows()
         out.print(scores_table(escape(model), results[model]))
+        if attacks != "none":
+            out.print(*checks_lines(model, scores.facts), sep="\n", soft_wrap=True, highlight=False)
     if len(results) > 1:
         out.print(compare_table(results))
 

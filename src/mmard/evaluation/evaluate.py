@@ -53,23 +53,26 @@ class Trial:
     Attributes:
         classes: how many it needs.
         usual: run where no attacks are named.
+        scale_free: its loss does not depend on the scale of the logits.
     """
 
     attack: Attack
     detail: Callable[[Threat], str]
     classes: int = 2
     usual: bool = True
+    scale_free: bool = False
 
 
+ROUNDING = 1e-5  # of a pixel's range: what float32 may do to the radius of a projected perturbation
 NO_ATTACK = Trial(lambda _predict, x, _y, _threat: x, lambda _: "no attack")
 
 
-def _trial(pgd: Pgd, attack: Attack, loss: str) -> Trial:
+def _trial(pgd: Pgd, attack: Attack, loss: str, scale_free: bool = False) -> Trial:
     def detail(threat: Threat) -> str:
         steps = f"{pgd.steps} step{'s' if pgd.steps > 1 else ''} of {in_255ths(pgd.step_for(threat))}"
         return f"{loss}, {steps}, start {pgd.start}"
 
-    return Trial(attack, detail)
+    return Trial(attack, detail, scale_free=scale_free)
 
 
 def suite(batch_size: int = 500, seed: int = 0) -> dict[str, Trial]:
@@ -80,9 +83,9 @@ def suite(batch_size: int = 500, seed: int = 0) -> dict[str, Trial]:
     return {
         "FGSM": _trial(fgsm, untargeted(fgsm), "cross-entropy"),
         "PGD-20": _trial(pgd, untargeted(pgd), "cross-entropy"),
-        "C&W": _trial(margin, cw(margin), "margin loss"),
-        "AutoAttack-quick": Trial(quick, lambda _: str(quick), classes=MIN_CLASSES, usual=False),
-        "AutoAttack": Trial(auto, lambda _: str(auto), classes=MIN_CLASSES),
+        "C&W": _trial(margin, cw(margin), "margin loss", scale_free=True),
+        "AutoAttack-quick": Trial(quick, lambda _: str(quick), classes=MIN_CLASSES, usual=False, scale_free=True),
+        "AutoAttack": Trial(auto, lambda _: str(auto), classes=MIN_CLASSES, scale_free=True),
     }
 
 
@@ -124,15 +127,25 @@ def evaluate(
     """
     trials = choose(None, suite(batch_size, seed)) if trials is None else trials
     _must_have_classes(trials, len(images.classes))
-    columns, seconds = [], []
+    _must_be_a_model(model, images)
+    columns, seconds, far = [], [], {}
     with held_still(model), full_precision():
         for name, trial in {CLEAN: NO_ATTACK, **trials}.items():
             begun = time.perf_counter()
-            columns.append(_column(model, images, threat, trial, batch_size, seed, partial(tick, name), crew))
+            right, out = _column(model, images, threat, trial, batch_size, seed, partial(tick, name), crew).unbind()
+            columns.append(right)
+            far[name] = int(out.sum())
             seconds.append(time.perf_counter() - begun)
     details = tuple(trial.detail(threat) for trial in (NO_ATTACK, *trials.values()))
-    facts = {"threat": str(threat)}
+    facts = {"threat": str(threat), "outside_the_threat": far}
     return Scores(torch.stack(columns, 1), (CLEAN, *trials), details, tuple(seconds), images.index.cpu(), facts)
+
+
+def _must_be_a_model(model: nn.Module, images: Images) -> None:
+    if not isinstance(model, nn.Module):
+        raise MmardError(f"got a {type(model).__name__}, expected a model, a torch.nn.Module")
+    if len(images) == 0:
+        raise MmardError("there are 0 images to judge on, expected at least 1")
 
 
 def _must_have_classes(trials: Mapping[str, Trial], count: int) -> None:
@@ -152,8 +165,8 @@ def _column(
     tick: Callable[[int, int], None],
     crew: Crew,
 ) -> Tensor:
-    """Who is still right, (N,)."""
-    n, right = len(images), torch.zeros(len(images), dtype=torch.long, device=images.labels.device)
+    """Who is still right, and whose perturbation lies outside of the threat, measured again, (2, N)."""
+    n, found = len(images), torch.zeros(2, len(images), dtype=torch.long, device=images.labels.device)
     mine = range(crew.rank * batch_size, n, crew.world * batch_size)
     for turn, start in enumerate(mine):
         rows, share = slice(start, start + batch_size), n / len(mine)
@@ -164,9 +177,16 @@ def _column(
                 x_adv = trial.attack(model, x, y, threat)
             except torch.OutOfMemoryError as e:
                 raise MmardError(f"{len(x)} images at once do not fit in memory; give a smaller --batch-size") from e
-        right[rows] = _right(model, x_adv, y, len(images.classes)).long()
+        found[:, rows] = torch.stack([_right(model, x_adv, y, len(images.classes)), outside(x_adv, x, threat)]).long()
         tick(int((turn + 1) * share), n)
-    return crew.all_reduce_sum(right).bool().cpu()
+    return crew.all_reduce_sum(found).bool().cpu()
+
+
+def outside(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """Which x' (B, C, H, W) are further from x than eps, or have pixels outside of their range, or NaN, (B,)."""
+    near = threat.distance(x_adv, x) <= threat.eps * (1 + ROUNDING) + ROUNDING
+    low, high = x_adv.flatten(1).aminmax(dim=1)
+    return ~(near & (low >= threat.lower - ROUNDING) & (high <= threat.upper + ROUNDING))
 
 
 def _right(model: nn.Module, x: Tensor, y: Tensor, classes: int) -> Tensor:
