@@ -60,9 +60,10 @@ def evaluate(
         results = _results_folder(path, named, len(images) if limit else 0, changes, seed)
         # first the settings, so that a folder that cannot be written is known before the attacks
         engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))
+        threat = _threat(settings, how == "none" or _declared(path, words))
         others = _others(settings, model, engine.device) if how == "full" else {}
         scores = checked(
-            model, images, _threat(settings), trials,
+            model, images, threat, trials,
             checks=how, others=others, of=whole, batch_size=batch_size, seed=seed, tick=tick, crew=engine,
         )  # fmt: skip
         asked = {"attacks": attacks, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
@@ -87,7 +88,15 @@ def _subject(path: Path, settings: Settings, limit: int | None, device: torch.de
     return model, some(test, limit, seed=0).to(device), len(test)
 
 
-def _threat(settings: Settings) -> Threat:
+def _declared(path: Path, words: dict[str, Any]) -> bool:
+    """Does the command or the file of weights say what the adversary may do?"""
+    asked = any(key == "threat" or key.startswith("threat.") for key in words)
+    return asked or (path.suffix != ".json" and "threat" in load_weights(path)[1].get("settings", {}))
+
+
+def _threat(settings: Settings, declared: bool) -> Threat:
+    if not declared:
+        raise CheckError("threat", "neither the weights nor the command say which, expected one")
     try:
         return Threat(**settings.threat.model_dump())
     except MmardError as e:

@@ -65,8 +65,8 @@ def checked(
     if how != "none":
         with held_still(model), full_precision():
             found += preflight(model, images, threat, trials)
-        if any(check is not None and check.name == "randomised" for check in found):
-            model, trials = Averaged(model), {name: over_draws(trial) for name, trial in trials.items()}
+    randomised = any(check is not None and check.name == "randomised" for check in found)
+    model = Averaged(model) if randomised else model
     before = time.perf_counter() - begun
     scores = evaluate(model, images, threat, trials, **judging)  # type: ignore[arg-type]
     begun = time.perf_counter()
@@ -83,6 +83,7 @@ def checked(
         "checks": as_dicts(check for check in found if check),
         "checked": {"how": how, "probed": looked, "seconds": seconds},
     }
+    scores = over_draws(scores) if randomised else scores
     return replace(scores, facts={**scores.facts, **facts})
 
 

@@ -5,8 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from mmard.core.threat import Threat
-from mmard.evaluation.evaluate import Trial
+from mmard.evaluation.scores import Scores
 
 DRAWS = 20  # as AutoAttack's protocol for randomised defences
 
@@ -26,10 +25,7 @@ class Averaged(nn.Module):
         return torch.stack([self.model(x) for _ in range(self.draws)]).mean(0)
 
 
-def over_draws(trial: Trial, draws: int = DRAWS) -> Trial:
-    """The same attack, its line naming the protocol."""
-
-    def detail(threat: Threat) -> str:
-        return f"{trial.detail(threat)}; randomised: EOT over {draws} draws, gradient and verdict of the mean logits"
-
-    return replace(trial, detail=detail)
+def over_draws(scores: Scores, draws: int = DRAWS) -> Scores:
+    """The same verdicts, the line of each attack naming the protocol."""
+    protocol = f"; randomised: EOT over {draws} draws, gradient and verdict of the mean logits"
+    return replace(scores, details=tuple(detail + protocol for detail in scores.details))

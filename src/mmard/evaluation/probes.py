@@ -17,7 +17,7 @@ from mmard.evaluation.evaluate import Trial, suite
 from mmard.evaluation.surrogate import fitted
 
 PROBED, AT_ONCE = 200, 100  # images looked at, and so many at once
-RESTARTS, QUERIES = 5, 1000
+RESTARTS, QUERIES = 5, 500
 STEPS_100, RESTARTED, TWICE, WHOLE = "PGD-100", f"PGD-20, {RESTARTS} starts", "C&W at 2 eps", "C&W at eps 1"
 SQUARE, TRANSFER = f"Square, {QUERIES:,} queries", "from "
 FARTHEST = {"linf": 1.0, "l2": 16.0}  # with which anything can be made of an image
