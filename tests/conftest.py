@@ -40,8 +40,8 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("honest")
     settings = {
         "student": "cnn-16-3", "normalize": "data", "threat__eps": 0.15, "attack__steps": 5, "attack__step_size": 0.05,
-        "train__epochs": 6, "train__batch_size": 64, "train__weight_decay": 5e-4, "averaging__kind": "ema", "averaging__decay": 0.95,
-        "validation__every": 9, "validation__steps": 2,
+        "train__epochs": 6, "train__batch_size": 64, "train__weight_decay": 5e-4,
+        "averaging__kind": "ema", "averaging__decay": 0.95, "validation__every": 9, "validation__steps": 2,
     }  # fmt: skip
     runs: dict[str, Path] = {}
     for method in ("pgd_at", "trades", "rslad", "mmard"):

@@ -72,7 +72,7 @@ EXHIBITS: dict[str, tuple[Maker, str]] = {
     "detached but for zero": (lambda net, _: Exhibit(net, lambda x: x.detach() + 0 * x, same), "zero-gradients"),
     "detached": (lambda net, _: Exhibit(net, lambda x: x.detach(), same), "detached"),
     "another function's gradient": (lambda net, _: Exhibit(net, museum.other_gradient, same), "masked-gradients"),
-    "dummy classes outside the graph": (lambda net, _: museum.Folded(net), "masked-gradients"),
+    "dummy classes outside the graph": (lambda net, _: museum.Folded(net, copy.deepcopy(net)), "masked-gradients"),
     "k-winners-take-all": (winners_take_all, "masked-gradients"),
     "softmax output": (lambda net, _: Exhibit(net, same, lambda z: z.softmax(1)), "logits"),
     "logits × 1e-6": (lambda net, _: Exhibit(net, same, times(1e-6)), "scale"),
@@ -84,7 +84,8 @@ EXHIBITS: dict[str, tuple[Maker, str]] = {
     "led by neighbours' labels": (lambda net, _: Exhibit(net, same, museum.led_by_neighbours), "batch"),
     "led by the labels' order": (lambda net, _: Exhibit(net, same, museum.by_position), "batch"),
     "a network within a network": (lambda net, _: Classifier(net, net.architecture), "normalisation"),
-    "normalised outside, too": (lambda net, _: Exhibit(net, lambda x: (x - 0.4) / 0.2, same), "normalisation"),
+    "normalised outside, too": (lambda net, _: nn.Sequential(museum.Normalise(0.3, 0.4), net), "normalisation"),
+    "normalised outside, in secret": (lambda net, _: Exhibit(net, lambda x: 4 * (x - 0.5), same), "normalisation"),
     "pixels wanted in 0 to 255": (lambda net, _: Exhibit(net, times(1 / 255), same), "normalisation"),
 }
 

@@ -13,7 +13,7 @@ from mmard.core.views import held_still
 from mmard.data.images import Images, some
 from mmard.evaluation.checks import KINDS, Check, How, as_dicts
 from mmard.evaluation.eot import Averaged, over_draws
-from mmard.evaluation.evaluate import Alone, Crew, Tick, Trial, choose, evaluate, suite
+from mmard.evaluation.evaluate import Alone, Crew, Tick, Trial, choose, evaluate, must_be_a_model, suite
 from mmard.evaluation.flags import flags_of_probes, flags_of_verdicts
 from mmard.evaluation.preflight import preflight
 from mmard.evaluation.probes import AT_ONCE, PROBED, probes
@@ -59,6 +59,7 @@ def checked(
         CheckError: where a check that must hold before the attacks does not.
         MmardError: as `evaluate`.
     """
+    must_be_a_model(model, images)
     begun, trials = time.perf_counter(), choose(None, suite(batch_size, seed)) if trials is None else trials
     how, found, looked = how_to_check(checks, trials), [_part(len(images), of)], 0
     judging = {"batch_size": batch_size, "seed": seed, "tick": tick, "crew": crew}

@@ -127,7 +127,7 @@ def evaluate(
     """
     trials = choose(None, suite(batch_size, seed)) if trials is None else trials
     _must_have_classes(trials, len(images.classes))
-    _must_be_a_model(model, images)
+    must_be_a_model(model, images)
     columns, seconds, far = [], [], {}
     with held_still(model), full_precision():
         for name, trial in {CLEAN: NO_ATTACK, **trials}.items():
@@ -141,7 +141,8 @@ def evaluate(
     return Scores(torch.stack(columns, 1), (CLEAN, *trials), details, tuple(seconds), images.index.cpu(), facts)
 
 
-def _must_be_a_model(model: nn.Module, images: Images) -> None:
+def must_be_a_model(model: nn.Module, images: Images) -> None:
+    """Raise for what cannot be judged at all."""
     if not isinstance(model, nn.Module):
         raise MmardError(f"got a {type(model).__name__}, expected a model, a torch.nn.Module")
     if len(images) == 0:

@@ -72,10 +72,10 @@ def preflight(model: nn.Module, images: Images, threat: Threat, trials: Mapping[
     if noise > REPEATED * spread:
         found.append(_randomised(runs))
     check_batch(sample, runs.mean(0), noise + SAME * spread)
-    check_logits(runs[0])
     check_eps_0(sample, threat, trials)
     if len(x) > 1 and not (runs[0] - runs[0, 0]).abs().max() > 1e-6 * runs[0].abs().max():
         return [*found, Check("constant", "warning", f"the same logits for all of {len(x)} images")]
+    check_logits(runs[0])
     check_normalisation(sample, images)
     return found + check_slopes(model, x, y, threat, trials)
 
@@ -147,7 +147,7 @@ def check_eps_0(sample: Sample, threat: Threat, trials: Mapping[str, Trial]) -> 
 
 def check_normalisation(sample: Sample, images: Images) -> None:
     """No other range of pixels suits the model far better, and no network with normalisation stands inside another."""
-    inside = [name for name, module in sample.model.named_modules() if getattr(module, "normalizes", False)]
+    inside = [module for module in sample.model.modules() if _normalises(module)]
     if len(inside) > 1:
         raise CheckError("normalisation", f"the model normalises {len(inside)} times, expected once at most")
     ranges = [("in [0, 255]", sample.x * 255), ("in [0, 1/255]", sample.x / 255)]
@@ -161,6 +161,14 @@ def check_normalisation(sample: Sample, images: Images) -> None:
         if then.float().mean() >= 0.5 and gained - lost >= max(0.15 * len(x), 4 * (gained + lost) ** 0.5):
             better = f"{right.float().mean():.0%} right as pixels in [0, 1], {then.float().mean():.0%} {how}"
             raise CheckError("normalisation", f"of {len(x)} images {better}")
+
+
+def _normalises(module: nn.Module) -> bool:
+    """One of ours says so; another's has a mean and a std that do something."""
+    if hasattr(module, "normalizes"):
+        return bool(module.normalizes)
+    mean, std = getattr(module, "mean", None), getattr(module, "std", None)
+    return isinstance(mean, Tensor) and isinstance(std, Tensor) and bool((mean != 0).any() or (std != 1).any())
 
 
 def _statistics(sample: Sample, images: Images) -> list[tuple[str, Tensor, Tensor]]:

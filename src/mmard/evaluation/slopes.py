@@ -15,7 +15,9 @@ LARGE, SMALL = (
     0.02,
 )  # float32 has no cross-entropy gradient beyond a gap of 100; honest networks have gaps of 1 to 30
 SHARES = (1 / 64, 1 / 8)  # of eps: steps over which the change is measured
-APART = 0.5  # measured change over predicted change: further than so from 1, and the gradient is not that of the logits
+APART = (
+    0.25  # measured over predicted change: further than so from 1, and the gradient is another's; honest networks: 0.01
+)
 FLAT = 1e-4  # of the spread of the logits: less than that over the whole ball, and the gradient is as good as zero
 USUAL = 1 / 255  # where eps is 0
 
