@@ -13,7 +13,7 @@ import torch
 from helpers import Run, blobs, command, small_net
 from rich.console import Console
 
-from mmard import cli
+from mmard import api, cli
 from mmard.data.images import DataSet, split
 from mmard.models.weights import save_weights
 
@@ -32,6 +32,22 @@ def digits_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     save_weights(path, small_net(classes=10, name="cnn-4-3"))
     return path
+
+
+@pytest.fixture(scope="session")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Run folders of nets on the digits that were trained adversarially, each for a few seconds; eps is 0.15."""
+    base = tmp_path_factory.mktemp("honest")
+    settings = {
+        "student": "cnn-16-3", "normalize": "data", "threat__eps": 0.15, "attack__steps": 5, "attack__step_size": 0.05,
+        "train__epochs": 6, "train__batch_size": 64, "train__weight_decay": 5e-4,
+        "averaging__kind": "ema", "averaging__decay": 0.95, "validation__every": 9, "validation__steps": 2,
+    }  # fmt: skip
+    runs: dict[str, Path] = {}
+    for method in ("pgd_at", "trades", "rslad", "mmard"):
+        taught = {"teacher": str(runs["pgd_at"])} if method in ("rslad", "mmard") else {}
+        runs[method] = api.train(method=method, out=str(base / method), **settings, **taught).path
+    return runs
 
 
 @pytest.fixture

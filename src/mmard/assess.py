@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from mmard.core.errors import MmardError
 from mmard.core.files import write_json
 from mmard.core.threat import Threat
 from mmard.data.images import Images, some
+from mmard.evaluation.checked import checked, how_to_check
+from mmard.evaluation.checks import CheckError
 from mmard.evaluation.evaluate import Tick, choose, suite
-from mmard.evaluation.evaluate import evaluate as run_attacks
 from mmard.evaluation.kept import KeptIn, fingerprint
 from mmard.evaluation.scores import Scores
 from mmard.models.students import Classifier
-from mmard.models.teachers import find_model, load_model, must_fit
+from mmard.models.teachers import find_model, load_model, load_teacher, must_fit
 from mmard.models.weights import load_weights
 from mmard.objects import data_of, engine_of
 from mmard.runs import RunFolder
@@ -35,6 +37,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
+    checks: str | None = None,
     tick: Tick = lambda *_: None,
     **overrides: Any,
 ) -> Scores:
@@ -47,24 +50,32 @@ def evaluate(
         attacks: such as ``"fgsm,pgd-20"``; None: FGSM, PGD-20, C&W, AutoAttack; ``"none"``: clean only.
         protocol: ``"quick"`` puts AutoAttack-quick, two of its four attacks, in AutoAttack's place.
         limit: judge on about so many test images, every class in proportion; None: all.
+        checks: whether the figures can be believed: ``"quick"``, ``"full"`` or ``"none"``; None: full where AutoAttack runs,
+            none where nothing does, else quick. Findings are in ``facts["checks"]``.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``; ``engine__devices=2`` shares the work.
     """
     _must_be_positive(batch_size, limit)
     trials, path = choose(attacks, suite(batch_size, seed), protocol), _path_of(source)
+    how = how_to_check(checks, trials)
     words = {key.replace("__", "."): value for key, value in overrides.items()}
     engine = engine_of(settings := _settings(path, words))
     with engine.together("start the evaluation again"):
-        model, images = _subject(path, settings, limit, engine.device)
+        model, images, whole = _subject(path, settings, limit, engine.device)
         changes = {key: value for key, value in words.items() if not key.startswith("engine.")}  # change no verdict
         named = [] if attacks is None and protocol == "standard" else [*trials] or ["clean"]
         results = _results_folder(path, named, len(images) if limit else 0, changes, seed)
         engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))  # can it be written?
-        how = {"batch_size": batch_size, "seed": seed}
-        kept = _kept(results, model, images, settings, **how)
-        threat, means = Threat(**settings.threat.model_dump()), {"tick": tick, "crew": engine, "kept": kept}
-        scores = run_attacks(model, images, threat, trials, asked=in_parts(folded(model)), **how, **means)  # type: ignore[arg-type]
+        threat, drawn = (
+            _threat(settings, how == "none" or _declared(path, words)),
+            {"batch_size": batch_size, "seed": seed},
+        )
+        scores = checked(
+            model, images, threat, trials, checks=how, of=whole, tick=tick, crew=engine, asked=in_parts(folded(model)),
+            others=_others(settings, model, engine.device) if how == "full" else {},
+            kept=_kept(results, model, images, settings, **drawn), **drawn,
+        )  # fmt: skip
         scores.facts.update(model=str(path), data=settings.data.name, seed=seed, settings=settings.resolved())
-        scores.facts["asked"] = _asked(attacks, protocol) | {"limit": limit, **how, "overrides": changes}
+        scores.facts["asked"] = _asked(attacks, protocol) | {"limit": limit, **drawn, "overrides": changes}
         engine.on_global_zero(lambda: _finish(scores, results))
     return scores
 
@@ -98,13 +109,39 @@ def _settings(path: Path, words: dict[str, Any]) -> Settings:
     return read_settings(read_settings(None, {**facts.get("settings", {}), "engine": {}}), words)
 
 
-def _subject(path: Path, settings: Settings, limit: int | None, device: torch.device) -> tuple[Classifier, Images]:
-    """The model and the test images that it is judged on, on the device."""
+def _subject(path: Path, settings: Settings, limit: int | None, device: torch.device) -> tuple[Classifier, Images, int]:
+    """The model and the test images that it is judged on, on the device, and how many there are in all."""
     streamed = read_settings(settings, {"data.stream": True})  # nobody looks at the training images
     model, test = load_model(path), data_of(streamed).test
     must_fit(model, str(path), len(test.classes), test.channels)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model, some(test, limit, seed=0).to(device)
+    return model, some(test, limit, seed=0).to(device), len(test)
+
+
+def _declared(path: Path, words: dict[str, Any]) -> bool:
+    """Does the command or the file of weights say what the adversary may do?"""
+    asked = any(key == "threat" or key.startswith("threat.") for key in words)
+    return asked or (path.suffix != ".json" and "threat" in load_weights(path)[1].get("settings", {}))
+
+
+def _threat(settings: Settings, declared: bool) -> Threat:
+    if not declared:
+        raise CheckError("threat", "neither the weights nor the command say which, expected one")
+    try:
+        return Threat(**settings.threat.model_dump())
+    except MmardError as e:
+        raise CheckError("threat", str(e)) from e
+
+
+def _others(settings: Settings, model: Classifier, device: torch.device) -> dict[str, Classifier]:
+    """The networks that the model learnt from, where they are still there and fit."""
+    sources, found = settings.teachers | ({"teacher": settings.teacher} if settings.teacher else {}), {}
+    for name, source in sources.items():
+        with suppress(MmardError):  # they are a bonus: a student is often judged far from its teacher
+            found[f"the {name}"] = load_teacher(source, model.architecture.classes, model.architecture.channels).to(
+                device
+            )
+    return found
 
 
 def _path_of(source: str | Path | RunFolder) -> Path:

@@ -115,6 +115,10 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images attacked at once.")] = 500,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the attacks' random starts.")] = 0,
+    checks: Annotated[
+        str | None,
+        typer.Option(help="Can it be believed? full, quick or none. Default: full where AutoAttack runs, else quick."),
+    ] = None,
 ) -> None:
     """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
 
@@ -123,15 +127,17 @@ def evaluate(
     killed goes on by the same command, with the same verdicts. A run's last checkpoint: RUN/last.safetensors.
     """
     from mmard.judging import judge, models_and_settings
-    from mmard.report.tables import compare_table, scores_table
+    from mmard.report.tables import checks_lines, compare_table, scores_table
 
     models, overrides = models_and_settings(words)
     results, dotted = {}, {key.replace(".", "__"): value for key, value in overrides.items()}
     for model in models:
-        results[model] = judge(
-            model, out, attacks, protocol=protocol, limit=limit, batch_size=batch_size, seed=seed, **dotted
-        )
+        asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
+        scores = judge(model, out, attacks, **asked, **dotted)
+        results[model] = scores.rows()
         out.print(scores_table(escape(model), results[model]))
+        if attacks != "none":
+            out.print(*checks_lines(model, scores.facts), sep="\n", soft_wrap=True, highlight=False)
     if len(results) > 1:
         out.print(compare_table(results))
 

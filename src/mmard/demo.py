@@ -10,7 +10,7 @@ from mmard.core.files import write_text
 from mmard.evaluation.scores import Scores
 from mmard.judging import judge
 from mmard.report.curves import plot_curves
-from mmard.report.tables import compare_markdown, compare_table
+from mmard.report.tables import checks_lines, compare_markdown, compare_table
 from mmard.runs import RunFolder
 from mmard.training.progress import Bar
 
@@ -30,9 +30,9 @@ def run_demo(to: Path, out: Console) -> None:
     results = {}
     for name, folder in folders.items():
         done = folder.path / "eval" / "best"
-        results[name] = (
-            Scores.load(done).rows() if (done / "verdicts.safetensors").exists() else judge(folder.path, out)
-        )
+        scores = Scores.load(done) if (done / "verdicts.safetensors").exists() else judge(folder.path, out)
+        results[name] = scores.rows()
+        out.print(*checks_lines(name, scores.facts), sep="\n")
     out.print(compare_table(results))
     write_text(to / "results.md", compare_markdown(results))
     plot_curves({"teacher": RunFolder(teacher), **folders}, to / "curves.png")

@@ -10,11 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmard import api
 from mmard.config import parse_overrides, read_settings
 from mmard.core.errors import MmardError
+from mmard.evaluation.scores import Scores
 from mmard.models.teachers import find_model
 
 
-def judge(source: str | Path, out: Console, attacks: str | None = None, **settings: Any) -> list[dict[str, Any]]:
-    """`mmard.evaluate` with a bar that names the attack; returns the rows of the table."""
+def judge(source: str | Path, out: Console, attacks: str | None = None, **settings: Any) -> Scores:
+    """`mmard.evaluate` with a bar that names the attack."""
     name_of = escape(str(source))
     columns = (TextColumn("[bold]{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=out, transient=True) as progress:
@@ -23,7 +24,7 @@ def judge(source: str | Path, out: Console, attacks: str | None = None, **settin
         def tick(name: str, done: int, total: int) -> None:
             progress.update(task, description=f"{name_of}: {name}", completed=done, total=total)
 
-        return api.evaluate(source, attacks, tick=tick, **settings).rows()
+        return api.evaluate(source, attacks, tick=tick, **settings)
 
 
 def models_and_settings(words: list[str]) -> tuple[list[str], dict[str, Any]]:

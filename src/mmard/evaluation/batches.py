@@ -18,6 +18,8 @@ from mmard.data.images import Images
 from mmard.evaluation.kept import Kept
 from mmard.evaluation.scores import Stage
 
+ROUNDING = 1e-5  # of a pixel's range: what float32 may do to the radius of a projected perturbation
+
 Advance = Callable[[float], None]
 """Told the share of the work that is done, in [0, 1]."""
 
@@ -63,19 +65,23 @@ class Batches:
     crew: Crew
     kept: Kept
 
-    def column(self, name: str, attack: Attack, advance: Advance) -> tuple[Tensor, float]:
-        """Who is right under an attack, (N,) bool, and the seconds it took."""
+    def column(self, name: str, attack: Attack, advance: Advance) -> tuple[Tensor, Tensor, float]:
+        """Who is right under an attack, (N,) bool, whose x' is no example of the threat, (N,), and the seconds it took."""
 
         def find(rows: Tensor) -> Tensor:
             x, y, _ = self.images.batch(rows)
             torch.manual_seed(seed_of(self.seed, int(rows[0])))
-            return self._right(attack(self.model, x, y, self.threat), y)
+            x_adv = attack(self.model, x, y, self.threat)
+            return torch.stack([self._right(x_adv, y), outside(x_adv, x, self.threat)])
 
         everyone = torch.arange(len(self.images), device=self.images.labels.device)
-        return self._shared(name, everyone, self.size, find, advance)
+        found, seconds = self._shared(name, everyone, self.size, find, advance)
+        return found[0], found[1], seconds
 
-    def stages(self, name: str, auto: AutoAttack, right: Tensor, advance: Advance) -> list[Stage]:
+    def stages(self, name: str, auto: AutoAttack, right: Tensor, advance: Advance) -> tuple[list[Stage], Tensor]:
         """AutoAttack's attacks one after the other, each on those that are right yet, in full batches as the package makes them.
+
+        And whose x' was no example of the threat in any of them, (N,).
 
         Args:
             right: (N,) bool, who is right without an attack.
@@ -84,38 +90,41 @@ class Batches:
             x, y, _ = self.images.batch(slice(0, auto.batch_size))
             auto.check(self.model, x, y, self.threat)
         stages: list[Stage] = []
+        far = torch.zeros_like(right)
         for i, stage in enumerate(auto.stages):
             rows = right.nonzero().squeeze(1)
-            still, seconds = self._shared(
+            found, seconds = self._shared(
                 f"{name}-{stage}", rows, auto.batch_size,
                 lambda part, stage=stage: self._after(auto, stage, part),  # type: ignore[misc]
                 lambda share, i=i: advance((i + share) / len(auto.stages)),  # type: ignore[misc]
             )  # fmt: skip
             right = right.clone()
-            right[rows] = still
+            right[rows] = found[0]
+            far[rows] |= found[1]
             stages.append(Stage(name, stage, right.cpu(), len(rows), seconds))
         if self.crew.rank == 0:
             auto.check_square({s.name: s.right.double().mean().item() for s in stages})
-        return stages
+        return stages, far
 
     def _after(self, auto: AutoAttack, stage: str, rows: Tensor) -> Tensor:
-        """Which of these images the model has right after one of AutoAttack's attacks."""
+        """Which of these images the model has right after one of AutoAttack's attacks, and which x' are too far, (2, M)."""
         x, y, _ = self.images.batch(rows)
         x_adv = auto.stage(stage, self.asked, x, y, self.threat)
-        right = self._right(x_adv, y)
+        right, far = self._right(x_adv, y), outside(x_adv, x, self.threat)
         if self.asked is not self.model:
             with torch.no_grad():
                 doubtful = right & torch.ne(self.asked(x_adv).argmax(1), y)
             if doubtful.any():  # broken but for a rounding: the model itself is asked
                 x_adv = auto.stage(stage, self.model, x[doubtful], y[doubtful], self.threat)
                 right[doubtful] = self._right(x_adv, y[doubtful])
-        return right
+                far[doubtful] |= outside(x_adv, x[doubtful], self.threat)
+        return torch.stack([right, far])
 
     def _shared(
         self, key: str, rows: Tensor, size: int, find: Callable[[Tensor], Tensor], advance: Advance
     ) -> tuple[Tensor, float]:
-        """Find something of each of the rows (M,), this process every how-manieth batch; all get all of it, (M,) bool."""
-        found, seconds = torch.zeros(len(rows), dtype=torch.long, device=rows.device), 0.0
+        """Find two things of each of the rows (M,), this process every how-manieth batch; all get all of it, (2, M) bool."""
+        found, seconds = torch.zeros(2, len(rows), dtype=torch.long, device=rows.device), 0.0
         mine = range(self.crew.rank * size, len(rows), self.crew.world * size)
         for turn, start in enumerate(mine):
             part = rows[start : start + size]
@@ -126,7 +135,7 @@ class Batches:
                 except torch.OutOfMemoryError as e:
                     words = f"{len(part)} images at once do not fit in memory"
                     raise MmardError(f"{words}; give a smaller --batch-size") from e
-            found[start : start + size] = value.to(found)
+            found[:, start : start + size] = value.to(found)
             seconds += took
             advance((turn + 1) / len(mine))
         return self.crew.all_reduce_sum(found).bool(), seconds
@@ -143,3 +152,10 @@ class Batches:
                 "the model's logits are not finite (NaN or infinity); nothing can be said of its robustness"
             )
         return torch.eq(logits.argmax(1), y)
+
+
+def outside(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
+    """Which x' (B, C, H, W) are further from x than eps, or have pixels outside of their range, or NaN, (B,)."""
+    near = threat.distance(x_adv, x) <= threat.eps * (1 + ROUNDING) + ROUNDING
+    low, high = x_adv.flatten(1).aminmax(dim=1)
+    return ~(near & (low >= threat.lower - ROUNDING) & (high <= threat.upper + ROUNDING))

@@ -30,23 +30,25 @@ class Trial:
     Attributes:
         classes: how many it needs.
         usual: run where no attacks are named.
+        scale_free: its loss does not depend on the scale of the logits.
     """
 
     attack: Attack
     detail: Callable[[Threat], str]
     classes: int = 2
     usual: bool = True
+    scale_free: bool = False
 
 
 NO_ATTACK = Trial(lambda _predict, x, _y, _threat: x, lambda _: "no attack")
 
 
-def _trial(pgd: Pgd, attack: Attack, loss: str) -> Trial:
+def _trial(pgd: Pgd, attack: Attack, loss: str, scale_free: bool = False) -> Trial:
     def detail(threat: Threat) -> str:
         steps = f"{pgd.steps} step{'s' if pgd.steps > 1 else ''} of {in_255ths(pgd.step_for(threat))}"
         return f"{loss}, {steps}, start {pgd.start}"
 
-    return Trial(attack, detail)
+    return Trial(attack, detail, scale_free=scale_free)
 
 
 def suite(batch_size: int = 500, seed: int = 0) -> dict[str, Trial]:
@@ -57,9 +59,9 @@ def suite(batch_size: int = 500, seed: int = 0) -> dict[str, Trial]:
     return {
         "FGSM": _trial(fgsm, untargeted(fgsm), "cross-entropy"),
         "PGD-20": _trial(pgd, untargeted(pgd), "cross-entropy"),
-        "C&W": _trial(margin, cw(margin), "margin loss"),
-        "AutoAttack-quick": Trial(quick, lambda _: str(quick), classes=MIN_CLASSES, usual=False),
-        "AutoAttack": Trial(auto, lambda _: str(auto), classes=MIN_CLASSES),
+        "C&W": _trial(margin, cw(margin), "margin loss", scale_free=True),
+        "AutoAttack-quick": Trial(quick, lambda _: str(quick), classes=MIN_CLASSES, usual=False, scale_free=True),
+        "AutoAttack": Trial(auto, lambda _: str(auto), classes=MIN_CLASSES, scale_free=True),
     }
 
 
@@ -118,19 +120,27 @@ def evaluate(
     """
     trials = choose(None, suite(batch_size, seed)) if trials is None else trials
     _must_have_classes(trials, len(images.classes))
+    must_be_a_model(model, images)
     with held_still(model), full_precision():
         batches = Batches(model, asked or model, images, threat, batch_size, seed, crew, kept)
-        columns, seconds, stages = _judged(batches, {CLEAN: NO_ATTACK, **trials}, tick)
+        columns, seconds, stages, far = _judged(batches, {CLEAN: NO_ATTACK, **trials}, tick)
     details = tuple(trial.detail(threat) for trial in (NO_ATTACK, *trials.values()))
-    correct, facts = torch.stack(columns, 1).cpu(), {"threat": str(threat)}
+    correct, facts = torch.stack(columns, 1).cpu(), {"threat": str(threat), "outside_the_threat": far}
     return Scores(correct, (CLEAN, *trials), details, tuple(seconds), images.index.cpu(), facts, tuple(stages))
 
 
-def _judged(batches: Batches, trials: Mapping[str, Trial], tick: Tick) -> tuple[list[Tensor], list[float], list[Stage]]:
-    """Each trial's column (N,) and seconds, and AutoAttack's stages; the first trial is no attack."""
+Judged = tuple[list[Tensor], list[float], list[Stage], dict[str, int]]
+
+
+def _judged(batches: Batches, trials: Mapping[str, Trial], tick: Tick) -> Judged:
+    """Each trial's column (N,) and seconds, AutoAttack's stages, and how many x' are no example of the threat.
+
+    The first trial is no attack.
+    """
     columns: list[Tensor] = []
     seconds: list[float] = []
     stages: list[Stage] = []
+    far: dict[str, int] = {}
     n = len(batches.images)
     for name, trial in trials.items():
 
@@ -138,14 +148,23 @@ def _judged(batches: Batches, trials: Mapping[str, Trial], tick: Tick) -> tuple[
             tick(name, int(share * n), n)
 
         if isinstance(trial.attack, AutoAttack):
-            found = batches.stages(name, trial.attack, columns[0], advance)
+            found, out = batches.stages(name, trial.attack, columns[0], advance)
             stages += found
             column, took = found[-1].right.to(columns[0].device), sum(s.seconds for s in found)
         else:
-            column, took = batches.column(name, trial.attack, advance)
+            column, out, took = batches.column(name, trial.attack, advance)
         columns.append(column)
         seconds.append(took)
-    return columns, seconds, stages
+        far[name] = int(out.sum())
+    return columns, seconds, stages, far
+
+
+def must_be_a_model(model: nn.Module, images: Images) -> None:
+    """Raise for what cannot be judged at all."""
+    if not isinstance(model, nn.Module):
+        raise MmardError(f"got a {type(model).__name__}, expected a model, a torch.nn.Module")
+    if len(images) == 0:
+        raise MmardError("there are 0 images to judge on, expected at least 1")
 
 
 def _must_have_classes(trials: Mapping[str, Trial], count: int) -> None:

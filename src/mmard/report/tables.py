@@ -34,6 +34,24 @@ def scores_table(title: str, rows: Rows) -> Table:
     return table
 
 
+def checks_lines(name: str, facts: Mapping[str, Any]) -> list[str]:
+    """What the checks of an evaluation found, three lines a finding, or that they found nothing."""
+    checked = facts.get("checked", {"how": "none"})
+    if checked["how"] == "none":
+        return [f"{escape(name)}: nothing was checked"]
+    lines = []
+    for check in facts["checks"]:
+        colour = {"error": "bold red", "warning": "yellow"}.get(check["level"], "bold")
+        lines.append(f"[{colour}]{check['level']}: {check['name']}[/{colour}]  {escape(check['said'])}")
+        lines += [f"  means: {escape(check['means'])}", f"  do: {escape(check['do'])}"]
+    if all(check["level"] == "note" for check in facts["checks"]):
+        probed = f", with further attacks on {checked['probed']} images" if checked["probed"] else ""
+        lines.append(
+            f"{escape(name)}: checks ({checked['how']}) found nothing amiss{probed}; {checked['seconds']:.1f} s"
+        )
+    return lines
+
+
 def bench_table(figures: dict[str, Any]) -> Table:
     """Speed of a step: ours, plain and base side by side."""
     passes = ", ".join(

@@ -1,0 +1,117 @@
+"""After the attacks: do their verdicts agree with each other, or does the model hide its gradients?
+
+Two columns of verdicts on the same images differ when their disagreements do: b samples that the first broke alone, c that the
+second did, and b − c > max(2, 3·√(b + c)), three standard deviations of what chance gives to equals.
+"""
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from mmard.evaluation.checks import Check
+from mmard.evaluation.probes import RESTARTED, SQUARE, STEPS_100, TRANSFER, TWICE, WHOLE
+from mmard.evaluation.scores import CLEAN, Scores
+
+CHAINS = (
+    (CLEAN, "FGSM", "PGD-20", "AutoAttack-quick", "AutoAttack"),
+    (CLEAN, "C&W", "AutoAttack-quick", "AutoAttack"),
+)
+WHITE_BOX = ("FGSM", "PGD-20", "C&W", "AutoAttack-quick", STEPS_100, RESTARTED)
+GAIN = 0.10  # of the images: what more steps or starts may gain
+LOSSES_APART = 0.15  # between PGD on cross-entropy and on the margin
+LEFT = 0.05  # of the images may still stand where everything is allowed
+BEYOND = 0.02  # of the images, and more than two, may be found by attacks without the model's gradient alone
+
+
+def beats(one: Tensor, other: Tensor) -> bool:
+    """Did ``one`` break significantly more than ``other``? (N,) bool each: who is still right."""
+    b, c = int((other & ~one).sum()), int((one & ~other).sum())
+    return b - c > max(2.0, 3 * math.sqrt(b + c))
+
+
+def percent(right: Tensor) -> str:
+    """Accuracy of a column."""
+    return f"{100 * right.double().mean():.1f} %"
+
+
+def flags_of_verdicts(scores: Scores) -> list[Check]:
+    """What the attacks' own verdicts tell, at no cost."""
+    columns = dict(zip(scores.attacks, scores.correct.unbind(1), strict=True))
+    far = {name: count for name, count in scores.facts.get("outside_the_threat", {}).items() if count}
+    found = [
+        Check("norm", "error", f"{name}: {count:,} of {len(scores.correct):,} images lie outside of the threat")
+        for name, count in far.items()
+    ]
+    return found + _order(columns, CHAINS) + _losses(columns)
+
+
+def flags_of_probes(scores: Scores, probed: Scores) -> list[Check]:
+    """What the further attacks tell, on some of the images."""
+    place = {number: row for row, number in enumerate(scores.index.tolist())}
+    rows = torch.tensor([place[number] for number in probed.index.tolist()])
+    columns = dict(zip(scores.attacks, scores.correct[rows].unbind(1), strict=True))
+    columns |= dict(zip(probed.attacks, probed.correct.unbind(1), strict=True))
+    asked = {*scores.attacks}
+    order = [] if {"FGSM", "PGD-20"} <= asked else _order(columns, [(CLEAN, "FGSM", "PGD-20")])
+    order += _order(columns, [("PGD-20", STEPS_100)])
+    both = [] if {"PGD-20", "C&W"} <= asked else _losses(columns)
+    return [*order, *both, *_gains(columns), *_growth(columns), *_without_gradients(columns)]
+
+
+def _order(columns: dict[str, Tensor], chains: Iterable[tuple[str, ...]]) -> list[Check]:
+    pairs = [pair for chain in chains for pair in pairwise(name for name in chain if name in columns)]
+    return [
+        Check("order", "warning", f"{weak} {percent(columns[weak])} < {strong} {percent(columns[strong])}")
+        for weak, strong in dict.fromkeys(pairs)
+        if beats(columns[weak], columns[strong])
+    ]
+
+
+def _losses(columns: dict[str, Tensor]) -> list[Check]:
+    """Cross-entropy against the margin, at one radius."""
+    if not {"PGD-20", "C&W"} <= columns.keys():
+        return []
+    ce, margin = columns["PGD-20"], columns["C&W"]
+    apart = abs(ce.double().mean() - margin.double().mean())
+    if not (apart > LOSSES_APART and (beats(ce, margin) or beats(margin, ce))):
+        return []
+    return [
+        Check("ce-against-margin", "warning", f"PGD-20 on cross-entropy {percent(ce)}, on the margin {percent(margin)}")
+    ]
+
+
+def _gains(columns: dict[str, Tensor]) -> list[Check]:
+    """More steps and more starts, against PGD-20."""
+    found, once = [], columns["PGD-20"]
+    for name, attack in (("steps", STEPS_100), ("restarts", RESTARTED)):
+        more = columns[attack]
+        if once.double().mean() - more.double().mean() > GAIN and beats(more, once):
+            found.append(Check(name, "warning", f"PGD-20 {percent(once)}, {attack} {percent(more)}"))
+    return found
+
+
+def _growth(columns: dict[str, Tensor]) -> list[Check]:
+    """Larger balls, up to one with room for anything."""
+    found, once, twice, whole = [], columns["C&W"], columns[TWICE], columns[WHOLE]
+    if beats(once, twice):
+        found.append(Check("eps-growth", "warning", f"C&W at eps {percent(once)}, at 2 eps {percent(twice)}"))
+    if whole.double().mean() > LEFT:
+        found.append(
+            Check("eps-1", "warning", f"C&W with 100 steps in all the range of pixels leaves {percent(whole)}")
+        )
+    return found
+
+
+def _without_gradients(columns: dict[str, Tensor]) -> list[Check]:
+    """Square and transfer, against all that looked at the model's gradients."""
+    white = torch.stack([columns[name] for name in WHITE_BOX if name in columns]).all(0)
+    found = []
+    for name in [n for n in columns if n == SQUARE or n.startswith(TRANSFER)]:
+        alone = int((white & ~columns[name]).sum())
+        if alone > max(2, BEYOND * len(white)):
+            said = f"{name}: {alone} of {len(white)} images that white-box attacks ({percent(white)}) left"
+            found.append(Check("square" if name == SQUARE else "transfer", "warning", said))
+    return found

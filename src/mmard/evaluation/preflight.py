@@ -1,0 +1,182 @@
+"""Before any robust number: is this model, on these images, something whose robustness can be measured?
+
+About 2,000 images go through the network in all. What must hold raises `CheckError`; the rest is reported.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmard.core.errors import MmardError, first_line
+from mmard.core.threat import Threat
+from mmard.data.images import Images, some
+from mmard.evaluation.checks import Check, CheckError
+from mmard.evaluation.evaluate import Trial
+from mmard.evaluation.slopes import check_slopes
+
+LOOKED_AT = 100  # images
+RUNS = 5
+SAME = 1e-3  # of the spread of an image's logits: so much may they differ between batch sizes
+REPEATED = 1e-4  # and so much between runs
+HALF_LEVEL = 0.5 / 255
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The model and the images that the pre-flight looks at: x (N, C, H, W) in [0, 1], y (N,), N ≤ 100."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    classes: int
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The model's answer (B, K), without gradient.
+
+        Raises:
+            CheckError: when it is none.
+        """
+        try:
+            with torch.no_grad():
+                logits = self.model(x)
+        except (MmardError, torch.OutOfMemoryError):
+            raise
+        except Exception as e:  # whatever a network says of images that it was not made for
+            raise CheckError("classifier", f"it fails on images of shape {tuple(x.shape)}: {first_line(e)}") from e
+        if not isinstance(logits, Tensor):
+            raise CheckError("classifier", f"it gives a {type(logits).__name__}, expected logits, a tensor (N, K)")
+        if logits.shape != (len(x), self.classes):
+            got = f"the model gives {tuple(logits.shape)} for {len(x)} images of {self.classes} classes"
+            raise CheckError("classifier", f"{got}: not a fit")
+        if not logits.isfinite().all():
+            raise CheckError("classifier", "the model's logits are not finite (NaN or infinity)")
+        return logits
+
+
+def preflight(model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, Trial]) -> list[Check]:
+    """All the checks, on a borrowed model (`held_still`); random numbers are drawn.
+
+    Raises:
+        CheckError: for the first thing that must hold and does not.
+    """
+    picked = some(images, LOOKED_AT, seed=0)
+    x, y, _ = picked.batch(slice(None))
+    sample = Sample(model, x, y, len(images.classes))
+    found = [*check_threat(threat), *check_pixels(images)]
+    check_mode(sample)
+    runs = torch.stack([sample.logits(x) for _ in range(RUNS)])
+    noise = (runs - runs[0]).abs().max()
+    spread = (runs[0].amax(1) - runs[0].amin(1)).mean()
+    if noise > REPEATED * spread:
+        found.append(_randomised(runs))
+    check_batch(sample, runs.mean(0), noise + SAME * spread)
+    check_eps_0(sample, threat, trials)
+    if len(x) > 1 and not (runs[0] - runs[0, 0]).abs().max() > 1e-6 * runs[0].abs().max():
+        return [*found, Check("constant", "warning", f"the same logits for all of {len(x)} images")]
+    check_logits(runs[0])
+    check_normalisation(sample, images)
+    return found + check_slopes(model, x, y, threat, trials)
+
+
+def check_threat(threat: Threat) -> list[Check]:
+    """A radius that can be meant."""
+    if threat.norm == "linf" and threat.eps >= 0.5:
+        said = f"eps {threat.eps:g} makes any image grey, so nothing above chance is possible; is it in 255ths?"
+        return [Check("threat", "warning", said)]
+    if threat.norm == "linf" and 0 < threat.eps < HALF_LEVEL:
+        said = f"eps {threat.eps:.2g} is less than half a level of an 8-bit image; was it divided by 255 twice?"
+        return [Check("threat", "warning", said)]
+    return []
+
+
+def check_pixels(images: Images) -> list[Check]:
+    """Pixels that fill the range [0, 1] in which eps is measured; they are uint8, so they cannot leave it."""
+    low, high = images.pixels.min().item() / 255, images.pixels.max().item() / 255
+    if high <= 2 / 255:
+        raise CheckError("pixels", f"all of them lie in [{low:.4f}, {high:.4f}], expected [0, 1]")
+    return [Check("pixels", "warning", f"all of them lie in [{low:.3f}, {high:.3f}]")] if high - low < 0.25 else []
+
+
+def check_mode(sample: Sample) -> None:
+    """Evaluation mode in every module, and nothing that a forward pass moves."""
+    if training := [name for name, module in sample.model.named_modules() if module.training]:
+        raise CheckError("mode", f"{training[0] or 'the model'} stays in training mode after .eval()")
+    before = {name: buffer.clone() for name, buffer in sample.model.named_buffers()}
+    sample.logits(sample.x)
+    for name, buffer in sample.model.named_buffers():
+        if not torch.equal(buffer, before.get(name, buffer)):
+            raise CheckError("mode", f"a forward pass in evaluation mode changes the buffer {name}")
+
+
+def _randomised(runs: Tensor) -> Check:
+    """What of it shows: five runs (5, N, K) that are not the same."""
+    changing = (runs.argmax(2) != runs[0].argmax(1)).any(0).float().mean()
+    said = f"{len(runs)} runs give other logits, and other classes for {changing:.0%} of {runs.shape[1]} images"
+    return Check("randomised", "warning", said)
+
+
+def check_batch(sample: Sample, whole: Tensor, tolerance: Tensor) -> None:
+    """The same logits alone, in pairs of strangers, in another order, and all together (N, K)."""
+    n = len(whole)
+    few = torch.linspace(0, n - 1, min(n, 12), device=whole.device).long()
+    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(whole.device)
+    ways = {"1": [row[None] for row in few], "2": [torch.stack([row, (row + n // 2) % n]) for row in few]}
+    for size, parts in {**ways, f"{n}, in another order": [shuffled]}.items():
+        apart = torch.stack([(sample.logits(sample.x[rows]) - whole[rows]).abs().max() for rows in parts]).max()
+        if apart > 2 * tolerance:
+            raise CheckError("batch", f"logits in batches of {size} differ by {apart:.3g} from those of {n} together")
+
+
+def check_logits(logits: Tensor) -> None:
+    """No probabilities: numbers from 0 up that add up to the same for each image."""
+    total = logits.sum(1)
+    if logits.min() >= 0 and total.mean() > 0 and (total - total.mean()).abs().max() <= 1e-4 * total.mean():
+        raise CheckError("logits", f"rows are not negative and add up to {total.mean():.4g}: probabilities")
+
+
+def check_eps_0(sample: Sample, threat: Threat, trials: Mapping[str, Trial]) -> None:
+    """In a ball of radius 0 every attack gives the images back."""
+    nowhere = Threat(eps=0, norm=threat.norm, lower=threat.lower, upper=threat.upper)
+    x, y = sample.x[:2], sample.y[:2]
+    for name, trial in trials.items():
+        if not torch.equal(trial.attack(sample.model, x, y, nowhere), x):
+            raise CheckError("eps-0", f"{name} with eps 0 does not give the natural images back")
+
+
+def check_normalisation(sample: Sample, images: Images) -> None:
+    """No other range of pixels suits the model far better, and no network with normalisation stands inside another."""
+    inside = [module for module in sample.model.modules() if _normalises(module)]
+    if len(inside) > 1:
+        raise CheckError("normalisation", f"the model normalises {len(inside)} times, expected once at most")
+    ranges = [("in [0, 255]", sample.x * 255), ("in [0, 1/255]", sample.x / 255)]
+    for whose, mean, std in _statistics(sample, images):
+        ranges.append((f"normalised by {whose}", (sample.x - mean) / std))
+        ranges.append((f"with a normalisation by {whose} undone", sample.x * std + mean))
+    right = sample.logits(sample.x).argmax(1) == sample.y
+    for how, x in ranges:
+        then = sample.logits(x).argmax(1) == sample.y
+        gained, lost = (then & ~right).sum().item(), (right & ~then).sum().item()
+        if then.float().mean() >= 0.5 and gained - lost >= max(0.15 * len(x), 4 * (gained + lost) ** 0.5):
+            better = f"{right.float().mean():.0%} right as pixels in [0, 1], {then.float().mean():.0%} {how}"
+            raise CheckError("normalisation", f"of {len(x)} images {better}")
+
+
+def _normalises(module: nn.Module) -> bool:
+    """One of ours says so; another's has a mean and a std that do something."""
+    if hasattr(module, "normalizes"):
+        return bool(module.normalizes)
+    mean, std = getattr(module, "mean", None), getattr(module, "std", None)
+    return isinstance(mean, Tensor) and isinstance(std, Tensor) and bool((mean != 0).any() or (std != 1).any())
+
+
+def _statistics(sample: Sample, images: Images) -> list[tuple[str, Tensor, Tensor]]:
+    """Means and standard deviations by which a model may want its pixels, each (1, C, 1, 1)."""
+    known = [("the data's mean and std", *images.mean_std())]
+    own = getattr(sample.model, "architecture", None)
+    if own is not None and own.mean:
+        known.append(("the model's own mean and std", own.mean, own.std))
+    known.append(("0.5 and 0.5", (0.5,) * images.channels, (0.5,) * images.channels))
+    shaped = [torch.tensor([mean, std], device=sample.x.device)[..., None, None] for _, mean, std in known]
+    return [(whose, mean, std) for (whose, _, _), (mean, std) in zip(known, shaped, strict=True)]

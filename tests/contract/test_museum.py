@@ -1,0 +1,133 @@
+"""A museum of broken defences: each is caught, by name; and honest models raise no flag."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import museum
+import pytest
+import torch
+import torch.nn.functional as F
+from museum import Exhibit, same, times
+from torch import nn
+
+import mmard
+from mmard import Threat, load_model
+from mmard.data.images import DataSet, some
+from mmard.data.sources import load
+from mmard.evaluation.checked import checked
+from mmard.evaluation.checks import CheckError
+from mmard.evaluation.evaluate import choose, suite
+from mmard.evaluation.scores import Scores
+from mmard.models.students import Classifier
+
+THREAT = Threat(eps=0.15)
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataSet:
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def net(honest: dict[str, Path]) -> Classifier:
+    """An honest net, to be put behind something."""
+    return load_model(honest["pgd_at"])
+
+
+def judged(
+    model: nn.Module, digits: DataSet, attacks: str = "fgsm,pgd-20,cw", checks: str = "quick", n: int = 60
+) -> Scores:
+    return checked(model, some(digits.test, n, seed=1), THREAT, choose(attacks, suite()), checks=checks)
+
+
+def caught(model: nn.Module, digits: DataSet) -> set[str]:
+    """Names of the checks that speak."""
+    try:
+        return {check["name"] for check in judged(model, digits, "cw").facts["checks"]}
+    except CheckError as e:
+        return {e.check.name}
+
+
+def winners_take_all(net: Classifier, digits: DataSet) -> nn.Module:
+    """Trained naturally so that it knows the digits with a tenth of its activations."""
+    torch.manual_seed(0)
+    net = museum.with_winners(net.requires_grad_(True), 0.1).train()
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(60):
+        x, y, _ = digits.train.in_memory().batch(torch.randint(len(digits.train), (64,)))
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    return net.eval()
+
+
+Maker = Callable[[Classifier, DataSet], nn.Module]
+EXHIBITS: dict[str, tuple[Maker, str]] = {
+    "random resizing": (lambda net, _: Exhibit(net, museum.resized, same), "randomised"),
+    "noise on the input": (lambda net, _: Exhibit(net, lambda x: x + 0.1 * torch.randn_like(x), same), "randomised"),
+    "dropout at test time": (lambda net, _: Exhibit(net, lambda x: F.dropout(x, 0.1, True), same), "randomised"),
+    "quantised input": (lambda net, _: Exhibit(net, museum.quantised, same), "zero-gradients"),
+    "JPEG-like input": (lambda net, _: Exhibit(net, museum.jpeg_like, same), "zero-gradients"),
+    "detached but for zero": (lambda net, _: Exhibit(net, lambda x: x.detach() + 0 * x, same), "zero-gradients"),
+    "detached": (lambda net, _: Exhibit(net, lambda x: x.detach(), same), "detached"),
+    "another function's gradient": (lambda net, _: Exhibit(net, museum.other_gradient, same), "masked-gradients"),
+    "dummy classes outside the graph": (lambda net, _: museum.Folded(net, copy.deepcopy(net)), "masked-gradients"),
+    "k-winners-take-all": (winners_take_all, "masked-gradients"),
+    "softmax output": (lambda net, _: Exhibit(net, same, lambda z: z.softmax(1)), "logits"),
+    "logits × 1e-6": (lambda net, _: Exhibit(net, same, times(1e-6)), "scale"),
+    "logits × 1e6": (lambda net, _: Exhibit(net, same, times(1e6)), "scale"),
+    "temperature 1/100": (lambda net, _: Exhibit(net, same, times(100)), "scale"),
+    "BatchNorm in training mode": (lambda net, _: museum.with_norms(net, museum.Stubborn), "mode"),
+    "BatchNorm in training mode, in secret": (lambda net, _: museum.with_norms(net, museum.Secret), "mode"),
+    "statistics of the batch": (lambda net, _: museum.with_norms(net, museum.BatchStatistics), "batch"),
+    "led by neighbours' labels": (lambda net, _: Exhibit(net, same, museum.led_by_neighbours), "batch"),
+    "led by the labels' order": (lambda net, _: Exhibit(net, same, museum.by_position), "batch"),
+    "a network within a network": (lambda net, _: Classifier(net, net.architecture), "normalisation"),
+    "normalised outside, too": (lambda net, _: nn.Sequential(museum.Normalise(0.3, 0.4), net), "normalisation"),
+    "normalised outside, in secret": (lambda net, _: Exhibit(net, lambda x: 4 * (x - 0.5), same), "normalisation"),
+    "pixels wanted in 0 to 255": (lambda net, _: Exhibit(net, times(1 / 255), same), "normalisation"),
+}
+
+
+@pytest.mark.parametrize("name", EXHIBITS)
+def test_every_exhibit_is_caught_by_name(name: str, net: Classifier, digits: DataSet) -> None:
+    make, check = EXHIBITS[name]
+    assert check in caught(make(copy.deepcopy(net), digits), digits)
+
+
+def test_eps_in_255ths_is_caught(honest: dict[str, Path]) -> None:
+    with pytest.raises(CheckError, match="is it in 255ths") as e:
+        mmard.evaluate(honest["rslad"], "fgsm", threat__eps=8)
+    assert e.value.check.name == "threat"
+
+
+@pytest.mark.parametrize("method", ["pgd_at", "trades", "rslad", "mmard"])
+def test_honest_models_raise_no_flag(method: str, honest: dict[str, Path], digits: DataSet) -> None:
+    scores = judged(load_model(honest[method]), digits, "fgsm,pgd-20,cw", checks="full", n=100)
+    assert scores.facts["checks"] == []
+    assert scores.facts["checked"]["probed"] == 100
+    assert scores.accuracy("clean") > 0.6 > scores.accuracy("worst case") > 0.1  # a case that tells something
+
+
+def test_a_randomised_model_is_judged_over_draws_and_the_table_says_so(net: Classifier, digits: DataSet) -> None:
+    noisy = Exhibit(copy.deepcopy(net), lambda x: x + 0.3 * torch.randn_like(x), same)
+    over_draws = judged(noisy, digits, "pgd-20", n=30)
+    assert all("EOT over 20 draws" in row["detail"] for row in over_draws.rows()[:-1])
+    naive = judged(noisy, digits, "pgd-20", checks="none", n=30)
+    assert over_draws.accuracy("clean") > naive.accuracy("clean")  # the mean of 20 draws knows more than one
+    assert "EOT" not in naive.details[1]
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1e6])
+def test_a_margin_loss_cures_what_scale_does_and_without_one_it_is_an_error(
+    factor: float, net: Classifier, digits: DataSet
+) -> None:
+    scaled = Exhibit(copy.deepcopy(net), same, times(factor))
+    with pytest.raises(CheckError, match="scale") as e:
+        judged(scaled, digits, "fgsm,pgd-20")
+    assert e.value.check.name == "scale"
+    scores, plain = judged(scaled, digits), judged(net, digits)
+    assert scores.accuracy("C&W") == pytest.approx(plain.accuracy("C&W"), abs=0.02)
+    assert scores.accuracy("PGD-20") > plain.accuracy("PGD-20")  # what the flag is for
+    assert scores.facts["checks"][0]["level"] == "warning"
