@@ -82,7 +82,8 @@ class Batches:
         """
         if self.crew.rank == 0 and self.threat.eps > 0:
             x, y, _ = self.images.batch(slice(0, auto.batch_size))
-            auto.check(self.model, x, y, self.threat)
+            with listening():
+                auto.check(self.model, x, y, self.threat)
         stages: list[Stage] = []
         for i, stage in enumerate(auto.stages):
             rows = right.nonzero().squeeze(1)
@@ -95,7 +96,8 @@ class Batches:
             right[rows] = still
             stages.append(Stage(name, stage, right.cpu(), len(rows), seconds))
         if self.crew.rank == 0:
-            auto.check_square({s.name: s.right.double().mean().item() for s in stages})
+            with listening():
+                auto.check_square({s.name: s.right.double().mean().item() for s in stages})
         return stages
 
     def _after(self, auto: AutoAttack, stage: str, rows: Tensor) -> Tensor:
