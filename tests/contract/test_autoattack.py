@@ -24,7 +24,7 @@ from mmard.evaluation.kept import KeptIn, fingerprint
 from mmard.models.weights import save_weights
 from mmard.training.folding import folded
 
-EPS = 0.2
+EPS = 0.13  # some of the blobs fall and some stand
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +78,15 @@ def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.usefixtures("few_queries")
 def test_each_attack_breaks_whom_it_breaks_in_one_plain_call_of_the_package(net: nn.Module, quick: bool) -> None:
-    images = blobs(50, seed=3)
+    images = blobs(32, seed=3)
     x, y, _ = images.batch(slice(None))
     version: dict[str, Any] = (
         {"version": "custom", "attacks": ["apgd-ce", "apgd-t"]} if quick else {"version": "standard"}
     )
-    right, broken = the_packages(net, x, y, EPS, 16, **version)
-    trials = choose("autoattack", suite(16, 5), "quick" if quick else "standard")
+    right, broken = the_packages(net, x, y, EPS, 20, **version)
+    trials = choose("autoattack", suite(20, 5), "quick" if quick else "standard")
     fast = in_parts(folded(net))
-    scores = evaluate(net, images, Threat(eps=EPS), trials, batch_size=16, asked=fast)
+    scores = evaluate(net, images, Threat(eps=EPS), trials, batch_size=20, asked=fast)
     assert scores.attacks == ("clean", "AutoAttack-quick" if quick else "AutoAttack")
     assert torch.equal(scores.correct[:, 1], right)
     stages = scores.rows()[1]["stages"]
@@ -108,7 +108,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("stage", ["apgd", "apgd_targeted"])
-@pytest.mark.parametrize("eps", [0.1, 0.2, 0.4])
+@pytest.mark.parametrize("eps", [0.05, 0.13, 0.4])
 def test_broken_images_are_asked_no_more_and_the_same_are_broken(net: nn.Module, stage: str, eps: float) -> None:
     x, y, _ = blobs(24, seed=4).batch(slice(None))
     x = x.contiguous()
@@ -136,13 +136,13 @@ def test_squares_repeats_are_answered_from_memory(net: nn.Module) -> None:
     for remember in (False, True):
         ask = Counting(net)
         square = AutoAttack().package(ask, x, Threat(eps=0.1)).square
-        square.seed, square.n_queries = 5, 1500
+        square.seed, square.n_queries = 5, 700
         if remember:
             square.predict = Remembering(ask)
         made.append(square.perturb(x, y))
         counts.append(ask.asked)
     assert torch.equal(*made)
-    assert counts[1] < 0.7 * counts[0]
+    assert counts[1] < 0.8 * counts[0]
 
 
 def test_memory_gives_the_networks_own_answers_also_when_it_is_full() -> None:
@@ -150,7 +150,7 @@ def test_memory_gives_the_networks_own_answers_also_when_it_is_full() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5)).requires_grad_(False)
     pool = torch.rand(40, 3, 2, 2).round(decimals=1)
     ask = Counting(net)
-    memory = Remembering(ask, values=5 * 30)
+    memory = Remembering(ask, values=5 * 60)
     for _ in range(50):
         x = pool[torch.randint(40, (17,))]
         logits = memory(x)
@@ -170,7 +170,7 @@ def test_images_share_a_print_when_all_their_bits_agree() -> None:
 
 def test_what_is_broken_for_the_fast_network_alone_is_not_broken(net: nn.Module) -> None:
     """A fast network that is always wrong: the model's own verdicts come out all the same."""
-    images, threat = blobs(12, seed=3), Threat(eps=0.15)
+    images, threat = blobs(12, seed=3), Threat(eps=EPS)
     trials = choose("autoattack", suite(12, 5), "quick")
     honest = evaluate(net, images, threat, trials, batch_size=12)
     misled = evaluate(net, images, threat, trials, batch_size=12, asked=lambda x: -net(x))
@@ -207,7 +207,7 @@ def test_protocols_have_their_names() -> None:
 
 
 def test_a_batch_that_is_kept_is_not_judged_again(net: nn.Module, tmp_path: Path) -> None:
-    images, threat = blobs(30, seed=3), Threat(eps=0.2)
+    images, threat = blobs(30, seed=3), Threat(eps=EPS)
     trials = choose("pgd-20,autoattack", suite(8, 5), "quick")
     whole = evaluate(net, images, threat, trials, batch_size=8, kept=KeptIn(tmp_path))
     files = sorted(tmp_path.iterdir())
@@ -237,7 +237,7 @@ def test_an_evaluation_killed_at_random_moments_ends_with_the_same_verdicts(
     words = ["eval", "model.safetensors", "data.name=digits", "threat.eps=0.02", "--limit", 60, "--batch-size", 6]
     words += ["--attacks", "pgd-20,autoattack", "--protocol", "quick"]
     draw, parts = random.Random(0), []
-    for batches in (2, 11, 14):  # wait until so many are kept, then for a random moment more
+    for batches in (2, 12):  # wait until so many are kept, then for a random moment more
         with subprocess.Popen(
             command(*words), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:

@@ -109,7 +109,7 @@ class AutoAttack:
 
     @staticmethod
     def check_square(accuracy: Mapping[str, float]) -> None:
-        """Let the package say whether Square found more than it should; ``accuracy`` in [0, 1] after each stage, and clean."""
+        """Let the package say whether Square found more than it should; ``accuracy`` in [0, 1] after each stage."""
         from pyautoattack import checks
 
         by_name = {STAGES.get(stage, stage): share for stage, share in accuracy.items()}

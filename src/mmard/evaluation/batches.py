@@ -88,7 +88,8 @@ class Batches:
         """
         if self.crew.rank == 0 and self.threat.eps > 0:
             x, y, _ = self.images.batch(slice(0, auto.batch_size))
-            auto.check(self.model, x, y, self.threat)
+            with listening():
+                auto.check(self.model, x, y, self.threat)
         stages: list[Stage] = []
         far = torch.zeros_like(right)
         for i, stage in enumerate(auto.stages):
@@ -103,7 +104,8 @@ class Batches:
             far[rows] |= found[1]
             stages.append(Stage(name, stage, right.cpu(), len(rows), seconds))
         if self.crew.rank == 0:
-            auto.check_square({s.name: s.right.double().mean().item() for s in stages})
+            with listening():
+                auto.check_square({s.name: s.right.double().mean().item() for s in stages})
         return stages, far
 
     def _after(self, auto: AutoAttack, stage: str, rows: Tensor) -> Tensor:
