@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from mmard.core.threat import Threat
 from mmard.data.images import Images, some
 from mmard.evaluation.checked import checked, how_to_check
 from mmard.evaluation.checks import CheckError
-from mmard.evaluation.evaluate import Tick, choose, suite
+from mmard.evaluation.evaluate import Tick, Trial, choose, suite
 from mmard.evaluation.scores import Scores
 from mmard.models.students import Classifier
 from mmard.models.teachers import find_model, load_model, load_teacher, must_fit
@@ -41,36 +42,30 @@ def evaluate(
         source: run folder (its best checkpoint), weights file, or card.
         attacks: such as ``"fgsm,pgd-20"``; None: FGSM, PGD-20, C&W, AutoAttack; ``"none"``: clean only.
         limit: judge on about so many test images, every class in proportion; None: all.
-        checks: whether the figures can be believed: ``"quick"``, ``"full"`` or ``"none"``; None: full where AutoAttack runs,
-            none where nothing does, else quick. Findings are in ``facts["checks"]``.
+        checks: ``"quick"``, ``"full"`` or ``"none"``; None: by the attacks. What they find is in ``facts["checks"]``.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``, ``data__name=...``;
             ``engine__devices=2`` shares the work between processes, with the same verdicts.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise MmardError(f"batch_size {batch_size} and limit {limit} are at least 1")
     trials, path = choose(attacks, suite(batch_size, seed)), _path_of(source)
-    how = how_to_check(checks, trials)
-    words = {key.replace("__", "."): value for key, value in overrides.items()}
-    settings = _settings(path, words)
-    engine = engine_of(settings)
+    how, words = how_to_check(checks, trials), {key.replace("__", "."): value for key, value in overrides.items()}
+    engine = engine_of(settings := _settings(path, words))
     with engine.together("start the evaluation again"):
         model, images, whole = _subject(path, settings, limit, engine.device)
         changes = {key: value for key, value in words.items() if not key.startswith("engine.")}  # change no verdict
-        named = ([*trials] or ["clean"]) if attacks is not None else []
-        results = _results_folder(path, named, len(images) if limit else 0, changes, seed)
-        # first the settings, so that a folder that cannot be written is known before the attacks
-        engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))
+        results = _results_folder(path, _named(attacks, trials), len(images) if limit else 0, changes, seed)
         threat = _threat(settings, how == "none" or _declared(path, words))
-        others = _others(settings, model, engine.device) if how == "full" else {}
+        # first: a folder that cannot be written is known before the attacks
+        engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))
         scores = checked(
-            model, images, threat, trials,
-            checks=how, others=others, of=whole, batch_size=batch_size, seed=seed, tick=tick, crew=engine,
+            model, images, threat, trials, checks=how, others=_others(settings, model, how), of=whole,
+            batch_size=batch_size, seed=seed, tick=tick, crew=engine,
         )  # fmt: skip
         asked = {"attacks": attacks, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
-        facts = {"model": str(path), "data": settings.data.name, "seed": seed, "asked": asked}
-        scores.facts.update(facts, settings=settings.resolved())
+        scores.facts.update(_facts(path, settings, asked))
         engine.on_global_zero(lambda: scores.save(results))
-    return scores
+        return scores
 
 
 def _settings(path: Path, words: dict[str, Any]) -> Settings:
@@ -103,14 +98,24 @@ def _threat(settings: Settings, declared: bool) -> Threat:
         raise CheckError("threat", str(e)) from e
 
 
-def _others(settings: Settings, model: Classifier, device: torch.device) -> dict[str, Classifier]:
-    """The networks that the model learnt from, where they are still there and fit."""
+def _named(attacks: str | None, trials: Mapping[str, Trial]) -> list[str]:
+    return [] if attacks is None else [*trials] or ["clean"]
+
+
+def _facts(path: Path, settings: Settings, asked: dict[str, Any]) -> dict[str, Any]:
+    named = {"model": str(path), "data": settings.data.name, "seed": asked["seed"], "asked": asked}
+    return {**named, "settings": settings.resolved()}
+
+
+def _others(settings: Settings, model: Classifier, how: str) -> dict[str, Classifier]:
+    """The networks that the model learnt from, where they are still there and fit; full checks ask for them."""
+    if how != "full":
+        return {}
+    shape = model.architecture.classes, model.architecture.channels
     sources, found = settings.teachers | ({"teacher": settings.teacher} if settings.teacher else {}), {}
     for name, source in sources.items():
         with suppress(MmardError):  # they are a bonus: a student is often judged far from its teacher
-            found[f"the {name}"] = load_teacher(source, model.architecture.classes, model.architecture.channels).to(
-                device
-            )
+            found[f"the {name}"] = load_teacher(source, *shape).to(model.mean.device)
     return found
 
 

@@ -122,27 +122,14 @@ def evaluate(
     The table also goes to eval/ beside the weights, a folder for each choice of attacks, images and settings:
     scores.json, scores.csv, verdicts.safetensors (sample × attack). A run's last checkpoint: RUN/last.safetensors.
     """
-    from mmard.judging import judge
-    from mmard.models.teachers import find_model
-    from mmard.report.tables import checks_lines, compare_table, scores_table
+    from mmard.judging import judge_all
 
     models = [w for w in words if "=" not in w or Path(w).exists()]
     overrides = config.parse_overrides([w for w in words if w not in models])
     config.read_settings(None, overrides)  # a wrong key is known before anything is attacked
     if not models:
         raise MmardError("no model given; expected a run folder, a .safetensors file or a card")
-    for model in models:
-        find_model(model)  # all of them are there, before the first is attacked
-    results, dotted = {}, {key.replace(".", "__"): value for key, value in overrides.items()}
-    for model in models:
-        asked = {"limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
-        scores = judge(model, out, attacks, **asked, **dotted)
-        results[model] = scores.rows()
-        out.print(scores_table(escape(model), results[model]))
-        if attacks != "none":
-            out.print(*checks_lines(model, scores.facts), sep="\n", soft_wrap=True, highlight=False)
-    if len(results) > 1:
-        out.print(compare_table(results))
+    judge_all(models, out, attacks, overrides, limit=limit, batch_size=batch_size, seed=seed, checks=checks)
 
 
 @app.command("ls")

@@ -1,5 +1,6 @@
 """Evaluation with a progress bar, for the command line and the demo."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmard import api
 from mmard.evaluation.scores import Scores
+from mmard.models.teachers import find_model
+from mmard.report.tables import checks_lines, compare_table, scores_table
 
 
 def judge(source: str | Path, out: Console, attacks: str | None = None, **settings: Any) -> Scores:
@@ -22,3 +25,20 @@ def judge(source: str | Path, out: Console, attacks: str | None = None, **settin
             progress.update(task, description=f"{name_of}: {name}", completed=done, total=total)
 
         return api.evaluate(source, attacks, tick=tick, **settings)
+
+
+def judge_all(
+    models: Sequence[str], out: Console, attacks: str | None, overrides: Mapping[str, Any], **asked: Any
+) -> None:
+    """Judge one after the other; a table of each with what its checks found, and one of all."""
+    for model in models:
+        find_model(model)  # all of them are there, before the first is attacked
+    results, dotted = {}, {key.replace(".", "__"): value for key, value in overrides.items()}
+    for model in models:
+        scores = judge(model, out, attacks, **asked, **dotted)
+        results[model] = scores.rows()
+        out.print(scores_table(escape(model), results[model]))
+        if len(scores.attacks) > 1 or scores.facts["checks"]:
+            out.print(*checks_lines(model, scores.facts), sep="\n", soft_wrap=True, highlight=False)
+    if len(results) > 1:
+        out.print(compare_table(results))

@@ -12,7 +12,7 @@ from mmard import Threat
 from mmard.data.images import Images
 from mmard.evaluation import probes
 from mmard.evaluation.checked import checked
-from mmard.evaluation.evaluate import Trial, choose, evaluate, suite
+from mmard.evaluation.evaluate import Trial, evaluate
 from mmard.evaluation.flags import beats, flags_of_probes, flags_of_verdicts
 from mmard.evaluation.scores import Scores
 
