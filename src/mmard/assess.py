@@ -58,10 +58,9 @@ def evaluate(
         threat = _threat(settings, how == "none" or _declared(path, words))
         # first: a folder that cannot be written is known before the attacks
         engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))
-        scores = checked(
-            model, images, threat, trials, checks=how, others=_others(settings, model, how), of=whole,
-            batch_size=batch_size, seed=seed, tick=tick, crew=engine,
-        )  # fmt: skip
+        run: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "tick": tick, "crew": engine}
+        others = _others(settings, model, how)
+        scores = checked(model, images, threat, trials, checks=how, others=others, of=whole, **run)
         asked = {"attacks": attacks, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
         scores.facts.update(_facts(path, settings, asked))
         engine.on_global_zero(lambda: scores.save(results))
