@@ -126,20 +126,10 @@ def evaluate(
     scores.json, scores.csv, stages.csv (AutoAttack's four), verdicts.safetensors (sample × attack). What was stopped or
     killed goes on by the same command, with the same verdicts. A run's last checkpoint: RUN/last.safetensors.
     """
-    from mmard.judging import judge, models_and_settings
-    from mmard.report.tables import checks_lines, compare_table, scores_table
+    from mmard.judging import judge_all
 
-    models, overrides = models_and_settings(words)
-    results, dotted = {}, {key.replace(".", "__"): value for key, value in overrides.items()}
-    for model in models:
-        asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
-        scores = judge(model, out, attacks, **asked, **dotted)
-        results[model] = scores.rows()
-        out.print(scores_table(escape(model), results[model]))
-        if attacks != "none":
-            out.print(*checks_lines(model, scores.facts), sep="\n", soft_wrap=True, highlight=False)
-    if len(results) > 1:
-        out.print(compare_table(results))
+    asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
+    judge_all(words, out, attacks, **asked)
 
 
 @app.command("ls")

@@ -1,0 +1,131 @@
+"""What an evaluation is of: weights with their settings, the threat, the test images, and where the results go."""
+
+import hashlib
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmard.attacks.spared import in_parts
+from mmard.config import Settings, read_settings
+from mmard.core.errors import MmardError
+from mmard.core.threat import Threat
+from mmard.core.views import Predict
+from mmard.data.images import Images, some
+from mmard.evaluation.checks import CheckError
+from mmard.evaluation.kept import KeptIn, fingerprint
+from mmard.exported import Exported, opened
+from mmard.models.students import Classifier
+from mmard.models.teachers import find_model, load_model, load_teacher, must_fit
+from mmard.models.weights import load_weights
+from mmard.objects import data_of
+from mmard.runs import RunFolder
+from mmard.training.folding import folded
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Weights on disk, and what they say of themselves.
+
+    Attributes:
+        path: their file or card.
+        exported: the runtime and its float twin, where the file is ONNX.
+        facts: what the file says: settings of its training, among others.
+    """
+
+    path: Path
+    exported: Exported | None
+    facts: dict[str, Any]
+
+    @staticmethod
+    def of(source: str | Path | RunFolder, twin: str | None) -> "Source":
+        """Find them; another machine may be judging."""
+        if not isinstance(source, str | Path | RunFolder):
+            raise MmardError(f"got a {type(source).__name__}, expected a run folder, a weights file or a card")
+        path = find_model(source.path if isinstance(source, RunFolder) else source)
+        if exported := opened(path, twin):
+            return Source(path, exported, exported.model.facts)
+        return Source(path, None, load_weights(path)[1] if path.suffix != ".json" else {})
+
+    def settings(self, words: dict[str, Any]) -> Settings:
+        """Those that the weights were trained with, and what is asked for now."""
+        return read_settings(read_settings(None, {**self.facts.get("settings", {}), "engine": {}}), words)
+
+    def threat(self, settings: Settings, words: dict[str, Any], checked: bool) -> Threat:
+        """The adversary; where it is checked, the file or the command must say what it may do."""
+        asked = any(key == "threat" or key.startswith("threat.") for key in words)
+        if checked and not asked and "threat" not in self.facts.get("settings", {}):
+            raise CheckError("threat", "neither the weights nor the command say which, expected one")
+        try:
+            return Threat(**settings.threat.model_dump())
+        except MmardError as e:
+            raise CheckError("threat", str(e)) from e
+
+    def described(self) -> dict[str, Any]:
+        """For the record of an evaluation."""
+        return {"model": str(self.path), **(self.exported.described() if self.exported else {})}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network on its device, and the test images that it is judged on.
+
+    Attributes:
+        whole: how many test images there are in all.
+    """
+
+    model: nn.Module
+    images: Images
+    whole: int
+
+    @staticmethod
+    def of(source: Source, settings: Settings, limit: int | None, device: torch.device) -> "Subject":
+        """Load both."""
+        test = data_of(read_settings(settings, {"data.stream": True})).test  # nobody looks at the training images
+        if source.exported is not None:
+            return Subject(source.exported.on(device, test), some(test, limit, seed=0).to(device), len(test))
+        model = load_model(source.path)
+        must_fit(model, str(source.path), len(test.classes), test.channels)
+        model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Subject(model, some(test, limit, seed=0).to(device), len(test))
+
+    def faster(self) -> Predict | None:
+        """The same logits up to rounding at less cost, for AutoAttack; None for a runtime, which is as it is."""
+        return in_parts(folded(self.model)) if isinstance(self.model, Classifier) else None
+
+    def others(self, settings: Settings) -> dict[str, Classifier]:
+        """The networks that the model learnt from, where they are still there and fit."""
+        found, channels = {}, self.images.channels
+        for name, source in {**settings.teachers, **({"teacher": settings.teacher} if settings.teacher else {})}.items():
+            with suppress(MmardError):  # they are a bonus: a student is often judged far from its teacher
+                teacher = load_teacher(source, len(self.images.classes), channels)
+                found[f"the {name}"] = teacher.to(self.images.labels.device)
+        return found
+
+    def kept_in(self, results: Path, settings: Settings, batch_size: int, seed: int) -> KeptIn:
+        """Where the verdicts of batches go: a folder for all that they depend on, so that none is taken for another's."""
+        versions = [f"{name} {metadata.version(name)}" for name in ("mmard", "torch", "pyautoattack")]
+        facts = (settings.data.model_dump(), settings.threat, batch_size, seed, self.images.labels.device.type, *versions)
+        images = self.images.index.tolist(), self.images.labels.tolist()
+        return KeptIn(results / "parts" / fingerprint(self.model, *images, *facts))
+
+
+def results_folder(path: Path, asked: dict[str, Any], named: list[str], count: int) -> Path:
+    """A folder of its own for each kind of evaluation, so that a quick look never replaces a full one.
+
+    Args:
+        asked: what the command names: limit, seed, overrides.
+        named: the attacks, where they are not the usual ones.
+        count: of the images.
+    """
+    parts = [path.stem, *named, *([f"{count}-images"] if asked["limit"] else [])]
+    parts += [f"seed-{asked['seed']}"] if asked["seed"] else []
+    parts += [f"{key}-{value}" for key, value in asked["overrides"].items()]
+    name = re.sub(r"[^\w.+-]", "-", "_".join(parts))
+    short = name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return path.parent / "eval" / short
