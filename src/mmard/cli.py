@@ -15,6 +15,7 @@ from mmard import config
 from mmard.core.errors import MmardError
 from mmard.core.files import write_text
 from mmard.diagnose_command import diagnose
+from mmard.export_command import export
 from mmard.study import command
 
 app = typer.Typer(
@@ -99,7 +100,7 @@ def train(
 def evaluate(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL... [KEY=VALUE]...", help="Run folders, .safetensors files or cards; settings."),
+        typer.Argument(metavar="MODEL... [KEY=VALUE]...", help="Run folders, .safetensors, .onnx, cards; settings."),
     ],
     attacks: Annotated[
         str | None,
@@ -112,14 +113,15 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images attacked at once.")] = 500,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the attacks' random starts.")] = 0,
+    twin: Annotated[str | None, typer.Option(help="Of an .onnx: the run or weights to take gradients from.")] = None,
 ) -> None:
     """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
 
     The table also goes to eval/ beside the weights, a folder for each choice of attacks, images and settings:
     scores.json, scores.csv, verdicts.safetensors (sample × attack). A run's last checkpoint: RUN/last.safetensors.
     """
+    from mmard.exported import twins
     from mmard.judging import judge
-    from mmard.models.teachers import find_model
     from mmard.report.tables import compare_table, scores_table
 
     models = [w for w in words if "=" not in w or Path(w).exists()]
@@ -127,11 +129,11 @@ def evaluate(
     config.read_settings(None, overrides)  # a wrong key is known before anything is attacked
     if not models:
         raise MmardError("no model given; expected a run folder, a .safetensors file or a card")
-    for model in models:
-        find_model(model)  # all of them are there, before the first is attacked
     results, dotted = {}, {key.replace(".", "__"): value for key, value in overrides.items()}
-    for model in models:
-        results[model] = judge(model, out, attacks, limit=limit, batch_size=batch_size, seed=seed, **dotted)
+    for model, its in twins(
+        models, twin
+    ).items():  # which knows that all of them are there, before the first is attacked
+        results[model] = judge(model, out, attacks, limit=limit, batch_size=batch_size, seed=seed, **its, **dotted)
         out.print(scores_table(escape(model), results[model]))
     if len(results) > 1:
         out.print(compare_table(results))
@@ -213,6 +215,7 @@ def bench(
 
 
 app.command()(diagnose)
+app.command()(export)
 
 
 @app.command()

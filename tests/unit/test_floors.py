@@ -10,7 +10,7 @@ FLOORS = [
     {"core", "losses"},
     {"terms", "attacks", "models", "data", "runs"},
     {"methods", "evaluation", "diagnostics"},
-    {"training", "report"},
+    {"training", "report", "exporting"},
     {
         "config",
         "locate",
@@ -21,6 +21,9 @@ FLOORS = [
         "judging",
         "diagnosing",
         "diagnose_command",
+        "delivering",
+        "exported",
+        "export_command",
         "catalogue",
         "costs",
         "papers",
