@@ -53,8 +53,7 @@ def evaluate(
     engine = engine_of(settings)
     with engine.together("start the evaluation again"):
         model, images = _subject(path, exported, settings, limit, engine.device)
-        asked_for = words | ({"twin": twin} if twin else {})
-        changes = {key: value for key, value in asked_for.items() if not key.startswith("engine.")}  # change no verdict
+        changes = _changes(words | ({"twin": twin} if twin else {}))
         named = ([*trials] or ["clean"]) if attacks is not None else []
         results = _results_folder(path, named, len(images) if limit else 0, changes, seed)
         # first the settings, so that a folder that cannot be written is known before the attacks
@@ -70,6 +69,11 @@ def evaluate(
 def _facts(path: Path, exported: Exported | None, settings: Settings) -> dict[str, Any]:
     described = exported.described() if exported else {}
     return {**described, "model": str(path), "data": settings.data.name, "settings": settings.resolved()}
+
+
+def _changes(words: dict[str, Any]) -> dict[str, Any]:
+    """Those that can change a verdict."""
+    return {key: value for key, value in words.items() if not key.startswith("engine.")}
 
 
 def _must_be_positive(batch_size: int, limit: int | None) -> None:
