@@ -300,7 +300,7 @@ FOLDERS = {
 }
 
 
-def test_a_folder_that_was_moved_still_finds_its_twin_and_a_changed_one_is_not_used(
+def test_a_moved_folder_still_finds_its_twin_and_a_changed_one_is_not_used(
     here: Path, mmard: Run, few_queries: None
 ) -> None:
     (here / "sub").mkdir()
