@@ -43,6 +43,10 @@ def evaluate(
     if batch_size < 1 or (limit is not None and limit < 1):
         raise MmardError(f"batch_size {batch_size} and limit {limit} are at least 1")
     found, words = Source.of(source, twin), {key.replace("__", "."): value for key, value in overrides.items()}
+    if found.exported and checks not in (None, "none"):
+        raise MmardError(
+            f"checks={checks} ask for gradients, and an exported model has none; check the run it came from"
+        )
     asked = _asked(attacks, protocol, limit, batch_size, seed, words | ({"twin": twin} if twin else {}))
     return _evaluate(found, asked, words, checks, tick)
 
@@ -50,10 +54,11 @@ def evaluate(
 def _evaluate(source: Source, asked: dict[str, Any], words: dict[str, Any], checks: str | None, tick: Tick) -> Scores:
     drawn = {"batch_size": asked["batch_size"], "seed": asked["seed"]}
     protocol, attacks = asked.get("protocol", "standard"), asked["attacks"]
-    trials = (
-        source.exported.trials(attacks, **drawn) if source.exported else choose(attacks, suite(**drawn), protocol)
+    trials = source.exported.trials(attacks, **drawn) if source.exported else choose(attacks, suite(**drawn), protocol)
+    how, engine = (
+        how_to_check("none" if source.exported and checks is None else checks, trials),
+        engine_of(settings := source.settings(words)),
     )
-    how, engine = how_to_check(checks, trials), engine_of(settings := source.settings(words))
     with engine.together("start the evaluation again"):
         subject = Subject.of(source, settings, asked["limit"], engine.device)
         named = [] if attacks is None and protocol == "standard" else [*trials] or ["clean"]

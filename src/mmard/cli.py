@@ -15,6 +15,7 @@ from mmard import config
 from mmard.core.errors import MmardError
 from mmard.core.files import write_text
 from mmard.diagnose_command import diagnose
+from mmard.export_command import export
 from mmard.study import command
 
 app = typer.Typer(
@@ -99,7 +100,7 @@ def train(
 def evaluate(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL... [KEY=VALUE]...", help="Run folders, .safetensors files or cards; settings."),
+        typer.Argument(metavar="MODEL... [KEY=VALUE]...", help="Run folders, .safetensors, .onnx, cards; settings."),
     ],
     attacks: Annotated[
         str | None,
@@ -119,6 +120,7 @@ def evaluate(
         str | None,
         typer.Option(help="Can it be believed? full, quick or none. Default: full where AutoAttack runs, else quick."),
     ] = None,
+    twin: Annotated[str | None, typer.Option(help="Of an .onnx: the run or weights to take gradients from.")] = None,
 ) -> None:
     """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
 
@@ -129,7 +131,7 @@ def evaluate(
     from mmard.judging import judge_all
 
     asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
-    judge_all(words, out, attacks, **asked)
+    judge_all(words, out, attacks, twin, **asked)
 
 
 @app.command("ls")
@@ -208,6 +210,7 @@ def bench(
 
 
 app.command()(diagnose)
+app.command()(export)
 
 
 @app.command()

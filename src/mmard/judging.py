@@ -1,6 +1,5 @@
 """Evaluation with a progress bar, for the command line and the demo."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from mmard import api
 from mmard.config import parse_overrides, read_settings
 from mmard.core.errors import MmardError
 from mmard.evaluation.scores import Scores
-from mmard.models.teachers import find_model
+from mmard.exported import twins
 from mmard.report.tables import checks_lines, compare_table, scores_table
 
 
@@ -29,18 +28,17 @@ def judge(source: str | Path, out: Console, attacks: str | None = None, **settin
         return api.evaluate(source, attacks, tick=tick, **settings)
 
 
-def judge_all(words: list[str], out: Console, attacks: str | None, **asked: Any) -> None:
+def judge_all(words: list[str], out: Console, attacks: str | None, twin: str | None = None, **asked: Any) -> None:
     """Judge models (KEY=VALUE apart) one after the other; a table of each with what its checks found, and one of all."""
     models = [w for w in words if "=" not in w or Path(w).exists()]
     overrides = parse_overrides([w for w in words if w not in models])
     read_settings(None, overrides)  # all is there and fits before the first is attacked
     if not models:
         raise MmardError("no model given; expected a run folder, a .safetensors file or a card")
-    for model in models:
-        find_model(model)
+    of_each = twins(models, twin)
     results, dotted = {}, {key.replace(".", "__"): value for key, value in overrides.items()}
-    for model in models:
-        scores = judge(model, out, attacks, **asked, **dotted)
+    for model, its in of_each.items():
+        scores = judge(model, out, attacks, **its, **asked, **dotted)
         results[model] = scores.rows()
         out.print(scores_table(escape(model), results[model]))
         if len(scores.attacks) > 1 or scores.facts["checks"]:

@@ -101,7 +101,10 @@ class Subject:
     def others(self, settings: Settings) -> dict[str, Classifier]:
         """The networks that the model learnt from, where they are still there and fit."""
         found, channels = {}, self.images.channels
-        for name, source in {**settings.teachers, **({"teacher": settings.teacher} if settings.teacher else {})}.items():
+        for name, source in {
+            **settings.teachers,
+            **({"teacher": settings.teacher} if settings.teacher else {}),
+        }.items():
             with suppress(MmardError):  # they are a bonus: a student is often judged far from its teacher
                 teacher = load_teacher(source, len(self.images.classes), channels)
                 found[f"the {name}"] = teacher.to(self.images.labels.device)
@@ -110,7 +113,14 @@ class Subject:
     def kept_in(self, results: Path, settings: Settings, batch_size: int, seed: int) -> KeptIn:
         """Where the verdicts of batches go: a folder for all that they depend on, so that none is taken for another's."""
         versions = [f"{name} {metadata.version(name)}" for name in ("mmard", "torch", "pyautoattack")]
-        facts = (settings.data.model_dump(), settings.threat, batch_size, seed, self.images.labels.device.type, *versions)
+        facts = (
+            settings.data.model_dump(),
+            settings.threat,
+            batch_size,
+            seed,
+            self.images.labels.device.type,
+            *versions,
+        )
         images = self.images.index.tolist(), self.images.labels.tolist()
         return KeptIn(results / "parts" / fingerprint(self.model, *images, *facts))
 

@@ -97,7 +97,8 @@ def test_cp_makes_a_recipe_to_change(mmard: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["train", "--help"], ["eval", "--help"], ["ls", "--help"], ["demo", "--help"]]
+    "words",
+    [["--help"], ["train", "--help"], ["eval", "--help"], ["ls", "--help"], ["demo", "--help"], ["export", "--help"]],
 )
 def test_help_teaches(words: list[str], mmard: Run) -> None:
     done = mmard(*words)

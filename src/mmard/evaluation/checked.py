@@ -13,7 +13,6 @@ from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
 from mmard.core.views import Predict, held_still
 from mmard.data.images import Images, some
-from mmard.evaluation.batches import Alone, Crew
 from mmard.evaluation.checks import KINDS, Check, How, as_dicts
 from mmard.evaluation.eot import Averaged, over_draws
 from mmard.evaluation.evaluate import Trial, choose, evaluate, must_be_a_model, suite

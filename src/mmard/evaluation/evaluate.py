@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmard.attacks.auto import MIN_CLASSES, AutoAttack
 from mmard.attacks.cw import cw
 from mmard.attacks.pgd import Pgd, untargeted
+from mmard.attacks.square import Square
 from mmard.core.errors import MmardError, unknown
 from mmard.core.method import Attack
 from mmard.core.tf32 import full_precision
@@ -55,13 +56,14 @@ def suite(batch_size: int = 500, seed: int = 0) -> dict[str, Trial]:
     """The attacks of an evaluation, by name, weakest first."""
     fgsm, pgd, margin = Pgd(steps=1, start="none"), Pgd(steps=20, start="uniform"), Pgd(steps=30, start="uniform")
     auto = AutoAttack(batch_size=batch_size, seed=seed)
-    quick = replace(auto, protocol="quick")
+    quick, square = replace(auto, protocol="quick"), Square(seed=seed)
     return {
         "FGSM": _trial(fgsm, untargeted(fgsm), "cross-entropy"),
         "PGD-20": _trial(pgd, untargeted(pgd), "cross-entropy"),
         "C&W": _trial(margin, cw(margin), "margin loss", scale_free=True),
         "AutoAttack-quick": Trial(quick, lambda _: str(quick), classes=MIN_CLASSES, usual=False, scale_free=True),
         "AutoAttack": Trial(auto, lambda _: str(auto), classes=MIN_CLASSES, scale_free=True),
+        "Square": Trial(square, lambda _: str(square), usual=False, scale_free=True),
     }
 
 

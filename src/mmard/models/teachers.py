@@ -81,6 +81,11 @@ def find_model(source: str | Path) -> Path:
     return path
 
 
+def weights_file(path: Path) -> Path:
+    """The weights themselves, behind what `find_model` found: a card names them."""
+    return Card.read(path).weights(path.parent) if path.suffix == ".json" else path
+
+
 def load_model(source: str | Path) -> Classifier:
     """A classifier in evaluation mode, from whatever `find_model` finds.
 
@@ -88,6 +93,8 @@ def load_model(source: str | Path) -> Classifier:
         MmardError: when there is nothing there, or it is not what it says.
     """
     path = find_model(source)
+    if path.suffix == ".onnx":
+        raise MmardError(f"{path} is an exported model without gradients; give the run or weights that it came from")
     if path.suffix != ".json":
         return load_weights(path)[0].eval()
     card = Card.read(path)

@@ -6,7 +6,10 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from mmard.evaluation.scores import WORST
+
 Rows = list[dict[str, Any]]
+MOST_ACROSS = 50  # characters of the attacks' names: the models' names need the rest of a narrow screen
 
 
 def scores_table(title: str, rows: Rows) -> Table:
@@ -23,7 +26,7 @@ def scores_table(title: str, rows: Rows) -> Table:
         ("seconds", "right"),
         ("how", "left"),
     ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, no_wrap=name == "attack")  # type: ignore[arg-type]
     for r in rows:
         table.add_row(
             r["attack"], f"{r['accuracy']:.2f} %", f"{r['low']:.1f}–{r['high']:.1f}", f"{r['seconds']:.1f}", r["detail"]
@@ -78,23 +81,32 @@ def bench_table(figures: dict[str, Any]) -> Table:
 
 
 def compare_table(results: Mapping[str, Rows]) -> Table:
-    """Several models side by side, an attack a column."""
-    attacks = list(dict.fromkeys(r["attack"] for rows in results.values() for r in rows))
+    """Several models side by side: an attack a column; a model a column where the attacks are more than fit across."""
+    attacks = _attacks(results)
     table = Table(title="Accuracy on the test images, in percent", title_justify="left")
-    table.add_column("model")
-    for attack in attacks:
-        table.add_column(attack, justify="right")
-    for name, cells in _cells(results, attacks):
-        table.add_row(escape(name), *cells)
+    names, cells = [escape(name) for name in results], [cells for _, cells in _cells(results, attacks)]
+    across = sum(map(len, attacks)) <= MOST_ACROSS
+    table.add_column("model" if across else "attack")
+    for head in attacks if across else names:
+        table.add_column(head, justify="right", overflow="fold")
+    rows = zip(names, cells, strict=True) if across else zip(attacks, zip(*cells, strict=True), strict=True)
+    for name, row in rows:
+        table.add_row(name, *row)
     return table
 
 
 def compare_markdown(results: Mapping[str, Rows]) -> str:
     """The same table as Markdown."""
-    attacks = list(dict.fromkeys(r["attack"] for rows in results.values() for r in rows))
+    attacks = _attacks(results)
     lines = ["| model | " + " | ".join(attacks) + " |", "|---|" + "---:|" * len(attacks)]
     lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in _cells(results, attacks)]
     return "\n".join(lines) + "\n"
+
+
+def _attacks(results: Mapping[str, Rows]) -> list[str]:
+    """All the attacks, the worst case last."""
+    found = dict.fromkeys(r["attack"] for rows in results.values() for r in rows)
+    return sorted(found, key=lambda attack: attack == WORST)
 
 
 def _cells(results: Mapping[str, Rows], attacks: list[str]) -> list[tuple[str, list[str]]]:

@@ -1,0 +1,109 @@
+"""From trained weights to a model for others: what `mmard export` does."""
+
+import os
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mmard.config import Settings, read_settings
+from mmard.core.errors import MmardError
+from mmard.core.files import sha256
+from mmard.core.threat import Threat
+from mmard.data.images import DataSet, ImageSet, some
+from mmard.exporting.compare import Comparison, compare
+from mmard.exporting.graph import PORTS, bytes_of, onnx_of, save_onnx
+from mmard.exporting.int8 import HOW, quantised
+from mmard.models.runtime import RuntimeModel, need_onnx
+from mmard.models.students import Classifier
+from mmard.models.teachers import find_model, load_model, must_fit, weights_file
+from mmard.objects import data_of
+from mmard.subjects import Source
+
+COMPARED = 256
+"""Held-out images on which the export is compared with the network."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        comparison: with the network it was made from.
+        facts: what the file says of itself.
+    """
+
+    path: Path
+    comparison: Comparison
+    facts: dict[str, Any]
+
+
+def export(
+    source: str | Path, to: str | Path | None = None, *, int8: bool = False, calibration: int = 512, **overrides: Any
+) -> Delivery:
+    """Write a model as ONNX: pixels in [0, 1] in, logits out, any batch, and compare it with the network on held-out images.
+
+    Args:
+        source: run folder (its best checkpoint), weights file, or card.
+        to: the file to write; None: ``model.onnx`` or ``model-int8.onnx`` in the run folder, or beside the weights by their name.
+        int8: quantise to 8 bits, with ranges from training images.
+        calibration: about so many of those, every class in proportion.
+        **overrides: settings, dots as double underscores: ``data__name=...``.
+
+    Raises:
+        MmardError: for any mistake in the input, and for a float export that is not the network up to rounding; nothing is
+            written then.
+    """
+    need_onnx()
+    path = find_model(source)
+    if path.suffix == ".onnx":
+        raise MmardError(f"{path} is an exported model already; export the run or weights that it came from")
+    target = _target(Path(source).expanduser(), path, to, int8)
+    settings = Source.of(path, None).settings({key.replace("__", "."): value for key, value in overrides.items()})
+    model, data = load_model(path), data_of(read_settings(settings, {"data.stream": True}))
+    must_fit(model, str(path), len(data.test.classes), data.test.channels)
+    proto = onnx_of(model, (data.test.shape[1], data.test.shape[2]))
+    facts = _facts(path, target, model, data, settings)
+    if int8:
+        images = _pixels(data.train, calibration)
+        proto = quantised(proto, images)
+        facts["quantisation"] = f"{HOW}; {len(images)} training images, seed 0"
+    facts["precision"] = "int8" if int8 else "float32"
+    comparison = compare(model, RuntimeModel(bytes_of(proto, {}), str(target)), _pixels(data.held_out, COMPARED))
+    if not int8:
+        comparison.must_be_close(str(target))
+    facts["comparison"] = asdict(comparison)
+    save_onnx(target, bytes_of(proto, facts))
+    return Delivery(target, comparison, facts)
+
+
+def _target(source: Path, weights: Path, to: str | Path | None, int8: bool) -> Path:
+    stem = ("model" if source.is_dir() else weights.stem) + ("-int8" if int8 else "")
+    target = weights.with_name(f"{stem}.onnx") if to is None else Path(to).expanduser()
+    if target.suffix != ".onnx":
+        raise MmardError(f"{target} is no name for an ONNX file; expected one that ends in .onnx")
+    if target.exists():
+        raise MmardError(f"{target} exists already; choose another name (--to FILE.onnx), or remove it")
+    return target
+
+
+def _pixels(images: ImageSet, count: int) -> Tensor:
+    return some(images, count, seed=0).in_memory().batch(slice(None))[0]
+
+
+def _facts(path: Path, target: Path, model: Classifier, data: DataSet, settings: Settings) -> dict[str, Any]:
+    """What somebody who has only the file would want to know."""
+    threat = Threat(**settings.threat.model_dump())
+    return {
+        "mmard": metadata.version("mmard"),
+        **PORTS,
+        "architecture": asdict(model.architecture),
+        "classes": list(data.test.classes),
+        "threat": str(threat),
+        "source": Path(os.path.relpath(path.resolve(), target.parent.resolve())).as_posix(),
+        "sha256": sha256(weights_file(path)),
+        "settings": settings.resolved(),
+    }

@@ -1,0 +1,112 @@
+"""An exported model as `mmard eval` judges it: the runtime, and the float twin that lends it gradients."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmard.core.errors import MmardError
+from mmard.core.files import sha256
+from mmard.data.images import Images
+from mmard.evaluation.evaluate import Trial
+from mmard.evaluation.runtime import choose_exported, exported_suite
+from mmard.models.runtime import RuntimeModel
+from mmard.models.students import Classifier
+from mmard.models.teachers import find_model, load_model, must_fit, weights_file
+
+LITTLE = "only Square attacks it, and what withstands Square alone often falls to gradients"
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """An ONNX file and the network that it was made from.
+
+    Attributes:
+        model: the runtime.
+        twin: the float network, held still; None where it is not to be had.
+        twin_path: its file.
+    """
+
+    model: RuntimeModel
+    twin: Classifier | None
+    twin_path: Path | None
+
+    @staticmethod
+    def of(path: Path, twin: str | None) -> "Exported":
+        """Load both. Without ``twin`` it is the file that the metadata name, relative to ``path``, if that is unchanged.
+
+        A warning says where there is none, and where the named one is not what was exported.
+        """
+        model = RuntimeModel(path, str(path))
+        found = _recorded(path, model.facts) if twin is None else _named(twin, path, model.facts)
+        network = None if found is None else load_model(found).requires_grad_(False)
+        return Exported(model, network, found)
+
+    def trials(self, attacks: str | None, batch_size: int, seed: int) -> dict[str, Trial]:
+        """The attacks asked for; None: the usual ones of all three ways."""
+        return choose_exported(attacks, exported_suite(self.twin, batch_size, seed))
+
+    def on(self, device: torch.device, images: Images) -> RuntimeModel:
+        """The model, once it and its twin are known to fit the images; the twin is on the device then."""
+        self.model.must_fit(len(images.classes), tuple(images.shape))
+        if self.twin is not None:
+            must_fit(self.twin, f"the float twin {self.twin_path}", len(images.classes), images.channels)
+            self.twin.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self.model
+
+    def described(self) -> dict[str, Any]:
+        """For the record of an evaluation."""
+        twin = None if self.twin_path is None else str(self.twin_path)
+        runtime = f"onnxruntime {self.model.version}, CPU"
+        return {"runtime": runtime, "precision": self.model.facts.get("precision"), "twin": twin}
+
+
+def opened(path: Path, twin: str | None) -> Exported | None:
+    """An ONNX file with its twin; None for anything else, which has no twin."""
+    if path.suffix == ".onnx":
+        return Exported.of(path, twin)
+    if twin is not None:
+        raise MmardError(f"the twin {twin} goes with an exported model (.onnx), got {path}")
+    return None
+
+
+def twins(models: Sequence[str], twin: str | None) -> dict[str, dict[str, str]]:
+    """model → the option that names its twin, for the .onnx files among them.
+
+    Raises:
+        MmardError: where a model is not there, or a twin is named and no model is exported.
+    """
+    exported = [model for model in models if find_model(model).suffix == ".onnx"]
+    if twin is not None and not exported:
+        raise MmardError(f"--twin {twin} goes with an exported model, and none of {', '.join(models)} ends in .onnx")
+    return {model: {"twin": twin} if twin is not None and model in exported else {} for model in models}
+
+
+def _recorded(path: Path, facts: dict[str, Any]) -> Path | None:
+    source = facts.get("source")
+    if not isinstance(source, str):
+        warnings.warn(f"{path} names no float twin ({LITTLE}); give one: --twin RUN", stacklevel=2)
+        return None
+    found = path.parent / source
+    if not found.is_file():
+        fault = "is not there"
+    elif sha256(weights_file(found)) != facts.get("sha256"):
+        fault = "has changed since"
+    else:
+        return found
+    warnings.warn(f"the float twin of {path}, {source}, {fault} ({LITTLE}); give one: --twin RUN", stacklevel=2)
+    return None
+
+
+def _named(twin: str, path: Path, facts: dict[str, Any]) -> Path:
+    found = find_model(twin)
+    if found.suffix == ".onnx":
+        raise MmardError(f"the twin {twin} is an exported model and has no gradients; expected a run folder or weights")
+    if "sha256" in facts and sha256(weights_file(found)) != facts["sha256"]:
+        warnings.warn(
+            f"{path} was not exported from {found}: the gradients lent to it are another network's", stacklevel=2
+        )
+    return found

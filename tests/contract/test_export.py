@@ -1,0 +1,408 @@
+"""Exported models: the file says what the network says, explains itself, and is attacked three ways."""
+
+import json
+import re
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import Run, blobs, small_net
+from pyautoattack import AutoAttack as Package
+from torch import Tensor, nn
+
+from mmard import MmardError, Pgd, Scores, Threat, delivering
+from mmard.attacks.pgd import untargeted
+from mmard.attacks.square import Square
+from mmard.core.numbers import seed_of
+from mmard.data.sources import load
+from mmard.evaluation.evaluate import choose, evaluate
+from mmard.evaluation.runtime import choose_exported, exported_suite, straight_through
+from mmard.exporting.compare import compare
+from mmard.exporting.graph import bytes_of, onnx_of
+from mmard.exporting.int8 import quantised
+from mmard.models.runtime import RuntimeModel
+from mmard.models.students import FAMILIES, Architecture, Classifier, build
+from mmard.models.weights import save_weights
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+ort = pytest.importorskip("onnxruntime")
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+TINY = {
+    "resnet18": "resnet18",
+    "preactresnet18": "preactresnet18",
+    "mobilenetv2": "mobilenetv2-10",  # the same code, of a tenth of the width
+    "mobilenetv2-P": "mobilenetv2-10",
+    "wrn-D-K": "wrn-10-1",
+    "cnn-W-D": "cnn-4-2",
+    "vit-W-D-P": "vit-8-2-4",
+}
+
+
+def lively(name: str, channels: int = 3) -> Classifier:
+    """An untrained net whose normalisation and BatchNorm do something."""
+    torch.manual_seed(0)
+    mean, std = (0.5, 0.3, 0.4)[:channels], (0.2, 0.3, 0.25)[:channels]
+    net = build(Architecture(name=name, classes=10, channels=channels, mean=mean, std=std))
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            assert m.running_mean is not None
+            assert m.running_var is not None
+            m.running_mean.normal_(0, 0.1)
+            m.running_var.uniform_(0.5, 1.5)
+    return net.eval()
+
+
+def test_every_family_is_among_those_exported() -> None:
+    assert TINY.keys() == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(set(TINY.values())))
+def test_every_architecture_says_the_same_as_onnx_and_nearly_so_in_int8(name: str) -> None:
+    net, x = lively(name), torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    graph = onnx_of(net, (8, 8))
+    runtime = RuntimeModel(bytes_of(graph, {}), name)
+    with torch.no_grad():
+        wanted = net(x)
+    assert type(wanted) is torch.Tensor  # the exporter's stand-ins did not stay in what the net keeps between passes
+    assert (runtime.shape, runtime.classes, runtime.facts) == ((3, 8, 8), 10, {})
+    for size in (1, 3, 5):
+        assert torch.allclose(runtime(x[:size]), wanted[:size], atol=1e-5)
+    eight = RuntimeModel(bytes_of(quantised(graph, x), {}), name)(x)
+    gap = (eight - wanted).abs()
+    assert gap.max() > 0  # it is another model
+    assert gap.mean() < 0.15 * (wanted - wanted.mean(0)).abs().mean() + 0.02 * wanted.abs().mean()
+
+
+class Linear(nn.Module):
+    """Four classes of 1×4×4 images; ``levels``: the logits are rounded to so many in 1, so they have no slope."""
+
+    def __init__(self, levels: int | None = None, seed: int = 0, size: int = 4) -> None:
+        super().__init__()
+        self.levels = levels
+        self.w = torch.randn(4, size * size, generator=torch.Generator().manual_seed(seed))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = (x.flatten(1) - 0.5) @ self.w.T
+        return z if self.levels is None else (z.detach() * self.levels).round() / self.levels
+
+
+def test_straight_through_has_the_runtimes_values_and_the_twins_jacobian() -> None:
+    runtime, twin = Linear(levels=5), Linear(seed=1)
+    x = torch.rand(3, 1, 4, 4, requires_grad=True)
+    z, c = straight_through(runtime, twin)(x), torch.randn(3, 4)
+    assert torch.equal(z, runtime(x))
+    (grad,) = torch.autograd.grad((c * z).sum(), x)
+    assert torch.allclose(grad.flatten(1), c @ twin.w, atol=1e-6)
+
+    def never(x: Tensor) -> Tensor:
+        raise AssertionError
+
+    with torch.no_grad():
+        assert torch.equal(straight_through(runtime, never)(x), z)
+
+
+def test_straight_through_finds_what_the_closed_form_says_where_the_runtime_has_no_slope() -> None:
+    """Of logits (s, −s) with s linear, the sign of s can be turned in an L∞ ball if and only if |s| < eps·‖w‖₁."""
+    plain, eps = Linear(), 0.05
+
+    def twin(x: Tensor) -> Tensor:
+        s = plain(x)[:, :1]
+        return torch.cat([s, -s, s.expand(-1, 2) * 0 - 9], 1)
+
+    class Runtime(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (twin(x).detach() * 200).round() / 200
+
+    images = blobs(60, size=4)
+    images.pixels.clamp_(40, 210)  # no pixel is clipped
+    s = plain(images.batch(slice(None))[0])[:, 0]
+    images.labels.copy_((s < 0).long())
+    room = s.abs() - eps * plain.w[0].abs().sum()
+    sure = room.abs() > 0.02  # rounding to 1/200 decides nothing
+    trials = exported_suite(twin)
+    chosen = {n: trials[n] for n in ("through-PGD-20", "through-C&W")}
+    scores = evaluate(Runtime(), images, Threat(eps=eps), chosen)
+    assert 5 < (room[sure] > 0).sum() < sure.sum() - 5
+    for column in (1, 2):
+        assert torch.equal(scores.correct[sure, column], room[sure] > 0)
+
+
+def test_transfer_shows_the_runtime_what_the_attack_made_on_the_twin() -> None:
+    runtime, twin, images, threat = Linear(levels=3), Linear(), blobs(30, size=4), Threat(eps=0.03)
+    images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
+    trials = choose_exported("transfer-pgd-20", exported_suite(twin, seed=4))
+    verdicts = evaluate(runtime, images, threat, trials, seed=4, batch_size=20).correct[:, 1]
+    wanted = []
+    for start in (0, 20):
+        x, y, _ = images.batch(slice(start, start + 20))
+        torch.manual_seed(seed_of(4, start))
+        x_adv = untargeted(Pgd(steps=20, start="uniform"))(twin, x, y, threat)
+        wanted.append(runtime(x_adv).argmax(1) == y)
+    assert torch.equal(verdicts, torch.cat(wanted))
+    assert 0 < verdicts.sum() < 30
+
+
+def test_only_queries_find_out_a_runtime_that_its_twin_knows_nothing_of() -> None:
+    runtime, twin, images = Linear(levels=50), Linear(seed=7), blobs(20, size=4)
+    twin.w.zero_()  # no gradient anywhere
+    images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
+    trials = choose_exported("fgsm,square", exported_suite(twin))
+    assert list(trials) == ["transfer-FGSM", "through-FGSM", "Square"]
+    scores = evaluate(runtime, images, Threat(eps=0.3), trials)
+    assert [scores.accuracy(a) for a in ("transfer-FGSM", "through-FGSM")] == [1, 1]
+    assert scores.accuracy("Square") == scores.accuracy("worst case") < 0.5
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_square_is_the_one_in_the_autoattack_package(norm: str) -> None:
+    net, images = Linear(size=8), blobs(30)
+    x, _, _ = images.batch(slice(None))
+    y, threat = net(x).argmax(1), Threat(eps=0.04 if norm == "linf" else 0.3, norm=norm)  # type: ignore[arg-type]
+    y[:4] = (y[:4] + 1) % 4  # wrong already
+    package = Package(
+        net, norm={"linf": "Linf", "l2": "L2"}[norm], eps=threat.eps, seed=2, version="custom", attacks=["square"]
+    )  # type: ignore[arg-type, list-item]
+    package.square.n_queries = 60
+    theirs, _ = package.run_standard_evaluation(x.contiguous(), y, batch_size=30)
+    ours = Square(queries=60, seed=2)(net, x, y, threat)
+    assert torch.equal(ours, theirs)
+    assert 4 < (net(ours).argmax(1) != y).sum() < 30
+
+
+def test_usual_attacks_go_three_ways_and_without_a_twin_one() -> None:
+    usual = [*choose_exported(None, exported_suite(Linear()))]
+    assert usual == [
+        *("transfer-PGD-20", "transfer-C&W", "transfer-AutoAttack"),
+        *("through-PGD-20", "through-C&W", "through-AutoAttack-quick"),
+        "Square",
+    ]
+    alone = exported_suite(None)
+    assert [*choose_exported(None, alone)] == ["Square"]
+    assert "no float twin: this alone proves little" in alone["Square"].detail(Threat(eps=0.1))
+    assert choose_exported("none", alone) == {}
+    for name in ("pgd-20", "through-cw"):
+        with pytest.raises(MmardError, match=f"{name} needs the model's float twin; name it: --twin RUN"):
+            choose_exported(f"square, {name}", alone)
+    with pytest.raises(MmardError, match="unknown attack 'pgd-2'; did you mean"):
+        choose_exported("pgd-2", exported_suite(Linear()))
+    assert choose("square", {"Square": alone["Square"]})
+
+
+def test_a_comparison_far_off_or_not_a_number_is_refused() -> None:
+    x = torch.rand(6, 1, 4, 4)
+    near = Linear()
+    near.w = near.w + 1e-7
+    compare(Linear(), near, x).must_be_close("m.onnx")
+    found = compare(Linear(), Linear(seed=1), x)
+    gap = (Linear()(x) - Linear(seed=1)(x)).abs()
+    assert (found.largest, found.mean) == pytest.approx((gap.max().item(), gap.mean().item()))
+    near.w = near.w * float("nan")
+    for wrong in (found, compare(Linear(), near, x)):
+        with pytest.raises(MmardError, match=r"m.onnx is not the network it was made from.*nothing was written"):
+            wrong.must_be_close("m.onnx")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights for digits, and both exports of them."""
+    folder = tmp_path_factory.mktemp("made")
+    facts = {"settings": {"threat": {"eps": 0.3}}}
+    save_weights(folder / "net.safetensors", lively("cnn-4-3", channels=1), facts)
+    for int8 in (False, True):
+        delivering.export(folder / "net.safetensors", int8=int8, calibration=100)
+    return folder
+
+
+@pytest.fixture
+def here(made: Path, tmp_path: Path) -> Path:
+    """A copy of them, where the command line runs."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def test_the_file_explains_itself_to_those_who_have_only_it(made: Path) -> None:
+    for name, precision in (("net.onnx", "float32"), ("net-int8.onnx", "int8")):
+        session = ort.InferenceSession(str(made / name))
+        facts = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+        assert facts["classes"] == [*map(str, range(10))]
+        assert (facts["precision"], facts["threat"], facts["source"]) == (precision, "L∞ 0.3", "net.safetensors")
+        assert facts["architecture"]["name"] == "cnn-4-3"
+        assert facts["settings"]["data"]["name"] == "digits"
+        assert "[0, 1]" in facts["input"]
+        assert facts["comparison"]["images"] == 144  # all that are held out
+        assert ("quantisation" in facts) == (precision == "int8")
+    assert "100 training images" in facts["quantisation"]
+    kinds = {node.op_type for node in onnx.load(made / "net-int8.onnx").graph.node}
+    assert "QuantizeLinear" in kinds
+    assert not [p for p in made.iterdir() if p.suffix == ".part"]
+
+
+def test_calibration_sees_training_images_only(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr(
+        delivering, "onnx_of", lambda model, size: onnx.load(made / "net.onnx")
+    )  # which takes no second
+
+    def spy(graph: Any, images: Tensor) -> Any:
+        seen.append(images)
+        return graph
+
+    monkeypatch.setattr(delivering, "quantised", spy)
+    delivering.export(made / "net.safetensors", tmp_path / "m.onnx", int8=True, calibration=50)
+    data = load("digits")
+    known = {image.numpy().tobytes() for image in data.train.in_memory().batch(slice(None))[0]}
+    assert len(seen[0]) == 50
+    assert all(image.numpy().tobytes() in known for image in seen[0])
+
+
+def test_an_export_that_is_another_network_is_not_written(
+    here: Path, mmard: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "onnx_of", lambda model, size: onnx.load(here / "net.onnx"))
+    save_weights(here / "other.safetensors", small_net(classes=10))
+    done = mmard("export", "other.safetensors")
+    assert done.returncode == 2
+    assert "other.onnx is not the network it was made from: logits differ by up to" in done.stderr
+    assert not (here / "other.onnx").exists()
+
+
+@pytest.fixture
+def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Square is the slowest, and here only has to be there."""
+    monkeypatch.setattr("mmard.evaluation.evaluate.Square", partial(Square, queries=30))
+
+
+def test_a_run_its_export_and_int8_side_by_side(here: Path, mmard: Run, few_queries: None) -> None:
+    done = mmard("eval", "net.safetensors", "net.onnx", "net-int8.onnx", "--attacks", "pgd-20,square", "--limit", "12")
+    assert done.returncode == 0, done.stderr
+    assert "values of the runtime, gradients of the float twin: cross-entropy, 20 steps" in done.stdout
+    found = {n: Scores.load(here / "eval" / f"{n}_{a}_12-images") for n, a in FOLDERS.items()}
+    names = ("clean", "transfer-PGD-20", "through-PGD-20", "Square")
+    assert found["net.onnx"].attacks == found["net-int8.onnx"].attacks == names
+    own, twin = found["net"].correct, found["net.onnx"].correct
+    assert torch.equal(own, twin[:, [0, 1, 3]])  # up to rounding it is the same network, and the starts are the same
+    assert torch.equal(own[:, 1], twin[:, 2])
+    assert found["net-int8.onnx"].facts["twin"] == "net.safetensors"
+    assert found["net-int8.onnx"].facts["precision"] == "int8"
+
+
+FOLDERS = {
+    "net": "PGD-20_Square",
+    "net.onnx": "transfer-PGD-20_through-PGD-20_Square",
+    "net-int8.onnx": "transfer-PGD-20_through-PGD-20_Square",
+}
+
+
+def test_a_moved_folder_still_finds_its_twin_and_a_changed_one_is_not_used(
+    here: Path, mmard: Run, few_queries: None
+) -> None:
+    (here / "sub").mkdir()
+    for file in here.glob("net*"):
+        file.rename(here / "sub" / file.name)
+    words = ["eval", "sub/net.onnx", "--limit", "12"]
+    done = mmard(*words, "--attacks", "fgsm")
+    assert done.returncode == 0, done.stderr
+    assert "transfer-FGSM" in done.stdout
+    save_weights(here / "sub/net.safetensors", small_net(classes=10))
+    with pytest.warns(UserWarning, match="has changed since .only Square attacks it"):
+        done = mmard(*words)
+    assert "this alone proves little" in done.stdout
+    (here / "sub/net.safetensors").rename(here / "other.safetensors")
+    with pytest.warns(UserWarning, match="is not there"):
+        assert mmard(*words, "--attacks", "none").returncode == 0
+    with pytest.warns(UserWarning, match="the gradients lent to it are another network's"):
+        done = mmard(*words, "--attacks", "fgsm", "--twin", "other.safetensors")
+    assert "through-FGSM" in done.stdout
+
+
+def test_a_model_from_elsewhere_is_judged_too(here: Path, mmard: Run) -> None:
+    graph = onnx.load(here / "net.onnx")
+    del graph.metadata_props[:]
+    onnx.save(graph, here / "foreign.onnx")
+    with pytest.warns(UserWarning, match="foreign.onnx names no float twin"):
+        assert mmard("eval", "foreign.onnx", "--attacks", "none").returncode == 0
+    done = mmard("eval", "foreign.onnx", "--attacks", "fgsm", "--limit", "12", "--twin", "net.safetensors")
+    assert "through-FGSM" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["export", "net.safetensors"], "net.onnx exists already; choose another name"),
+        (["export", "net.safetensors", "--int8"], "net-int8.onnx exists already"),
+        (["export", "net-int8.onnx", "--int8"], "is an exported model already; export the run"),
+        (["export", "net.safetensors", "--to", "m.pt"], "m.pt is no name for an ONNX file"),
+        (["export", "nowhere"], "no model at nowhere"),
+        (["export", "net.safetensors", "net.onnx"], "got 2 models, expected one"),
+        (["export", "net.safetensors", "--to", "a.onnx", "data.nam=x"], "unknown setting 'data.nam'"),
+        (["eval", "net.safetensors", "--twin", "net.safetensors"], "goes with an exported model"),
+        (["eval", "net.onnx", "--twin", "net.onnx"], "is an exported model and has no gradients"),
+        (
+            ["eval", "net.onnx", "--attacks", "transfer-pdg"],
+            "unknown attack 'transfer-pdg'; did you mean transfer-pgd-20",
+        ),
+        (["eval", "bad.onnx"], "bad.onnx cannot be run as ONNX"),
+        (["eval", "one.onnx"], "takes batches of 1 only"),
+        (["eval", "flat.onnx"], "expected (batch, C, H, W) to (batch, classes)"),
+        (["train", "--teacher", "net.onnx"], "is an exported model without gradients"),
+    ],
+)
+def test_a_wrong_word_is_one_line(words: list[str], expected: str, here: Path, mmard: Run) -> None:
+    (here / "bad.onnx").write_bytes((here / "net.onnx").read_bytes()[:2000])
+    for name, kind, shapes in (
+        ("one", "Flatten", ([1, 1, 8, 8], [1, 64])),
+        ("flat", "Relu", (["n", 64], ["n", 64])),
+    ):
+        a, b = (onnx.helper.make_tensor_value_info(port, 1, shape) for port, shape in zip("ab", shapes, strict=True))
+        graph = onnx.helper.make_graph([onnx.helper.make_node(kind, ["a"], ["b"])], name, [a], [b])
+        opset = [onnx.helper.make_opsetid("", 20)]
+        onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), here / f"{name}.onnx")
+    before = {p: p.read_bytes() for p in here.glob("*.onnx")}
+    done = mmard(*words)
+    assert done.returncode == 2, done.stdout
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert expected in done.stderr
+    assert {p: p.read_bytes() for p in here.glob("*.onnx")} == before
+
+
+def test_a_model_for_other_images_is_one_line(here: Path, mmard: Run) -> None:
+    graph = onnx.load(here / "net.onnx")
+    for dim in graph.graph.input[0].type.tensor_type.shape.dim[2:]:
+        dim.dim_value = 16
+    del graph.graph.value_info[:]  # sizes on the way
+    onnx.save(graph, here / "big.onnx")
+    done = mmard("eval", "big.onnx")
+    assert done.returncode == 2
+    assert "is for 10 classes and images of 1×16×16, the data has 10 and 1×8×8" in done.stderr
+
+
+def test_without_the_extra_packages_one_line_says_what_to_install(
+    here: Path, mmard: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    for words in (["export", "net.safetensors", "--to", "new.onnx"], ["eval", "net.onnx"]):
+        done = mmard(*words)
+        assert done.returncode == 2
+        assert "pip install 'mmard[onnx]'" in done.stderr
+
+
+def test_the_example_in_the_docs_runs(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pixels of 0 to 255, rows × columns × channels, as cameras and files give them."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "export.md").read_text(encoding="utf-8"), re.S)
+    code = next(block for block in blocks if "InferenceSession" in block)
+    (here / "model-int8.onnx").write_bytes((here / "net-int8.onnx").read_bytes())
+    monkeypatch.chdir(here)
+    pixels, _, _ = load("digits").test.batch(slice(0, 1))
+    image = (pixels[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    exec(code, {"image": image})
+    wanted = RuntimeModel(here / "model-int8.onnx", "it")(pixels).argmax(1).item()
+    assert capsys.readouterr().out.strip() == str(wanted)
