@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mmard.assess import evaluate
+from mmard.assess import evaluate, keep_card
 from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
 from mmard.core.numbers import seed_of
@@ -67,6 +67,7 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
         trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name))
         engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard))
         trainer.fit()
+        engine.on_global_zero(lambda: keep_card(folder.path))
     finally:
         folder.close()
     return folder
@@ -105,7 +106,7 @@ def _warn_of_other_data(teacher: RunFolder, pupil: Settings) -> None:
 
 # These change nothing in a result.
 UNIMPORTANT: dict[str, Any] = {
-    **dict.fromkeys(("about", "out", "tensorboard", "teacher_recipe"), True),
+    **dict.fromkeys(("about", "out", "tensorboard", "teacher_recipe", "licence"), True),
     "data": {"stream"},
 }
 

@@ -15,6 +15,7 @@ from mmard import config
 from mmard.core.errors import MmardError
 from mmard.core.files import write_text
 from mmard.diagnose_command import diagnose
+from mmard.report_command import Curve, Shown, report
 from mmard.study import command
 
 app = typer.Typer(
@@ -33,6 +34,9 @@ RECIPE = typer.Argument(
     metavar="[RECIPE] [KEY=VALUE]...", help="A recipe (see mmard ls recipes) or .yaml file, and settings."
 )
 Words = Annotated[list[str] | None, RECIPE]
+ATTACKS = "Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: fgsm,pgd-20,cw,autoattack."
+Attacks = Annotated[str | None, typer.Option(help=ATTACKS)]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only about so many test images, classes in proportion.")]
 
 
 def _split(words: list[str] | None) -> tuple[str | None, dict[str, Any]]:
@@ -101,22 +105,18 @@ def evaluate(
         list[str],
         typer.Argument(metavar="MODEL... [KEY=VALUE]...", help="Run folders, .safetensors files or cards; settings."),
     ],
-    attacks: Annotated[
-        str | None,
-        typer.Option(
-            help="Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: fgsm,pgd-20,cw,autoattack."
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only about so many test images, classes in proportion.")
-    ] = None,
+    attacks: Attacks = None,
+    limit: Limit = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images attacked at once.")] = 500,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the attacks' random starts.")] = 0,
+    curve: Curve = False,
+    examples: Shown = 12,
 ) -> None:
     """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
 
     The table also goes to eval/ beside the weights, a folder for each choice of attacks, images and settings:
-    scores.json, scores.csv, verdicts.safetensors (sample × attack). A run's last checkpoint: RUN/last.safetensors.
+    scores.json, scores.csv, verdicts.safetensors (sample × attack), examples.safetensors. A run's last checkpoint:
+    RUN/last.safetensors.
     """
     from mmard.judging import judge
     from mmard.models.teachers import find_model
@@ -130,6 +130,7 @@ def evaluate(
     for model in models:
         find_model(model)  # all of them are there, before the first is attacked
     results, dotted = {}, {key.replace(".", "__"): value for key, value in overrides.items()}
+    dotted |= {"curve": curve, "examples": examples}
     for model in models:
         results[model] = judge(model, out, attacks, limit=limit, batch_size=batch_size, seed=seed, **dotted)
         out.print(scores_table(escape(model), results[model]))
@@ -213,6 +214,7 @@ def bench(
 
 
 app.command()(diagnose)
+app.command()(report)
 
 
 @app.command()

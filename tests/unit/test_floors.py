@@ -21,6 +21,7 @@ FLOORS = [
         "judging",
         "diagnosing",
         "diagnose_command",
+        "report_command",
         "catalogue",
         "costs",
         "papers",

@@ -131,8 +131,8 @@ def evaluate(
             columns.append(_column(model, images, threat, trial, batch_size, seed, partial(tick, name), crew))
             seconds.append(time.perf_counter() - begun)
     details = tuple(trial.detail(threat) for trial in (NO_ATTACK, *trials.values()))
-    facts = {"threat": str(threat)}
-    return Scores(torch.stack(columns, 1), (CLEAN, *trials), details, tuple(seconds), images.index.cpu(), facts)
+    facts, labels = {"threat": str(threat), "classes": list(images.classes)}, images.labels.cpu()
+    return Scores(torch.stack(columns, 1), (CLEAN, *trials), details, tuple(seconds), images.index.cpu(), facts, labels)
 
 
 def _must_have_classes(trials: Mapping[str, Trial], count: int) -> None:

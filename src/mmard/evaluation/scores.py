@@ -35,7 +35,8 @@ class Scores:
         details: each attack with its step, start and number of steps, as one line.
         seconds: wall time of each attack.
         index: (N,) the samples' stable numbers.
-        facts: what was evaluated: model, data, threat.
+        facts: what was evaluated: model, data, threat, names of the classes.
+        labels: (N,) the samples' classes; None in files from before they were kept.
     """
 
     correct: Tensor
@@ -44,6 +45,7 @@ class Scores:
     seconds: tuple[float, ...]
     index: Tensor
     facts: dict[str, Any] = field(default_factory=dict)
+    labels: Tensor | None = None
 
     def accuracy(self, attack: str) -> float:
         """Share of samples still right under this attack, or under the worst for each sample (``"worst case"``)."""
@@ -71,7 +73,7 @@ class Scores:
         return rows
 
     def save(self, folder: Path) -> None:
-        """Write scores.json and scores.csv (the table) and verdicts.safetensors (sample × attack)."""
+        """Write scores.json and scores.csv (the table) and verdicts.safetensors (sample × attack, with index and label)."""
         rows = self.rows()
         write_json(folder / "scores.json", {**self.facts, "attacks": rows})
         text = io.StringIO()
@@ -80,6 +82,7 @@ class Scores:
         writer.writerows(rows)
         write_text(folder / "scores.csv", text.getvalue())
         tensors = {"correct": self.correct.contiguous(), "index": self.index.contiguous()}
+        tensors |= {} if self.labels is None else {"labels": self.labels.contiguous()}
         write_whole(folder / "verdicts.safetensors", lambda part: save_file(tensors, part))
 
     @staticmethod
@@ -95,4 +98,5 @@ class Scores:
             tuple(r["seconds"] for r in rows),
             tensors["index"],
             facts,
+            tensors.get("labels"),
         )
