@@ -54,10 +54,8 @@ def evaluate(
     """
     _must_be_positive(batch_size, limit)
     trials, path = choose(attacks, suite(batch_size, seed)), _path_of(source)
-    words = {key.replace("__", "."): value for key, value in overrides.items()}
-    settings = _settings(path, words)
+    settings, changes = _settings(path, overrides)
     engine, how = engine_of(settings), {"batch_size": batch_size, "seed": seed}
-    changes = {key: value for key, value in words.items() if not key.startswith("engine.")}  # change no verdict
     asked = {"attacks": attacks, "limit": limit, **how, "overrides": changes}
     with engine.together("start the evaluation again"):
         model, images = _subject(path, settings, limit, engine.device)
@@ -66,8 +64,9 @@ def evaluate(
         engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))
         extra = Extras(model, images, Threat(**settings.threat.model_dump()), results, curve, examples)
         scores = run_attacks(model, images, extra.threat, trials, **how, tick=tick, crew=engine)
-        facts = {"model": str(path), "data": settings.data.name, "seed": seed, "asked": asked}
-        scores.facts.update(facts, settings=settings.resolved())
+        scores.facts.update(
+            model=str(path), data=settings.data.name, seed=seed, asked=asked, settings=settings.resolved()
+        )
         extra.keep(scores, engine, tick, **how)
     engine.on_global_zero(lambda: keep_card(path.parent))
     return scores
@@ -129,10 +128,15 @@ def formula_of(folder: Path) -> str:
         return ""
 
 
-def _settings(path: Path, words: dict[str, Any]) -> Settings:
-    """Those that the weights were trained with, and what is asked for now; another machine may be judging."""
+def _settings(path: Path, overrides: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
+    """Those that the weights were trained with, and what is asked for now; another machine may be judging.
+
+    Beside them, of what is asked for, that which can change a verdict.
+    """
+    words = {key.replace("__", "."): value for key, value in overrides.items()}
     facts = load_weights(path)[1] if path.suffix != ".json" else {}
-    return read_settings(read_settings(None, {**facts.get("settings", {}), "engine": {}}), words)
+    settings = read_settings(read_settings(None, {**facts.get("settings", {}), "engine": {}}), words)
+    return settings, {key: value for key, value in words.items() if not key.startswith("engine.")}
 
 
 def _subject(path: Path, settings: Settings, limit: int | None, device: torch.device) -> tuple[Classifier, Images]:

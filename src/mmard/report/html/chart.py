@@ -33,7 +33,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     >>> ticks(0, 97)
     [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
     """
-    if not high > low:
+    if not high - low > 1e-9:
         low, high = low - 0.5, high + 0.5
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))

@@ -2,14 +2,17 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from html import escape
 
 from mmard.diagnostics.triangle import EDGES
 from mmard.report.html.chart import Line, legend, line_chart
-from mmard.report.html.groups import Group, of_judged
+from mmard.report.html.groups import Group, curve_of
 from mmard.report.html.records import Row, Run
 
 Point = tuple[float, float]
+MOST_BANDS = 4
+"""Groups up to which their range is drawn; more bands hide each other."""
 
 
 def learning(groups: Sequence[Group]) -> str:
@@ -23,7 +26,8 @@ def learning(groups: Sequence[Group]) -> str:
     if not any(charts):
         return ""
     several = any(len(group.runs) > 1 for group in groups)
-    text = "A line is the mean over seeds, its band their range. " if several else ""
+    band = ", its band their range" if len(groups) <= MOST_BANDS else ""
+    text = f"A line is the mean over seeds{band}. " if several else ""
     text += (
         "Robust: under the validation's PGD, on images held out from training. Robust overfitting is how far robust accuracy has "
         "fallen from the best look so far; 0 is none. Losses of different methods are not comparable."
@@ -39,6 +43,8 @@ def learning(groups: Sequence[Group]) -> str:
 
 def _chart(groups: Sequence[Group], title: str, y_label: str, points: Callable[[Run], list[Point]]) -> str:
     lines = [mean_line(group.name, i, [points(run) for run in group.runs]) for i, group in enumerate(groups)]
+    if len(groups) > MOST_BANDS:
+        lines = [replace(line, low=(), high=()) for line in lines]
     return line_chart(title, lines, "epoch", y_label)
 
 
@@ -74,13 +80,11 @@ def _edge(key: str) -> Callable[[Run], list[Point]]:
     return points
 
 
-def against_eps(groups: Sequence[Group], kind: str) -> str:
-    """Accuracy at each radius; the eps of training is marked."""
+def against_eps(groups: Sequence[Group], kind: str, table: str) -> str:
+    """Accuracy at each radius, and ``table`` below; the eps of training is marked."""
     lines, details, eps = [], [], []
     for i, group in enumerate(groups):
-        found = [
-            j.curve for run in group.runs if (j := of_judged(run, lambda j: j.curve, kind)) is not None and j.curve
-        ]
+        found = [c for run in group.runs if (c := curve_of(run, kind)) is not None]
         curves = [list(zip(c["radii"], c["accuracy"], strict=True)) for c in found]
         line = mean_line(group.name, i, curves)
         if len(found) == 1:
@@ -88,9 +92,7 @@ def against_eps(groups: Sequence[Group], kind: str) -> str:
         lines.append(line)
         details += [f"{c.get('attack')}: {c.get('detail')}, {c.get('samples')} test images" for c in found]
         eps += [float(c["eps"]) for c in found if isinstance(c.get("eps"), int | float)]
-    norms = {
-        c.get("norm") for g in groups for r in g.runs if (j := of_judged(r, lambda j: j.curve, kind)) and (c := j.curve)
-    }
+    norms = {c.get("norm") for group in groups for run in group.runs if (c := curve_of(run, kind)) is not None}
     unit = "L∞ radius, of a pixel's range" if norms == {"linf"} else "radius"
     marks = [(at, "eps") for at in dict.fromkeys(eps)]
     picture = line_chart("Accuracy under attack, by the radius of the ball", lines, unit, "accuracy, %", marks)
@@ -101,4 +103,4 @@ def against_eps(groups: Sequence[Group], kind: str) -> str:
         "A sound curve never rises and ends near 0."
     )
     shown = [group.name if lines[i].ys else f"{group.name} (none)" for i, group in enumerate(groups)]
-    return f'{legend(shown)}<div class="charts">{picture}</div><p class="note">{escape(text)}</p>'
+    return f'{legend(shown)}<div class="charts">{picture}</div><p class="note">{escape(text)}</p>{table}'

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mmard.evaluation.scores import WORST
 from mmard.report.html.classes import by_class
-from mmard.report.html.groups import Group, of_judged
+from mmard.report.html.groups import Group, curve_of
 from mmard.report.html.records import Judged, Run
 
 FALL = 3.0
@@ -103,13 +102,8 @@ def _one_step_beats_many(_: Run, judged: Judged | None) -> str | None:
     return f"FGSM {one['accuracy']:.1f} %, PGD-20 {many['accuracy']:.1f} %"
 
 
-def _curve(run: Run) -> dict[str, Any] | None:
-    judged = of_judged(run, lambda j: j.curve, "")
-    return judged.curve if judged else None
-
-
 def _rises(run: Run, _: Judged | None) -> str | None:
-    found = _curve(run)
+    found = curve_of(run, "")
     if found is None:
         return None
     pairs = list(zip(found["accuracy"], found["accuracy"][1:], strict=False))
@@ -118,7 +112,7 @@ def _rises(run: Run, _: Judged | None) -> str | None:
 
 
 def _survives(run: Run, judged: Judged | None) -> str | None:
-    found = _curve(run)
+    found = curve_of(run, "")
     if found is None or found["radii"][-1] < 3.9 * found.get("eps", 1):
         return None
     chance = 100 / max(2, len(judged.classes())) if judged else 10.0

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mmard.core.errors import MmardError
+from mmard.core.files import read_json
 from mmard.evaluation.scores import WORST
-from mmard.report.html.records import Judged, Run, is_run, read_run
+from mmard.report.html.records import Judged, Row, Run, is_run, read_run
 
 SAME = ("seed", "out", "about", "tensorboard", "teacher_recipe", "licence")
 """Settings by which runs of a group may differ."""
@@ -53,12 +54,24 @@ def read_all(sources: Sequence[Path], formula: Callable[[Path], str]) -> list[Gr
     for source in sources:
         if not source.is_dir():
             raise MmardError(f"there is no folder {source}; expected a run folder or a study's")
-        inside = [source] if is_run(source) else sorted(file.parent for file in source.rglob("settings.yaml"))
+        inside = [source] if is_run(source) else _of_study(source)
         if not inside:
             raise MmardError(f"there is no run in {source}; expected a run folder, or a study's with runs in it")
         runs += [(path, source) for path in inside]
     found = [(read_run(path, _name(path, source), formula(path)), path != source) for path, source in runs]
     return grouped([run for run, _ in found], in_a_study=[inner for _, inner in found])
+
+
+def _of_study(folder: Path) -> list[Path]:
+    """The runs in a study's folder, in the study's order where its results.json has one: the baseline comes first."""
+    inside = sorted(file.parent for file in folder.rglob("settings.yaml"))
+    try:
+        rows = read_json(folder / "results.json").get("rows")
+    except MmardError:
+        rows = None
+    order = [str(row.get("run")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    place = {name: i for i, name in enumerate(order)}
+    return sorted(inside, key=lambda path: place.get(path.relative_to(folder).as_posix(), len(place)))
 
 
 def _name(path: Path, source: Path) -> str:
@@ -117,3 +130,9 @@ def of_judged(run: Run, wanted: Callable[[Judged], Any], kind: str) -> Judged | 
     """The evaluation of a run that has what is wanted: the one shown first, else the one with most images."""
     fit = [j for j in run.judged.values() if wanted(j) is not None]
     return max(fit, key=lambda j: (j.name == kind, j.samples, j.name), default=None)
+
+
+def curve_of(run: Run, kind: str) -> Row | None:
+    """Accuracy against the radius, where it was measured."""
+    judged = of_judged(run, lambda j: j.curve, kind)
+    return judged.curve if judged else None

@@ -38,10 +38,12 @@ class Report:
 
     def sheets(self) -> list[Sheet]:
         """Every table that has a row, in the order of the page."""
+        groups, kind = self.groups, self.kind
         made = [
-            tables.summary(self.groups, self.kind), tables.comparisons(self.results), tables.runs(self.groups, self.kind),
-            tables.classes(self.groups, self.kind), *setup_tables.diagnosis(self.groups), setup_tables.checks(self.groups),
-            tables.evaluations(self.groups, self.kind), setup_tables.cost(self.groups), setup_tables.setups(self.groups),
+            tables.summary(groups, kind), tables.comparisons(self.results), tables.runs(groups, kind),
+            tables.radii(groups, kind), tables.classes(groups, kind), *setup_tables.diagnosis(groups),
+            setup_tables.checks(groups), tables.evaluations(groups, kind), setup_tables.cost(groups),
+            setup_tables.setups(groups),
         ]  # fmt: skip
         return [sheet for sheet in made if sheet is not None]
 
@@ -53,11 +55,12 @@ class Report:
         """The whole page as one file."""
         by_key = {sheet.key: sheet for sheet in self.sheets()}
         groups, kind = self.groups, self.kind
+        radii = sections.folded("The table", sections.table(by_key, "radii"))
         parts: list[tuple[str, str, Callable[[], str]]] = [
             ("summary", "Summary", lambda: sections.summary(by_key, groups)),
             ("know", "What to know", lambda: sections.know(groups, kind, by_key)),
             ("curves", "Learning curves", lambda: curves.learning(groups)),
-            ("radius", "Accuracy against eps", lambda: curves.against_eps(groups, kind)),
+            ("radius", "Accuracy against eps", lambda: curves.against_eps(groups, kind, radii)),
             ("by-class", "Classes", lambda: sections.by_class(groups, kind, by_key)),
             ("examples", "Examples", lambda: sections.examples(groups, kind)),
             ("boundary", "Teacher's boundary", lambda: sections.boundary(groups, by_key)),

@@ -54,13 +54,13 @@ def _card(examples: Examples, i: int, eps: float, classes: list[str]) -> str:
     kind = "fooled" if fooled else "kept" if adversarial == label else "wrong"
     return (
         f'<figure class="card {kind}"><div class="trio">{pictures}</div>'
-        f"<figcaption><b>{escape(name)}</b> <span>{words}</span></figcaption></figure>"
+        f"<figcaption><b>class {escape(name)}</b> <span>{words}</span></figcaption></figure>"
     )
 
 
 def _said(classes: list[str], k: int, label: int, sure: float) -> str:
     mark = "✓" if k == label else "✗"
-    return f"{mark} {escape(_name(classes, k))} {sure:.0f} %"
+    return f"{mark} {escape(_name(classes, k))} ({sure:.0f} %)"
 
 
 def _name(classes: list[str], k: int) -> str:

@@ -53,7 +53,7 @@ def know(groups: Sequence[Group], kind: str, sheets: Sheets) -> str:
     for flag in flags_of(groups, kind):
         word = "Warning" if flag.level == "warning" else "Note"
         where = "".join(f"<li>{escape(place)}</li>" for place in flag.where)
-        of = f"<details><summary>{len(flag.where)} of them</summary><ul>{where}</ul></details>"
+        of = f"<details><summary>which ({len(flag.where)})</summary><ul>{where}</ul></details>"
         short = f" <span>({escape('; '.join(flag.where))})</span>" if len(flag.where) <= 2 else of
         items.append(f'<li class="{flag.level}"><b>{word}.</b> {escape(flag.text)}{short}</li>')
     flags = f'<ul class="flags">{"".join(items)}</ul>' if items else "<p>Nothing to warn of.</p>"

@@ -76,7 +76,7 @@ def cost(groups: Sequence[Group]) -> Sheet | None:
         "steps, median over epochs, without the looks at held-out images. Peak memory: of the GPU where there was one, else of the "
         "process. Energy: of the GPUs, as their drivers count it, with whatever else they did."
     )
-    return Sheet("cost", "Cost", ["", *(title for title, *_ in columns)], rows, note=note)
+    return Sheet("cost", "Time, memory, energy", ["runs", *(title for title, *_ in columns)], rows, note=note)
 
 
 def _steps(run: Run) -> list[float]:
@@ -130,5 +130,5 @@ def setups(groups: Sequence[Group]) -> Sheet:
             epochs,
         )
         rows.append([*map(words, (*what, seeds))])
-    columns = ["", "method", "student", "teacher", "data", "threat", "epochs", "seeds"]
+    columns = ["runs", "method", "student", "teacher", "data", "threat", "epochs", "seeds"]
     return Sheet("setups", "What was trained", columns, rows, words=8)

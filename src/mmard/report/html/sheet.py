@@ -58,7 +58,7 @@ class Sheet:
         note = f'<p class="note">{escape(self.note)}</p>' if self.note else ""
         return (
             f'<div class="scroll" role="region" aria-label="{escape(self.title)}" tabindex="0">'
-            f'<table id="{escape(self.key)}"><caption>{escape(self.title)}</caption>'
+            f'<table id="table-{escape(self.key)}"><caption>{escape(self.title)}</caption>'
             f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{note}"
         )
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mmard.core.threat import in_255ths
 from mmard.evaluation.scores import CLEAN, WORST
 from mmard.report.html.classes import ByClass, of_group
-from mmard.report.html.groups import Group, accuracy, attacks_of
+from mmard.report.html.groups import Group, accuracy, attacks_of, curve_of, spread_of
 from mmard.report.html.records import Row, threat_of
 from mmard.report.html.sheet import DASH, Cell, Sheet, interval, number, spread, words
 
@@ -22,7 +23,7 @@ def summary(groups: Sequence[Group], kind: str) -> Sheet | None:
         rows.append([words(group.name), number(len(group.runs), "d"), *cells, *held_out])
     titles = [attack if attack in (CLEAN, WORST) else f"{attack}, %" for attack in attacks]
     columns = [
-        "",
+        "runs",
         "seeds",
         *(t if t.endswith("%") else f"{t}, %" for t in titles),
         "held-out clean, %",
@@ -77,6 +78,24 @@ def runs(groups: Sequence[Group], kind: str) -> Sheet | None:
     return Sheet(
         "runs", "Each run", columns, rows, words=2, note="In brackets Wilson's 95 % interval over the test images."
     )
+
+
+def radii(groups: Sequence[Group], kind: str) -> Sheet | None:
+    """Accuracy at each radius of the curve, a row a radius, a column a group."""
+    curves = {group.name: [c for run in group.runs if (c := curve_of(run, kind)) is not None] for group in groups}
+    curves = {name: found for name, found in curves.items() if found}
+    if not curves:
+        return None
+    at = sorted({radius for found in curves.values() for c in found for radius in c["radii"]})
+    rows = []
+    for radius in at:
+        cells = []
+        for found in curves.values():
+            values = [c["accuracy"][c["radii"].index(radius)] for c in found if radius in c["radii"]]
+            cells.append(spread(spread_of(values) if values else None))
+        rows.append([Cell(in_255ths(radius) if radius else "0", radius), *cells])
+    columns = ["radius", *(f"{name}, %" for name in curves)]
+    return Sheet("radii", "Accuracy against the radius", columns, rows, note="Mean ± sd over seeds.")
 
 
 def evaluations(groups: Sequence[Group], kind: str) -> Sheet | None:
