@@ -1,5 +1,6 @@
 """Model cards, as the hub's own client reads them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,16 @@ def test_the_teachers_card_says_its_licence(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", teacher=str(teacher))
     write_card(run)
     assert "(wrn-34-10, the TRADES authors, licence MIT)" in (run / "README.md").read_text()
+
+
+def test_an_evaluation_without_attacks_claims_no_worst_case(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "seed-1", judged=JUDGED)
+    clean = scores(verdicts([1] * 9 + [0], [1] * 10))
+    replace(clean, correct=clean.correct[:, :1], attacks=("clean",), details=("no attack",), seconds=(1.0,)).save(
+        run / "eval/best_clean"
+    )
+    write_card(run)
+    data = hub.ModelCard.load(run / "README.md").data
+    assert data.model_name.endswith("-seed-1")  # a cell of a study is called after its folder, too
+    assert len([r for r in data.eval_results if r.metric_name.startswith("Accuracy, worst case")]) == 1
+    assert len([r for r in data.eval_results if r.metric_name.startswith("Accuracy, clean")]) == 2

@@ -34,7 +34,9 @@ def write_card(folder: Path, formula: str = "") -> bool:
     path = folder / "README.md"
     if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         return False
-    write_text(path, card(read_run(folder, folder.resolve().name, formula)))
+    place = folder.resolve()
+    name = f"{place.parent.name}-{place.name}" if place.name.startswith("seed-") else place.name  # a cell of a study
+    write_text(path, card(read_run(folder, name, formula)))
     return True
 
 
@@ -63,14 +65,19 @@ def card(run: Run) -> str:
 def front_matter(run: Run) -> dict[str, Any]:
     """The hub's fields: licence, tags, data sets, metrics, and the figures as a ``model-index``."""
     s, data = run.settings, data_of(run.settings)
-    method = s.get("method")
-    name = str(method.get("name") if isinstance(method, dict) else method)
+    name = method_name(s)
     front: dict[str, Any] = licence_of(s) | {"library_name": "mmard", "pipeline_tag": "image-classification"}
     front["tags"] = ["adversarial-robustness", "knowledge-distillation", "image-classification", "safetensors", name]
     front |= {"datasets": [data], "metrics": ["accuracy"]}
     results = [_result(judged, data, threat_of(s)) for judged in run.judged.values() if judged.name.startswith("best")]
     index: dict[str, Any] = {"name": run.name, "results": results}
     return front | ({"model-index": [index]} if results else {"model_name": run.name})
+
+
+def method_name(settings: Mapping[str, Any]) -> str:
+    """``mmard``, of a method with parameters too."""
+    method = settings.get("method")
+    return str(method.get("name") if isinstance(method, dict) else method)
 
 
 def licence_of(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -117,7 +124,7 @@ def _of_teacher(path: Path) -> str:
             return f" ({', '.join([*told, 'licence ' + str(given.get('licence') or 'not stated')])})"
         if (path / "settings.yaml").is_file():
             s = read_run(path, path.name).settings
-            return f" ({s.get('student')}, by {s.get('method')}, licence {s.get('licence') or 'not stated'})"
+            return f" ({s.get('student')}, by {method_name(s)}, licence {s.get('licence') or 'not stated'})"
     except MmardError:
         pass
     return ""

@@ -125,7 +125,7 @@ def _uneven(run: Run, judged: Judged | None) -> str | None:
         return None
     worst, mean = found.worst, found.mean(found.robust)
     return (
-        f"{found.names[worst]} {found.robust[worst]:.1f} %, mean {mean:.1f} %"
+        f"class {found.names[worst]} {found.robust[worst]:.1f} %, mean {mean:.1f} %"
         if found.robust[worst] < mean / 2
         else None
     )

@@ -200,6 +200,8 @@ def _judged(folder: Path, faults: list[str]) -> Judged:
         verdicts = {}
     curve = _optional(folder / "curve.json", _curve, faults)
     shown = _optional(folder / "examples.safetensors", Examples.load, faults)
+    if all(row["attack"] in (CLEAN, WORST) for row in rows):
+        rows = rows[:1]  # where nothing attacked there is no worst case
     return Judged(folder.name, facts, rows, verdicts.get("correct"), verdicts.get("labels"), curve, shown)
 
 

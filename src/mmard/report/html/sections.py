@@ -24,6 +24,10 @@ ALTS = {
     "margins": "distribution of the teacher's margin at each method's examples; further left is nearer to its boundary",
     "slices": "planes through an image, its example and the teacher's nearest boundary, with both networks' boundaries",
 }
+TITLES = {
+    "margins": "The teacher's margin at the examples",
+    "slices": "Slices through images, examples and the boundary",
+}
 Sheets = Mapping[str, Sheet]
 
 
@@ -94,12 +98,12 @@ def examples(groups: Sequence[Group], kind: str) -> str:
 
 
 def boundary(groups: Sequence[Group], sheets: Sheets) -> str:
-    """The tables and figures of the diagnoses."""
+    """The tables of the diagnoses, and the figures of the first run that has some in each group."""
     parts = [sheet.html() for key, sheet in sheets.items() if key.startswith("diagnosis-")]
-    runs = [run for group in groups for run in group.runs if run.figure("margins") or run.figure("slices")]
-    for run in runs[:MOST_DIAGNOSES]:
-        figures = [_figure(run, name) for name in FIGURES]
-        parts.append(folded(f"Figures of {run.name}", "".join(figures), is_open=run is runs[0]))
+    firsts = [next((r for r in g.runs if any(map(r.figure, FIGURES))), None) for g in groups]
+    for run in [run for run in firsts if run is not None][:MOST_DIAGNOSES]:
+        for name in FIGURES:
+            parts.append(folded(f"{TITLES[name]}, {run.name}", _figure(run, name), is_open=name == FIGURES[0]))
     return "".join(parts)
 
 

@@ -7,44 +7,47 @@ from typing import Any
 from mmard.evaluation.scores import WORST
 from mmard.report.diagnoses import COLUMNS
 from mmard.report.html.flags import checks_of
-from mmard.report.html.groups import Group
-from mmard.report.html.records import Run, data_of, part, threat_of
-from mmard.report.html.sheet import DASH, Cell, Sheet, number, spread, words
+from mmard.report.html.groups import Group, spread_of
+from mmard.report.html.records import Row, Run, data_of, part, threat_of
+from mmard.report.html.sheet import DASH, Cell, Sheet, spread, words
 
 MEMORY = "peak_mib"
 ENERGY = "joules"
 
 
 def diagnosis(groups: Sequence[Group]) -> list[Sheet]:
-    """Where examples lie, a table a run that was diagnosed."""
+    """Where examples lie, a table a group: mean ± sd over its students that were diagnosed alike."""
     sheets: list[Sheet] = []
-    for run in (run for group in groups for run in group.runs):
-        given = (run.diagnosis or {}).get("examples")
-        if not isinstance(given, dict):
+    for group in groups:
+        found = [
+            run.diagnosis for run in group.runs if run.diagnosis and isinstance(run.diagnosis.get("examples"), dict)
+        ]
+        alike = [d for d in found if _kind(d) == _kind(found[0])]
+        if not alike:
             continue
-        norm = (run.diagnosis or {}).get("norm")
-        rows = []
-        for name, row in given.items():
-            if isinstance(row, dict):
-                values = row | {"distance": row.get(f"distance_{norm}")}
-                rows.append([words(name), *(_scaled(values.get(key), *form) for key, (_, *form) in COLUMNS.items())])
-        facts = [f"{(run.diagnosis or {}).get(key, '')}" for key in ("images", "split", "threat")]
-        note = f"{facts[0]} {facts[1]} images, {facts[2]}. What the columns mean: docs/diagnose.md."
-        title = f"Where examples lie, {run.name}"
+        rows = [[words(name), *_of_examples(alike, name)] for name in alike[0]["examples"]]
+        students = f" ± sd over {len(alike)} students" if len(alike) > 1 else ""
+        facts = ", ".join(str(alike[0].get(key, "")) for key in ("split", "threat"))
+        note = f"Means{students}; {alike[0].get('images')} images, {facts}. What the columns mean: docs/diagnose.md."
+        columns = ["examples by", *(column for column, *_ in COLUMNS.values())]
         sheets.append(
-            Sheet(
-                f"diagnosis-{len(sheets) + 1}",
-                title,
-                ["examples by", *(t for t, *_ in COLUMNS.values())],
-                rows,
-                note=note,
-            )
+            Sheet(f"diagnosis-{len(sheets) + 1}", f"Where examples lie, {group.name}", columns, rows, note=note)
         )
     return sheets
 
 
-def _scaled(value: Any, factor: Any, digits: Any) -> Cell:
-    return number(factor * value if isinstance(value, int | float) else None, f".{digits}f")
+def _kind(found: Row) -> tuple[str, ...]:
+    return (str(list(found["examples"])), *(str(found.get(key)) for key in ("threat", "split", "norm")))
+
+
+def _of_examples(alike: Sequence[Row], name: str) -> list[Cell]:
+    given = [d["examples"][name] for d in alike if isinstance(d["examples"][name], dict)]
+    rows = [row | {"distance": row.get(f"distance_{alike[0].get('norm')}")} for row in given]
+    cells = []
+    for key, (_, factor, digits) in COLUMNS.items():
+        values = [factor * row[key] for row in rows if isinstance(row.get(key), int | float)]
+        cells.append(spread(spread_of(values) if values else None, f".{digits}f"))
+    return cells
 
 
 def cost(groups: Sequence[Group]) -> Sheet | None:
