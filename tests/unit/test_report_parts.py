@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import statistics
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from mmard.report.html.flags import flags_of
 from mmard.report.html.groups import Group, kind_of, read_all
 from mmard.report.html.missing import missing_of
 from mmard.report.html.pictures import shown as cards
-from mmard.report.html.setup_tables import cost
+from mmard.report.html.setup_tables import checks, cost, diagnosis
 from mmard.report.html.sheet import Cell, Sheet, interval, number, spread, words, written
 
 FIRST = verdicts([1] * 9 + [0], [1, 1, 1, 1, 1, 0, 0, 0, 0, 0])  # clean 90 %, robust 50 %
@@ -118,8 +119,6 @@ def test_a_run_that_still_trains_says_so(tmp_path: Path) -> None:
     [((90, 50, 60), "grows with the radius"), ((90, 50, 40), "No"), ((95, 90, 85), "attack still fails")],
 )
 def test_a_curve_that_cannot_be_is_a_warning(accuracy: tuple[float, ...], words: str, tmp_path: Path) -> None:
-    import json
-
     path = make_run(tmp_path / "a", judged=scores(FIRST))
     (path / "eval/best_PGD-20/curve.json").write_text(json.dumps(curve(accuracy)))
     groups = read(path)
@@ -219,3 +218,58 @@ def test_examples_lie_in_the_ball_and_say_what_the_model_says(tmp_path: Path) ->
     (tmp_path / "e.safetensors").write_bytes(b"no")
     with pytest.raises(MmardError, match="cannot read"):
         Examples.load(tmp_path / "e.safetensors")
+
+
+def test_the_checks_of_an_evaluation_are_shown_once_with_their_runs(tmp_path: Path) -> None:
+    check = {"name": "many steps", "level": "warning", "said": "5 < 9", "means": "<hidden>", "do": "look", "more": 1}
+    for seed in (0, 1):
+        make_run(tmp_path / f"s/a/seed-{seed}", judged=scores(FIRST, checks=[check, "odd"]), seed=seed)
+    sheet = checks(read(tmp_path / "s"))
+    assert sheet is not None
+    (row,) = [[cell.text for cell in row] for row in sheet.rows]
+    assert row == ["many steps", "warning", "5 < 9", "<hidden>", "look", "a/seed-0, a/seed-1"]
+
+
+def test_a_studys_own_order_and_differences_are_kept(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_run(tmp_path / f"s/{name}/seed-0", judged=scores(FIRST), method=name)
+    pair = {
+        "baseline": "b",
+        "label": "a",
+        "attack": "clean",
+        "n": 3,
+        "mean": -1.5,
+        "low": -4.0,
+        "high": 1.0,
+        "p_t": 0.2,
+        "p_exact": None,
+    }
+    results = {"rows": [{"run": "b/seed-0"}, {"run": "a/seed-0"}], "comparisons": [pair, {**pair, "n": 1}, {}]}
+    (tmp_path / "s/results.json").write_text(json.dumps(results))
+    assert [group.name for group in read(tmp_path / "s")] == ["b", "a"]
+    sheet = tables.comparisons(results)
+    assert sheet is not None
+    assert [[c.text for c in row] for row in sheet.rows] == [
+        ["a − b", "clean", "3", "−1.50", "−4.00 to +1.00", "0.200", "–"]
+    ]
+
+
+def test_students_that_were_diagnosed_alike_make_one_table(tmp_path: Path) -> None:
+    for seed, margin in ((0, 1.0), (1, 3.0)):
+        row = {
+            "margin": margin,
+            "share": 0.5,
+            "distance_linf": 0.1,
+            "crossed": 0.0,
+            "fooled": 0.2,
+            "transfer": None,
+            "entropy": 1,
+        }
+        found = {"examples": {"rslad": row}, "norm": "linf", "threat": "L∞ 8/255", "split": "test", "images": 7}
+        run = make_run(tmp_path / f"s/a/seed-{seed}", seed=seed)
+        (run / "diagnose").mkdir()
+        (run / "diagnose/diagnosis.json").write_text(json.dumps(found))
+    (sheet,) = diagnosis(read(tmp_path / "s"))
+    assert [c.text for c in sheet.rows[0]] == [
+        "rslad", "2.00 ± 1.41", "50.0 ± 0.0", "0.1000 ± 0.0000", "0.0 ± 0.0", "20.0 ± 0.0", "–", "1.00 ± 0.00"
+    ]  # fmt: skip
