@@ -117,15 +117,19 @@ class Extras:
 def keep_card(folder: Path) -> None:
     """Write the model card of a run folder; a folder of another kind gets none."""
     if (folder / "settings.yaml").is_file():
-        write_card(folder, formula_of(folder))
+        write_card(folder, known_of(folder)[1])
 
 
-def formula_of(folder: Path) -> str:
-    """The method of a run as its formula; empty where it cannot be built here, for instance when its own file is gone."""
+def known_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Resolved settings and formula of a run; none where they cannot be had here, for instance when the method's file is gone."""
     try:
-        return str(method_of(read_settings(folder)))
+        settings = read_settings(folder)
     except MmardError:
-        return ""
+        return None, ""
+    try:
+        return settings.resolved(), str(method_of(settings))
+    except MmardError:
+        return settings.resolved(), ""
 
 
 def _settings(path: Path, overrides: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:

@@ -12,6 +12,7 @@ from handmade import CLASSES, curve, make_run, scores, shown, verdicts
 from helpers import blobs, small_net
 
 from mmard import MmardError, Threat
+from mmard.assess import known_of
 from mmard.evaluation.curve import curve as curve_of
 from mmard.evaluation.curve import radii_of
 from mmard.evaluation.evaluate import choose, evaluate, suite
@@ -33,7 +34,7 @@ SECOND = verdicts([1] * 7 + [0] * 3, [1, 1, 1, 0, 0, 0, 0, 0, 0, 0])  # 70 % and
 
 
 def read(*paths: Path) -> list[Group]:
-    return read_all(paths, lambda _: "inner: max nothing")
+    return read_all(paths, lambda _: (None, "inner: max nothing"))
 
 
 @pytest.fixture
@@ -56,6 +57,14 @@ def test_runs_that_differ_by_their_seed_stand_together(two_seeds: list[Group]) -
     assert rows["rslad"][3].more == {"sd": pytest.approx(sd)}
     low, high = (100 * end for end in wilson(0.3, 10))
     assert rows["trades"][3].text == f"30.0 ({low:.1f}–{high:.1f})"
+
+
+def test_an_old_file_that_lacks_a_new_setting_stands_with_the_others(tmp_path: Path) -> None:
+    make_run(tmp_path / "s/a/seed-0")
+    make_run(tmp_path / "s/a/seed-1", seed=1, train={"epochs": 3, "hold": 0.0})  # the default, written out
+    assert len(read_all([tmp_path / "s"], known_of)) == 1
+    make_run(tmp_path / "s/a/seed-2", seed=2, train={"epochs": 3, "hold": 0.5})
+    assert [len(group.runs) for group in read_all([tmp_path / "s"], known_of)] == [2, 1]
 
 
 def test_a_seed_twice_is_another_group(tmp_path: Path) -> None:

@@ -141,10 +141,11 @@ def _axes(frame: Frame, x_label: str, y_label: str, names: list[str] | None = No
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
     places = frame.xs if names is None else [float(i) for i in range(len(names))]
-    for value in places:
-        word = f"{value:g}" if names is None else names[int(value)]
-        short = word if len(word) * len(places) < 62 else word[: max(2, 58 // len(places))]
-        parts.append(f'<text x="{frame.x(value):.1f}" y="{floor + 16}" text-anchor="middle">{escape(short)}</text>')
+    crowded = names is not None and max(map(len, names)) * len(places) > 62
+    for i, value in enumerate(places):
+        word = f"{value:g}" if names is None else names[int(value)][: max(3, 116 // len(places))]
+        y = floor + 16 + (15 if crowded and i % 2 else 0)  # long names stand in two rows
+        parts.append(f'<text x="{frame.x(value):.1f}" y="{y}" text-anchor="middle">{escape(word)}</text>')
     parts.append(f'<path class="axis" d="M{LEFT} {floor}H{WIDTH - RIGHT}"/>')
     parts.append(
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'

@@ -11,7 +11,7 @@ from mmard.report.html.groups import Group, curve_of
 from mmard.report.html.records import Row, Run
 
 Point = tuple[float, float]
-MOST_BANDS = 4
+MOST_BANDS = 3
 """Groups up to which their range is drawn; more bands hide each other."""
 
 
@@ -92,6 +92,8 @@ def against_eps(groups: Sequence[Group], kind: str, table: str) -> str:
         lines.append(line)
         details += [f"{c.get('attack')}: {c.get('detail')}, {c.get('samples')} test images" for c in found]
         eps += [float(c["eps"]) for c in found if isinstance(c.get("eps"), int | float)]
+    if sum(bool(line.ys) for line in lines) > MOST_BANDS:
+        lines = [replace(line, low=(), high=()) for line in lines]
     norms = {c.get("norm") for group in groups for run in group.runs if (c := curve_of(run, kind)) is not None}
     unit = "L∞ radius, of a pixel's range" if norms == {"linf"} else "radius"
     marks = [(at, "eps") for at in dict.fromkeys(eps)]
@@ -99,7 +101,8 @@ def against_eps(groups: Sequence[Group], kind: str, table: str) -> str:
     if not picture:
         return ""
     text = (
-        f"{' or '.join(dict.fromkeys(details))}. The band is the range over seeds, or of one run Wilson's 95 % interval. "
+        f"{' or '.join(dict.fromkeys(details))}. A line is the mean over seeds; "
+        "a band is their range, or of one run Wilson's 95 % interval. "
         "A sound curve never rises and ends near 0."
     )
     shown = [group.name if lines[i].ys else f"{group.name} (none)" for i, group in enumerate(groups)]

@@ -15,6 +15,8 @@ from mmard.report.html.records import Judged, Row, Run, is_run, read_run
 
 SAME = ("seed", "out", "about", "tensorboard", "teacher_recipe", "licence")
 """Settings by which runs of a group may differ."""
+Known = tuple[Row | None, str]
+"""Resolved settings, None where they cannot be; and the formula, empty where there is none."""
 Spread = tuple[float, float | None]
 """Mean and sample standard deviation; None for a single value."""
 
@@ -41,11 +43,11 @@ def spread_of(values: Sequence[float]) -> Spread:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def read_all(sources: Sequence[Path], formula: Callable[[Path], str]) -> list[Group]:
+def read_all(sources: Sequence[Path], known: Callable[[Path], Known]) -> list[Group]:
     """The runs behind run folders and study folders, in groups.
 
     Args:
-        formula: says the method of a run folder; it knows settings, and this floor does not.
+        known: settings and formula of a run folder; who gives it knows both, and this floor does not.
 
     Raises:
         MmardError: where a source is neither.
@@ -58,8 +60,11 @@ def read_all(sources: Sequence[Path], formula: Callable[[Path], str]) -> list[Gr
         if not inside:
             raise MmardError(f"there is no run in {source}; expected a run folder, or a study's with runs in it")
         runs += [(path, source) for path in inside]
-    found = [(read_run(path, _name(path, source), formula(path)), path != source) for path, source in runs]
-    return grouped([run for run, _ in found], in_a_study=[inner for _, inner in found])
+    found = []
+    for path, source in runs:
+        resolved, formula = known(path)
+        found.append(read_run(path, _name(path, source), formula, resolved))
+    return grouped(found, in_a_study=[path != source for path, source in runs])
 
 
 def _of_study(folder: Path) -> list[Path]:

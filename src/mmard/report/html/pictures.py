@@ -26,7 +26,8 @@ def shown(examples: Examples, of: str) -> str:
     attack = f"{examples.facts.get('attack')} ({examples.facts.get('detail')})"
     norm = "L∞" if examples.facts.get("norm") == "linf" else "L2"
     text = (
-        f"{of}: {attack}, {norm} {in_255ths(eps)}. In the middle x' − x, grey where nothing changed, "
+        f"{of}: {attack}, {norm} {in_255ths(eps)}. "
+        "Every class in proportion, not chosen by how they fare. In the middle x' − x, grey where nothing changed, "
         "stretched so that the largest change is black or white."
     )
     return f'<p class="note">{escape(text)}</p><div class="cards">{cards}</div>'

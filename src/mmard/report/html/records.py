@@ -161,8 +161,11 @@ def is_run(path: Path) -> bool:
     return (path / "settings.yaml").is_file()
 
 
-def read_run(path: Path, name: str, formula: str = "") -> Run:
+def read_run(path: Path, name: str, formula: str = "", resolved: Mapping[str, Any] | None = None) -> Run:
     """Read a run folder.
+
+    Args:
+        resolved: its settings with the defaults that its file, if it is an old one, does not have; None: as they stand there.
 
     Raises:
         MmardError: when it is none, or its settings cannot be read.
@@ -177,7 +180,7 @@ def read_run(path: Path, name: str, formula: str = "") -> Run:
         raise MmardError(f"{path / 'settings.yaml'} is no YAML: {' '.join(str(e).split())}") from e
     if not isinstance(settings, dict):
         raise MmardError(f"{path / 'settings.yaml'} holds a {type(settings).__name__}, expected keys and values")
-    faults: list[str] = []
+    settings, faults = dict(resolved or settings), list[str]()
     metrics = _try(lambda: RunFolder(path).metrics(), path / "metrics.jsonl", faults) or []
     metrics = [r for r in metrics if isinstance(r.get("epoch"), int) and isinstance(r.get("seconds"), int | float)]
     judged = {}
