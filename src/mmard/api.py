@@ -13,6 +13,7 @@ from mmard.core.errors import MmardError
 from mmard.core.numbers import seed_of
 from mmard.core.threat import Threat
 from mmard.data.images import DataSet
+from mmard.extras import keep_card
 from mmard.models.students import Architecture, build
 from mmard.models.teachers import load_teacher
 from mmard.objects import check, data_of, engine_of, method_of, plan_of
@@ -67,6 +68,7 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
         trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name))
         engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard))
         trainer.fit()
+        engine.on_global_zero(lambda: keep_card(folder.path))
     finally:
         folder.close()
     return folder
@@ -105,7 +107,7 @@ def _warn_of_other_data(teacher: RunFolder, pupil: Settings) -> None:
 
 # These change nothing in a result.
 UNIMPORTANT: dict[str, Any] = {
-    **dict.fromkeys(("about", "out", "tensorboard", "teacher_recipe"), True),
+    **dict.fromkeys(("about", "out", "tensorboard", "teacher_recipe", "licence"), True),
     "data": {"stream"},
 }
 

@@ -9,6 +9,7 @@ from mmard.core.files import write_json
 from mmard.evaluation.checked import checked, how_to_check
 from mmard.evaluation.evaluate import Tick, choose, suite
 from mmard.evaluation.scores import Scores
+from mmard.extras import Extras, keep_card
 from mmard.objects import engine_of
 from mmard.runs import RunFolder
 from mmard.subjects import Source, Subject, results_folder
@@ -24,6 +25,8 @@ def evaluate(
     seed: int = 0,
     checks: str | None = None,
     twin: str | None = None,
+    curve: bool = False,
+    examples: int = 12,
     tick: Tick = lambda *_: None,
     **overrides: Any,
 ) -> Scores:
@@ -38,6 +41,7 @@ def evaluate(
         limit: judge on about so many test images, every class in proportion; None: all.
         checks: ``"quick"``, ``"full"`` or ``"none"``; None: by the attacks. What they find is in ``facts["checks"]``.
         twin: of an exported model, the run or weights that lend it gradients; None: those it was exported from.
+        curve, examples: what to keep besides, for a report; see `mmard.extras.Extras`.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``; ``engine__devices=2`` shares the work.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
@@ -47,47 +51,42 @@ def evaluate(
         raise MmardError(
             f"checks={checks} ask for gradients, and an exported model has none; check the run it came from"
         )
-    asked = _asked(attacks, protocol, limit, batch_size, seed, words | ({"twin": twin} if twin else {}))
-    return _evaluate(found, asked, words, checks, tick)
+    named = {} if protocol == "standard" else {"protocol": protocol}  # as a study looks it up, which knows one protocol
+    changes = {key: value for key, value in words.items() if not key.startswith("engine.")}  # those change no verdict
+    changes |= {"twin": twin} if twin else {}
+    asked = {"attacks": attacks, **named, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
+    return _evaluate(found, asked, words, {"curve": curve, "examples": examples}, checks, tick)
 
 
-def _evaluate(source: Source, asked: dict[str, Any], words: dict[str, Any], checks: str | None, tick: Tick) -> Scores:
-    drawn = {"batch_size": asked["batch_size"], "seed": asked["seed"]}
+def _evaluate(
+    source: Source, asked: dict[str, Any], words: dict[str, Any], extra: dict[str, Any], checks: str | None, tick: Tick
+) -> Scores:
+    drawn, settings = {"batch_size": asked["batch_size"], "seed": asked["seed"]}, source.settings(words)
     protocol, attacks = asked.get("protocol", "standard"), asked["attacks"]
-    trials = source.exported.trials(attacks, **drawn) if source.exported else choose(attacks, suite(**drawn), protocol)
-    how, engine = (
-        how_to_check("none" if source.exported and checks is None else checks, trials),
-        engine_of(settings := source.settings(words)),
-    )
+    own = source.exported.trials(attacks, **drawn) if source.exported else None
+    trials = choose(attacks, suite(**drawn), protocol) if own is None else own
+    how, engine = how_to_check(checks if own is None else "none", trials), engine_of(settings)
     with engine.together("start the evaluation again"):
         subject = Subject.of(source, settings, asked["limit"], engine.device)
         named = [] if attacks is None and protocol == "standard" else [*trials] or ["clean"]
         results = results_folder(source.path, asked, named, len(subject.images))
         engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))  # can it be written?
         threat = source.threat(settings, words, checked=how != "none")
-        means: dict[str, Any] = {"tick": tick, "crew": engine, "asked": subject.faster()}
+        extras = Extras(subject, threat, **extra)
+        means: dict[str, Any] = {**drawn, "tick": tick, "crew": engine, "asked": subject.faster()}
         means["kept"] = subject.kept_in(results, settings, **drawn)
         others = subject.others(settings) if how == "full" else {}
-        scores = checked(
-            subject.model, subject.images, threat, trials, checks=how, others=others, of=subject.whole, **drawn, **means
-        )
+        whole = {"checks": how, "others": others, "of": subject.whole}
+        scores = checked(subject.model, subject.images, threat, trials, **whole, **means)  # type: ignore[arg-type]
         scores.facts.update(source.described(), data=settings.data.name, seed=asked["seed"], asked=asked)
         scores.facts["settings"] = settings.resolved()
-        engine.on_global_zero(lambda: _finish(scores, results))
+        engine.on_global_zero(lambda: scores.save(results))
+        extras.keep(results, engine, tick, **drawn)
+        engine.on_global_zero(lambda: _finish(source.path.parent, results))
     return scores
 
 
-def _asked(
-    attacks: str | None, protocol: str, limit: int | None, batch_size: int, seed: int, words: dict[str, Any]
-) -> dict[str, Any]:
-    """What was asked for, as a study looks it up: the usual protocol is not named, as before there was a choice."""
-    changes = {key: value for key, value in words.items() if not key.startswith("engine.")}  # those change no verdict
-    named = {} if protocol == "standard" else {"protocol": protocol}
-    drawn = {"limit": limit, "batch_size": batch_size, "seed": seed}
-    return {"attacks": attacks, **named, **drawn, "overrides": changes}
-
-
-def _finish(scores: Scores, results: Path) -> None:
-    """Write the whole, then drop its parts; a kill in between finds them all again."""
-    scores.save(results)
+def _finish(run: Path, results: Path) -> None:
+    """The whole is written: drop its parts, which a kill until now would have found again; and tell the card."""
     shutil.rmtree(results / "parts", ignore_errors=True)
+    keep_card(run)

@@ -15,7 +15,9 @@ from mmard import config
 from mmard.core.errors import MmardError
 from mmard.core.files import write_text
 from mmard.diagnose_command import diagnose
+from mmard.eval_command import evaluate
 from mmard.export_command import export
+from mmard.report_command import report
 from mmard.study import command
 
 app = typer.Typer(
@@ -96,42 +98,7 @@ def train(
     out.print(f"judge the best on the test images: [bold]mmard eval {escape(str(folder.path))}[/bold]", soft_wrap=True)
 
 
-@app.command("eval")
-def evaluate(
-    words: Annotated[
-        list[str],
-        typer.Argument(metavar="MODEL... [KEY=VALUE]...", help="Run folders, .safetensors, .onnx, cards; settings."),
-    ],
-    attacks: Annotated[
-        str | None,
-        typer.Option(
-            help="Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: fgsm,pgd-20,cw,autoattack."
-        ),
-    ] = None,
-    protocol: Annotated[
-        str, typer.Option(help="AutoAttack's: standard, or quick: APGD-CE and APGD-T only, named AutoAttack-quick.")
-    ] = "standard",
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only about so many test images, classes in proportion.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images attacked at once.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the attacks' random starts.")] = 0,
-    checks: Annotated[
-        str | None,
-        typer.Option(help="Can it be believed? full, quick or none. Default: full where AutoAttack runs, else quick."),
-    ] = None,
-    twin: Annotated[str | None, typer.Option(help="Of an .onnx: the run or weights to take gradients from.")] = None,
-) -> None:
-    """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
-
-    The table also goes to eval/ beside the weights, a folder for each choice of attacks, images and settings:
-    scores.json, scores.csv, stages.csv (AutoAttack's four), verdicts.safetensors (sample × attack). What was stopped or
-    killed goes on by the same command, with the same verdicts. A run's last checkpoint: RUN/last.safetensors.
-    """
-    from mmard.judging import judge_all
-
-    asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
-    judge_all(words, out, attacks, twin, **asked)
+app.command("eval")(evaluate)
 
 
 @app.command("ls")
@@ -211,6 +178,7 @@ def bench(
 
 app.command()(diagnose)
 app.command()(export)
+app.command()(report)
 
 
 @app.command()

@@ -122,7 +122,7 @@ class Settings(Section):
     ``teacher_recipe`` the recipe that trains it where there is none yet; ``teachers`` further networks by name, such as
     ``teachers.natural``. ``teachers.robust`` is another name of ``teacher``.
     ``normalize: data`` subtracts the training images' mean inside the network.
-    ``scale: 1/num_classes`` is for scripts that average over classes.
+    ``scale: 1/num_classes`` is for scripts that average over classes. ``licence`` of the weights is for their card.
     """
 
     about: str = ""
@@ -137,6 +137,7 @@ class Settings(Section):
     scale: Literal["1/num_classes"] | Annotated[Number, Field(gt=0)] = 1.0
     checkpoint_every: Count | None = None
     tensorboard: bool = False
+    licence: str | None = None
     data: DataSettings = DataSettings()
     threat: ThreatSettings = ThreatSettings()
     attack: AttackSettings = AttackSettings()

@@ -24,7 +24,13 @@ from mmard.training.progress import Watcher
 from mmard.training.trainer import Trainer
 
 THREAT = Threat(eps=0.1)
-TIMED = ("seconds", "images_per_second", "data_wait")  # of a record of the metrics, what no two runs share
+TIMED = (
+    "seconds",
+    "images_per_second",
+    "data_wait",
+    "peak_mib",
+    "joules",
+)  # of a record of the metrics, what no two runs share
 
 
 def trainer(data: DataSet, folder: Path, method: Method | None = None, **changes: object) -> Trainer:

@@ -127,8 +127,9 @@ def evaluate(
         batches = Batches(model, asked or model, images, threat, batch_size, seed, crew, kept)
         columns, seconds, stages, far = _judged(batches, {CLEAN: NO_ATTACK, **trials}, tick)
     details = tuple(trial.detail(threat) for trial in (NO_ATTACK, *trials.values()))
-    correct, facts = torch.stack(columns, 1).cpu(), {"threat": str(threat), "outside_the_threat": far}
-    return Scores(correct, (CLEAN, *trials), details, tuple(seconds), images.index.cpu(), facts, tuple(stages))
+    facts = {"threat": str(threat), "classes": list(images.classes), "outside_the_threat": far}
+    correct, names, when = torch.stack(columns, 1).cpu(), (CLEAN, *trials), tuple(seconds)
+    return Scores(correct, names, details, when, images.index.cpu(), facts, tuple(stages), images.labels.cpu())
 
 
 Judged = tuple[list[Tensor], list[float], list[Stage], dict[str, int]]

@@ -60,8 +60,9 @@ class Scores:
         details: each attack with its step, start and number of steps, as one line.
         seconds: wall time of each attack.
         index: (N,) the samples' stable numbers.
-        facts: what was evaluated: model, data, threat.
+        facts: what was evaluated: model, data, threat, names of the classes.
         stages: AutoAttack's attacks, each with its verdicts; empty where it was not run.
+        labels: (N,) the samples' classes; None in files from before they were kept.
     """
 
     correct: Tensor
@@ -71,6 +72,7 @@ class Scores:
     index: Tensor
     facts: dict[str, Any] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
+    labels: Tensor | None = None
 
     def accuracy(self, attack: str) -> float:
         """Share of samples still right under this attack, or under the worst for each sample (``"worst case"``)."""
@@ -102,7 +104,7 @@ class Scores:
         return rows
 
     def save(self, folder: Path) -> None:
-        """Write scores.json and scores.csv (the table), verdicts.safetensors (sample × attack) and, of AutoAttack, stages.csv."""
+        """Write scores.json, scores.csv (the table), verdicts.safetensors (sample × attack) and, of AutoAttack, stages.csv."""
         rows = self.rows()
         write_json(folder / "scores.json", {**self.facts, "attacks": rows})
         write_text(folder / "scores.csv", _csv([{k: v for k, v in row.items() if k != "stages"} for row in rows]))
@@ -110,6 +112,7 @@ class Scores:
             write_text(folder / "stages.csv", _csv([{"attack": s.of, **s.row()} for s in self.stages]))
         tensors = {"correct": self.correct.contiguous(), "index": self.index.contiguous()}
         tensors |= {f"{s.of}/{s.name}": s.right.contiguous() for s in self.stages}
+        tensors |= {} if self.labels is None else {"labels": self.labels.contiguous()}
         write_whole(folder / "verdicts.safetensors", lambda part: save_file(tensors, part))
 
     @staticmethod
@@ -131,6 +134,7 @@ class Scores:
             tensors["index"],
             facts,
             tuple(stages),
+            tensors.get("labels"),
         )
 
 

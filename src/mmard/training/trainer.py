@@ -24,6 +24,7 @@ from mmard.models.students import Classifier
 from mmard.models.weights import save_weights
 from mmard.runs import RunFolder
 from mmard.training.averaging import Average, Averaging
+from mmard.training.cost import Cost
 from mmard.training.engine import Engine
 from mmard.training.feed import Feed
 from mmard.training.inner_state import prepared, tell_guards
@@ -96,6 +97,7 @@ class Trainer:
         self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
         self.looks_without_gain = 0
         self.at_once: int | None = None
+        self.cost = Cost(engine)
 
     def fit(self) -> dict[str, float]:
         """Train to the end, from the folder's checkpoint where there is one; returns the best accuracies, held-out."""
@@ -132,6 +134,7 @@ class Trainer:
 
     def _start_clock(self) -> None:
         self._clock, self.feed.waited = (self.step, time.perf_counter()), 0.0
+        self.cost.start()
 
     def _pace(self) -> dict[str, float]:
         """Of the steps since the clock was started; judging is not in it."""
@@ -142,6 +145,7 @@ class Trainer:
             "seconds": seconds,
             "images_per_second": images / seconds,
             "data_wait": self.feed.waited_share(seconds),
+            **self.cost.spent(),
         }
 
     def _one_step(self, x: Tensor, y: Tensor, index: Tensor) -> None:

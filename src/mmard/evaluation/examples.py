@@ -1,0 +1,83 @@
+"""A few test images with what an attack makes of them, to be looked at."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mmard.core.errors import MmardError, first_line
+from mmard.core.files import write_whole
+from mmard.core.tf32 import full_precision
+from mmard.core.threat import Threat
+from mmard.core.views import held_still
+from mmard.data.images import Images, some
+from mmard.evaluation.evaluate import suite
+
+ATTACK = "PGD-20"
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Images, their adversarial twins, and what the model says of both.
+
+    Attributes:
+        x: (n, C, H, W) uint8, the natural images.
+        x_adv: (n, C, H, W) float32 in [0, 1].
+        labels, index: (n,) int64: the class, and the image's stable number in the test set.
+        said: (n, 2) int64, the model's class at x and at x'.
+        confidence: (n, 2) float32, the probability that it gives that class.
+        facts: ``attack``, ``detail``, ``norm``, ``eps`` as text, ``classes`` as a list of names.
+    """
+
+    x: Tensor
+    x_adv: Tensor
+    labels: Tensor
+    index: Tensor
+    said: Tensor
+    confidence: Tensor
+    facts: dict[str, str | list[str]]
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file in one step, the facts in its header."""
+        names = ("x", "x_adv", "labels", "index", "said", "confidence")
+        tensors = {name: getattr(self, name).cpu().contiguous() for name in names}
+        header = {key: json.dumps(value) for key, value in self.facts.items()}
+        write_whole(path, lambda part: save_file(tensors, part, metadata=header))
+
+    @staticmethod
+    def load(path: Path) -> "Examples":
+        """Read what `save` wrote.
+
+        Raises:
+            MmardError: for a file that is broken or of another kind.
+        """
+        try:
+            with safe_open(path, "pt") as f:
+                facts = {key: json.loads(value) for key, value in (f.metadata() or {}).items()}
+            return Examples(**load_file(path), facts=facts)
+        except (SafetensorError, OSError, ValueError, TypeError) as e:
+            raise MmardError(f"cannot read {path}: {first_line(e)}; mmard eval writes it anew") from e
+
+
+def examples(model: nn.Module, images: Images, threat: Threat, *, count: int, seed: int = 0) -> Examples:
+    """What PGD-20 makes of ``count`` of the images, every class in proportion, chosen by a seed and by nothing else.
+
+    Args:
+        model: pixels in [0, 1] → logits, in whatever mode; it is given back as it was.
+        count: how many; all of them where there are fewer.
+    """
+    trial = suite(seed=seed)[ATTACK]
+    x, y, index = some(images, count, seed=0).batch(slice(None))
+    torch.manual_seed(seed)
+    with held_still(model), full_precision():
+        x_adv = trial.attack(model, x, y, threat)
+        with torch.no_grad():
+            sure = torch.stack([model(at).softmax(1) for at in (x, x_adv)], 1)  # (n, 2, K)
+    confidence, said = sure.max(2)
+    facts = {"attack": ATTACK, "detail": trial.detail(threat), "norm": threat.norm, "eps": repr(threat.eps)}
+    pixels = (x * 255).round().to(torch.uint8)
+    return Examples(pixels, x_adv.detach(), y, index, said, confidence, {**facts, "classes": list(images.classes)})

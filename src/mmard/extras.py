@@ -1,0 +1,79 @@
+"""What reports and model cards show beside scores, kept when a model is judged."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmard.config import read_settings
+from mmard.core.errors import MmardError
+from mmard.core.files import write_json
+from mmard.core.threat import Threat
+from mmard.data.images import some
+from mmard.evaluation.curve import curve as curve_of
+from mmard.evaluation.curve import radii_of
+from mmard.evaluation.evaluate import Tick
+from mmard.evaluation.examples import examples as examples_of
+from mmard.models.students import Classifier
+from mmard.objects import method_of
+from mmard.report.card import write_card
+from mmard.subjects import Subject
+from mmard.training.engine import Engine
+
+CURVE_IMAGES = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Extras:
+    """What is kept beside scores; of an exported model, which has no gradients, nothing.
+
+    Args:
+        curve: accuracy under PGD-20 at eight radii from 0 to 4 eps, on about `CURVE_IMAGES` of the images: curve.json.
+        examples: so many images with what PGD-20 makes of them: examples.safetensors; 0: none.
+
+    Raises:
+        MmardError: where there can be no curve; before the attacks.
+    """
+
+    subject: Subject
+    threat: Threat
+    curve: bool
+    examples: int
+
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise MmardError(f"examples {self.examples} is no number of images; expected 0 for none, or more")
+        if self.curve:
+            radii_of(self.threat)
+        if self.curve and not isinstance(self.subject.model, Classifier):
+            raise MmardError(
+                "a curve asks for gradients, and an exported model has none; draw it of the run it came from"
+            )
+
+    def keep(self, results: Path, engine: Engine, tick: Tick, batch_size: int, seed: int) -> None:
+        """Write examples.safetensors and curve.json where they are asked for."""
+        model, images = self.subject.model, self.subject.images
+        if self.examples and isinstance(model, Classifier):
+            shown = examples_of(model, images, self.threat, count=self.examples, seed=seed)
+            engine.on_global_zero(lambda: shown.save(results / "examples.safetensors"))
+        if self.curve:
+            few, how = some(images, CURVE_IMAGES, seed=0), {"batch_size": batch_size, "seed": seed}
+            found = curve_of(model, few, self.threat, **how, tick=tick, crew=engine)
+            engine.on_global_zero(lambda: write_json(results / "curve.json", found))
+
+
+def keep_card(folder: Path) -> None:
+    """Write the model card of a run folder; a folder of another kind gets none."""
+    if (folder / "settings.yaml").is_file():
+        write_card(folder, known_of(folder)[1])
+
+
+def known_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Resolved settings and formula of a run; none where they cannot be had here, for instance when the method's file is gone."""
+    try:
+        settings = read_settings(folder)
+    except MmardError:
+        return None, ""
+    try:
+        return settings.resolved(), str(method_of(settings))
+    except MmardError:
+        return settings.resolved(), ""

@@ -1,0 +1,166 @@
+"""A model card: README.md beside a run's weights, with the front matter of the Hugging Face hub."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmard.core.errors import MmardError
+from mmard.core.files import read_json, write_text
+from mmard.evaluation.scores import CLEAN, WORST
+from mmard.report.html.flags import checks_of, flags_of
+from mmard.report.html.groups import Group, kind_of
+from mmard.report.html.records import Judged, Run, data_of, read_run, threat_of
+from mmard.report.html.sheet import Sheet, interval, words
+
+MARK = "<!-- written by mmard; mmard eval writes it anew -->"
+KNOWN = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "gpl-3.0",
+         "lgpl-3.0", "mpl-2.0", "openrail", "unlicense", "other", "unknown")  # fmt: skip
+"""Names of licences as the hub spells them; whatever else stands under ``license_name``."""
+
+
+def write_card(folder: Path, formula: str = "") -> bool:
+    """Write the card of a run folder in one step; a README.md of somebody else's stays as it is.
+
+    Args:
+        formula: the method as it reads in its paper; empty where it is not known.
+
+    Returns whether there is a card now.
+
+    Raises:
+        MmardError: when the folder is no run folder, or the disk is full.
+    """
+    path = folder / "README.md"
+    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        return False
+    place = folder.resolve()
+    name = f"{place.parent.name}-{place.name}" if place.name.startswith("seed-") else place.name  # a cell of a study
+    write_text(path, card(read_run(folder, name, formula)))
+    return True
+
+
+def card(run: Run) -> str:
+    """The card's text: front matter, then words for people."""
+    front = yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True, width=1000)
+    s = run.settings
+    epochs, planned = run.epochs
+    method = f"```\n{run.formula}\n```" if run.formula else f"`{s.get('method')}`"
+    parts = [
+        f"---\n{front}---\n{MARK}",
+        f"# {run.name}",
+        f"A `{s.get('student')}` classifier for {data_of(s)}, trained to resist {threat_of(s)} by `mmard`.",
+        f"## How it was trained\n\n{method}\n\n{_facts(run)}\n\n"
+        f"{epochs} of {planned} epochs, seed {run.seed}. All settings: `settings.yaml`.",
+        f"## How it was judged\n\n{_figures(run)}",
+        f"## What to know\n\n{_flags(run)}",
+        "## Use\n\n```python\nimport mmard\n\nmodel = mmard.load_model(FOLDER)  # pixels in [0, 1] → logits; "
+        "normalisation is inside\n```\n\n`best.safetensors` is the checkpoint with the best robust accuracy on held-out images, "
+        "`last.safetensors` that of the last epoch.",
+        f"## Licence\n\n{_licence_words(s)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def front_matter(run: Run) -> dict[str, Any]:
+    """The hub's fields: licence, tags, data sets, metrics, and the figures as a ``model-index``."""
+    s, data = run.settings, data_of(run.settings)
+    name = method_name(s)
+    front: dict[str, Any] = licence_of(s) | {"library_name": "mmard", "pipeline_tag": "image-classification"}
+    front["tags"] = ["adversarial-robustness", "knowledge-distillation", "image-classification", "safetensors", name]
+    front |= {"datasets": [data], "metrics": ["accuracy"]}
+    results = [_result(judged, data, threat_of(s)) for judged in run.judged.values() if judged.name.startswith("best")]
+    index: dict[str, Any] = {"name": run.name, "results": results}
+    return front | ({"model-index": [index]} if results else {"model_name": run.name})
+
+
+def method_name(settings: Mapping[str, Any]) -> str:
+    """``mmard``, of a method with parameters too."""
+    method = settings.get("method")
+    return str(method.get("name") if isinstance(method, dict) else method)
+
+
+def licence_of(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The hub's licence fields of the setting ``licence``."""
+    given = str(settings.get("licence") or "unknown")
+    return {"license": given.lower()} if given.lower() in KNOWN else {"license": "other", "license_name": given}
+
+
+def _result(judged: Judged, data: str, threat: str) -> dict[str, Any]:
+    """An evaluation: each metric is named after its attack with number and length of steps, start and eps."""
+    ball = str(judged.facts.get("threat") or threat)
+    metrics = []
+    for row in judged.rows:
+        name = f"Accuracy, {how(row, ball)}, {judged.samples} test images"
+        metrics.append({"type": "accuracy", "name": name, "value": round(row["accuracy"], 3)})
+    task = {"type": "image-classification", "name": "Image classification under attack"}
+    return {"task": task, "dataset": {"type": data, "name": data, "split": "test"}, "metrics": metrics}
+
+
+def how(row: Mapping[str, Any], threat: str) -> str:
+    """``PGD-20 (cross-entropy, 20 steps of 2/255, start uniform; L∞ 8/255)``."""
+    if row["attack"] == CLEAN:
+        return "clean"
+    if row["attack"] == WORST:
+        return f"worst case of all these attacks for each image ({threat})"
+    return f"{row['attack']} ({row['detail']}; {threat})"
+
+
+def _facts(run: Run) -> str:
+    s, teacher = run.settings, run.settings.get("teacher")
+    lines = [f"- **Data**: {data_of(s)}, pixels in [0, 1]", f"- **Threat**: {threat_of(s)}, in training and in judging"]
+    lines.append(f"- **Teacher**: {f'`{teacher}`{_of_teacher(Path(str(teacher)))}' if teacher else 'none'}")
+    others = s.get("teachers")
+    lines += [f"- **{name}**: `{source}`" for name, source in (others.items() if isinstance(others, dict) else ())]
+    return "\n".join(lines)
+
+
+def _of_teacher(path: Path) -> str:
+    """What its card says, or its own settings; nothing where it is not here."""
+    try:
+        if path.suffix == ".json":
+            given = read_json(path)
+            told = [str(given[key]) for key in ("architecture", "source") if given.get(key)]
+            return f" ({', '.join([*told, 'licence ' + str(given.get('licence') or 'not stated')])})"
+        if (path / "settings.yaml").is_file():
+            s = read_run(path, path.name).settings
+            return f" ({s.get('student')}, by {method_name(s)}, licence {s.get('licence') or 'not stated'})"
+    except MmardError:
+        pass
+    return ""
+
+
+def _figures(run: Run) -> str:
+    if not run.judged:
+        return "Not judged on test images yet: `mmard eval` on this folder does it, and writes this card anew."
+    parts = []
+    for judged in run.judged.values():
+        ball = str(judged.facts.get("threat") or threat_of(run.settings))
+        rows = [[words(how(r, ball)), interval(r["accuracy"], r["low"], r["high"])] for r in judged.rows]
+        weights = "last" if judged.name.startswith("last") else "best"
+        title = f"{weights}.safetensors, {judged.samples:,} test images"
+        parts.append(Sheet("figures", title, ["attack", "accuracy, %"], rows).markdown())
+    return (
+        "\n".join(parts)
+        + "\nIn brackets Wilson's 95 % interval over the test images; it says nothing of other training seeds."
+    )
+
+
+def _flags(run: Run) -> str:
+    groups = [Group(run.name, (run,))]
+    lines = []
+    for flag in flags_of(groups, kind_of(groups)):
+        said = "; ".join(place.removeprefix(f"{run.name}: ") for place in flag.where if place != run.name)
+        lines.append(f"- {'**Warning.** ' if flag.level == 'warning' else ''}{flag.text}{f' ({said})' if said else ''}")
+    lines += [f"- Check {c['name']}: {c['level']}. {c['said']} {c['means']} {c['do']}".rstrip() for c in checks_of(run)]
+    return "\n".join(lines) or "Nothing to warn of."
+
+
+def _licence_words(settings: Mapping[str, Any]) -> str:
+    given = settings.get("licence")
+    what = (
+        f"These weights: {given}."
+        if given
+        else "Not stated: the setting `licence` says what one may do with these weights."
+    )
+    return f"{what} The data and the teacher have licences of their own, which may bind what is made of them."

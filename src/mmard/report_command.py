@@ -1,0 +1,96 @@
+"""`mmard report`, as the command line takes it."""
+
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from mmard.core.errors import MmardError, unknown
+
+if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
+    from mmard.report.html.page import Report
+
+KINDS = ("md", "tex", "csv")
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or a study's folder.")],
+    to: Annotated[
+        Path | None, typer.Option("--out", help="File to write; default report.html in RUN, or here for several.")
+    ] = None,
+    also: Annotated[
+        str | None, typer.Option(help="The tables beside it, too: md, tex, csv or several: md,csv.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Of the page; default: the folder's name.")] = None,
+) -> None:
+    """One HTML file of what runs found: tables, curves, classes, examples, cost, and what to know before believing it.
+
+    [bold]mmard report runs/a runs/b[/bold]   runs that differ by their seed alone stand together: mean ± sd
+
+    [bold]mmard report runs/studies/mine --also md,tex,csv[/bold]   all the runs of a study
+
+    It reads run folders alone; what they lack is named with the command that makes it.
+    """
+    from mmard import cli
+    from mmard.core.files import write_text
+    from mmard.report.html.sheet import written
+
+    kinds = _kinds(also)
+    found = report_of(runs, title)
+    to = to if to is not None else (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    if to.is_dir():
+        raise MmardError(f"{to} is a folder; expected a file to write, such as {to / 'report.html'}")
+    write_text(to, found.html(metadata.version("mmard")))
+    cli.out.print(f"report: {escape(str(to))} ({to.stat().st_size / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
+    for kind in kinds:
+        for name, text in written(found.sheets(), kind, to.stem).items():
+            write_text(to.with_name(name), text)
+            cli.out.print(f"tables: {escape(str(to.with_name(name)))}", highlight=False, soft_wrap=True)
+    for fault in (fault for group in found.groups for run in group.runs for fault in run.faults):
+        cli.out.print(f"left out: {escape(fault)}", highlight=False, soft_wrap=True)
+    for part in found.missing():
+        line = f"not there yet, of {len(part.runs)} run{'s' if len(part.runs) > 1 else ''}: {part.what}"
+        cli.out.print(escape(line), highlight=False, soft_wrap=True)
+    if found.missing():
+        cli.out.print("the report has the commands that make them", highlight=False)
+
+
+def _kinds(also: str | None) -> list[str]:
+    kinds = [kind.strip() for kind in (also or "").split(",") if kind.strip()]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise unknown("kind of table", kind, KINDS)
+    return list(dict.fromkeys(kinds))
+
+
+def report_of(runs: list[Path], title: str | None = None) -> "Report":
+    """Read run folders and study folders into a report.
+
+    Raises:
+        MmardError: when one of them is neither, or its settings cannot be read.
+    """
+    from mmard.extras import known_of
+    from mmard.report.html.groups import read_all
+    from mmard.report.html.page import Report
+
+    groups = read_all([run.expanduser() for run in runs], known_of)
+    names = [run.resolve().name for run in runs]
+    results = _results(runs[0].expanduser() / "results.json") if len(runs) == 1 else {}
+    count = sum(len(group.runs) for group in groups)
+    about = str(results.get("about") or groups[0].runs[0].settings.get("about") or "")
+    about = about if len(groups) == 1 or results else ""
+    words = f"{count} run{'s' if count > 1 else ''}" + (f" in {len(groups)} groups" if len(groups) > 1 else "")
+    return Report(
+        groups, title or ", ".join(names[:3]) + (" …" if len(names) > 3 else ""), f"{about} {words}.".strip(), results
+    )
+
+
+def _results(path: Path) -> dict[str, Any]:
+    from mmard.core.files import read_json
+
+    try:
+        return read_json(path) if path.is_file() else {}
+    except MmardError:
+        return {}  # tables that can be made anew; the runs speak for themselves

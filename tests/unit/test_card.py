@@ -1,0 +1,76 @@
+"""Model cards, as the hub's own client reads them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from handmade import make_run, scores, verdicts
+
+from mmard.report.card import MARK, licence_of, write_card
+
+hub = pytest.importorskip("huggingface_hub")
+JUDGED = scores(verdicts([1] * 9 + [0], [1] * 5 + [0] * 5))
+
+
+def test_the_hub_reads_the_figures_with_their_attack(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a: b", judged=JUDGED, licence="MIT")
+    assert write_card(run, "inner: max  KL\nouter: min  KL")
+    card = hub.ModelCard.load(run / "README.md")
+    data = card.data
+    assert (data.license, data.datasets, data.metrics, data.model_name) == ("mit", ["digits"], ["accuracy"], "a: b")
+    assert {"adversarial-robustness", "rslad"} <= set(data.tags)
+    found = {r.metric_name: r.metric_value for r in data.eval_results}
+    name = "Accuracy, PGD-20 (cross-entropy, 20 steps of 2/255, start uniform; L∞ 8/255), 10 test images"
+    assert found[name] == 50
+    assert found["Accuracy, clean, 10 test images"] == 90
+    assert {r.dataset_name for r in data.eval_results} == {"digits"}
+    for words in ("runs/teacher", "L∞ 8/255", "Judged without AutoAttack", "outer: min  KL", "start uniform"):
+        assert words in card.text, words
+    assert yaml.safe_load(hub.ModelCardData(**data.to_dict()).to_yaml())
+
+
+def test_a_run_that_is_not_judged_has_a_card_without_figures(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    write_card(run)
+    meta = hub.metadata_load(run / "README.md")
+    assert "model-index" not in meta
+    assert meta["license"] == "unknown"
+    assert "Not judged on test images yet" in (run / "README.md").read_text()
+
+
+def test_a_readme_of_somebody_elses_stays(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    (run / "README.md").write_text("mine")
+    assert not write_card(run)
+    assert (run / "README.md").read_text() == "mine"
+    (run / "README.md").write_text(f"{MARK} old")
+    assert write_card(run)
+    assert "old" not in (run / "README.md").read_text().split(MARK)[1][:10]
+
+
+def test_a_licence_that_the_hub_does_not_know_has_its_name() -> None:
+    assert licence_of({"licence": "Apache-2.0"}) == {"license": "apache-2.0"}
+    assert licence_of({"licence": "Ours 1.0"}) == {"license": "other", "license_name": "Ours 1.0"}
+    assert licence_of({}) == {"license": "unknown"}
+
+
+def test_the_teachers_card_says_its_licence(tmp_path: Path) -> None:
+    teacher = tmp_path / "t.json"
+    teacher.write_text('{"architecture": "wrn-34-10", "classes": 10, "licence": "MIT", "source": "the TRADES authors"}')
+    run = make_run(tmp_path / "a", teacher=str(teacher))
+    write_card(run)
+    assert "(wrn-34-10, the TRADES authors, licence MIT)" in (run / "README.md").read_text()
+
+
+def test_an_evaluation_without_attacks_claims_no_worst_case(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "seed-1", judged=JUDGED)
+    clean = scores(verdicts([1] * 9 + [0], [1] * 10))
+    replace(clean, correct=clean.correct[:, :1], attacks=("clean",), details=("no attack",), seconds=(1.0,)).save(
+        run / "eval/best_clean"
+    )
+    write_card(run)
+    data = hub.ModelCard.load(run / "README.md").data
+    assert data.model_name.endswith("-seed-1")  # a cell of a study is called after its folder, too
+    assert len([r for r in data.eval_results if r.metric_name.startswith("Accuracy, worst case")]) == 1
+    assert len([r for r in data.eval_results if r.metric_name.startswith("Accuracy, clean")]) == 2
