@@ -238,8 +238,6 @@ class Trainer:
             self.student.load_state_dict(state["student"])
             self.update.optimizer.load_state_dict(state["optimizer"])
             self.average.load_state_dict(state["average"])
-            if len(self.terms) != len(state["terms"]):
-                raise ValueError(f"it holds {len(state['terms'])} states of terms, the method has {len(self.terms)}")
             for module, saved in zip(self.terms, state["terms"], strict=True):
                 module.load_state_dict(saved)
             for companion in self.update.companions:
