@@ -44,9 +44,12 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "averaging__kind": "ema", "averaging__decay": 0.95, "validation__every": 9, "validation__steps": 2,
     }  # fmt: skip
     runs: dict[str, Path] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # which decides the order of sums: the same nets everywhere
     for method in ("pgd_at", "trades", "rslad", "mmard"):
         taught = {"teacher": str(runs["pgd_at"])} if method in ("rslad", "mmard") else {}
         runs[method] = api.train(method=method, out=str(base / method), **settings, **taught).path
+    torch.set_num_threads(threads)
     return runs
 
 

@@ -29,7 +29,7 @@ def scores(correct: Tensor, labels: Tensor | None = LABELS, **facts: Any) -> Sco
     """Of one attack."""
     details = ("no attack", "cross-entropy, 20 steps of 2/255, start uniform")
     known = {"threat": "L∞ 8/255", "classes": list(CLASSES), "asked": {"attacks": "pgd-20", "limit": 10}, **facts}
-    return Scores(correct, ("clean", "PGD-20"), details, (0.5, 60.0), torch.arange(len(correct)), known, labels)
+    return Scores(correct, ("clean", "PGD-20"), details, (0.5, 60.0), torch.arange(len(correct)), known, labels=labels)
 
 
 def curve(accuracy: Sequence[float] = (90.0, 50.0, 0.0)) -> dict[str, Any]:

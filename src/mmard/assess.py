@@ -32,7 +32,7 @@ def evaluate(
 ) -> Scores:
     """Judge a model on the test images of its data set; tables and verdicts go to ``eval/`` beside its weights.
 
-    What is found is kept there at once, so that the same call after a kill goes on, and ends with the same verdicts.
+    What is found is kept at once: the same call after a kill goes on, and ends with the same verdicts.
 
     Args:
         source: run folder (its best checkpoint), weights file, card, or an exported model (.onnx).
@@ -52,8 +52,9 @@ def evaluate(
             f"checks={checks} ask for gradients, and an exported model has none; check the run it came from"
         )
     named = {} if protocol == "standard" else {"protocol": protocol}  # as a study looks it up, which knows one protocol
-    changes = {key: value for key, value in words.items() if not key.startswith("engine.")}  # those change no verdict
-    changes |= {"twin": twin} if twin else {}
+    changes = {key: value for key, value in words.items() if not key.startswith("engine.")} | (
+        {"twin": twin} if twin else {}
+    )
     asked = {"attacks": attacks, **named, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
     return _evaluate(found, asked, words, {"curve": curve, "examples": examples}, checks, tick)
 

@@ -133,7 +133,11 @@ def results_folder(path: Path, asked: dict[str, Any], named: list[str], count: i
         named: the attacks, where they are not the usual ones.
         count: of the images.
     """
-    parts = [path.stem, *named, *([f"{count}-images"] if asked["limit"] else [])]
+    parts = [
+        path.name if path.suffix == ".onnx" else path.stem,
+        *named,
+        *([f"{count}-images"] if asked["limit"] else []),
+    ]
     parts += [f"seed-{asked['seed']}"] if asked["seed"] else []
     parts += [f"{key}-{value}" for key, value in asked["overrides"].items()]
     name = re.sub(r"[^\w.+-]", "-", "_".join(parts))

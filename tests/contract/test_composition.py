@@ -68,6 +68,8 @@ def stepped(method: Method, progress: tuple[float, ...] = (0.5,)) -> tuple[Updat
 
 def refusal(wrapper: str, base: str) -> str | None:
     """Why this wrapper does not go with this base."""
+    if wrapper == "mmard" and base in NATURAL:
+        return "mmard is about examples, and this base makes none"
     if wrapper == "fair" and base in NATURAL:
         return "this base makes none; give one, such as base=ard"
     if wrapper.startswith("igdm") and base in NATURAL:

@@ -11,13 +11,12 @@ from torch import nn
 from mmard.core.errors import MmardError
 from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
-from mmard.core.views import Predict, held_still
+from mmard.core.views import held_still
 from mmard.data.images import Images, some
 from mmard.evaluation.checks import KINDS, Check, How, as_dicts
 from mmard.evaluation.eot import Averaged, over_draws
 from mmard.evaluation.evaluate import Trial, choose, evaluate, must_be_a_model, suite
 from mmard.evaluation.flags import flags_of_probes, flags_of_verdicts
-from mmard.evaluation.kept import Forgotten, Kept
 from mmard.evaluation.preflight import preflight
 from mmard.evaluation.probes import AT_ONCE, PROBED, probes
 from mmard.evaluation.scores import Scores
@@ -43,8 +42,6 @@ def checked(
     others: Mapping[str, nn.Module] | None = None,
     of: int | None = None,
     batch_size: int = 500,
-    asked: Predict | None = None,
-    kept: Kept = Forgotten(),
     **judging: Any,
 ) -> Scores:
     """`evaluate` with its checks: ``facts["checks"]`` is what they find, ``facts["checked"]`` what they looked at.
@@ -56,8 +53,7 @@ def checked(
         checks: as `how_to_check` reads it.
         others: networks whose adversarial examples are tried on the model, by name, such as its teacher.
         of: images in the whole test set; None: these are all.
-        asked, kept: as for `evaluate`; a randomised model does without.
-        **judging: of `evaluate`: ``seed``, ``tick``, ``crew``.
+        **judging: of `evaluate`: ``seed``, ``tick``, ``crew``; ``asked`` and ``kept``, which a randomised model does without.
 
     Raises:
         CheckError: where a check that must hold before the attacks does not.
@@ -69,8 +65,8 @@ def checked(
     found += _before(model, images, threat, trials) if how != "none" else []
     randomised = any(check.name == "randomised" for check in found)
     model = Averaged(model) if randomised else model
-    means = {} if randomised else {"asked": asked, "kept": kept}
-    scores = evaluate(model, images, threat, trials, batch_size=batch_size, **means, **judging)  # type: ignore[arg-type]
+    spared = {key: judging.pop(key) for key in ("asked", "kept") if key in judging}
+    scores = evaluate(model, images, threat, trials, batch_size=batch_size, **judging, **({} if randomised else spared))
     found += flags_of_verdicts(scores) if how != "none" else []
     few = images.take(torch.arange(0)) if how != "full" or threat.eps == 0 else some(images, PROBED, seed=0)
     found += _probe(model, few, threat, scores, others or {}, {**judging, "batch_size": min(batch_size, AT_ONCE)})
