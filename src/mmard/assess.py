@@ -48,13 +48,10 @@ def evaluate(
         raise MmardError(f"batch_size {batch_size} and limit {limit} are at least 1")
     found, words = Source.of(source, twin), {key.replace("__", "."): value for key, value in overrides.items()}
     if found.exported and checks not in (None, "none"):
-        raise MmardError(
-            f"checks={checks} ask for gradients, and an exported model has none; check the run it came from"
-        )
+        raise MmardError(f"checks={checks} ask for gradients, which an exported model has not; check its float twin")
     named = {} if protocol == "standard" else {"protocol": protocol}  # as a study looks it up, which knows one protocol
-    changes = {key: value for key, value in words.items() if not key.startswith("engine.")} | (
-        {"twin": twin} if twin else {}
-    )
+    own = words | ({"twin": twin} if twin else {})
+    changes = {key: value for key, value in own.items() if not key.startswith("engine.")}  # those change no verdict
     asked = {"attacks": attacks, **named, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
     return _evaluate(found, asked, words, {"curve": curve, "examples": examples}, checks, tick)
 

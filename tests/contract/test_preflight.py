@@ -190,7 +190,7 @@ def test_which_checks_run_where_nobody_says() -> None:
 
 @pytest.mark.parametrize("classes", [4, 5, 12])
 def test_autoattack_aims_at_no_more_classes_than_there_are(classes: int) -> None:
-    package = AutoAttack().package(Linear(classes=classes), X, THREAT)
+    package = AutoAttack().package(Linear(classes=classes), torch.zeros(1, 1, 8, 8), THREAT)
     aims = {package.apgd_targeted.n_target_classes, package.fab.n_target_classes}
     assert aims == {min(9, classes - 1)}
 

@@ -46,11 +46,10 @@ def checked(
 ) -> Scores:
     """`evaluate` with its checks: ``facts["checks"]`` is what they find, ``facts["checked"]`` what they looked at.
 
-    A randomised model is judged by the mean of its logits over draws, and every attack's line says so.
+    A randomised model is judged by the mean of its logits over draws; every line says so.
 
     Args:
-        trials: from `suite`; None: its usual ones.
-        checks: as `how_to_check` reads it.
+        trials, checks: from `suite`, None: its usual ones; as `how_to_check` reads it.
         others: networks whose adversarial examples are tried on the model, by name, such as its teacher.
         of: images in the whole test set; None: these are all.
         **judging: of `evaluate`: ``seed``, ``tick``, ``crew``; ``asked`` and ``kept``, which a randomised model does without.
@@ -63,12 +62,12 @@ def checked(
     trials = choose(None, suite(batch_size, judging.get("seed", 0))) if trials is None else trials
     how, found, begun = how_to_check(checks, trials), _part(len(images), of), time.perf_counter()
     found += _before(model, images, threat, trials) if how != "none" else []
-    randomised = any(check.name == "randomised" for check in found)
-    model = Averaged(model) if randomised else model
+    if randomised := any(check.name == "randomised" for check in found):
+        model = Averaged(model)
     spared = {key: judging.pop(key) for key in ("asked", "kept") if key in judging}
     scores = evaluate(model, images, threat, trials, batch_size=batch_size, **judging, **({} if randomised else spared))
     found += flags_of_verdicts(scores) if how != "none" else []
-    few = images.take(torch.arange(0)) if how != "full" or threat.eps == 0 else some(images, PROBED, seed=0)
+    few = some(images, PROBED, seed=0) if how == "full" and threat.eps > 0 else images.take(torch.arange(0))
     found += _probe(model, few, threat, scores, others or {}, {**judging, "batch_size": min(batch_size, AT_ONCE)})
     seconds = time.perf_counter() - begun - sum(scores.seconds)
     facts = {"checks": as_dicts(found), "checked": {"how": how, "probed": len(few), "seconds": seconds}}
