@@ -157,7 +157,7 @@ def test_processes_find_the_same(mmard: Run, mmard_process: Run, tmp_path: Path)
     found = []
     for count in (1, 2):
         words = ["--attacks", "pgd-20", "--limit", 30, "--batch-size", 11, "--checks", "full", "threat.eps=0.04"]
-        done = mmard_process("eval", "run", *words, f"engine.devices={count}", "engine.accelerator=cpu")
+        done = mmard_process("eval", "run", *words, f"engine.devices={count}", "engine.accelerator=cpu", timeout=300)
         assert done.returncode == 0, done.stderr
         (file,) = tmp_path.glob("run/eval/*/scores.json")
         facts = json.loads(file.read_text())
