@@ -19,9 +19,11 @@ from torch.nn import functional
 from mmard import MmardError, Scores, Threat
 from mmard.attacks.auto import AutoAttack
 from mmard.attacks.spared import Pruned, Remembering, in_parts, prints
+from mmard.config import read_settings
 from mmard.evaluation.evaluate import choose, evaluate, suite
 from mmard.evaluation.kept import KeptIn, fingerprint
 from mmard.models.weights import save_weights
+from mmard.objects import data_of
 from mmard.training.folding import folded
 
 EPS = 0.13  # some of the blobs fall and some stand
@@ -229,26 +231,36 @@ def test_other_weights_or_facts_have_another_name(net: nn.Module) -> None:
     assert known != fingerprint(small_net(name="cnn-8-3"), 1)
 
 
-def test_an_evaluation_killed_at_random_moments_ends_with_the_same_verdicts(
-    net: nn.Module, mmard: Run, tmp_path: Path
-) -> None:
-    weights = tmp_path / "model.safetensors"
-    save_weights(weights, small_net(classes=10, name="cnn-4-2", seed=3))
-    words = ["eval", "model.safetensors", "data.name=digits", "threat.eps=0.02", "--limit", 60, "--batch-size", 6]
+def test_an_evaluation_killed_at_random_moments_ends_with_the_same_verdicts(mmard: Run, tmp_path: Path) -> None:
+    digits, net = (
+        data_of(read_settings("digits-rslad", {"data.limit": 400})).train,
+        small_net(classes=10, name="cnn-4-2"),
+    )
+    x, y, _ = digits.in_memory().batch(slice(None))
+    descent = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(40):
+        loss = functional.cross_entropy(net(x), y)
+        descent.zero_grad()
+        loss.backward()
+        descent.step()
+    save_weights(tmp_path / "model.safetensors", net)
+    words = ["eval", "model.safetensors", "data.name=digits", "threat.eps=0.02", "--limit", 24, "--batch-size", 8]
     words += ["--attacks", "pgd-20,autoattack", "--protocol", "quick"]
-    draw, parts = random.Random(0), []
-    for batches in (2, 12):  # wait until so many are kept, then for a random moment more
+    draw = random.Random(0)
+    kept: list[int] = []
+    for batch in ("PGD-20-0", "AutoAttack-quick-APGD-CE-0"):  # wait until it is kept, then for a random moment more
         with subprocess.Popen(
             command(*words), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
-            while len(list(tmp_path.glob("eval/*/parts/*/*.safetensors"))) < batches and process.poll() is None:
+            while not list(tmp_path.glob(f"eval/*/parts/*/{batch}.safetensors")) and process.poll() is None:
                 time.sleep(0.002)
             time.sleep(draw.uniform(0, 0.05))
             assert process.poll() is None, "the evaluation ended before it could be killed"
             process.kill()
-        parts.append(len(list(tmp_path.glob("eval/*/parts/*/*.safetensors"))))
-    assert parts == sorted(parts)
-    assert mmard(*words).returncode == 0
+        kept.append(len(list(tmp_path.glob("eval/*/parts/*/*.safetensors"))))
+    assert kept == sorted(kept)
+    done = mmard(*words)
+    assert done.returncode == 0, done.stderr
     (folder,) = tmp_path.glob("eval/*")
     assert not (folder / "parts").exists()
     cut = Scores.load(folder)
@@ -258,3 +270,4 @@ def test_an_evaluation_killed_at_random_moments_ends_with_the_same_verdicts(
     assert torch.equal(cut.correct, whole.correct)
     assert all(torch.equal(a.right, b.right) for a, b in zip(cut.stages, whole.stages, strict=True))
     assert whole.attacks == ("clean", "PGD-20", "AutoAttack-quick")
+    assert 0 < whole.correct[:, 2].sum() < len(whole.correct)
