@@ -85,7 +85,7 @@ EXHIBITS: dict[str, tuple[Maker, str]] = {
     "led by the labels' order": (lambda net, _: Exhibit(net, same, museum.by_position), "batch"),
     "a network within a network": (lambda net, _: Classifier(net, net.architecture), "normalisation"),
     "normalised outside, too": (lambda net, _: nn.Sequential(museum.Normalise(0.3, 0.4), net), "normalisation"),
-    "normalisation forgotten": (lambda net, _: Exhibit(net, lambda x: 0.376 * x + 0.306, same), "normalisation"),
+    "normalisation forgotten": (lambda net, _: Exhibit(net, lambda x: 0.15 * x + 0.4, same), "normalisation"),
     "pixels wanted in 0 to 255": (lambda net, _: Exhibit(net, times(1 / 255), same), "normalisation"),
 }
 
