@@ -179,6 +179,7 @@ def test_processes_share_an_evaluation_and_give_the_same_verdicts(
 ) -> None:
     mmard("train", *QUICK, "train.batch_size=10", "--method", "pgd_at", "student=cnn-8-2", "out=run")
     words = ["eval", "run", "--attacks", "pgd-20,autoattack", "--limit", 18, "--batch-size", 7, "threat.eps=0.04"]
+    words += ["--checks", "quick"]
     scores = {}
     for count in (1, 2, 4):
         done = mmard_process(*words, f"engine.devices={count}", "engine.accelerator=cpu")
