@@ -182,7 +182,9 @@ Set = TypeVar("Set", bound=ImageSet)
 
 def some(images: Set, limit: int | None, seed: int) -> Set:
     """About ``limit`` of the images, every class in proportion; all of them without a limit."""
-    return images if limit is None or limit >= len(images) else images.take(stratified(images.labels, limit, seed)[0])
+    if limit is None or limit >= len(images):
+        return images
+    return images.take(stratified(images.labels.cpu(), limit, seed)[0].to(images.index.device))
 
 
 def split(name: str, train: ImageSet, test: Images, *, held_out: float, seed: int) -> DataSet:
