@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,7 @@ from mmard.report_command import report
 from mmard.study import command
 
 app = typer.Typer(
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -52,9 +53,11 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -197,11 +200,25 @@ app.command("results")(command.results)
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    warnings.showwarning = lambda message, *_: _tell("yellow", "warning", str(message))
     try:
-        app()
+        sys.exit(app(prog_name="mmard", standalone_mode=False))
     except MmardError as e:
-        which = "error" if RANK == "0" else f"error in process {RANK}"
-        Console(emoji=False, stderr=True, soft_wrap=True).print(
-            f"[bold red]{which}:[/bold red] {escape(str(e))}", highlight=False
-        )
-        sys.exit(2)
+        _tell("bold red", "error", str(e))
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as e:
+        if not hasattr(e, "format_message"):  # typer's kinds of error, whose module is another in each version
+            raise
+        context = getattr(e, "ctx", None)
+        where = context.command_path if context else "mmard"
+        _tell("bold red", "error", f"{e.format_message().rstrip('.')}; see {where} --help")
+    sys.exit(2)
+
+
+def _tell(style: str, what: str, message: str) -> None:
+    """A line on standard error."""
+    which = what if RANK == "0" else f"{what} in process {RANK}"
+    Console(emoji=False, stderr=True, soft_wrap=True).print(
+        f"[{style}]{which}:[/{style}] {escape(message)}", highlight=False
+    )

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from mmard.core.errors import MmardError, unknown
 from mmard.core.numbers import parse_number
 from mmard.core.validate import Section, validated
+from mmard.locate import spec_of
 
 Number = Annotated[float, BeforeValidator(parse_number)]
 
@@ -231,7 +232,7 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         inner = raw.get(parent)
         if parent in ("method", "base") and isinstance(inner, str):
-            inner = {"name": inner}
+            inner = spec_of(inner)
         if inner is not None and not isinstance(inner, dict):
             raise MmardError(f"{key}: {parent} is {inner!r} and has no parts")
         raw[parent] = inner if inner is not None else ({"name": "rslad"} if parent == "method" else {})

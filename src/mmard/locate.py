@@ -48,7 +48,9 @@ def build_method(spec: str | dict[str, Any]) -> Method:
     spec = spec_of(spec)
     name = spec.pop("name", None)
     if not isinstance(name, str):
-        raise MmardError("a method needs a name, such as method=rslad or method: {name: rslad}")
+        raise MmardError(
+            f"got {spec or 'nothing'} and no method's name; expected one, such as method=rslad, or method.base.name=rslad"
+        )
     builder = method_builder(name)
     try:
         known = inspect.signature(builder).parameters

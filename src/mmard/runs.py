@@ -78,16 +78,20 @@ class RunFolder:
                     self._board.add_scalar(tag, number, record["step"])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of the metrics; a last one cut short by a kill is left out."""
+        """All lines of the metrics; a last one cut short by a kill is left out.
+
+        Raises:
+            MmardError: for another line that is no record of a step.
+        """
         if not self.metrics_file.exists():
             return []
-        records = []
-        for line in self.metrics_file.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-        return [r for r in records if isinstance(r, dict) and isinstance(r.get("step"), int)]
+        lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        records = [_record(line) for line in lines]
+        whole = [r for r in records if r is not None]
+        if None in records[:-1]:
+            at = records.index(None) + 1
+            raise MmardError(f"{self.metrics_file}: line {at} is no record of a step; mend that line, or remove it")
+        return whole
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps that a resumed run will do again."""
@@ -111,6 +115,15 @@ class RunFolder:
         if not isinstance(state, dict) or not isinstance(step := state.get("step"), int) or step < 0:
             raise MmardError(f"{self.checkpoint_file} is no checkpoint of this package; remove it to start anew")
         return state
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """A line of the metrics; None where it is none."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 def _board(path: Path) -> Any:

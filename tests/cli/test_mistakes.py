@@ -34,6 +34,14 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
     ("words", "expected"),
     [
         (["train", "train.epoch=3"], ["unknown setting 'train.epoch'", "did you mean train.epochs"]),
+        (["train", "--bogus"], ["No such option: --bogus", "see mmard train --help"]),
+        (["eval"], ["Missing argument", "see mmard eval --help"]),
+        (["eval", "run", "--seed", "x"], ["'--seed'", "integer"]),
+        (["trian"], ["No such command 'trian'", "see mmard --help"]),
+        (["train", "train.epochs=abc"], ["'train.epochs' is 'abc': expected a whole number"]),
+        (["train", "data=3"], ["'data' is 3: expected keys and values"]),
+        (["train", "averaging.kind=e"], ["expected 'none', 'ema' or 'swa'"]),
+        (["train", "--method", "mmard", "method.base.alpha=1"], ["no method's name", "method.base.name=rslad"]),
         (["train", "treat=3"], ["unknown setting 'treat'", "did you mean threat"]),
         (["train", "--method", "rslda"], ["unknown method 'rslda'", "did you mean rslad", "file.py:function"]),
         (["train", "--method", "mmard", "method.inner=drfit"], ["unknown inner term 'drfit'", "did you mean drift"]),
@@ -146,6 +154,39 @@ def test_a_wrong_word_is_one_line(words: list[str], expected: list[str], mmard: 
     if "engine.accelerator=cuda" in words and torch.cuda.is_available():
         pytest.skip("this machine can run that")
     assert_one_line(mmard(*words), *expected)
+
+
+def test_metrics_with_a_line_that_is_none_are_not_passed_over(mmard: Run, tmp_path: Path) -> None:
+    assert mmard("train", *QUICK, "student=cnn-2-1", "--method", "pgd_at", "out=run").returncode == 0
+    metrics = tmp_path / "run/metrics.jsonl"
+    whole = metrics.read_text()
+    first, rest = whole.split("\n", 1)
+    metrics.write_text(f"{first}\n{{\n{rest}")
+    asked = ["train", *QUICK, "student=cnn-2-1", "--method", "pgd_at", "out=run", "--resume"]
+    assert_one_line(mmard(*asked), "metrics.jsonl: line 2 is no record of a step")
+    metrics.write_text(whole + '{"step": 1')  # as a kill leaves it
+    assert mmard(*asked).returncode == 0
+    assert metrics.read_text() == whole
+
+
+def test_parts_of_a_base_in_brackets_are_settings(mmard: Run) -> None:
+    done = mmard("show", "digits-rslad", "method=mmard(rslad)", "method.base.alpha=0.3")
+    assert done.returncode == 0, done.stderr
+    assert "0.3·KL(T(x)‖S(x'))" in done.stdout
+
+
+def test_a_warning_is_one_line_and_no_arguments_mean_help(mmard: Run, mmard_process: Run, tmp_path: Path) -> None:
+    asked = ["train", *QUICK, "student=cnn-2-1", "--method", "pgd_at", "out=run", "train.epochs=1"]
+    assert mmard(*asked).returncode == 0
+    assert mmard("export", "run").returncode == 0
+    (tmp_path / "run/best.safetensors").unlink()
+    done = mmard_process(
+        "eval", "run/model.onnx", *QUICK[:1], "--attacks", "square", "--limit", "10", "--checks", "none"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: the float twin of run/model.onnx")
+    assert done.stderr.count("\n") == 1
+    assert "mmard demo" in mmard().stdout
 
 
 def test_an_unknown_option_is_answered_by_the_command_line_itself(mmard: Run) -> None:

@@ -59,6 +59,10 @@ def test_cells_are_the_product_and_carry_their_settings() -> None:
     assert len({c.fingerprint for c in cells}) == len(cells)
 
 
+def test_attacks_may_be_a_list() -> None:
+    assert study(evaluate={"attacks": ["pgd-20", "cw"]}).evaluate == study(evaluate={"attacks": "pgd-20,cw"}).evaluate
+
+
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [

@@ -7,6 +7,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mmard.core.errors import MmardError, unknown
 
 S = TypeVar("S", bound="Section")
+EXPECTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "expected keys and values"),
+    **dict.fromkeys(("list_type", "tuple_type"), "expected a list"),
+    "string_type": "expected a word",
+}  # pydantic's kinds of fault
 
 
 class Section(BaseModel):
@@ -32,8 +40,12 @@ def validated(section: type[S], raw: Any, where: str) -> S:
             raise unknown(where, key, known) from e
         if fault["type"] == "missing":
             raise MmardError(f"{where} {key!r} is missing") from e
-        message = fault["msg"].removeprefix("Value error, ")
+        message = EXPECTED.get(fault["type"]) or _in_our_words(fault["msg"])
         raise MmardError(f"{where} {key!r} is {fault['input']!r}: {message}") from e
+
+
+def _in_our_words(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should be", "expected")
 
 
 def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from mmard.config import Count, Seed, Settings, read_settings, recipe_folders
 from mmard.core.errors import MmardError, first_line, unknown
@@ -19,10 +19,15 @@ SECTIONS = {
 OF_THE_STUDY = {"out": "the study's own out", "seed": "seeds: [0, 1, 2]"}
 
 
+def _joined(names: Any) -> Any:
+    """A list of names is as good as names with commas."""
+    return ",".join(map(str, names)) if isinstance(names, list) else names
+
+
 class Evaluation(Section):
     """How each cell is judged, as by ``mmard eval``; ``checkpoint`` says which of its weights."""
 
-    attacks: str | None = None
+    attacks: Annotated[str | None, BeforeValidator(_joined)] = None
     limit: Count | None = None
     batch_size: Count = 500
     seed: Seed = 0
