@@ -197,7 +197,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "two starts": ({"attack.kind": "n-fgsm", "attack.warm_start": True}, "attack.warm_start does not go with .*n-fgsm"),
     "no step to stop before": ({"attack.kind": "n-fgsm", "attack.stop_at": "teacher"}, "attack.stop_at does not go"),
     "a ball of another norm": ({"attack.kind": "rs-fgsm", "threat.norm": "l2"}, "is for linf, the threat is l2"),
-    "kind": ({"attack.kind": "fgsm"}, "'attack.kind' is 'fgsm': Input should be 'pgd', 'rs-fgsm' or 'n-fgsm'"),
+    "kind": ({"attack.kind": "fgsm"}, "'attack.kind' is 'fgsm': expected 'pgd', 'rs-fgsm' or 'n-fgsm'"),
     "where to stop": ({"attack.stop_at": "both"}, "'attack.stop_at' is 'both'.* 'teacher' or 'student'"),
     "late is no number": ({"attack.late": 0.75}, "attack.late"),
     "late without steps": (

@@ -6,25 +6,13 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks.pgd import Loss, Pgd, gradient
+from mmard.attacks.pgd import Loss, Pgd, Process, gradient
 from mmard.core.ascent import Ascent
 from mmard.core.errors import MmardError
 from mmard.core.threat import Threat, per_sample
 from mmard.core.views import Views
 
 Stop = Literal["teacher", "student"]
-
-
-class Process(Protocol):
-    """A maximizer in two parts, so that another may choose where it starts."""
-
-    def __call__(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor: ...
-
-    def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """Where it starts, (B, C, H, W)."""
-
-    def climb(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
-        """x' from that start on."""
 
 
 def asked(loss: Loss, who: object) -> Ascent:
@@ -37,7 +25,7 @@ def asked(loss: Loss, who: object) -> Ascent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EarlyStop:
+class EarlyStop(Process):
     """PGD that leaves a sample alone from the first iterate on that has crossed; it then costs no more passes.
 
     The idea of friendly adversarial training (Zhang et al., ICML 2020, arXiv 2002.11242), whose boundary is the student's.
@@ -53,10 +41,6 @@ class EarlyStop:
 
     pgd: Pgd
     at: Stop
-
-    def __call__(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """x' in the ball around x, (B, C, H, W)."""
-        return x.clone() if threat.eps == 0 else self.climb(loss, x, self.begin(loss, x, threat), threat)
 
     def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """As the PGD."""

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from mmard.attacks.adaptive import EarlyStop, Process, Stop, WarmStart
-from mmard.attacks.pgd import Pgd, Start
+from mmard.attacks.adaptive import EarlyStop, Stop, WarmStart
+from mmard.attacks.pgd import Pgd, Process, Start
 from mmard.attacks.single import N_FGSM, RS_FGSM, OneStep
 from mmard.attacks.stages import Guard, Late
 from mmard.core.errors import MmardError, unknown

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -18,8 +18,22 @@ Start = Literal["none", "gaussian", "uniform"]
 START_NOISE = 0.001  # standard deviation of the gaussian start, in units of a pixel's range (TRADES and after)
 
 
+class Process(Protocol):
+    """A maximizer in two parts, so that another may choose where it starts."""
+
+    def __call__(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
+        """x' in the ball around x that makes ``loss(x')`` (B,) large. x (B, C, H, W) in [0, 1]."""
+        return x.clone() if threat.eps == 0 else self.climb(loss, x, self.begin(loss, x, threat), threat)
+
+    def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
+        """Where it starts, (B, C, H, W)."""
+
+    def climb(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
+        """x' from that start on."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Pgd:
+class Pgd(Process):
     """Projected gradient ascent, last iterate (Madry et al., 2018, arXiv 1706.06083, eq. 3).
 
     Args:
@@ -51,10 +65,6 @@ class Pgd:
         if self.step_size > threat.eps * (1 + 1e-9):
             raise MmardError(f"step_size {self.step_size:.4f} > eps {threat.eps:.4f}: are the two swapped?")
         return self.step_size
-
-    def __call__(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """x' in the ball around x that makes ``loss(x')`` (B,) large. x (B, C, H, W) in [0, 1]."""
-        return x.clone() if threat.eps == 0 else self.climb(loss, x, self.begin(loss, x, threat), threat)
 
     def climb(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
         """All the steps, from ``x_adv`` on."""

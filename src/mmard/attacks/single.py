@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmard.attacks.pgd import Loss, gradient
+from mmard.attacks.pgd import Loss, Process, gradient
 from mmard.core.errors import MmardError
 from mmard.core.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneStep:
-    """Uniform noise, then one sign step. Pixels stay in their range throughout.
+class OneStep(Process):
+    """Uniform noise, then one sign step; x' is up to noise + length times eps away from x unless clipped. Pixels stay in range.
 
     Args:
         name: as it is shown.
@@ -31,10 +31,6 @@ class OneStep:
     noise: float
     length: float
     clipped: bool
-
-    def __call__(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """x' (B, C, H, W), for x in [0, 1]; where it is not clipped, up to noise + length times eps away from x."""
-        return x.clone() if threat.eps == 0 else self.climb(loss, x, self.begin(loss, x, threat), threat)
 
     def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """x and the noise."""

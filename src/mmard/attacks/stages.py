@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks.adaptive import Process, asked
-from mmard.attacks.pgd import Loss
+from mmard.attacks.adaptive import asked
+from mmard.attacks.pgd import Loss, Process
 from mmard.core.errors import MmardError
 from mmard.core.threat import Threat
 
@@ -15,7 +15,7 @@ COLLAPSED = 0.5  # of its best: the robust accuracy is below, the clean accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Late:
+class Late(Process):
     """One process up to a share of the run, another from there on.
 
     Args:
@@ -30,10 +30,6 @@ class Late:
     def __post_init__(self) -> None:
         if not 0 < self.after < 1:
             raise MmardError(f"attack.late.after is {self.after:g}, expected a share of the run between 0 and 1")
-
-    def __call__(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """x' (B, C, H, W)."""
-        return x.clone() if threat.eps == 0 else self.climb(loss, x, self.begin(loss, x, threat), threat)
 
     def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """Where today's process starts."""
