@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -271,3 +272,16 @@ def test_an_evaluation_killed_at_random_moments_ends_with_the_same_verdicts(mmar
     assert all(torch.equal(a.right, b.right) for a, b in zip(cut.stages, whole.stages, strict=True))
     assert whole.attacks == ("clean", "PGD-20", "AutoAttack-quick")
     assert 0 < whole.correct[:, 2].sum() < len(whole.correct)
+
+
+def test_the_benchmark_times_both_and_compares_their_verdicts(honest: dict[str, Path], tmp_path: Path) -> None:
+    words = [honest["rslad"] / "best.safetensors", "--limit", 30, "--share", 0.02, "--other-seed", "--json", "out.json"]
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "autoattack.py"
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, words)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert list(found["attacks"]) == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
+    assert found["attacks"]["Square"]["differ: ours"] == 0
+    assert found["CPU ratio"] > 0
