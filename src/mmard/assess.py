@@ -47,8 +47,8 @@ def evaluate(
     if batch_size < 1 or (limit is not None and limit < 1):
         raise MmardError(f"batch_size {batch_size} and limit {limit} are at least 1")
     found, words = Source.of(source, twin), {key.replace("__", "."): value for key, value in overrides.items()}
-    if found.exported and checks not in (None, "none"):
-        raise MmardError(f"checks={checks} ask for gradients, which an exported model has not; check its float twin")
+    if found.exported and checks == "full":
+        raise MmardError("checks=full ask for gradients, which an exported model has not; check its float twin so")
     named = {} if protocol == "standard" else {"protocol": protocol}  # as a study looks it up, which knows one protocol
     own = words | ({"twin": twin} if twin else {})
     changes = {key: value for key, value in own.items() if not key.startswith("engine.")}  # those change no verdict
@@ -63,7 +63,7 @@ def _evaluate(
     protocol, attacks = asked.get("protocol", "standard"), asked["attacks"]
     own = source.exported.trials(attacks, **drawn) if source.exported else None
     trials = choose(attacks, suite(**drawn), protocol) if own is None else own
-    how, engine = how_to_check(checks if own is None else "none", trials), engine_of(settings)
+    how, engine = how_to_check(checks, trials), engine_of(settings)
     with engine.together("start the evaluation again"):
         subject = Subject.of(source, settings, asked["limit"], engine.device)
         named = [] if attacks is None and protocol == "standard" else [*trials] or ["clean"]

@@ -77,18 +77,21 @@ class Subject:
 
     Attributes:
         whole: how many test images there are in all.
+        twin: the network that lends a runtime its gradients.
     """
 
     model: nn.Module
     images: Images
     whole: int
+    twin: nn.Module | None = None
 
     @staticmethod
     def of(source: Source, settings: Settings, limit: int | None, device: torch.device) -> "Subject":
         """Load both."""
         test = data_of(read_settings(settings, {"data.stream": True})).test  # nobody looks at the training images
         if source.exported is not None:
-            return Subject(source.exported.on(device, test), some(test, limit, seed=0).to(device), len(test))
+            runtime = source.exported.on(device, test)
+            return Subject(runtime, some(test, limit, seed=0).to(device), len(test), source.exported.twin)
         model = load_model(source.path)
         must_fit(model, str(source.path), len(test.classes), test.channels)
         model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -122,7 +125,8 @@ class Subject:
             *versions,
         )
         images = self.images.index.tolist(), self.images.labels.tolist()
-        return KeptIn(results / "parts" / fingerprint(self.model, *images, *facts))
+        networks = nn.ModuleList([self.model] if self.twin is None else [self.model, self.twin])
+        return KeptIn(results / "parts" / fingerprint(networks, repr(networks), *images, *facts))
 
 
 def results_folder(path: Path, asked: dict[str, Any], named: list[str], count: int) -> Path:

@@ -311,14 +311,13 @@ def test_a_moved_folder_still_finds_its_twin_and_a_changed_one_is_not_used(
     assert done.returncode == 0, done.stderr
     assert "transfer-FGSM" in done.stdout
     save_weights(here / "sub/net.safetensors", small_net(classes=10))
-    with pytest.warns(UserWarning, match="has changed since .only Square attacks it"):
-        done = mmard(*words)
+    done = mmard(*words)
+    assert "has changed since (only Square attacks it" in done.stderr
     assert "this alone proves little" in done.stdout
     (here / "sub/net.safetensors").rename(here / "other.safetensors")
-    with pytest.warns(UserWarning, match="is not there"):
-        assert mmard(*words, "--attacks", "none").returncode == 0
-    with pytest.warns(UserWarning, match="the gradients lent to it are another network's"):
-        done = mmard(*words, "--attacks", "fgsm", "--twin", "other.safetensors")
+    assert "is not there" in mmard(*words, "--attacks", "none").stderr
+    done = mmard(*words, "--attacks", "fgsm", "--twin", "other.safetensors")
+    assert "the gradients lent to it are another network's" in done.stderr
     assert "through-FGSM" in done.stdout
 
 
@@ -326,10 +325,17 @@ def test_a_model_from_elsewhere_is_judged_too(here: Path, mmard: Run) -> None:
     graph = onnx.load(here / "net.onnx")
     del graph.metadata_props[:]
     onnx.save(graph, here / "foreign.onnx")
-    with pytest.warns(UserWarning, match="foreign.onnx names no float twin"):
-        assert mmard("eval", "foreign.onnx", "--attacks", "none").returncode == 0
-    done = mmard("eval", "foreign.onnx", "--attacks", "fgsm", "--limit", "12", "--twin", "net.safetensors")
-    assert "through-FGSM" in done.stdout
+    assert "foreign.onnx names no float twin" in mmard("eval", "foreign.onnx", "--attacks", "none").stderr
+    words = ["eval", "foreign.onnx", "--attacks", "fgsm", "--limit", "12", "--twin", "net.safetensors"]
+    done = mmard(*words)
+    assert (done.returncode, "check threat: neither the weights" in done.stderr) == (2, True), done.stderr
+    assert "through-FGSM" in mmard(*words, "threat.eps=0.1").stdout
+    softmax = onnx.helper.make_node("Softmax", [graph.graph.output[0].name], ["shares"], axis=1)
+    graph.graph.node.append(softmax)
+    graph.graph.output[0].name = "shares"
+    onnx.save(graph, here / "foreign.onnx")
+    done = mmard(*words, "threat.eps=0.1")
+    assert (done.returncode, "add up to 1: probabilities" in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ class Sample:
 
 
 def preflight(model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, Trial]) -> list[Check]:
-    """All the checks, on a borrowed model (`held_still`); random numbers are drawn.
+    """All the checks, on a borrowed model (`held_still`); random numbers are drawn. A runtime's gradients are not looked at.
 
     Raises:
         CheckError: for the first thing that must hold and does not.
@@ -78,7 +78,7 @@ def preflight(model: nn.Module, images: Images, threat: Threat, trials: Mapping[
         return [*found, Check("constant", "warning", f"the same logits for all of {len(x)} images")]
     check_logits(runs[0])
     check_normalisation(sample, images)
-    return found + check_slopes(model, x, y, threat, trials)
+    return found + (check_slopes(model, x, y, threat, trials) if getattr(model, "has_gradients", True) else [])
 
 
 def check_threat(threat: Threat) -> list[Check]:

@@ -35,10 +35,13 @@ class RuntimeModel(nn.Module):
         shape: (C, H, W) of an image; a None is a size that the file leaves open.
         classes: how many.
         version: of onnxruntime.
+        has_gradients: no; attacks follow those of a float twin.
 
     Raises:
         MmardError: for a file that is no ONNX model, or not one from a batch of images to a batch of logits.
     """
+
+    has_gradients = False
 
     def __init__(self, source: Path | bytes, what: str) -> None:
         super().__init__()
@@ -84,6 +87,9 @@ class RuntimeModel(nn.Module):
                 f"{self.what} is for {self.classes} classes and images of {sizes[0]}, the data has {classes} and {sizes[1]}; "
                 "name its data: data.name=..., data.size=..."
             )
+
+    def extra_repr(self) -> str:
+        return f"onnxruntime {self.version}"
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.detach().to("cpu", torch.float32).contiguous().numpy()
