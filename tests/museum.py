@@ -53,6 +53,18 @@ def times(factor: float) -> Callable[[Tensor], Tensor]:
     return lambda z: z * factor
 
 
+class Rugged(nn.Module):
+    """Ripples on the logits: gradients are there and true, and lead nowhere."""
+
+    def __init__(self, net: nn.Module, height: float) -> None:
+        super().__init__()
+        self.net, self.height = net, height
+        self.signs = torch.randn(64, 10, generator=torch.Generator().manual_seed(0)).sign()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) + self.height * torch.sin(2 * (x.flatten(1) @ self.signs))  # type: ignore[no-any-return]
+
+
 class WinnersTakeAll(nn.Module):
     """Only the largest share of a layer's activations stays (Xiao et al., 2020)."""
 

@@ -1,18 +1,22 @@
 """From a model to its verdicts: what `mmard eval` does, for Python."""
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmard.asked import Asked
 from mmard.core.errors import MmardError
 from mmard.core.files import write_json
+from mmard.core.threat import Threat
 from mmard.evaluation.checked import checked, how_to_check
-from mmard.evaluation.evaluate import Tick, choose, suite
+from mmard.evaluation.evaluate import Tick
 from mmard.evaluation.scores import Scores
 from mmard.extras import Extras, keep_card
 from mmard.objects import engine_of
 from mmard.runs import RunFolder
-from mmard.subjects import Source, Subject, results_folder
+from mmard.subjects import Source, Subject
 
 
 def evaluate(
@@ -44,42 +48,34 @@ def evaluate(
         curve, examples: what to keep besides, for a report; see `mmard.extras.Extras`.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``; ``engine__devices=2`` shares the work.
     """
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise MmardError(f"batch_size {batch_size} and limit {limit} are at least 1")
-    found, words = Source.of(source, twin), {key.replace("__", "."): value for key, value in overrides.items()}
-    if found.exported and checks == "full":
+    asked = Asked(
+        attacks=attacks, protocol=protocol, limit=limit, batch_size=batch_size, seed=seed, checks=checks, twin=twin,
+        overrides={key.replace("__", "."): value for key, value in overrides.items()},
+    )  # fmt: skip
+    return _evaluate(Source.of(source, twin), asked, partial(Extras, curve=curve, examples=examples), tick)
+
+
+def _evaluate(source: Source, asked: Asked, extras: Callable[[Subject, Threat], Extras], tick: Tick) -> Scores:
+    settings, trials = source.settings(asked.overrides), source.trials(asked)
+    how, engine = how_to_check(asked.checks, trials), engine_of(settings)
+    if source.exported and how == "full":
         raise MmardError("checks=full ask for gradients, which an exported model has not; check its float twin so")
-    named = {} if protocol == "standard" else {"protocol": protocol}  # as a study looks it up, which knows one protocol
-    own = words | ({"twin": twin} if twin else {})
-    changes = {key: value for key, value in own.items() if not key.startswith("engine.")}  # those change no verdict
-    asked = {"attacks": attacks, **named, "limit": limit, "batch_size": batch_size, "seed": seed, "overrides": changes}
-    return _evaluate(found, asked, words, {"curve": curve, "examples": examples}, checks, tick)
-
-
-def _evaluate(
-    source: Source, asked: dict[str, Any], words: dict[str, Any], extra: dict[str, Any], checks: str | None, tick: Tick
-) -> Scores:
-    drawn, settings = {"batch_size": asked["batch_size"], "seed": asked["seed"]}, source.settings(words)
-    protocol, attacks = asked.get("protocol", "standard"), asked["attacks"]
-    own = source.exported.trials(attacks, **drawn) if source.exported else None
-    trials = choose(attacks, suite(**drawn), protocol) if own is None else own
-    how, engine = how_to_check(checks, trials), engine_of(settings)
     with engine.together("start the evaluation again"):
-        subject = Subject.of(source, settings, asked["limit"], engine.device)
-        named = [] if attacks is None and protocol == "standard" else [*trials] or ["clean"]
-        results = results_folder(source.path, asked, named, len(subject.images))
+        subject = Subject.of(source, settings, asked.limit, engine.device)
+        results = asked.folder(source.path, trials, len(subject.images))
         engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))  # can it be written?
-        threat = source.threat(settings, words, checked=how != "none")
-        extras = Extras(subject, threat, **extra)
-        means: dict[str, Any] = {**drawn, "tick": tick, "crew": engine, "asked": subject.faster()}
-        means["kept"] = subject.kept_in(results, settings, **drawn)
-        others = subject.others(settings) if how == "full" else {}
-        whole = {"checks": how, "others": others, "of": subject.whole}
-        scores = checked(subject.model, subject.images, threat, trials, **whole, **means)  # type: ignore[arg-type]
-        scores.facts.update(source.described(), data=settings.data.name, seed=asked["seed"], asked=asked)
+        threat = source.threat(settings, asked.overrides, needed=len(trials) > 0)
+        besides = extras(subject, threat)
+        scores = checked(
+            subject.model, subject.images, threat, trials, checks=how, of=subject.whole,
+            others=subject.others(settings) if how == "full" else {}, batch_size=asked.batch_size, seed=asked.seed,
+            tick=tick, crew=engine, asked=subject.faster(),
+            kept=subject.kept_in(results / "parts", trials, threat, asked.batch_size, asked.seed),
+        )  # fmt: skip
+        scores.facts.update(source.described(), data=settings.data.name, seed=asked.seed, asked=asked.facts(trials))
         scores.facts["settings"] = settings.resolved()
         engine.on_global_zero(lambda: scores.save(results))
-        extras.keep(results, engine, tick, **drawn)
+        besides.keep(results, engine, tick, batch_size=asked.batch_size, seed=asked.seed)
         engine.on_global_zero(lambda: _finish(source.path.parent, results))
     return scores
 

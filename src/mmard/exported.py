@@ -45,9 +45,9 @@ class Exported:
         network = None if found is None else load_model(found).requires_grad_(False)
         return Exported(model, network, found)
 
-    def trials(self, attacks: str | None, batch_size: int, seed: int) -> dict[str, Trial]:
+    def trials(self, attacks: str | None, protocol: str, batch_size: int, seed: int) -> dict[str, Trial]:
         """The attacks asked for; None: the usual ones of all three ways."""
-        return choose_exported(attacks, exported_suite(self.twin, batch_size, seed))
+        return choose_exported(attacks, exported_suite(self.twin, batch_size, seed), protocol)
 
     def on(self, device: torch.device, images: Images) -> RuntimeModel:
         """The model, once it and its twin are known to fit the images; the twin is on the device then."""

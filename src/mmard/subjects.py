@@ -1,7 +1,7 @@
 """What an evaluation is of: weights with their settings, the threat, the test images, and where the results go."""
 
-import hashlib
-import re
+import math
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -11,17 +11,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmard.asked import Asked
 from mmard.attacks.spared import in_parts
 from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
+from mmard.core.files import sha256
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
 from mmard.data.images import Images, some
 from mmard.evaluation.checks import CheckError
+from mmard.evaluation.evaluate import Trial, choose, suite
 from mmard.evaluation.kept import KeptIn, fingerprint
 from mmard.exported import Exported, opened
 from mmard.models.students import Classifier
-from mmard.models.teachers import find_model, load_model, load_teacher, must_fit
+from mmard.models.teachers import find_model, load_model, load_teacher, must_fit, weights_file
 from mmard.models.weights import load_weights
 from mmard.objects import data_of
 from mmard.runs import RunFolder
@@ -52,14 +55,20 @@ class Source:
             return Source(path, exported, exported.model.facts)
         return Source(path, None, load_weights(path)[1] if path.suffix != ".json" else {})
 
-    def settings(self, words: dict[str, Any]) -> Settings:
+    def settings(self, words: Mapping[str, Any]) -> Settings:
         """Those that the weights were trained with, and what is asked for now."""
-        return read_settings(read_settings(None, {**self.facts.get("settings", {}), "engine": {}}), words)
+        return read_settings(read_settings(None, {**self.facts.get("settings", {}), "engine": {}}), dict(words))
 
-    def threat(self, settings: Settings, words: dict[str, Any], checked: bool) -> Threat:
-        """The adversary; where it is checked, the file or the command must say what it may do."""
+    def trials(self, asked: Asked) -> dict[str, Trial]:
+        """The attacks asked for, or the usual ones."""
+        if self.exported:
+            return self.exported.trials(asked.attacks, asked.protocol, asked.batch_size, asked.seed)
+        return choose(asked.attacks, suite(asked.batch_size, asked.seed), asked.protocol)
+
+    def threat(self, settings: Settings, words: Mapping[str, Any], needed: bool) -> Threat:
+        """The adversary; where there is one, the file or the command must say what it may do."""
         asked = any(key == "threat" or key.startswith("threat.") for key in words)
-        if checked and not asked and "threat" not in self.facts.get("settings", {}):
+        if needed and not asked and "threat" not in self.facts.get("settings", {}):
             raise CheckError("threat", "neither the weights nor the command say which, expected one")
         try:
             return Threat(**settings.threat.model_dump())
@@ -67,8 +76,9 @@ class Source:
             raise CheckError("threat", str(e)) from e
 
     def described(self) -> dict[str, Any]:
-        """For the record of an evaluation."""
-        return {"model": str(self.path), **(self.exported.described() if self.exported else {})}
+        """For the record of an evaluation: which file, and what was in it."""
+        weights = sha256(weights_file(self.path))
+        return {"model": str(self.path), "weights": weights, **(self.exported.described() if self.exported else {})}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,26 +86,27 @@ class Subject:
     """A network on its device, and the test images that it is judged on.
 
     Attributes:
-        whole: how many test images there are in all.
+        whole: how many test images there are in all; ∞ where ``data.test_limit`` lets nobody know.
         twin: the network that lends a runtime its gradients.
     """
 
     model: nn.Module
     images: Images
-    whole: int
+    whole: float
     twin: nn.Module | None = None
 
     @staticmethod
     def of(source: Source, settings: Settings, limit: int | None, device: torch.device) -> "Subject":
         """Load both."""
         test = data_of(read_settings(settings, {"data.stream": True})).test  # nobody looks at the training images
+        whole = len(test) if settings.data.test_limit is None else math.inf
         if source.exported is not None:
             runtime = source.exported.on(device, test)
-            return Subject(runtime, some(test, limit, seed=0).to(device), len(test), source.exported.twin)
+            return Subject(runtime, some(test, limit, seed=0).to(device), whole, source.exported.twin)
         model = load_model(source.path)
         must_fit(model, str(source.path), len(test.classes), test.channels)
         model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Subject(model, some(test, limit, seed=0).to(device), len(test))
+        return Subject(model, some(test, limit, seed=0).to(device), whole)
 
     def faster(self) -> Predict | None:
         """The same logits up to rounding at less cost, for AutoAttack; None for a runtime, which is as it is."""
@@ -113,37 +124,12 @@ class Subject:
                 found[f"the {name}"] = teacher.to(self.images.labels.device)
         return found
 
-    def kept_in(self, results: Path, settings: Settings, batch_size: int, seed: int) -> KeptIn:
+    def kept_in(self, folder: Path, trials: Mapping[str, Trial], threat: Threat, batch_size: int, seed: int) -> KeptIn:
         """Where the verdicts of batches go: a folder for all that they depend on, so that none is taken for another's."""
         versions = [f"{name} {metadata.version(name)}" for name in ("mmard", "torch", "pyautoattack")]
-        facts = (
-            settings.data.model_dump(),
-            settings.threat,
-            batch_size,
-            seed,
-            self.images.labels.device.type,
-            *versions,
-        )
-        images = self.images.index.tolist(), self.images.labels.tolist()
+        attacks = [(name, trial.detail(threat)) for name, trial in trials.items()]
+        device = self.images.labels.device.type
         networks = nn.ModuleList([self.model] if self.twin is None else [self.model, self.twin])
-        return KeptIn(results / "parts" / fingerprint(networks, repr(networks), *images, *facts))
-
-
-def results_folder(path: Path, asked: dict[str, Any], named: list[str], count: int) -> Path:
-    """A folder of its own for each kind of evaluation, so that a quick look never replaces a full one.
-
-    Args:
-        asked: what the command names: limit, seed, overrides.
-        named: the attacks, where they are not the usual ones.
-        count: of the images.
-    """
-    parts = [
-        path.name if path.suffix == ".onnx" else path.stem,
-        *named,
-        *([f"{count}-images"] if asked["limit"] else []),
-    ]
-    parts += [f"seed-{asked['seed']}"] if asked["seed"] else []
-    parts += [f"{key}-{value}" for key, value in asked["overrides"].items()]
-    name = re.sub(r"[^\w.+-]", "-", "_".join(parts))
-    short = name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return path.parent / "eval" / short
+        images = self.images.pixels, self.images.labels, self.images.index
+        facts = [repr(networks), attacks, threat, batch_size, seed, device, *versions]
+        return KeptIn(folder / fingerprint({**networks.state_dict(), **dict(zip("xyi", images, strict=True))}, *facts))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from mmard import MmardError, Scores, Threat
 from mmard.attacks.auto import AutoAttack
 from mmard.attacks.spared import Pruned, Remembering, in_parts, prints
 from mmard.config import read_settings
+from mmard.evaluation.checked import checked
+from mmard.evaluation.eot import Averaged
 from mmard.evaluation.evaluate import choose, evaluate, suite
 from mmard.evaluation.kept import KeptIn, fingerprint
 from mmard.models.weights import save_weights
 from mmard.objects import data_of
+from mmard.subjects import Subject
 from mmard.training.folding import folded
 
 EPS = 0.13  # some of the blobs fall and some stand
@@ -227,9 +231,53 @@ def test_a_batch_that_is_kept_is_not_judged_again(net: nn.Module, tmp_path: Path
 
 
 def test_other_weights_or_facts_have_another_name(net: nn.Module) -> None:
-    known = fingerprint(net, 1)
-    assert known == fingerprint(net, 1) != fingerprint(net, 2)
-    assert known != fingerprint(small_net(name="cnn-8-3"), 1)
+    own = net.state_dict()
+    known = fingerprint(own, 1)
+    assert known == fingerprint(own, 1) != fingerprint(own, 2)
+    assert known != fingerprint(small_net(name="cnn-8-3").state_dict(), 1)
+
+
+def test_what_verdicts_depend_on_has_a_folder_of_its_own(net: nn.Module, tmp_path: Path) -> None:
+    images, threat, trials = blobs(12), Threat(eps=EPS), choose("pgd-20", suite())
+    moved = replace(images, pixels=images.pixels.flip(0))
+    steps = {"PGD-20": replace(trials["PGD-20"], detail=lambda _: "30 steps")}
+    own, other = small_net(), small_net(seed=1)
+    folders = [
+        Subject(net, images, 12).kept_in(tmp_path, trials, threat, 8, 0).folder,
+        Subject(net, moved, 12).kept_in(tmp_path, trials, threat, 8, 0).folder,
+        Subject(net, images, 12).kept_in(tmp_path, steps, threat, 8, 0).folder,
+        Subject(net, images, 12).kept_in(tmp_path, trials, Threat(eps=0.1), 8, 0).folder,
+        Subject(net, images, 12).kept_in(tmp_path, trials, threat, 9, 0).folder,
+        Subject(net, images, 12).kept_in(tmp_path, trials, threat, 8, 1).folder,
+        Subject(net, images, 12, own).kept_in(tmp_path, trials, threat, 8, 0).folder,
+        Subject(net, images, 12, other).kept_in(tmp_path, trials, threat, 8, 0).folder,
+    ]
+    assert len(set(folders)) == len(folders)
+    assert folders[0] == Subject(net, blobs(12), 12).kept_in(tmp_path, trials, threat, 8, 0).folder
+
+
+def test_a_randomised_model_is_attacked_with_every_pass(net: nn.Module) -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return net(x + 0.1 * torch.randn_like(x))  # type: ignore[no-any-return]
+
+    images, threat = blobs(24, seed=3), Threat(eps=EPS)
+    x, y, _ = images.batch(slice(None))
+    scores = checked(Noisy(), images, threat, choose("autoattack", suite(24, 0), "quick"), batch_size=24)
+    mean, auto = Averaged(Noisy()).eval(), AutoAttack(protocol="quick", batch_size=24)
+    right = scores.correct[:, 0]
+    for name, stage in zip(auto.stages, scores.stages, strict=True):
+        attack = getattr(auto.package(mean, x, threat), {"APGD-CE": "apgd", "APGD-T": "apgd_targeted"}[name])
+        attack.seed = 0
+        with torch.no_grad():
+            x_adv = attack.perturb(x[right].contiguous(), y[right])
+            again = torch.stack([mean(x_adv).argmax(1) == y[right] for _ in range(9)]).double().mean()
+        assert abs(stage.right.double().sum() / right.sum() - again) < 0.15
+        right = stage.right
 
 
 def test_an_evaluation_killed_at_random_moments_ends_with_the_same_verdicts(mmard: Run, tmp_path: Path) -> None:
@@ -253,7 +301,7 @@ def test_an_evaluation_killed_at_random_moments_ends_with_the_same_verdicts(mmar
         with subprocess.Popen(
             command(*words), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
-            while not list(tmp_path.glob(f"eval/*/parts/*/{batch}.safetensors")) and process.poll() is None:
+            while not list(tmp_path.glob(f"eval/*/parts/*/{batch}-*.safetensors")) and process.poll() is None:
                 time.sleep(0.002)
             time.sleep(draw.uniform(0, 0.05))
             assert process.poll() is None, "the evaluation ended before it could be killed"

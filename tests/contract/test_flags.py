@@ -1,6 +1,7 @@
 """After the attacks: flags on hand-made verdicts, and on models where they must show."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from mmard.evaluation import probes
 from mmard.evaluation.checked import checked
 from mmard.evaluation.evaluate import Trial, evaluate
 from mmard.evaluation.flags import beats, flags_of_probes, flags_of_verdicts
-from mmard.evaluation.scores import Scores
+from mmard.evaluation.scores import Scores, Stage
 
 N = 200
 HONEST = {"clean": 180, "FGSM": 130, "PGD-20": 110, "C&W": 106, "AutoAttack": 100}
@@ -46,7 +47,7 @@ CASES: dict[str, dict[str, int]] = {
     "honest": {},
     "order": {"FGSM": 100, "C&W": 112},
     "order of the last": {"AutoAttack": 125},
-    "steps": {probes.STEPS_100: 85},
+    "steps": {probes.STEPS_100: 85, "AutoAttack": 84},
     "restarts": {probes.RESTARTED: 85},
     "ce-against-margin": {"C&W": 70, "AutoAttack": 70},
     "eps-growth": {probes.TWICE: 120},
@@ -60,6 +61,28 @@ CASES: dict[str, dict[str, int]] = {
 def test_each_flag_by_its_name_and_no_other(name: str) -> None:
     expected = {"honest": set(), "order of the last": {"order"}}.get(name, {name})
     assert flagged(CASES[name]) == expected
+
+
+def test_a_whole_square_speaks_too_alone_or_as_a_part_of_autoattack() -> None:
+    main = {**HONEST, "AutoAttack": 60}
+    after_fab, after_square = torch.arange(N) < 100, torch.arange(N) < 60
+    stages = tuple(
+        Stage("AutoAttack", name, right, 110, 0.0) for name, right in (("FAB-T", after_fab), ("Square", after_square))
+    )
+    (flag,) = flags_of_verdicts(replace(verdicts(main), stages=stages))
+    assert (flag.name, flag.said) == ("square", "AutoAttack: 40 of 200 images that white-box attacks (50.0 %) left")
+    honest = tuple(replace(stage, right=after_fab) for stage in stages)
+    assert flags_of_verdicts(replace(verdicts(HONEST), stages=honest)) == []
+    alone = {"clean": 180, "AutoAttack-quick": 100}
+    assert flags_of_verdicts(verdicts(alone | {"Square": 99})) == []
+    assert {flag.name for flag in flags_of_verdicts(verdicts(alone | {"Square": 80}))} == {"square"}
+
+
+def test_more_steps_that_beat_autoattack_are_out_of_order() -> None:
+    assert flagged({probes.STEPS_100: 104, "AutoAttack": 106, "C&W": 107}) == set()
+    main = verdicts({**HONEST, "AutoAttack": 108})
+    names = {check.said.split()[0] for check in flags_of_probes(main, verdicts({**PROBED, probes.STEPS_100: 90}))}
+    assert probes.STEPS_100 in names
 
 
 def test_a_handful_is_within_the_tolerance() -> None:

@@ -96,6 +96,15 @@ def test_every_exhibit_is_caught_by_name(name: str, net: Classifier, digits: Dat
     assert check in caught(make(copy.deepcopy(net), digits), digits)
 
 
+def test_true_gradients_that_lead_nowhere_are_found_out_by_further_attacks(net: Classifier, digits: DataSet) -> None:
+    scores = judged(museum.Rugged(net, 1), digits, "fgsm,pgd-20,cw", checks="full", n=100)
+    seen = {check["name"]: check for check in scores.facts["checks"]}
+    assert {"restarts", "square", "transfer"} <= seen.keys()
+    assert all(seen["square"][key] for key in ("said", "means", "do"))
+    steeper = judged(museum.Rugged(net, 2), digits, "fgsm,pgd-20", checks="quick", n=100)
+    assert "order" in {check["name"] for check in steeper.facts["checks"]}
+
+
 def test_eps_in_255ths_is_caught(honest: dict[str, Path]) -> None:
     with pytest.raises(CheckError, match="is it in 255ths") as e:
         mmard.evaluate(honest["rslad"], "fgsm", threat__eps=8)

@@ -98,14 +98,15 @@ def test_what_is_no_model_and_zero_images_are_one_line() -> None:
 
 @pytest.mark.parametrize(("eps", "words"), [(0.6, "makes any image grey"), (8 / 255 / 255, "divided by 255 twice")])
 def test_a_radius_that_cannot_be_meant(eps: float, words: str) -> None:
-    (check,) = check_threat(Threat(eps=eps))
+    (check,) = check_threat(Threat(eps=eps), 64)
     assert (check.name, check.level) == ("threat", "warning")
     assert words in check.said
 
 
 def test_usual_radii_are_not_remarked() -> None:
     usual = [Threat(eps=e) for e in (0, 1 / 255, 8 / 255, 0.3)] + [Threat(eps=e, norm="l2") for e in (0.5, 2)]
-    assert [check for threat in usual for check in check_threat(threat)] == []
+    assert [check for threat in usual for check in check_threat(threat, 3 * 32 * 32)] == []
+    assert "grey" in check_threat(Threat(eps=14, norm="l2"), 3 * 32 * 32)[0].said
 
 
 def test_pixels_of_another_range() -> None:

@@ -27,6 +27,7 @@ FLOORS = [
         "export_command",
         "report_command",
         "eval_command",
+        "asked",
         "extras",
         "catalogue",
         "costs",

@@ -31,6 +31,7 @@ class AutoAttack:
             find on a model that hides no gradients, and cannot find out whether it does.
         batch_size: images attacked at once.
         seed: of the package's random starts.
+        spare: leave out passes that cannot change a verdict, in `stage`; not for a network that answers by chance.
 
     With C < 10 classes the two targeted attacks aim at the C − 1 that there are. Pixels must have the range [0, 1].
     """
@@ -38,6 +39,7 @@ class AutoAttack:
     protocol: Protocol = "standard"
     batch_size: int = 500
     seed: int = 0
+    spare: bool = True
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -68,9 +70,9 @@ class AutoAttack:
             "Square": package.square,
         }[name]
         attack.seed = self.seed
-        if name in QUICK:
+        if name in QUICK and self.spare:
             Pruned(attack, predict)
-        elif name == "Square":
+        elif name == "Square" and self.spare:
             attack.predict = Remembering(predict)
         with torch.no_grad():
             return attack.perturb(x.contiguous(), y)  # type: ignore[no-any-return]

@@ -1,5 +1,6 @@
 """The images of an evaluation in batches, shared among processes, each batch's verdicts kept as soon as they are there."""
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,7 +131,10 @@ class Batches:
         mine = range(self.crew.rank * size, len(rows), self.crew.world * size)
         for turn, start in enumerate(mine):
             part = rows[start : start + size]
-            file = re.sub(r"[^\w.+-]", "-", f"{key}-{start}")
+            stamp = hashlib.sha256(repr(part.tolist()).encode()).hexdigest()[
+                :8
+            ]  # who stands depends on earlier attacks
+            file = re.sub(r"[^\w.+-]", "-", f"{key}-{start}-{stamp}")
             with listening():
                 try:
                     value, took = self.kept.once(file, lambda part=part: find(part))  # type: ignore[misc]

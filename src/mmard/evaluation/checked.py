@@ -1,9 +1,10 @@
 """An evaluation with its checks: before the attacks, and after them, on what they found."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,12 +12,14 @@ from torch import nn
 from mmard.core.errors import MmardError
 from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
-from mmard.core.views import held_still
+from mmard.core.views import Predict, held_still
 from mmard.data.images import Images, some
+from mmard.evaluation.batches import Alone, Crew
 from mmard.evaluation.checks import KINDS, Check, How, as_dicts
 from mmard.evaluation.eot import Averaged, over_draws
-from mmard.evaluation.evaluate import Trial, choose, evaluate, must_be_a_model, suite
+from mmard.evaluation.evaluate import Tick, Trial, choose, evaluate, must_be_a_model, suite, unspared
 from mmard.evaluation.flags import flags_of_probes, flags_of_verdicts
+from mmard.evaluation.kept import Forgotten, Kept
 from mmard.evaluation.preflight import preflight
 from mmard.evaluation.probes import AT_ONCE, PROBED, probes
 from mmard.evaluation.scores import Scores
@@ -40,38 +43,36 @@ def checked(
     *,
     checks: str | None = None,
     others: Mapping[str, nn.Module] | None = None,
-    of: int | None = None,
+    of: float | None = None,
     batch_size: int = 500,
-    **judging: Any,
+    seed: int = 0,
+    tick: Tick = lambda *_: None,
+    crew: Crew = Alone(),
+    asked: Predict | None = None,
+    kept: Kept = Forgotten(),
 ) -> Scores:
     """`evaluate` with its checks: ``facts["checks"]`` is what they find, ``facts["checked"]`` what they looked at.
 
-    A randomised model is judged by the mean of its logits over draws; every line says so.
-
-    Args:
-        trials, checks: from `suite`, None: its usual ones; as `how_to_check` reads it.
-        others: networks whose adversarial examples are tried on the model, by name, such as its teacher.
-        of: images in the whole test set; None: these are all.
-        **judging: of `evaluate`: ``seed``, ``tick``, ``crew``; ``asked`` and ``kept``, which a randomised model does without.
-
-    Raises:
-        CheckError: where a check that must hold before the attacks does not.
-        MmardError: as `evaluate`.
+    A randomised model is judged by the mean of its logits over draws, and every line says so. ``checks`` is as `how_to_check`
+    reads it, ``others`` are networks whose examples are tried on the model, by name, ``of`` is the size of the whole test set
+    (∞ where nobody knows; None: these images). The rest, and what is raised, as of `evaluate`; `CheckError` before the attacks.
     """
     must_be_a_model(model, images)
-    trials = choose(None, suite(batch_size, judging.get("seed", 0))) if trials is None else trials
+    trials = choose(None, suite(batch_size, seed)) if trials is None else trials
     how, found, begun = how_to_check(checks, trials), _part(len(images), of), time.perf_counter()
     found += _before(model, images, threat, trials) if how != "none" else []
     if randomised := any(check.name == "randomised" for check in found):
-        model = Averaged(model)
-    spared = {key: judging.pop(key) for key in ("asked", "kept") if key in judging}
-    scores = evaluate(model, images, threat, trials, batch_size=batch_size, **judging, **({} if randomised else spared))
+        model, trials, asked, kept = Averaged(model), unspared(trials), None, Forgotten()
+    judge = partial(evaluate, model, threat=threat, seed=seed, tick=tick, crew=crew)
+    scores = judge(images, trials=trials, batch_size=batch_size, asked=asked, kept=kept)
     found += flags_of_verdicts(scores) if how != "none" else []
     few = some(images, PROBED, seed=0) if how == "full" and threat.eps > 0 else images.take(torch.arange(0))
-    found += _probe(model, few, threat, scores, others or {}, {**judging, "batch_size": min(batch_size, AT_ONCE)})
+    if len(few) > 0:  # attacks on some images that the evaluation has not run itself
+        new = {n: t for n, t in probes(few, threat, others or {}, seed).items() if n not in scores.attacks}
+        found += flags_of_probes(scores, judge(few, trials=new, batch_size=min(batch_size, AT_ONCE)))
     seconds = time.perf_counter() - begun - sum(scores.seconds)
-    facts = {"checks": as_dicts(found), "checked": {"how": how, "probed": len(few), "seconds": seconds}}
-    return replace(over_draws(scores) if randomised else scores, facts={**scores.facts, **facts})
+    told = {"checks": as_dicts(found), "checked": {"how": how, "probed": len(few), "seconds": seconds}}
+    return replace(over_draws(scores) if randomised else scores, facts={**scores.facts, **told})
 
 
 def _before(model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, Trial]) -> list[Check]:
@@ -79,22 +80,8 @@ def _before(model: nn.Module, images: Images, threat: Threat, trials: Mapping[st
         return preflight(model, images, threat, trials)
 
 
-def _probe(
-    model: nn.Module,
-    few: Images,
-    threat: Threat,
-    scores: Scores,
-    others: Mapping[str, nn.Module],
-    judging: dict[str, Any],
-) -> list[Check]:
-    """What attacks on a few images tell that the evaluation has not run itself."""
-    if len(few) == 0:
+def _part(count: int, of: float | None) -> list[Check]:
+    if of is None or count >= of:
         return []
-    tried = probes(few, threat, others, judging.get("seed", 0))
-    new = {name: probe for name, probe in tried.items() if name not in scores.attacks}
-    return flags_of_probes(scores, evaluate(model, few, threat, new, **judging))
-
-
-def _part(count: int, of: int | None) -> list[Check]:
-    part = of is not None and count < of
-    return [Check("whole-set", "note", f"{count:,} of {of:,} test images")] if part else []
+    said = "a part of the test set (data.test_limit)" if math.isinf(of) else f"of {of:,} test images"
+    return [Check("whole-set", "note", f"{count:,} {said}")]

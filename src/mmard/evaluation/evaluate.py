@@ -88,8 +88,18 @@ def choose(names: str | None, trials: Mapping[str, Trial], protocol: str = "stan
                 raise unknown("attack", n, [*by_name, "none"])
         named = [by_name[n] for n in wanted]
     if protocol == "quick":
-        named = ["AutoAttack-quick" if name == "AutoAttack" else name for name in named]
+        named = [f"{name}-quick" if name.endswith("AutoAttack") else name for name in named]
     return {name: trials[name] for name in named}
+
+
+def unspared(trials: Mapping[str, Trial]) -> dict[str, Trial]:
+    """The same, AutoAttack with every pass of the package's: of a random answer the last wrong one counts, not the first."""
+    return {
+        name: replace(trial, attack=replace(trial.attack, spare=False))
+        if isinstance(trial.attack, AutoAttack)
+        else trial
+        for name, trial in trials.items()
+    }
 
 
 def evaluate(

@@ -16,10 +16,12 @@ from mmard.evaluation.probes import RESTARTED, SQUARE, STEPS_100, TRANSFER, TWIC
 from mmard.evaluation.scores import CLEAN, Scores
 
 CHAINS = (
-    (CLEAN, "FGSM", "PGD-20", "AutoAttack-quick", "AutoAttack"),
+    (CLEAN, "FGSM", "PGD-20", STEPS_100, "AutoAttack-quick", "AutoAttack"),
     (CLEAN, "C&W", "AutoAttack-quick", "AutoAttack"),
 )
-WHITE_BOX = ("FGSM", "PGD-20", "C&W", "AutoAttack-quick", STEPS_100, RESTARTED)
+BY_GRADIENTS = "AutoAttack's gradients"  # the standing after FAB-T, before Square
+WHITE_BOX = ("FGSM", "PGD-20", "C&W", "AutoAttack-quick", BY_GRADIENTS, STEPS_100, RESTARTED)
+STRONG = ("AutoAttack-quick", BY_GRADIENTS)  # an honest model leaves a whole Square nothing to find after one of these
 GAIN = 0.10  # of the images: what more steps or starts may gain
 LOSSES_APART = 0.15  # between PGD on cross-entropy and on the margin
 LEFT = 0.05  # of the images may still stand where everything is allowed
@@ -39,26 +41,32 @@ def percent(right: Tensor) -> str:
 
 def flags_of_verdicts(scores: Scores) -> list[Check]:
     """What the attacks' own verdicts tell, at no cost."""
-    columns = dict(zip(scores.attacks, scores.correct.unbind(1), strict=True))
     far = {name: count for name, count in scores.facts.get("outside_the_threat", {}).items() if count}
     found = [
         Check("norm", "error", f"{name}: {count:,} of {len(scores.correct):,} images lie outside of the threat")
         for name, count in far.items()
     ]
-    return found + _order(columns, CHAINS) + _losses(columns)
+    columns = _columns(scores)
+    return found + _order(columns, CHAINS) + _losses(columns) + _without_gradients(columns, columns)
 
 
 def flags_of_probes(scores: Scores, probed: Scores) -> list[Check]:
-    """What the further attacks tell, on some of the images."""
+    """What the further attacks tell, on some of the images; what the verdicts of all tell is not told again."""
     place = {number: row for row, number in enumerate(scores.index.tolist())}
     rows = torch.tensor([place[number] for number in probed.index.tolist()])
-    columns = dict(zip(scores.attacks, scores.correct[rows].unbind(1), strict=True))
-    columns |= dict(zip(probed.attacks, probed.correct.unbind(1), strict=True))
-    asked = {*scores.attacks}
-    order = [] if {"FGSM", "PGD-20"} <= asked else _order(columns, [(CLEAN, "FGSM", "PGD-20")])
-    order += _order(columns, [("PGD-20", STEPS_100)])
-    both = [] if {"PGD-20", "C&W"} <= asked else _losses(columns)
-    return [*order, *both, *_gains(columns), *_growth(columns), *_without_gradients(columns)]
+    own = {name: column[rows] for name, column in _columns(scores).items()}
+    columns = own | _columns(probed)
+    told = {(check.name, check.said) for check in _order(own, CHAINS)}
+    order = [check for check in _order(columns, CHAINS) if (check.name, check.said) not in told]
+    both = [] if {"PGD-20", "C&W"} <= own.keys() else _losses(columns)
+    return [*order, *both, *_gains(columns), *_growth(columns), *_without_gradients(columns, probed.attacks)]
+
+
+def _columns(scores: Scores) -> dict[str, Tensor]:
+    """Each attack's verdicts (N,), and what AutoAttack's gradients alone have left, where it ran whole."""
+    columns = dict(zip(scores.attacks, scores.correct.unbind(1), strict=True))
+    before_square = [stage.right for stage in scores.stages if stage.name == "FAB-T"]
+    return columns | ({BY_GRADIENTS: before_square[-1]} if before_square else {})
 
 
 def _order(columns: dict[str, Tensor], chains: Iterable[tuple[str, ...]]) -> list[Check]:
@@ -105,13 +113,15 @@ def _growth(columns: dict[str, Tensor]) -> list[Check]:
     return found
 
 
-def _without_gradients(columns: dict[str, Tensor]) -> list[Check]:
-    """Square and transfer, against all that looked at the model's gradients."""
-    white = torch.stack([columns[name] for name in WHITE_BOX if name in columns]).all(0)
+def _without_gradients(columns: dict[str, Tensor], names: Iterable[str]) -> list[Check]:
+    """Square and transfer among these, against all that looked at the model's gradients."""
+    white = [columns[name] for name in WHITE_BOX if name in columns]
+    searches = {SQUARE} | ({"Square", "AutoAttack"} if any(name in columns for name in STRONG) else set())
     found = []
-    for name in [n for n in columns if n == SQUARE or n.startswith(TRANSFER)]:
-        alone = int((white & ~columns[name]).sum())
-        if alone > max(2, BEYOND * len(white)):
-            said = f"{name}: {alone} of {len(white)} images that white-box attacks ({percent(white)}) left"
-            found.append(Check("square" if name == SQUARE else "transfer", "warning", said))
+    for name in [n for n in names if n in searches or n.startswith(TRANSFER)]:
+        alone = int((torch.stack(white).all(0) & ~columns[name]).sum())
+        if alone > max(2, BEYOND * len(white[0])):
+            left = percent(torch.stack(white).all(0))
+            said = f"{name}: {alone} of {len(white[0])} images that white-box attacks ({left}) left"
+            found.append(Check("transfer" if name.startswith(TRANSFER) else "square", "warning", said))
     return found

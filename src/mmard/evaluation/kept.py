@@ -2,14 +2,14 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmard.core.files import write_whole
 
@@ -57,10 +57,10 @@ def _read(path: Path) -> Timed | None:
         return None
 
 
-def fingerprint(model: nn.Module, *facts: object) -> str:
-    """A name for the weights and for all else that verdicts depend on; two evaluations of one name may share what they found."""
+def fingerprint(tensors: Mapping[str, Tensor], *facts: object) -> str:
+    """A name for weights, images, and all else that verdicts depend on; two evaluations of one name may share what they found."""
     digest = hashlib.sha256(repr(facts).encode())
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

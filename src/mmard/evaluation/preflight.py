@@ -65,7 +65,7 @@ def preflight(model: nn.Module, images: Images, threat: Threat, trials: Mapping[
     picked = some(images, LOOKED_AT, seed=0)
     x, y, _ = picked.batch(slice(None))
     sample = Sample(model, x, y, len(images.classes))
-    found = [*check_threat(threat), *check_pixels(images)]
+    found = [*check_threat(threat, x[0].numel()), *check_pixels(images)]
     check_mode(sample)
     runs = torch.stack([sample.logits(x) for _ in range(RUNS)])
     noise = (runs - runs[0]).abs().max()
@@ -81,8 +81,11 @@ def preflight(model: nn.Module, images: Images, threat: Threat, trials: Mapping[
     return found + (check_slopes(model, x, y, threat, trials) if getattr(model, "has_gradients", True) else [])
 
 
-def check_threat(threat: Threat) -> list[Check]:
-    """A radius that can be meant."""
+def check_threat(threat: Threat, pixels: int) -> list[Check]:
+    """A radius that can be meant, for images of so many numbers."""
+    if threat.norm == "l2" and threat.eps >= 0.25 * pixels**0.5:  # as far as a usual image is from a grey one
+        said = f"eps {threat.eps:g} makes most images grey, so nothing above chance is possible; is it in 255ths?"
+        return [Check("threat", "warning", said)]
     if threat.norm == "linf" and threat.eps >= 0.5:
         said = f"eps {threat.eps:g} makes any image grey, so nothing above chance is possible; is it in 255ths?"
         return [Check("threat", "warning", said)]

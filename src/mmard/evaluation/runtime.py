@@ -78,14 +78,14 @@ def _by(way: str, twin: Predict, name: str, trial: Trial) -> Trial:
     return replace(trial, attack=attack, detail=detail, usual=name in USUAL[way])
 
 
-def choose_exported(names: str | None, trials: Mapping[str, Trial]) -> dict[str, Trial]:
+def choose_exported(names: str | None, trials: Mapping[str, Trial], protocol: str = "standard") -> dict[str, Trial]:
     """`choose` for these trials; a plain name such as ``pgd-20`` means both of its ways.
 
     Raises:
         MmardError: for an unknown name, or one that needs the twin where there is none.
     """
     if names is None:
-        return choose(None, trials)
+        return choose(None, trials, protocol)
     known, plain = {_key(name) for name in trials}, {_key(name) for name in suite() if name != SQUARE}
     words: list[str] = []
     for word in names.split(","):
@@ -93,7 +93,7 @@ def choose_exported(names: str | None, trials: Mapping[str, Trial]) -> dict[str,
         if known == {_key(SQUARE)} and plain & {_key(word), *(_key(word).removeprefix(f"{way}-") for way in HOW)}:
             raise MmardError(f"{word.strip()} needs the model's float twin; name it: --twin RUN, or --attacks square")
         words += [way for way in both if _key(way) in known] or [word]
-    return choose(",".join(words), trials)
+    return choose(",".join(words), trials, protocol)
 
 
 def _key(name: str) -> str:

@@ -11,9 +11,9 @@ from mmard.evaluation.checks import Check, CheckError
 from mmard.evaluation.evaluate import Trial
 
 LARGE, SMALL = (
-    50.0,
+    30.0,
     0.02,
-)  # float32 has no cross-entropy gradient beyond a gap of 100; honest networks have gaps of 1 to 30
+)  # logits of an honest net multiplied: at a gap of 26 PGD-20 leaves 3 points too many, at 52 six
 SHARES = (1 / 64, 1 / 8)  # of eps: steps over which the change is measured
 APART = (
     0.25  # measured over predicted change: further than so from 1, and the gradient is another's; honest networks: 0.01
@@ -38,11 +38,7 @@ def check_slopes(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, trials:
     found = _check_flat(flat)
     measured = torch.stack([_change(model, inside, y, direction, share * eps) for share in SHARES])
     apart = (measured / slope.clamp_min(torch.finfo(slope.dtype).tiny) - 1).abs().amin(0)[~flat]
-    if len(apart) and apart.median() > APART:
-        share = (apart > APART).float().mean()
-        said = f"for {share:.0%} of {len(apart)} images a step along the gradient changes the margin by another amount"
-        raise CheckError("masked-gradients", said)
-    return found + _check_scale(logits, trials)
+    return [*found, *_check_true(apart), *_check_scale(logits, trials)]
 
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,6 +65,15 @@ def _change(model: nn.Module, x: Tensor, y: Tensor, direction: Tensor, step: flo
         torch.manual_seed(0)
         ends.append(losses.margin(model(x + way * direction), y))
     return (ends[0] - ends[1]) / (2 * step)
+
+
+def _check_true(apart: Tensor) -> list[Check]:
+    """How far the measured change is from the predicted one, as a share of it, (M,)."""
+    share = (apart > APART).float().mean().item() if len(apart) else 0.0
+    said = f"for {share:.0%} of {len(apart)} images a step along the gradient changes the margin by another amount"
+    if share > 0.5:
+        raise CheckError("masked-gradients", said)
+    return [Check("masked-gradients", "warning", said)] if share > 0.1 else []
 
 
 def _check_flat(flat: Tensor) -> list[Check]:
