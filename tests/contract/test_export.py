@@ -16,6 +16,7 @@ from pyautoattack import AutoAttack as Package
 from torch import Tensor, nn
 
 from mmard import MmardError, Pgd, Scores, Threat, delivering
+from mmard.attacks.auto import AutoAttack
 from mmard.attacks.pgd import untargeted
 from mmard.attacks.square import Square
 from mmard.core.numbers import seed_of
@@ -147,6 +148,24 @@ def test_transfer_shows_the_runtime_what_the_attack_made_on_the_twin() -> None:
         wanted.append(runtime(x_adv).argmax(1) == y)
     assert torch.equal(verdicts, torch.cat(wanted))
     assert 0 < verdicts.sum() < 30
+
+
+def test_autoattack_by_transfer_goes_on_with_whom_the_runtime_has_right() -> None:
+    runtime, twin, images, threat = Linear(levels=3), Linear(), blobs(40, size=4), Threat(eps=0.05)
+    images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
+    trials = choose_exported("transfer-autoattack", exported_suite(twin, 40), "quick")
+    assert list(trials) == ["transfer-AutoAttack-quick"]
+    scores = evaluate(runtime, images, threat, trials, batch_size=40)
+    first, last = scores.stages
+    assert (first.name, last.name, first.attacked) == ("APGD-CE", "APGD-T", 40)
+    assert last.attacked == first.right.sum() < 40
+    x, y, _ = images.batch(slice(None))
+    x_adv = AutoAttack(protocol="quick").stage("APGD-CE", twin, x, y, threat)
+    right = runtime(x_adv).argmax(1) == y
+    assert torch.equal(first.right, right)
+    assert (right & (twin(x_adv).argmax(1) != y)).any()  # whom only the twin has wrong is not given up
+    with pytest.raises(MmardError, match="unknown protocol 'fast'"):
+        choose_exported(None, exported_suite(twin), "fast")
 
 
 def test_only_queries_find_out_a_runtime_that_its_twin_knows_nothing_of() -> None:

@@ -66,38 +66,47 @@ class Batches:
     crew: Crew
     kept: Kept
 
-    def column(self, name: str, attack: Attack, advance: Advance) -> tuple[Tensor, Tensor, float]:
-        """Who is right under an attack, (N,) bool, whose x' is no example of the threat, (N,), and the seconds it took."""
+    def column(
+        self, name: str, attack: Attack, advance: Advance, other: Predict | None = None
+    ) -> tuple[Tensor, Tensor, float]:
+        """Who is right under an attack, (N,) bool, whose x' is no example of the threat, (N,), and the seconds it took.
+
+        Args:
+            other: who answers the attack; None: the model.
+        """
 
         def find(rows: Tensor) -> Tensor:
             x, y, _ = self.images.batch(rows)
             torch.manual_seed(seed_of(self.seed, int(rows[0])))
-            x_adv = attack(self.model, x, y, self.threat)
+            x_adv = attack(other or self.model, x, y, self.threat)
             return torch.stack([self._right(x_adv, y), outside(x_adv, x, self.threat)])
 
         everyone = torch.arange(len(self.images), device=self.images.labels.device)
         found, seconds = self._shared(name, everyone, self.size, find, advance)
         return found[0], found[1], seconds
 
-    def stages(self, name: str, auto: AutoAttack, right: Tensor, advance: Advance) -> tuple[list[Stage], Tensor]:
+    def stages(
+        self, name: str, auto: AutoAttack, right: Tensor, advance: Advance, other: Predict | None = None
+    ) -> tuple[list[Stage], Tensor]:
         """AutoAttack's attacks one after the other, each on those that are right yet, in full batches as the package makes them.
 
         And whose x' was no example of the threat in any of them, (N,).
 
         Args:
             right: (N,) bool, who is right without an attack.
+            other: who answers the attacks; None: `asked`.
         """
         if self.crew.rank == 0 and self.threat.eps > 0:
             x, y, _ = self.images.batch(slice(0, auto.batch_size))
             with listening():
-                auto.check(self.model, x, y, self.threat)
+                auto.check(other or self.model, x, y, self.threat)
         stages: list[Stage] = []
         far = torch.zeros_like(right)
         for i, stage in enumerate(auto.stages):
             rows = right.nonzero().squeeze(1)
             found, seconds = self._shared(
                 f"{name}-{stage}", rows, auto.batch_size,
-                lambda part, stage=stage: self._after(auto, stage, part),  # type: ignore[misc]
+                lambda part, stage=stage: self._after(auto, stage, part, other),  # type: ignore[misc]
                 lambda share, i=i: advance((i + share) / len(auto.stages)),  # type: ignore[misc]
             )  # fmt: skip
             right = right.clone()
@@ -109,12 +118,12 @@ class Batches:
                 auto.check_square({s.name: s.right.double().mean().item() for s in stages})
         return stages, far
 
-    def _after(self, auto: AutoAttack, stage: str, rows: Tensor) -> Tensor:
+    def _after(self, auto: AutoAttack, stage: str, rows: Tensor, other: Predict | None) -> Tensor:
         """Which of these images the model has right after one of AutoAttack's attacks, and which x' are too far, (2, M)."""
         x, y, _ = self.images.batch(rows)
-        x_adv = auto.stage(stage, self.asked, x, y, self.threat)
+        x_adv = auto.stage(stage, other or self.asked, x, y, self.threat)
         right, far = self._right(x_adv, y), outside(x_adv, x, self.threat)
-        if self.asked is not self.model:
+        if other is None and self.asked is not self.model:
             with torch.no_grad():
                 doubtful = right & torch.ne(self.asked(x_adv).argmax(1), y)
             if doubtful.any():  # broken but for a rounding: the model itself is asked

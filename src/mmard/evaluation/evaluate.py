@@ -32,6 +32,7 @@ class Trial:
         classes: how many it needs.
         usual: run where no attacks are named.
         scale_free: its loss does not depend on the scale of the logits.
+        asks: from the model to who answers the attack in its place; the verdicts stay the model's. None: the model itself.
     """
 
     attack: Attack
@@ -39,6 +40,7 @@ class Trial:
     classes: int = 2
     usual: bool = True
     scale_free: bool = False
+    asks: Callable[[Predict], Predict] | None = None
 
 
 NO_ATTACK = Trial(lambda _predict, x, _y, _threat: x, lambda _: "no attack")
@@ -160,12 +162,13 @@ def _judged(batches: Batches, trials: Mapping[str, Trial], tick: Tick) -> Judged
         def advance(share: float, name: str = name) -> None:
             tick(name, int(share * n), n)
 
+        other = trial.asks(batches.model) if trial.asks else None
         if isinstance(trial.attack, AutoAttack):
-            found, out = batches.stages(name, trial.attack, columns[0], advance)
+            found, out = batches.stages(name, trial.attack, columns[0], advance, other)
             stages += found
             column, took = found[-1].right.to(columns[0].device), sum(s.seconds for s in found)
         else:
-            column, out, took = batches.column(name, trial.attack, advance)
+            column, out, took = batches.column(name, trial.attack, advance, other)
         columns.append(column)
         seconds.append(took)
         far[name] = int(out.sum())

@@ -65,7 +65,7 @@ def flags_of_probes(scores: Scores, probed: Scores) -> list[Check]:
 def _columns(scores: Scores) -> dict[str, Tensor]:
     """Each attack's verdicts (N,), and what AutoAttack's gradients alone have left, where it ran whole."""
     columns = dict(zip(scores.attacks, scores.correct.unbind(1), strict=True))
-    before_square = [stage.right for stage in scores.stages if stage.name == "FAB-T"]
+    before_square = [stage.right for stage in scores.stages if (stage.of, stage.name) == ("AutoAttack", "FAB-T")]
     return columns | ({BY_GRADIENTS: before_square[-1]} if before_square else {})
 
 

@@ -1,7 +1,7 @@
 """Attacks on a model that runs but gives no gradients: a quantised or exported one, by way of its float twin.
 
 Three ways, and a sample counts as right only if it is right under all of them:
-transfer: the whole attack on the float twin, its images shown to the runtime;
+transfer: the attack on the float twin, its images shown to the runtime (after each of AutoAttack's four);
 through: straight through the runtime, its values, the twin's gradients (BPDA, Athalye et al., 2018, arXiv 1802.00420, section 4.1);
 Square: queries of the runtime alone.
 """
@@ -68,14 +68,13 @@ def exported_suite(twin: Predict | None, batch_size: int = 500, seed: int = 0) -
 
 
 def _by(way: str, twin: Predict, name: str, trial: Trial) -> Trial:
-    def attack(runtime: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        seen = twin if way == TRANSFER else straight_through(runtime, twin)
-        return trial.attack(seen, x, y, threat)
+    def asks(runtime: Predict) -> Predict:
+        return twin if way == TRANSFER else straight_through(runtime, twin)
 
     def detail(threat: Threat) -> str:
         return f"{HOW[way]}: {trial.detail(threat)}"
 
-    return replace(trial, attack=attack, detail=detail, usual=name in USUAL[way])
+    return replace(trial, asks=asks, detail=detail, usual=name in USUAL[way])
 
 
 def choose_exported(names: str | None, trials: Mapping[str, Trial], protocol: str = "standard") -> dict[str, Trial]:
