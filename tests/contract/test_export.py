@@ -160,7 +160,7 @@ def test_autoattack_by_transfer_goes_on_with_whom_the_runtime_has_right() -> Non
     assert (first.name, last.name, first.attacked) == ("APGD-CE", "APGD-T", 40)
     assert last.attacked == first.right.sum() < 40
     x, y, _ = images.batch(slice(None))
-    x_adv = AutoAttack(protocol="quick").stage("APGD-CE", twin, x, y, threat)
+    x_adv = AutoAttack(protocol="quick", spare=False).stage("APGD-CE", twin, x, y, threat)
     right = runtime(x_adv).argmax(1) == y
     assert torch.equal(first.right, right)
     assert (right & (twin(x_adv).argmax(1) != y)).any()  # whom only the twin has wrong is not given up

@@ -62,7 +62,8 @@ def checked(
     how, found, begun = how_to_check(checks, trials), _part(len(images), of), time.perf_counter()
     found += _before(model, images, threat, trials) if how != "none" else []
     if randomised := any(check.name == "randomised" for check in found):
-        model, trials, asked, kept = Averaged(model), unspared(trials), None, Forgotten()
+        model, asked, kept = Averaged(model), None, Forgotten()
+        trials = unspared(trials)  # the first wrong answer of many may be chance's
     judge = partial(evaluate, model, threat=threat, seed=seed, tick=tick, crew=crew)
     scores = judge(images, trials=trials, batch_size=batch_size, asked=asked, kept=kept)
     found += flags_of_verdicts(scores) if how != "none" else []

@@ -95,7 +95,7 @@ def choose(names: str | None, trials: Mapping[str, Trial], protocol: str = "stan
 
 
 def unspared(trials: Mapping[str, Trial]) -> dict[str, Trial]:
-    """The same, AutoAttack with every pass of the package's: of a random answer the last wrong one counts, not the first."""
+    """The same, AutoAttack with every pass of the package's and its last wrong iterate, not the first."""
     return {
         name: replace(trial, attack=replace(trial.attack, spare=False))
         if isinstance(trial.attack, AutoAttack)
