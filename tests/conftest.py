@@ -30,7 +30,7 @@ def tiny() -> DataSet:
 def digits_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Untrained weights that fit the digits: enough wherever a teacher is only needed to be there."""
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    save_weights(path, small_net(classes=10, name="cnn-4-3"))
+    save_weights(path, small_net(classes=10, name="cnn-4-3"), {"settings": {"data": {"name": "digits"}}})
     return path
 
 

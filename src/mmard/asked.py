@@ -11,6 +11,8 @@ from mmard.core.errors import MmardError
 from mmard.evaluation.checked import how_to_check
 from mmard.evaluation.evaluate import Trial
 
+OF_NOW = ("data", "threat", "teacher", "teachers", "engine")  # settings that are not the model's own
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
@@ -20,7 +22,7 @@ class Asked:
         overrides: settings by dotted key.
 
     Raises:
-        MmardError: for a batch or a part of the test set without images.
+        MmardError: for a batch or a part of the test set without images, and settings that nobody can change now.
     """
 
     attacks: str | None = None
@@ -35,6 +37,11 @@ class Asked:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or (self.limit is not None and self.limit < 1):
             raise MmardError(f"batch_size {self.batch_size} and limit {self.limit} are at least 1")
+        for key in self.overrides:
+            if key.split(".")[0] not in OF_NOW:
+                raise MmardError(
+                    f"{key} was settled when the model was trained; an evaluation takes {', '.join(OF_NOW)}"
+                )
 
     def facts(self, trials: Mapping[str, Trial]) -> dict[str, Any]:
         """For the record, in which a study looks its own evaluations up; what is as usual is left out of the later words."""

@@ -45,6 +45,14 @@ def _split(words: list[str] | None) -> tuple[str | None, dict[str, Any]]:
     return recipe, config.parse_overrides(words[1 if recipe else 0 :])
 
 
+def _must_be_there(teacher: str | None, recipe: str | None, settings: config.Settings) -> None:
+    """A teacher that the command names is not made where the recipe's own would be."""
+    from mmard.models.teachers import find_model
+
+    if teacher is not None and settings.teacher_recipe and teacher != config.read_settings(recipe).teacher:
+        find_model(teacher)
+
+
 def _version(asked: bool) -> None:
     if asked:
         out.print(metadata.version("mmard"))
@@ -85,6 +93,7 @@ def train(
     recipe, overrides = _split(words)
     given = {"method": method, "teacher": teacher, "student": student, "out": to}
     settings = config.read_settings(recipe, {k: v for k, v in given.items() if v is not None} | overrides)
+    _must_be_there(teacher, recipe, settings)
     out.print(f"[bold]{settings.student}[/bold] on {settings.data.name}", highlight=False)
     out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
     try:
@@ -204,6 +213,8 @@ def main() -> None:
     try:
         sys.exit(app(prog_name="mmard", standalone_mode=False))
     except MmardError as e:
+        _tell("bold red", "error", str(e))
+    except OSError as e:  # of files and folders that a word names
         _tell("bold red", "error", str(e))
     except typer.Abort:
         sys.exit(130)

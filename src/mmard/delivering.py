@@ -62,11 +62,12 @@ def export(
     if path.suffix == ".onnx":
         raise MmardError(f"{path} is an exported model already; export the run or weights that it came from")
     target = _target(Path(source).expanduser(), path, to, int8)
-    settings = Source.of(path, None).settings({key.replace("__", "."): value for key, value in overrides.items()})
+    known, words = Source.of(path, None), {key.replace("__", "."): value for key, value in overrides.items()}
+    settings = known.settings(words)
     model, data = load_model(path), data_of(read_settings(settings, {"data.stream": True}))
     must_fit(model, str(path), len(data.test.classes), data.test.channels)
     proto = onnx_of(model, (data.test.shape[1], data.test.shape[2]))
-    facts = _facts(path, target, model, data, settings)
+    facts = _facts(path, target, model, data) | _declared(known, settings, words)
     if int8:
         images = _pixels(data.train, calibration)
         proto = quantised(proto, images)
@@ -94,16 +95,20 @@ def _pixels(images: ImageSet, count: int) -> Tensor:
     return some(images, count, seed=0).in_memory().batch(slice(None))[0]
 
 
-def _facts(path: Path, target: Path, model: Classifier, data: DataSet, settings: Settings) -> dict[str, Any]:
+def _facts(path: Path, target: Path, model: Classifier, data: DataSet) -> dict[str, Any]:
     """What somebody who has only the file would want to know."""
-    threat = Threat(**settings.threat.model_dump())
     return {
         "mmard": metadata.version("mmard"),
         **PORTS,
         "architecture": asdict(model.architecture),
         "classes": list(data.test.classes),
-        "threat": str(threat),
         "source": Path(os.path.relpath(path.resolve(), target.parent.resolve())).as_posix(),
         "sha256": sha256(weights_file(path)),
-        "settings": settings.resolved(),
     }
+
+
+def _declared(known: Source, settings: Settings, words: dict[str, Any]) -> dict[str, Any]:
+    """Threat and settings, of those only what the weights or the command say, no defaults."""
+    whole = settings.resolved()
+    own = whole if known.facts.get("settings") else {k: whole[k] for k in ("data", "threat") if known.says(k, words)}
+    return {"settings": own} | ({"threat": str(Threat(**own["threat"]))} if "threat" in own else {})

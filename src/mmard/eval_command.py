@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 ATTACKS = "Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: fgsm,pgd-20,cw,autoattack."
 PROTOCOL = "AutoAttack's: standard, or quick: APGD-CE and APGD-T only, named AutoAttack-quick."
@@ -40,4 +41,8 @@ def evaluate(
     from mmard.judging import judge_all
 
     asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
-    judge_all(words, cli.out, attacks, twin, **asked, curve=curve, examples=examples)
+    try:
+        judge_all(words, cli.out, attacks, twin, **asked, curve=curve, examples=examples)
+    except KeyboardInterrupt:
+        Console(emoji=False, stderr=True).print("stopped; the same command goes on")
+        raise typer.Exit(130) from None

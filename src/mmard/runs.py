@@ -85,7 +85,10 @@ class RunFolder:
         """
         if not self.metrics_file.exists():
             return []
-        lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        try:
+            lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        except ValueError as e:
+            raise MmardError(f"{self.metrics_file} is no text ({first_line(e)}); remove it, or mend it") from e
         records = [_record(line) for line in lines]
         whole = [r for r in records if r is not None]
         if None in records[:-1]:

@@ -56,8 +56,19 @@ class Source:
         return Source(path, None, load_weights(path)[1] if path.suffix != ".json" else {})
 
     def settings(self, words: Mapping[str, Any]) -> Settings:
-        """Those that the weights were trained with, and what is asked for now."""
+        """Those that the weights were trained with, and what is asked for now.
+
+        Raises:
+            MmardError: where neither says on which data.
+        """
+        if not self.says("data", words):
+            cure = "name it: data.name=digits, or data.name=parquet data.train=... data.test=..."
+            raise MmardError(f"{self.path} does not say which data it is for, nor does the command; {cure}")
         return read_settings(read_settings(None, {**self.facts.get("settings", {}), "engine": {}}), dict(words))
+
+    def says(self, section: str, words: Mapping[str, Any]) -> bool:
+        """Do the weights or these settings say something of ``data``, or of the ``threat``?"""
+        return section in self.facts.get("settings", {}) or any(key.split(".")[0] == section for key in words)
 
     def trials(self, asked: Asked) -> dict[str, Trial]:
         """The attacks asked for, or the usual ones."""
@@ -66,10 +77,15 @@ class Source:
         return choose(asked.attacks, suite(asked.batch_size, asked.seed), asked.protocol)
 
     def threat(self, settings: Settings, words: Mapping[str, Any], needed: bool) -> Threat:
-        """The adversary; where there is one, the file or the command must say what it may do."""
-        asked = any(key == "threat" or key.startswith("threat.") for key in words)
-        if needed and not asked and "threat" not in self.facts.get("settings", {}):
-            raise CheckError("threat", "neither the weights nor the command say which, expected one")
+        """The adversary; where there is one, the file or the command must say what it may do: how far, and by which norm."""
+        given, asked = self.facts.get("settings", {}).get("threat"), words.get("threat", {})
+        if needed and "threat.eps" not in words and not (isinstance(asked, dict) and "eps" in asked):
+            if given is None:
+                raise CheckError("threat", "neither the weights nor the command say which eps, expected one")
+            if given.get("norm", settings.threat.norm) != settings.threat.norm:
+                raise CheckError(
+                    "threat", f"the weights' eps is not meant for {settings.threat.norm}, expected one that is"
+                )
         try:
             return Threat(**settings.threat.model_dump())
         except MmardError as e:

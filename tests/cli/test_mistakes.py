@@ -232,7 +232,7 @@ def test_foreign_and_truncated_weights_are_one_line(mmard: Run, tmp_path: Path) 
     assert_one_line(mmard("eval", "cut.safetensors"), "truncated")
     (tmp_path / "bomb.pt").write_bytes(pickle.dumps(print))
     (tmp_path / "card.json").write_text(json.dumps({"architecture": "cnn-2-1", "classes": 10, "file": "bomb.pt"}))
-    assert_one_line(mmard("eval", "card.json"), "refused", "could run code")
+    assert_one_line(mmard("eval", "card.json", "data.name=digits"), "refused", "could run code")
 
 
 METHODS = {
@@ -336,7 +336,10 @@ def test_a_quick_look_never_replaces_a_full_evaluation(mmard: Run, finished: Pat
 
 def test_a_model_for_other_images_is_one_line(mmard: Run, tmp_path: Path) -> None:
     save_weights(tmp_path / "t.safetensors", small_net(classes=10, channels=3))
-    assert_one_line(mmard("eval", "t.safetensors"), "has 10 classes and 3 channels, the data 10 and 1")
+    assert_one_line(mmard("eval", "t.safetensors"), "does not say which data it is for", "data.name=digits")
+    assert_one_line(
+        mmard("eval", "t.safetensors", "data.name=digits"), "has 10 classes and 3 channels, the data 10 and 1"
+    )
 
 
 BURST = """

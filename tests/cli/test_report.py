@@ -145,7 +145,7 @@ def test_a_curve_without_a_radius_is_refused_before_the_attacks(mmard: Run, digi
     done = mmard("eval", digits_teacher, "--attacks", "none", "--curve", "threat.eps=0")
     assert done.returncode == 2
     assert "eps is 0" in done.stderr
-    assert not list(digits_teacher.parent.glob("eval/*/scores.json"))
+    assert not list(digits_teacher.parent.glob("eval/*eps-0/scores.json"))
 
 
 @pytest.fixture(scope="module")

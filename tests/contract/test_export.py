@@ -232,7 +232,7 @@ def test_a_comparison_far_off_or_not_a_number_is_refused() -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights for digits, and both exports of them."""
     folder = tmp_path_factory.mktemp("made")
-    facts = {"settings": {"threat": {"eps": 0.3}}}
+    facts = {"settings": {"data": {"name": "digits"}, "threat": {"eps": 0.3}}}
     save_weights(folder / "net.safetensors", lively("cnn-4-3", channels=1), facts)
     for int8 in (False, True):
         delivering.export(folder / "net.safetensors", int8=int8, calibration=100)
@@ -286,7 +286,7 @@ def test_an_export_that_is_another_network_is_not_written(
 ) -> None:
     monkeypatch.setattr(delivering, "onnx_of", lambda model, size: onnx.load(here / "net.onnx"))
     save_weights(here / "other.safetensors", small_net(classes=10))
-    done = mmard("export", "other.safetensors")
+    done = mmard("export", "other.safetensors", "data.name=digits")
     assert done.returncode == 2
     assert "other.onnx is not the network it was made from: logits differ by up to" in done.stderr
     assert not (here / "other.onnx").exists()
@@ -344,8 +344,20 @@ def test_a_model_from_elsewhere_is_judged_too(here: Path, mmard: Run) -> None:
     graph = onnx.load(here / "net.onnx")
     del graph.metadata_props[:]
     onnx.save(graph, here / "foreign.onnx")
-    assert "foreign.onnx names no float twin" in mmard("eval", "foreign.onnx", "--attacks", "none").stderr
-    words = ["eval", "foreign.onnx", "--attacks", "fgsm", "--limit", "12", "--twin", "net.safetensors"]
+    done = mmard("eval", "foreign.onnx", "--attacks", "none", "data.name=digits")
+    assert "foreign.onnx names no float twin" in done.stderr
+    assert "foreign.onnx does not say which data" in mmard("eval", "foreign.onnx", "--attacks", "none").stderr
+    words = [
+        "eval",
+        "foreign.onnx",
+        "data.name=digits",
+        "--attacks",
+        "fgsm",
+        "--limit",
+        "12",
+        "--twin",
+        "net.safetensors",
+    ]
     done = mmard(*words)
     assert (done.returncode, "check threat: neither the weights" in done.stderr) == (2, True), done.stderr
     assert "through-FGSM" in mmard(*words, "threat.eps=0.1").stdout

@@ -73,18 +73,18 @@ def test_however_many_images_there_are(n: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "say",
+    ("say", "name"),
     [
-        lambda x: (x.new_zeros(len(x), 4),),
-        lambda x: {"logits": x},
-        lambda x: x,
-        lambda x: x.flatten(1) @ torch.ones(7, 4),
-        lambda x: x.new_full((len(x), 4), float("nan")),
+        (lambda x: (x.new_zeros(len(x), 4),), "classifier"),
+        (lambda x: {"logits": x}, "classifier"),
+        (lambda x: x, "classifier"),
+        (lambda x: x.flatten(1) @ torch.ones(7, 4), "classifier"),
+        (lambda x: x.new_full((len(x), 4), float("nan")), "finite"),
     ],
     ids=["a tuple", "a dict", "images", "another architecture", "NaN"],
 )
-def test_what_is_no_classifier_is_one_line(say: Callable[[Tensor], object]) -> None:
-    assert refused(Says(say)) == "classifier"
+def test_what_is_no_classifier_is_one_line(say: Callable[[Tensor], object], name: str) -> None:
+    assert refused(Says(say)) == name
 
 
 def test_what_is_no_model_and_zero_images_are_one_line() -> None:
@@ -104,9 +104,10 @@ def test_a_radius_that_cannot_be_meant(eps: float, words: str) -> None:
 
 
 def test_usual_radii_are_not_remarked() -> None:
-    usual = [Threat(eps=e) for e in (0, 1 / 255, 8 / 255, 0.3)] + [Threat(eps=e, norm="l2") for e in (0.5, 2)]
+    usual = [Threat(eps=e) for e in (1 / 255, 8 / 255, 0.3)] + [Threat(eps=e, norm="l2") for e in (0.5, 2)]
     assert [check for threat in usual for check in check_threat(threat, 3 * 32 * 32)] == []
     assert "grey" in check_threat(Threat(eps=14, norm="l2"), 3 * 32 * 32)[0].said
+    assert "each figure is the clean one" in check_threat(Threat(eps=0), 64)[0].said
 
 
 def test_pixels_of_another_range() -> None:
@@ -219,7 +220,7 @@ def test_bad_input_is_one_line(mmard: Run, tmp_path: Path, digits_teacher: Path)
     write_json(tmp_path / "card.json", card)
     (tmp_path / "notes.safetensors").write_text("not weights")
     cases = [
-        (["card.json", "threat.eps=0.1"], "cnn-4-3"),
+        (["card.json", "data.name=digits", "threat.eps=0.1"], "cnn-4-3"),
         (["notes.safetensors"], "no whole safetensors file"),
         ([digits_teacher, "threat.eps=8"], "is it in 255ths"),
         ([digits_teacher, "threat.eps=0.1", "--checks", "some"], "expected one of full, quick, none"),

@@ -34,7 +34,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             part.unlink()
         if isinstance(e, OSError) or _is_disk_error(e):
             kept = "; the file from before is kept" if path.exists() else ""
-            raise MmardError(f"cannot write {path}: {first_line(e)}{kept}; free some space and start it again") from e
+            cure = "write elsewhere" if isinstance(e, PermissionError) else "free some space and start it again"
+            raise MmardError(f"cannot write {path}: {first_line(e)}{kept}; {cure}") from e
         raise
 
 

@@ -131,6 +131,8 @@ def _on_disk(
 def _labels(column: Any, name: str) -> np.ndarray:
     """Class numbers (N,) int64."""
     labels = np.asarray(column)
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise MmardError(f"{np.isnan(labels).sum():,} of {len(labels):,} images have no label in the column {name!r}")
     if labels.dtype.kind not in "iu" and len(labels):
         raise MmardError(
             f"the label column {name!r} holds {labels.dtype}, expected whole numbers; name another: data.label=COLUMN"

@@ -62,18 +62,19 @@ def checked(
     how, found, begun = how_to_check(checks, trials), _part(len(images), of), time.perf_counter()
     found += _before(model, images, threat, trials) if how != "none" else []
     if randomised := any(check.name == "randomised" for check in found):
-        model, asked, kept = Averaged(model), None, Forgotten()
-        trials = unspared(trials)  # the first wrong answer of many may be chance's
+        model, trials, asked, kept = Averaged(model), unspared(trials), None, Forgotten()
+    looked = time.perf_counter() - begun
     judge = partial(evaluate, model, threat=threat, seed=seed, tick=tick, crew=crew)
     scores = judge(images, trials=trials, batch_size=batch_size, asked=asked, kept=kept)
+    begun = time.perf_counter() - looked  # what the attacks took is not the checks'
     found += flags_of_verdicts(scores) if how != "none" else []
     few = some(images, PROBED, seed=0) if how == "full" and threat.eps > 0 else images.take(torch.arange(0))
     if len(few) > 0:  # attacks on some images that the evaluation has not run itself
         new = {n: t for n, t in probes(few, threat, others or {}, seed).items() if n not in scores.attacks}
         found += flags_of_probes(scores, judge(few, trials=new, batch_size=min(batch_size, AT_ONCE)))
-    seconds = time.perf_counter() - begun - sum(scores.seconds)
-    told = {"checks": as_dicts(found), "checked": {"how": how, "probed": len(few), "seconds": seconds}}
-    return replace(over_draws(scores) if randomised else scores, facts={**scores.facts, **told})
+    told = {"how": how, "probed": len(few), "seconds": time.perf_counter() - begun}
+    facts = {**scores.facts, "checks": as_dicts(found), "checked": told}
+    return replace(over_draws(scores) if randomised else scores, facts=facts)
 
 
 def _before(model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, Trial]) -> list[Check]:

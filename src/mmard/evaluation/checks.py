@@ -14,6 +14,7 @@ BEFORE: dict[str, tuple[str, str]] = {
     "threat": ("without a radius in units of [0, 1] a robust accuracy means nothing", "give threat.eps, such as 8/255"),
     "pixels": ("eps is measured in units of [0, 1]; in another range it is another threat", "divide by 255, once"),
     "classifier": ("it is not one row of logits for each image", "give a classifier of these classes"),
+    "finite": ("nothing can be said of its robustness", "train it again, with a smaller learning rate or in fp32"),
     "mode": (
         "what is judged is not the model that will be used: BatchNorm or dropout behave as in training",
         "let .eval() reach every module, and let no forward pass change a buffer",

@@ -52,7 +52,7 @@ class Sample:
             got = f"the model gives {tuple(logits.shape)} for {len(x)} images of {self.classes} classes"
             raise CheckError("classifier", f"{got}: not a fit")
         if not logits.isfinite().all():
-            raise CheckError("classifier", "the model's logits are not finite (NaN or infinity)")
+            raise CheckError("finite", "the model's logits are not finite (NaN or infinity)")
         return logits
 
 
@@ -86,6 +86,8 @@ def check_threat(threat: Threat, pixels: int) -> list[Check]:
     if threat.norm == "l2" and threat.eps >= 0.25 * pixels**0.5:  # as far as a usual image is from a grey one
         said = f"eps {threat.eps:g} makes most images grey, so nothing above chance is possible; is it in 255ths?"
         return [Check("threat", "warning", said)]
+    if threat.eps == 0:
+        return [Check("threat", "warning", "eps 0: no attack may move a pixel, so each figure is the clean one")]
     if threat.norm == "linf" and threat.eps >= 0.5:
         said = f"eps {threat.eps:g} makes any image grey, so nothing above chance is possible; is it in 255ths?"
         return [Check("threat", "warning", said)]

@@ -50,7 +50,7 @@ class RuntimeModel(nn.Module):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors only; they come as exceptions
+        options.log_severity_level = 4  # errors come as exceptions
         try:
             given = source if isinstance(source, bytes) else str(source)
             self.session = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
@@ -93,7 +93,11 @@ class RuntimeModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.detach().to("cpu", torch.float32).contiguous().numpy()
-        (logits,) = self.session.run(None, {self.session.get_inputs()[0].name: pixels})
+        try:
+            (logits,) = self.session.run(None, {self.session.get_inputs()[0].name: pixels})
+        except Exception as e:  # a kind of its own for each fault
+            words = f"{self.what} fails on a batch of {len(x)}: {first_line(e)}"
+            raise MmardError(f"{words}; is its batch fixed inside? export it with a dynamic one") from e
         return torch.from_numpy(logits).to(x.device)
 
 

@@ -1,6 +1,7 @@
 """Weights on disk: our own describe themselves; others' are read without running any code."""
 
 import json
+import os
 import pickle
 from dataclasses import asdict
 from pathlib import Path
@@ -53,6 +54,8 @@ def _header(path: Path) -> dict[str, str]:
         with safe_open(path, "pt") as f:
             return f.metadata() or {}
     except (SafetensorError, OSError) as e:
+        if path.exists() and not os.access(path, os.R_OK):
+            raise MmardError(f"{path} may not be read; change its permissions") from e
         raise MmardError(f"{path} is no whole safetensors file ({first_line(e)}); is it truncated?") from e
 
 
