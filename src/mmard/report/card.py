@@ -11,7 +11,8 @@ from mmard.core.files import read_json, write_text
 from mmard.evaluation.scores import CLEAN, WORST
 from mmard.report.html.flags import checks_of, flags_of
 from mmard.report.html.groups import Group, kind_of
-from mmard.report.html.records import Judged, Run, data_of, read_run, threat_of
+from mmard.report.html.judged import Judged
+from mmard.report.html.records import Run, data_of, read_run, threat_of
 from mmard.report.html.sheet import Sheet, interval, words
 
 MARK = "<!-- written by mmard; mmard eval writes it anew -->"

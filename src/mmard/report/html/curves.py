@@ -8,7 +8,8 @@ from html import escape
 from mmard.diagnostics.triangle import EDGES
 from mmard.report.html.chart import Line, legend, line_chart
 from mmard.report.html.groups import Group, curve_of
-from mmard.report.html.records import Row, Run
+from mmard.report.html.judged import Row
+from mmard.report.html.records import Run
 
 Point = tuple[float, float]
 MOST_BANDS = 3

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from mmard.evaluation.scores import WORST
 from mmard.report.html.classes import by_class
 from mmard.report.html.groups import Group, curve_of
-from mmard.report.html.records import Judged, Run
+from mmard.report.html.judged import Judged
+from mmard.report.html.records import Run
 
 FALL = 3.0
 """Points of held-out robust accuracy lost by the end of a run that are worth a word."""

@@ -11,7 +11,8 @@ from typing import Any
 from mmard.core.errors import MmardError
 from mmard.core.files import read_json
 from mmard.evaluation.scores import WORST
-from mmard.report.html.records import Judged, Row, Run, is_run, read_run
+from mmard.report.html.judged import Judged, Row
+from mmard.report.html.records import Run, is_run, read_run
 
 SAME = ("seed", "out", "about", "tensorboard", "teacher_recipe", "licence")
 """Settings by which runs of a group may differ."""

@@ -8,7 +8,8 @@ from mmard.evaluation.scores import WORST
 from mmard.report.diagnoses import COLUMNS
 from mmard.report.html.flags import checks_of
 from mmard.report.html.groups import Group, spread_of
-from mmard.report.html.records import Row, Run, data_of, part, threat_of
+from mmard.report.html.judged import Row, part
+from mmard.report.html.records import Run, data_of, threat_of
 from mmard.report.html.sheet import DASH, Cell, Sheet, spread, words
 
 MEMORY = "peak_mib"

@@ -7,7 +7,8 @@ from mmard.core.threat import in_255ths
 from mmard.evaluation.scores import CLEAN, WORST
 from mmard.report.html.classes import ByClass, of_group
 from mmard.report.html.groups import Group, accuracy, attacks_of, curve_of, spread_of
-from mmard.report.html.records import Row, threat_of
+from mmard.report.html.judged import Row
+from mmard.report.html.records import threat_of
 from mmard.report.html.sheet import DASH, Cell, Sheet, interval, number, spread, words
 
 
