@@ -110,7 +110,9 @@ def test_words_of_files_are_escaped_and_the_page_is_small(mmard: Run, study: Pat
 def test_a_broken_file_is_a_line_and_the_rest_is_shown(mmard: Run, study: Path) -> None:
     (study / "rslad/seed-1/eval/best_PGD-20/scores.json").write_text('{"attacks": [')
     (study / "rslad/seed-0/eval/best_PGD-20/verdicts.safetensors").write_bytes(b"\0" * 20)
-    (study / "rslad/seed-0/metrics.jsonl").write_bytes(b"\xff\xfe")
+    (study / "rslad/seed-0/metrics.jsonl").write_bytes(
+        b"\xff\xfe\n\xff\n"
+    )  # the last may be what a kill left of a line
     (study / "results.json").write_text("[]")
     done = mmard("report", "study")
     assert done.returncode == 0, done.stderr
