@@ -83,17 +83,14 @@ def _few_images(_: Run, judged: Judged | None) -> str | None:
 
 
 def _no_autoattack(_: Run, judged: Judged | None) -> str | None:
-    attacked = judged is not None and judged.attacked
-    return (
-        ""
-        if attacked and not any(name.startswith("AutoAttack") for name in (judged.attacks if judged else []))
-        else None
-    )
+    none = judged is not None and judged.attacked and not any("AutoAttack" in name for name in judged.attacks)
+    return "" if none else None  # an exported model's is called transfer-AutoAttack
 
 
 def _quick_only(_: Run, judged: Judged | None) -> str | None:
     names = judged.attacks if judged else []
-    return "" if "AutoAttack-quick" in names and "AutoAttack" not in names else None
+    quick = any("AutoAttack-quick" in name for name in names)
+    return "" if quick and not any(name.endswith("AutoAttack") for name in names) else None
 
 
 def _one_step_beats_many(_: Run, judged: Judged | None) -> str | None:

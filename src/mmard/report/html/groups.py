@@ -103,9 +103,10 @@ def grouped(runs: Sequence[Run], in_a_study: Sequence[bool]) -> list[Group]:
 
 
 def kind_of(groups: Sequence[Group]) -> str:
-    """The evaluation that is shown first: what most runs have, of these the one with most attacks, then most images.
+    """The evaluation that is shown first: what most runs have, of these the best checkpoint's own, then most attacks and images.
 
-    One without an attack only where there is no other; empty where no run was judged.
+    An exported file, another threat or the last checkpoint say something else than a reader takes the first table for, however
+    many rows they have. One without an attack only where there is no other; empty where no run was judged.
     """
     found: dict[str, list[Judged]] = {}
     for group in groups:
@@ -113,9 +114,10 @@ def kind_of(groups: Sequence[Group]) -> str:
             for name, judged in run.judged.items():
                 found.setdefault(name, []).append(judged)
 
-    def rank(name: str) -> tuple[bool, int, int, int, str]:
-        rows = max(len(judged.rows) for judged in found[name])
-        return any(judged.attacked for judged in found[name]), len(found[name]), rows, found[name][0].samples, name
+    def rank(name: str) -> tuple[bool, int, bool, int, int, str]:
+        every = found[name]
+        rows, own = max(len(judged.rows) for judged in every), all(judged.own for judged in every)
+        return any(judged.attacked for judged in every), len(every), own, rows, every[0].samples, name
 
     return max(found, key=rank, default="")
 
@@ -133,9 +135,9 @@ def accuracy(run: Run, kind: str, attack: str) -> float | None:
 
 
 def of_judged(run: Run, wanted: Callable[[Judged], Any], kind: str) -> Judged | None:
-    """The evaluation of a run that has what is wanted: the one shown first, else the one with most images."""
+    """The evaluation of a run that has what is wanted: the one shown first, else the best checkpoint's, with most images."""
     fit = [j for j in run.judged.values() if wanted(j) is not None]
-    return max(fit, key=lambda j: (j.name == kind, j.samples, j.name), default=None)
+    return max(fit, key=lambda j: (j.name == kind, j.own, j.samples, j.name), default=None)
 
 
 def curve_of(run: Run, kind: str) -> Row | None:
