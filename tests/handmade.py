@@ -37,7 +37,8 @@ def judge(run: Path, name: str, *attacks: str, of: str = "best.safetensors", **f
     """One more evaluation of a run folder: every attack leaves the same half right."""
     correct = verdicts([1] * 9 + [0], [1] * 5 + [0] * 5)[:, [0] + [1] * len(attacks)]
     asked = {"attacks": None, "limit": None, "batch_size": 500, "seed": 0, "overrides": {}, **facts.pop("asked", {})}
-    base = scores(correct, **{"model": f"somewhere/{of}", "asked": asked, **facts})
+    labels = facts.pop("labels", LABELS)
+    base = scores(correct, labels, **{"model": f"somewhere/{of}", "asked": asked, **facts})
     named = {"attacks": ("clean", *attacks), "details": ("no attack", *(f"as {name} is" for name in attacks))}
     replace(base, **named, seconds=(1.0,) * (1 + len(attacks))).save(run / "eval" / name)  # type: ignore[arg-type]
 

@@ -1,13 +1,18 @@
 """Several evaluations of one run: which is shown first, what is said of which, and the command that makes each anew."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from handmade import judge, make_run
 
+from mmard.config import parse_overrides
 from mmard.report.html import tables
+from mmard.report.html.again import again, as_word
 from mmard.report.html.flags import flags_of
 from mmard.report.html.groups import Group, kind_of, read_all
+from mmard.report.html.missing import missing_of
 
 EXPORTED = {"runtime": "onnxruntime", "twin": "runs/a/best.safetensors"}
 USUAL = ("PGD-20", "AutoAttack")
@@ -65,3 +70,44 @@ def test_autoattack_is_known_by_whatever_way_it_came(attacks: tuple[str, ...], w
     said = " ".join(flag.text for flag in flags_of(groups, kind_of(groups)))
     assert word in said
     assert ("AutoAttack" in said) == bool(word)
+
+
+def test_the_command_has_all_that_the_evaluation_was_asked_for(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a b")
+    asked = {"attacks": "cw,autoattack", "protocol": "quick", "limit": 10, "batch_size": 8, "seed": 3}
+    asked["overrides"] = {"threat.eps": "4/255", "data.root": "my images", "twin": "runs/t"}
+    judge(run, "x", "C&W", of="last.safetensors", labels=None, asked=asked, checked={"how": "full"})
+    groups = read(run)
+    (part,) = [part for part in missing_of(groups, kind_of(groups)) if part.what == "accuracy by class"]
+    assert part.command == (
+        f"mmard eval '{run}/last.safetensors' --attacks cw,autoattack --protocol quick --limit 10 --seed 3 --batch-size 8 "
+        "--checks full --twin runs/t threat.eps=4/255 'data.root=my images'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({}, ""),
+        ({"checked": {"how": "none"}}, ""),  # the usual checks are made up for
+        ({"checked": {"how": "full"}}, ""),  # which AutoAttack brings with it
+        ({"checked": {"how": "quick"}}, " --checks quick"),
+        ({"asked": 3}, ""),
+    ],
+)
+def test_what_the_command_line_does_by_itself_is_not_in_the_command(
+    facts: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    judge(run := make_run(tmp_path / "a"), "best", *USUAL)
+    file = run / "eval/best/scores.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | facts))
+    (judged,) = read(run)[0].runs[0].judged.values()
+    assert again(judged, [run, run]) == f"mmard eval {run} {run}{words}"
+
+
+@pytest.mark.parametrize(
+    "value", ["4/255", 0.1, 1e-5, None, True, "8", "yes", "2026-02-03", "a: b", ["x", 1], {"k": "v"}, "[", "é"]
+)
+def test_a_setting_is_read_back_as_it_was(value: Any) -> None:
+    (read_back,) = parse_overrides([f"data.name={as_word(value)}"]).values()
+    assert read_back == value or str(read_back) == str(value)
