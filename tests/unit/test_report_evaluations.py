@@ -8,11 +8,14 @@ import pytest
 from handmade import judge, make_run
 
 from mmard.config import parse_overrides
+from mmard.report.card import card
 from mmard.report.html import tables
 from mmard.report.html.again import again, as_word
-from mmard.report.html.flags import flags_of
+from mmard.report.html.flags import LEFT_OUT, ONE_SEED, UNCHECKED, flags_of
 from mmard.report.html.groups import Group, kind_of, read_all
+from mmard.report.html.looks import LOOKS
 from mmard.report.html.missing import missing_of
+from mmard.report.html.page import Report
 
 EXPORTED = {"runtime": "onnxruntime", "twin": "runs/a/best.safetensors"}
 USUAL = ("PGD-20", "AutoAttack")
@@ -111,3 +114,66 @@ def test_what_the_command_line_does_by_itself_is_not_in_the_command(
 def test_a_setting_is_read_back_as_it_was(value: Any) -> None:
     (read_back,) = parse_overrides([f"data.name={as_word(value)}"]).values()
     assert read_back == value or str(read_back) == str(value)
+
+
+ORDER = {
+    "name": "order",
+    "level": "warning",
+    "said": "FGSM 30 %, PGD-20 50 %",
+    "means": "gradients are masked",
+    "do": "attack <adaptively>",
+}
+
+
+def test_what_the_checks_found_is_said_with_its_meaning_and_its_evaluation(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    judge(run, "best", *USUAL, checks=[ORDER], checked={"how": "full"})
+    judge(run, "last", *USUAL, of="last.safetensors", checks=[{**ORDER, "level": "error"}], checked={"how": "full"})
+    groups = read(run)
+    found = flags_of(groups, "best")
+    assert [(flag.level, flag.where) for flag in found[:2]] == [
+        ("error", ("a, last: FGSM 30 %, PGD-20 50 %",)), ("warning", ("a, best: FGSM 30 %, PGD-20 50 %",))
+    ]  # fmt: skip
+    page, text = Report(groups, "t").html("0"), card(groups[0].runs[0])
+    assert '<li class="error"><b>Error.</b> Check order. <span>(a, last: FGSM 30 %, PGD-20 50 %)</span>' in page
+    assert "Means: gradients are masked. Do: attack &lt;adaptively&gt;." in page
+    assert "- **Warning.** Check order. (best: FGSM 30 %, PGD-20 50 %) Means: gradients are masked." in text
+
+
+def test_the_page_does_not_look_again_for_what_checks_look_for(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    judge(run, "best", "FGSM", "PGD-20", checks=[], checked={"how": "quick"})
+    file = run / "eval/best/scores.json"
+    facts = json.loads(file.read_text())
+    facts["attacks"][1]["accuracy"] = (
+        30.0  # below PGD-20's 50 %: whether that is more than chance is for the check to say
+    )
+    file.write_text(json.dumps(facts))
+    groups = read(run)
+    assert {flag.level for flag in flags_of(groups, "best")} == {"note"}
+
+
+def test_figures_that_nobody_checked_say_so_with_the_command_that_does(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", robust=(20.0, 30.0, 40.0))
+    judge(run, "best", *USUAL, checked={"how": "quick"}, checks=[])
+    judge(run, "best_clean", asked={"attacks": "none"}, checked={"how": "none"}, checks=[])
+    assert "look" not in {flag.level for flag in flags_of(read(run), "best")}
+    judge(
+        run,
+        "best_PGD-20_10-images",
+        "PGD-20",
+        asked={"attacks": "pgd-20", "limit": 10},
+        checked={"how": "none"},
+        checks=[],
+    )
+    (flag,) = [flag for flag in flags_of(read(run), "best") if flag.level == "look"]
+    command = f"mmard eval {run} --attacks pgd-20 --limit 10"
+    assert flag.where == (f"a, best_PGD-20_10-images: {command}",)
+    assert f"**Look.** Nothing was checked. (best_PGD-20_10-images: {command})" in card(read(run)[0].runs[0])
+    assert '<li class="look"><b>Look.</b> Nothing was checked.' in Report(read(run), "t").html("0")
+
+
+def test_every_flag_says_what_it_means_and_what_to_do() -> None:
+    for flag in (*(flag for flag, _ in LOOKS), UNCHECKED, ONE_SEED, LEFT_OUT):
+        assert flag.means, flag
+        assert flag.do, flag

@@ -9,7 +9,7 @@ import yaml
 from mmard.core.errors import MmardError
 from mmard.core.files import read_json, write_text
 from mmard.evaluation.scores import CLEAN, WORST
-from mmard.report.html.flags import checks_of, flags_of
+from mmard.report.html.flags import flags_of
 from mmard.report.html.groups import Group, kind_of
 from mmard.report.html.judged import Judged
 from mmard.report.html.records import Run, data_of, read_run, threat_of
@@ -151,9 +151,10 @@ def _flags(run: Run) -> str:
     groups = [Group(run.name, (run,))]
     lines = []
     for flag in flags_of(groups, kind_of(groups)):
-        said = "; ".join(place.removeprefix(f"{run.name}: ") for place in flag.where if place != run.name)
-        lines.append(f"- {'**Warning.** ' if flag.level == 'warning' else ''}{flag.text}{f' ({said})' if said else ''}")
-    lines += [f"- Check {c['name']}: {c['level']}. {c['said']} {c['means']} {c['do']}".rstrip() for c in checks_of(run)]
+        places = [place for place in flag.where if place != run.name]
+        said = "; ".join(place.removeprefix(f"{run.name}: ").removeprefix(f"{run.name}, ") for place in places)
+        start = "" if flag.level == "note" else f"**{flag.level.capitalize()}.** "
+        lines.append(f"- {start}{flag.text}{f' ({said})' if said else ''} {flag.advice}".rstrip())
     return "\n".join(lines) or "Nothing to warn of."
 
 

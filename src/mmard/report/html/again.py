@@ -14,21 +14,21 @@ BATCH_SIZE = 500
 """Of `mmard eval`, where it is told no other."""
 
 
-def again(judged: Judged, runs: Sequence[Path], how: str | None = None) -> str:
+def again(judged: Judged, runs: Sequence[Path]) -> str:
     """``mmard eval RUN ... --attacks pgd-20 --limit 500 threat.eps=4/255``, with all that the evaluation was asked for.
 
-    Without the attacks, the protocol, the number of images or a setting the figures would go to another folder.
+    Without the attacks, the protocol, the number of images or a setting the figures would go to another folder. Where nothing
+    was checked, it checks what is usual.
 
     Args:
         runs: the folders to judge so; another run's weights have the same name there.
-        how: of checks; None: as it was, and the usual ones where nothing was checked.
     """
     asked, overrides = judged.asked, part(judged.asked, "overrides")
     words = [str(run if judged.weights == BEST else run / judged.weights) for run in runs]
     batch_size = asked.get("batch_size")
     options = {key: asked.get(key) for key in ("attacks", "protocol", "limit", "seed")}
     options |= {"batch-size": None if batch_size == BATCH_SIZE else batch_size}
-    options |= {"checks": how or _checks(judged), "twin": overrides.get("twin")}
+    options |= {"checks": _checks(judged), "twin": overrides.get("twin")}
     words += [word for key, value in options.items() if value for word in (f"--{key}", str(value))]
     words += ["--curve"] if judged.curve is not None else []
     words += [f"{key}={as_word(value)}" for key, value in overrides.items() if key != "twin"]
@@ -38,8 +38,7 @@ def again(judged: Judged, runs: Sequence[Path], how: str | None = None) -> str:
 def _checks(judged: Judged) -> str | None:
     """Where others were asked for than the attacks bring with them."""
     usual = "full" if "AutoAttack" in judged.attacks else "quick"
-    how = part(judged.facts, "checked").get("how")
-    return None if how in (None, "none", usual) else str(how)
+    return None if judged.checked in ("none", usual) else judged.checked
 
 
 def as_word(value: Any) -> str:

@@ -104,7 +104,7 @@ def against_eps(groups: Sequence[Group], kind: str, table: str) -> str:
     text = (
         f"{' or '.join(dict.fromkeys(details))}. A line is the mean over seeds; "
         "a band is their range, or of one run Wilson's 95 % interval. "
-        "A sound curve never rises and ends near 0."
+        "A sound curve never rises; how far it has fallen by 4 eps depends on eps."
     )
     shown = [group.name if lines[i].ys else f"{group.name} (none)" for i, group in enumerate(groups)]
     return f'{legend(shown)}<div class="charts">{picture}</div><p class="note">{escape(text)}</p>{table}'

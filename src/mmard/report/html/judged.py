@@ -89,6 +89,11 @@ class Judged:
         return part(self.facts, "asked")
 
     @property
+    def checked(self) -> str:
+        """Whether it can be believed: looked at in ``full``, ``quick`` or, as in old files, not at all: ``none``."""
+        return str(part(self.facts, "checked").get("how", "none"))
+
+    @property
     def own(self) -> bool:
         """Is it of the run's best checkpoint as it is: not exported, no setting overridden?"""
         return self.weights == BEST and not self.asked.get("overrides") and not {"twin", "runtime"} & self.facts.keys()

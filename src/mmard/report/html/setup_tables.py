@@ -104,7 +104,7 @@ def _judging(run: Run) -> float | None:
 
 
 def checks(groups: Sequence[Group]) -> Sheet | None:
-    """The pre-flight checks, each once with the runs in which it said so."""
+    """What evaluations found when they checked themselves, each once with the runs in which it said so."""
     said: dict[tuple[str, ...], list[str]] = {}
     for run in (run for group in groups for run in group.runs):
         for check in checks_of(run):
@@ -113,8 +113,8 @@ def checks(groups: Sequence[Group]) -> Sheet | None:
         [*map(words, key), words(", ".join(names[:6]) + (" …" if len(names) > 6 else ""))]
         for key, names in said.items()
     ]
-    columns = ["check", "level", "what it found", "what it means", "what to do", "runs"]
-    return Sheet("checks", "Checks before and during the evaluation", columns, rows, words=6) if rows else None
+    columns = ["check", "level", "what it found", "what it means", "what to do", "evaluation", "runs"]
+    return Sheet("checks", "Checks before and during the evaluation", columns, rows, words=7) if rows else None
 
 
 def setups(groups: Sequence[Group]) -> Sheet:
