@@ -8,8 +8,9 @@ import pytest
 from handmade import judge, make_run
 
 from mmard.config import parse_overrides
+from mmard.core.files import sha256
 from mmard.report.card import card
-from mmard.report.html import tables
+from mmard.report.html import records, tables
 from mmard.report.html.again import again, as_word
 from mmard.report.html.flags import LEFT_OUT, ONE_SEED, UNCHECKED, flags_of
 from mmard.report.html.groups import Group, kind_of, read_all
@@ -177,3 +178,53 @@ def test_every_flag_says_what_it_means_and_what_to_do() -> None:
     for flag in (*(flag for flag, _ in LOOKS), UNCHECKED, ONE_SEED, LEFT_OUT):
         assert flag.means, flag
         assert flag.do, flag
+
+
+def test_figures_of_other_weights_are_left_out_with_the_command_for_those_that_are_there(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    for name in ("best.safetensors", "last.safetensors", "model.onnx"):
+        (run / name).write_bytes(name.encode())
+    now = {path.name: sha256(path) for path in run.glob("*.*")}
+    judge(run, "best", "PGD-20", weights=now["best.safetensors"])
+    judge(run, "last", "PGD-20", of="last.safetensors", weights=now["best.safetensors"], asked={"attacks": "pgd-20"})
+    judge(run, "model.onnx", "Square", of="model.onnx", weights=now["model.onnx"], **EXPORTED)
+    judge(run, "gone", "PGD-20", of="gone.safetensors", weights="0" * 64)  # a folder of figures alone
+    judge(run, "best_old", "PGD-20")  # from before this was kept
+    (found,) = read(run)[0].runs
+    assert set(found.judged) == {"best", "model.onnx", "gone", "best_old"}
+    command = f"mmard eval {run}/last.safetensors --attacks pgd-20"
+    assert found.faults == [
+        f"{run}/eval/last/scores.json is of other weights than {run}/last.safetensors has now; judge these: {command}"
+    ]
+    text, page = card(found), Report(read(run), "t").html("0")
+    assert "### last.safetensors" not in text
+    assert "<td>last</td>" not in page
+    for words in (text, page):
+        assert command in words
+    (run / "best.safetensors").write_bytes(b"trained again")
+    assert set(read(run)[0].runs[0].judged) == {"model.onnx", "gone", "best_old"}
+
+
+def test_a_file_of_weights_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "a")
+    (run / "best.safetensors").write_bytes(b"weights")
+    seen: list[Path] = []
+    monkeypatch.setattr(records, "sha256", lambda path: seen.append(path) or "now")
+    for name in ("best", "best_PGD-20", "best_10-images"):
+        judge(run, name, "PGD-20", weights="now")
+    judge(run, "best_old", "PGD-20", weights="then")
+    assert len(read(run)[0].runs[0].judged) == 3
+    assert seen == [run / "best.safetensors"]
+
+
+def test_a_card_beside_a_run_is_asked_for_its_file(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    (run / "best.safetensors").write_bytes(b"weights")
+    (run / "teacher.json").write_text('{"file": "best.safetensors"}')
+    (run / "hub.json").write_text('{"hub": {"repo": "a/b", "filename": "c"}}')
+    (run / "broken.json").write_text("{")
+    for name in ("teacher", "hub", "broken"):
+        judge(run, name, "PGD-20", of=f"{name}.json", weights="0" * 64)
+    (found,) = read(run)[0].runs
+    assert set(found.judged) == {"hub", "broken"}
+    assert len(found.faults) == 2

@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from mmard.core.errors import MmardError
-from mmard.core.files import read_json
+from mmard.core.files import read_json, sha256
 from mmard.core.threat import in_255ths
+from mmard.report.html.again import again
 from mmard.report.html.judged import Judged, Row, attempt, optional, part, read_judged
 from mmard.runs import RunFolder
 
@@ -117,9 +118,33 @@ def read_run(path: Path, name: str, formula: str = "", resolved: Mapping[str, An
     settings, faults = dict(resolved or settings), list[str]()
     metrics = attempt(lambda: RunFolder(path).metrics(), path / "metrics.jsonl", faults) or []
     metrics = [r for r in metrics if isinstance(r.get("epoch"), int) and isinstance(r.get("seconds"), int | float)]
-    judged = {}
-    for file in sorted((path / "eval").glob("*/scores.json")):
-        if (found := attempt(lambda file=file: read_judged(file.parent, faults), file, faults)) is not None:  # type: ignore[misc]
-            judged[found.name] = found
+    judged = _judged(path, faults)
     diagnosis = optional(path / "diagnose" / "diagnosis.json", read_json, faults)
     return Run(name, path, settings, metrics, judged, diagnosis, formula, faults)
+
+
+def _judged(run: Path, faults: list[str]) -> dict[str, Judged]:
+    """The evaluations by folder; one whose weights have been replaced since says nothing of those that are there now."""
+    judged: dict[str, Judged] = {}
+    hashes: dict[Path, str | None] = {}
+    for file in sorted((run / "eval").glob("*/scores.json")):
+        found = attempt(lambda file=file: read_judged(file.parent, faults), file, faults)  # type: ignore[misc]
+        if found is None:
+            continue
+        weights, then = run / found.weights, found.facts.get("weights")
+        if then is not None and weights not in hashes:  # large files: each is read once
+            hashes[weights] = attempt(lambda weights=weights: _hash(weights), weights, faults)  # type: ignore[misc]
+        if then is None or hashes[weights] in (then, None):
+            judged[found.name] = found
+        else:
+            faults.append(f"{file} is of other weights than {weights} has now; judge these: {again(found, [run])}")
+    return judged
+
+
+def _hash(weights: Path) -> str | None:
+    """Of a file, or of the one that a card names; None where it is not here, as in a folder of figures alone."""
+    if weights.suffix == ".json" and weights.is_file():
+        weights = weights.parent / str(
+            read_json(weights).get("file")
+        )  # what a card has on the hub is not fetched for this
+    return sha256(weights) if weights.is_file() else None
