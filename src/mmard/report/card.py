@@ -37,7 +37,7 @@ def write_card(folder: Path, formula: str = "") -> bool:
         return False
     place = folder.resolve()
     name = f"{place.parent.name}-{place.name}" if place.name.startswith("seed-") else place.name  # a cell of a study
-    write_text(path, card(read_run(folder, name, formula)))
+    write_text(path, card(read_run(place, name, formula)))
     return True
 
 
@@ -152,6 +152,7 @@ def _flags(run: Run) -> str:
     for flag in flags_of(groups, kind_of(groups)):
         places = [place for place in flag.where if place != run.name]
         said = "; ".join(place.removeprefix(f"{run.name}: ").removeprefix(f"{run.name}, ") for place in places)
+        said = said.replace(str(run.path), "FOLDER") if run.path.is_absolute() else said  # it travels with the folder
         start = "" if flag.level == "note" else f"**{flag.level.capitalize()}.** "
         lines.append(f"- {start}{flag.text}{f' ({said})' if said else ''} {flag.advice}".rstrip())
     return "\n".join(lines) or "Nothing to warn of."
