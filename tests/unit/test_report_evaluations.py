@@ -42,6 +42,17 @@ def test_the_best_checkpoints_own_figures_come_first(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_what_most_runs_have_comes_first_among_best_checkpoints_alone(tmp_path: Path) -> None:
+    first, second = make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1)
+    judge(first, "best", *USUAL)
+    for run in (first, second):
+        judge(run, "model.onnx", *THROUGH, of="model.onnx", **EXPORTED)
+    assert kind_of(read(first, second)) == "best"
+    for run in (first, second):
+        judge(run, "best_data.root-here", "PGD-20", asked={"overrides": {"data.root": "here"}})
+    assert kind_of(read(first, second)) == "best_data.root-here"
+
+
 def test_without_an_attack_the_best_checkpoint_does_not_come_first(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     judge(run, "best_clean", asked={"attacks": "none"})

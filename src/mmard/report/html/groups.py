@@ -103,9 +103,9 @@ def grouped(runs: Sequence[Run], in_a_study: Sequence[bool]) -> list[Group]:
 
 
 def kind_of(groups: Sequence[Group]) -> str:
-    """The evaluation that is shown first: what most runs have, of these the best checkpoint's own, then most attacks and images.
+    """The evaluation shown first: of best checkpoints, what most runs have, with no setting overridden, most attacks, most images.
 
-    An exported file, another threat or the last checkpoint say something else than a reader takes the first table for, however
+    An exported file, the last checkpoint or another threat say something else than a reader takes the first table for, however
     many rows they have. One without an attack only where there is no other; empty where no run was judged.
     """
     found: dict[str, list[Judged]] = {}
@@ -114,10 +114,11 @@ def kind_of(groups: Sequence[Group]) -> str:
             for name, judged in run.judged.items():
                 found.setdefault(name, []).append(judged)
 
-    def rank(name: str) -> tuple[bool, int, bool, int, int, str]:
+    def rank(name: str) -> tuple[bool, bool, int, bool, int, int, str]:
         every = found[name]
-        rows, own = max(len(judged.rows) for judged in every), all(judged.own for judged in every)
-        return any(judged.attacked for judged in every), len(every), own, rows, every[0].samples, name
+        attacked, best = any(judged.attacked for judged in every), all(judged.of_best for judged in every)
+        own, rows = all(judged.own for judged in every), max(len(judged.rows) for judged in every)
+        return attacked, best, len(every), own, rows, every[0].samples, name
 
     return max(found, key=rank, default="")
 

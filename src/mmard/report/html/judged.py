@@ -94,9 +94,14 @@ class Judged:
         return str(part(self.facts, "checked").get("how", "none"))
 
     @property
+    def of_best(self) -> bool:
+        """Is it of the run's best checkpoint, and not of the last one or of an exported file?"""
+        return self.weights == BEST and not {"twin", "runtime"} & self.facts.keys()
+
+    @property
     def own(self) -> bool:
-        """Is it of the run's best checkpoint as it is: not exported, no setting overridden?"""
-        return self.weights == BEST and not self.asked.get("overrides") and not {"twin", "runtime"} & self.facts.keys()
+        """Is it of the best checkpoint as it is, with no setting overridden?"""
+        return self.of_best and not self.asked.get("overrides")
 
 
 def part(settings: Mapping[str, Any], name: str) -> Row:
