@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ def scores(correct: Tensor, labels: Tensor | None = LABELS, **facts: Any) -> Sco
     details = ("no attack", "cross-entropy, 20 steps of 2/255, start uniform")
     known = {"threat": "L∞ 8/255", "classes": list(CLASSES), "asked": {"attacks": "pgd-20", "limit": 10}, **facts}
     return Scores(correct, ("clean", "PGD-20"), details, (0.5, 60.0), torch.arange(len(correct)), known, labels=labels)
+
+
+def judge(run: Path, name: str, *attacks: str, of: str = "best.safetensors", **facts: Any) -> None:
+    """One more evaluation of a run folder: every attack leaves the same half right."""
+    correct = verdicts([1] * 9 + [0], [1] * 5 + [0] * 5)[:, [0] + [1] * len(attacks)]
+    asked = {"attacks": None, "limit": None, "batch_size": 500, "seed": 0, "overrides": {}, **facts.pop("asked", {})}
+    labels = facts.pop("labels", LABELS)
+    base = scores(correct, labels, **{"model": f"somewhere/{of}", "asked": asked, **facts})
+    named = {"attacks": ("clean", *attacks), "details": ("no attack", *(f"as {name} is" for name in attacks))}
+    replace(base, **named, seconds=(1.0,) * (1 + len(attacks))).save(run / "eval" / name)  # type: ignore[arg-type]
 
 
 def curve(accuracy: Sequence[float] = (90.0, 50.0, 0.0)) -> dict[str, Any]:

@@ -1,17 +1,19 @@
 """What reports and model cards show beside scores, kept when a model is judged."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmard.config import read_settings
 from mmard.core.errors import MmardError
-from mmard.core.files import write_json
+from mmard.core.files import read_json, write_json
 from mmard.core.threat import Threat
 from mmard.data.images import some
 from mmard.evaluation.curve import curve as curve_of
 from mmard.evaluation.curve import radii_of
 from mmard.evaluation.evaluate import Tick
+from mmard.evaluation.examples import Examples
 from mmard.evaluation.examples import examples as examples_of
 from mmard.models.students import Classifier
 from mmard.objects import method_of
@@ -20,6 +22,7 @@ from mmard.subjects import Subject
 from mmard.training.engine import Engine
 
 CURVE_IMAGES = 500
+CURVE, EXAMPLES = "curve.json", "examples.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +53,42 @@ class Extras:
             )
 
     def keep(self, results: Path, engine: Engine, tick: Tick, batch_size: int, seed: int) -> None:
-        """Write examples.safetensors and curve.json where they are asked for."""
+        """Write examples.safetensors and curve.json where they are asked for, beside the scores that are there by now.
+
+        Those of other weights, which would stand beside these scores in a report, are removed.
+        """
+        engine.on_global_zero(lambda: _forget(results))
         model, images = self.subject.model, self.subject.images
         if self.examples and isinstance(model, Classifier):
             shown = examples_of(model, images, self.threat, count=self.examples, seed=seed)
-            engine.on_global_zero(lambda: shown.save(results / "examples.safetensors"))
+            told = shown.facts
+            engine.on_global_zero(lambda: replace(shown, facts={**told, **_weights(results)}).save(results / EXAMPLES))
         if self.curve:
             few, how = some(images, CURVE_IMAGES, seed=0), {"batch_size": batch_size, "seed": seed}
             found = curve_of(model, few, self.threat, **how, tick=tick, crew=engine)
-            engine.on_global_zero(lambda: write_json(results / "curve.json", found))
+            engine.on_global_zero(lambda: write_json(results / CURVE, found | _weights(results)))
+
+
+def _weights(results: Path) -> dict[str, str]:
+    """``{"weights": sha256}`` of those that the scores are of; empty where they do not say."""
+    known = read_json(results / "scores.json").get("weights")
+    return {"weights": known} if isinstance(known, str) else {}
+
+
+def _forget(results: Path) -> None:
+    """Remove what an earlier evaluation kept here, unless it was of the weights that the scores are of now."""
+    now = _weights(results).get("weights")
+    told: dict[str, Callable[[Path], Mapping[str, Any]]] = {
+        CURVE: read_json,
+        EXAMPLES: lambda at: Examples.load(at).facts,
+    }
+    for name, read in told.items():
+        try:
+            then = read(results / name).get("weights")
+        except MmardError:
+            then = None
+        if now is None or then != now:
+            (results / name).unlink(missing_ok=True)
 
 
 def keep_card(folder: Path) -> None:

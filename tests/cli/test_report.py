@@ -1,8 +1,10 @@
 """`mmard report`: the page from real and hand-made runs, its words for wrong input, and the page in a browser."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,9 @@ from typing import Any
 import pytest
 from handmade import make_run, scores, verdicts
 from helpers import QUICK, Run
+
+from mmard.evaluation.scores import Scores
+from mmard.report_command import report_of
 
 BEST = scores(verdicts([1] * 9 + [0], [1] * 5 + [0] * 5))
 WORSE = scores(verdicts([1] * 7 + [0] * 3, [1] * 3 + [0] * 7))
@@ -93,6 +98,20 @@ def test_a_run_is_trained_judged_and_reported(mmard: Run, tmp_path: Path, digits
     assert "worst case, % low" in (tmp_path / "runs/run/report.summary.csv").read_text()
 
 
+def test_the_command_that_is_named_fills_the_gap(mmard: Run, tmp_path: Path, digits_teacher: Path) -> None:
+    assert mmard("train", *QUICK, "student=cnn-2-1", "--teacher", digits_teacher).returncode == 0
+    how = ["--attacks", "fgsm,square", "--limit", "20", "--seed", "3", "threat.eps=4/255", "data.limit=200"]
+    assert mmard("eval", "runs/run/last.safetensors", *how).returncode == 0
+    (folder,) = (tmp_path / "runs/run/eval").iterdir()
+    found = Scores.load(folder)
+    replace(found, labels=None).save(folder)  # as old files are
+    (gap,) = [part for part in report_of([Path("runs/run")]).missing() if part.what == "accuracy by class"]
+    done = mmard(*shlex.split(gap.command)[1:])
+    assert done.returncode == 0, done.stderr
+    assert [*(tmp_path / "runs/run/eval").iterdir()] == [folder]
+    assert "accuracy by class" not in [part.what for part in report_of([Path("runs/run")]).missing()]
+
+
 def test_words_of_files_are_escaped_and_the_page_is_small(mmard: Run, study: Path) -> None:
     make_run(
         study / "x/seed-0", judged=BEST, about="<script>alert(1)</script>", student='"><img src=x onerror=alert(1)>'
@@ -110,7 +129,9 @@ def test_words_of_files_are_escaped_and_the_page_is_small(mmard: Run, study: Pat
 def test_a_broken_file_is_a_line_and_the_rest_is_shown(mmard: Run, study: Path) -> None:
     (study / "rslad/seed-1/eval/best_PGD-20/scores.json").write_text('{"attacks": [')
     (study / "rslad/seed-0/eval/best_PGD-20/verdicts.safetensors").write_bytes(b"\0" * 20)
-    (study / "rslad/seed-0/metrics.jsonl").write_bytes(b"\xff\xfe")
+    (study / "rslad/seed-0/metrics.jsonl").write_bytes(
+        b"\xff\xfe\n\xff\n"
+    )  # the last may be what a kill left of a line
     (study / "results.json").write_text("[]")
     done = mmard("report", "study")
     assert done.returncode == 0, done.stderr

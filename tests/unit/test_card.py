@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from handmade import make_run, scores, verdicts
+from handmade import judge, make_run, scores, verdicts
 
 from mmard.report.card import MARK, licence_of, write_card
 
@@ -74,3 +74,22 @@ def test_an_evaluation_without_attacks_claims_no_worst_case(tmp_path: Path) -> N
     assert data.model_name.endswith("-seed-1")  # a cell of a study is called after its folder, too
     assert len([r for r in data.eval_results if r.metric_name.startswith("Accuracy, worst case")]) == 1
     assert len([r for r in data.eval_results if r.metric_name.startswith("Accuracy, clean")]) == 2
+
+
+def test_each_table_says_which_file_and_which_threat(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    judge(run, "best_threat.eps-4-255", "PGD-20", threat="L∞ 4/255", asked={"overrides": {"threat.eps": "4/255"}})
+    judge(run, "last", "PGD-20", of="last.safetensors")
+    judge(run, "best-int8.onnx", "Square", of="best-int8.onnx", runtime="onnxruntime")
+    write_card(run)
+    card = hub.ModelCard.load(run / "README.md")
+    assert [line for line in card.text.splitlines() if line.startswith("### ")] == [
+        "### best-int8.onnx, L∞ 8/255, 10 test images (eval/best-int8.onnx)",
+        "### best.safetensors, L∞ 4/255, 10 test images (eval/best_threat.eps-4-255)",
+        "### last.safetensors, L∞ 8/255, 10 test images (eval/last)",
+    ]
+    assert "L∞ 8/255 in training;" in card.text
+    assert "in training and in judging" not in card.text
+    assert {r.metric_name.rpartition("; ")[2] for r in card.data.eval_results if "PGD-20" in r.metric_name} == {
+        "L∞ 4/255), 10 test images"  # the best checkpoint's figures alone are the model's
+    }

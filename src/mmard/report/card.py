@@ -9,9 +9,10 @@ import yaml
 from mmard.core.errors import MmardError
 from mmard.core.files import read_json, write_text
 from mmard.evaluation.scores import CLEAN, WORST
-from mmard.report.html.flags import checks_of, flags_of
+from mmard.report.html.flags import flags_of
 from mmard.report.html.groups import Group, kind_of
-from mmard.report.html.records import Judged, Run, data_of, read_run, threat_of
+from mmard.report.html.judged import BEST, Judged
+from mmard.report.html.records import Run, data_of, read_run, threat_of
 from mmard.report.html.sheet import Sheet, interval, words
 
 MARK = "<!-- written by mmard; mmard eval writes it anew -->"
@@ -36,7 +37,7 @@ def write_card(folder: Path, formula: str = "") -> bool:
         return False
     place = folder.resolve()
     name = f"{place.parent.name}-{place.name}" if place.name.startswith("seed-") else place.name  # a cell of a study
-    write_text(path, card(read_run(folder, name, formula)))
+    write_text(path, card(read_run(place, name, formula)))
     return True
 
 
@@ -69,7 +70,7 @@ def front_matter(run: Run) -> dict[str, Any]:
     front: dict[str, Any] = licence_of(s) | {"library_name": "mmard", "pipeline_tag": "image-classification"}
     front["tags"] = ["adversarial-robustness", "knowledge-distillation", "image-classification", "safetensors", name]
     front |= {"datasets": [data], "metrics": ["accuracy"]}
-    results = [_result(judged, data, threat_of(s)) for judged in run.judged.values() if judged.name.startswith("best")]
+    results = [_result(judged, data, run.threat(judged)) for judged in run.judged.values() if judged.weights == BEST]
     index: dict[str, Any] = {"name": run.name, "results": results}
     return front | ({"model-index": [index]} if results else {"model_name": run.name})
 
@@ -86,9 +87,8 @@ def licence_of(settings: Mapping[str, Any]) -> dict[str, str]:
     return {"license": given.lower()} if given.lower() in KNOWN else {"license": "other", "license_name": given}
 
 
-def _result(judged: Judged, data: str, threat: str) -> dict[str, Any]:
+def _result(judged: Judged, data: str, ball: str) -> dict[str, Any]:
     """An evaluation: each metric is named after its attack with number and length of steps, start and eps."""
-    ball = str(judged.facts.get("threat") or threat)
     metrics = []
     for row in judged.rows:
         name = f"Accuracy, {how(row, ball)}, {judged.samples} test images"
@@ -108,7 +108,8 @@ def how(row: Mapping[str, Any], threat: str) -> str:
 
 def _facts(run: Run) -> str:
     s, teacher = run.settings, run.settings.get("teacher")
-    lines = [f"- **Data**: {data_of(s)}, pixels in [0, 1]", f"- **Threat**: {threat_of(s)}, in training and in judging"]
+    lines = [f"- **Data**: {data_of(s)}, pixels in [0, 1]"]
+    lines.append(f"- **Threat**: {threat_of(s)} in training; in judging as each table says")
     lines.append(f"- **Teacher**: {f'`{teacher}`{_of_teacher(Path(str(teacher)))}' if teacher else 'none'}")
     others = s.get("teachers")
     lines += [f"- **{name}**: `{source}`" for name, source in (others.items() if isinstance(others, dict) else ())]
@@ -135,10 +136,9 @@ def _figures(run: Run) -> str:
         return "Not judged on test images yet: `mmard eval` on this folder does it, and writes this card anew."
     parts = []
     for judged in run.judged.values():
-        ball = str(judged.facts.get("threat") or threat_of(run.settings))
+        ball = run.threat(judged)
         rows = [[words(how(r, ball)), interval(r["accuracy"], r["low"], r["high"])] for r in judged.rows]
-        weights = "last" if judged.name.startswith("last") else "best"
-        title = f"{weights}.safetensors, {judged.samples:,} test images"
+        title = f"{judged.weights}, {ball}, {judged.samples:,} test images (eval/{judged.name})"
         parts.append(Sheet("figures", title, ["attack", "accuracy, %"], rows).markdown())
     return (
         "\n".join(parts)
@@ -150,9 +150,11 @@ def _flags(run: Run) -> str:
     groups = [Group(run.name, (run,))]
     lines = []
     for flag in flags_of(groups, kind_of(groups)):
-        said = "; ".join(place.removeprefix(f"{run.name}: ") for place in flag.where if place != run.name)
-        lines.append(f"- {'**Warning.** ' if flag.level == 'warning' else ''}{flag.text}{f' ({said})' if said else ''}")
-    lines += [f"- Check {c['name']}: {c['level']}. {c['said']} {c['means']} {c['do']}".rstrip() for c in checks_of(run)]
+        places = [place for place in flag.where if place != run.name]
+        said = "; ".join(place.removeprefix(f"{run.name}: ").removeprefix(f"{run.name}, ") for place in places)
+        said = said.replace(str(run.path), "FOLDER") if run.path.is_absolute() else said  # it travels with the folder
+        start = "" if flag.level == "note" else f"**{flag.level.capitalize()}.** "
+        lines.append(f"- {start}{flag.text}{f' ({said})' if said else ''} {flag.advice}".rstrip())
     return "\n".join(lines) or "Nothing to warn of."
 
 

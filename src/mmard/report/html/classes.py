@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from mmard.report.html.groups import Group, of_judged
-from mmard.report.html.records import Judged, Run
+from mmard.report.html.judged import Judged
+from mmard.report.html.records import Run
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from html import escape
 from mmard.diagnostics.triangle import EDGES
 from mmard.report.html.chart import Line, legend, line_chart
 from mmard.report.html.groups import Group, curve_of
-from mmard.report.html.records import Row, Run
+from mmard.report.html.judged import Row
+from mmard.report.html.records import Run
 
 Point = tuple[float, float]
 MOST_BANDS = 3
@@ -103,7 +104,7 @@ def against_eps(groups: Sequence[Group], kind: str, table: str) -> str:
     text = (
         f"{' or '.join(dict.fromkeys(details))}. A line is the mean over seeds; "
         "a band is their range, or of one run Wilson's 95 % interval. "
-        "A sound curve never rises and ends near 0."
+        "A sound curve never rises; how far it has fallen by 4 eps depends on eps."
     )
     shown = [group.name if lines[i].ys else f"{group.name} (none)" for i, group in enumerate(groups)]
     return f'{legend(shown)}<div class="charts">{picture}</div><p class="note">{escape(text)}</p>{table}'

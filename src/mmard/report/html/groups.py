@@ -11,7 +11,8 @@ from typing import Any
 from mmard.core.errors import MmardError
 from mmard.core.files import read_json
 from mmard.evaluation.scores import WORST
-from mmard.report.html.records import Judged, Row, Run, is_run, read_run
+from mmard.report.html.judged import Judged, Row
+from mmard.report.html.records import Run, is_run, read_run
 
 SAME = ("seed", "out", "about", "tensorboard", "teacher_recipe", "licence")
 """Settings by which runs of a group may differ."""
@@ -102,9 +103,10 @@ def grouped(runs: Sequence[Run], in_a_study: Sequence[bool]) -> list[Group]:
 
 
 def kind_of(groups: Sequence[Group]) -> str:
-    """The evaluation that is shown first: what most runs have, of these the one with most attacks, then most images.
+    """The evaluation shown first: of best checkpoints, what most runs have, with no setting overridden, most attacks, most images.
 
-    One without an attack only where there is no other; empty where no run was judged.
+    An exported file, the last checkpoint or another threat say something else than a reader takes the first table for, however
+    many rows they have. One without an attack only where there is no other; empty where no run was judged.
     """
     found: dict[str, list[Judged]] = {}
     for group in groups:
@@ -112,9 +114,11 @@ def kind_of(groups: Sequence[Group]) -> str:
             for name, judged in run.judged.items():
                 found.setdefault(name, []).append(judged)
 
-    def rank(name: str) -> tuple[bool, int, int, int, str]:
-        rows = max(len(judged.rows) for judged in found[name])
-        return any(judged.attacked for judged in found[name]), len(found[name]), rows, found[name][0].samples, name
+    def rank(name: str) -> tuple[bool, bool, int, bool, int, int, str]:
+        every = found[name]
+        attacked, best = any(judged.attacked for judged in every), all(judged.of_best for judged in every)
+        own, rows = all(judged.own for judged in every), max(len(judged.rows) for judged in every)
+        return attacked, best, len(every), own, rows, every[0].samples, name
 
     return max(found, key=rank, default="")
 
@@ -132,9 +136,9 @@ def accuracy(run: Run, kind: str, attack: str) -> float | None:
 
 
 def of_judged(run: Run, wanted: Callable[[Judged], Any], kind: str) -> Judged | None:
-    """The evaluation of a run that has what is wanted: the one shown first, else the one with most images."""
+    """The evaluation of a run that has what is wanted: the one shown first, else the best checkpoint's, with most images."""
     fit = [j for j in run.judged.values() if wanted(j) is not None]
-    return max(fit, key=lambda j: (j.name == kind, j.samples, j.name), default=None)
+    return max(fit, key=lambda j: (j.name == kind, j.own, j.samples, j.name), default=None)
 
 
 def curve_of(run: Run, kind: str) -> Row | None:

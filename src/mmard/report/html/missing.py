@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mmard.report.html.again import again
 from mmard.report.html.classes import by_class
 from mmard.report.html.groups import Group, of_judged
 from mmard.report.html.records import Run
@@ -64,15 +65,9 @@ def _resume(runs: Sequence[Run]) -> str:
 
 
 def _again(runs: Sequence[Run], kind: str) -> str:
-    """The evaluation once more, which now keeps the labels."""
-    asked = next((run.judged[kind].facts.get("asked") for run in runs if kind in run.judged), None)
-    words = [f"mmard eval {_paths(runs)}"]
-    if isinstance(asked, dict):
-        words += (
-            [f"--attacks {shlex.quote(str(asked['attacks']))}"] if asked.get("attacks") not in (None, "none") else []
-        )
-        words += [f"--{key} {asked[key]}" for key in ("limit", "seed") if asked.get(key)]
-    return " ".join(words)
+    """The evaluation shown first once more, which now keeps the labels; where it attacked nothing, a whole one."""
+    judged = next((run.judged[kind] for run in runs if kind in run.judged and run.judged[kind].attacked), None)
+    return f"mmard eval {_paths(runs)}" if judged is None else again(judged, [run.path for run in runs])
 
 
 def _diagnosed(run: Run) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mmard.report.html import curves, sections, setup_tables, tables
 from mmard.report.html.groups import Group, kind_of
+from mmard.report.html.judged import Row
 from mmard.report.html.missing import Missing, missing_of
-from mmard.report.html.records import Row
 from mmard.report.html.sheet import Sheet
 
 HERE = Path(__file__).parent

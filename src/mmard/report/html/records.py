@@ -1,83 +1,20 @@
 """What lies in a run folder, read for a report. What cannot be read is a line in `Run.faults`, and the rest is shown."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
-from mmard.core.errors import MmardError, first_line
-from mmard.core.files import read_json
+from mmard.core.errors import MmardError
+from mmard.core.files import read_json, sha256
 from mmard.core.threat import in_255ths
-from mmard.evaluation.examples import Examples
-from mmard.evaluation.scores import CLEAN, WORST
+from mmard.report.html.again import again
+from mmard.report.html.judged import Judged, Row, attempt, optional, part, read_judged
 from mmard.runs import RunFolder
 
-T = TypeVar("T")
-Row = dict[str, Any]
-OF_A_ROW = {
-    "attack": str,
-    "detail": str,
-    "accuracy": float,
-    "low": float,
-    "high": float,
-    "samples": int,
-    "seconds": float,
-}
 FIGURES = ("margins", "slices")
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """One evaluation of a run.
-
-    Attributes:
-        name: its folder, such as ``best_PGD-20_C-W``.
-        facts: scores.json without its rows.
-        rows: an attack each, as `mmard.Scores.rows` gives them.
-        correct: (N, K) bool, sample × attack; None where there are no verdicts.
-        labels: (N,) int64; None where they were not kept.
-        curve: accuracy against the radius; None where it was not asked for.
-        shown: a few images; None where there are none.
-    """
-
-    name: str
-    facts: Row
-    rows: list[Row]
-    correct: Tensor | None = None
-    labels: Tensor | None = None
-    curve: Row | None = None
-    shown: Examples | None = None
-
-    @property
-    def attacks(self) -> list[str]:
-        """The names, ``clean`` first and the worst case last."""
-        return [row["attack"] for row in self.rows]
-
-    @property
-    def attacked(self) -> bool:
-        """Was it more than a look at the natural images?"""
-        return any(name not in (CLEAN, WORST) for name in self.attacks)
-
-    @property
-    def samples(self) -> int:
-        """How many images."""
-        return int(self.rows[0]["samples"])
-
-    def row(self, attack: str) -> Row | None:
-        """The row of an attack, where it was run."""
-        return next((row for row in self.rows if row["attack"] == attack), None)
-
-    def classes(self) -> list[str]:
-        """Their names; numbers where the file does not have them."""
-        known = self.facts.get("classes")
-        if isinstance(known, list) and known:
-            return [str(name) for name in known]
-        return [] if self.labels is None else [str(k) for k in range(int(self.labels.max()) + 1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,16 +65,14 @@ class Run:
         """The look by which the best checkpoint was chosen."""
         return max(self.looks, key=lambda r: (r["robust"], r["clean"], -r["epoch"]), default=None)
 
+    def threat(self, judged: Judged) -> str:
+        """Under which an evaluation attacked: its own, which may be another than the training's."""
+        return str(judged.facts.get("threat") or threat_of(self.settings))
+
     def figure(self, name: str) -> Path | None:
         """A figure of its diagnosis, where there is one."""
         path = self.path / "diagnose" / f"{name}.png"
         return path if path.is_file() else None
-
-
-def part(settings: Mapping[str, Any], name: str) -> Row:
-    """A section of settings; empty where it is none."""
-    found = settings.get(name)
-    return found if isinstance(found, dict) else {}
 
 
 def threat_of(settings: Mapping[str, Any]) -> str:
@@ -181,59 +116,35 @@ def read_run(path: Path, name: str, formula: str = "", resolved: Mapping[str, An
     if not isinstance(settings, dict):
         raise MmardError(f"{path / 'settings.yaml'} holds a {type(settings).__name__}, expected keys and values")
     settings, faults = dict(resolved or settings), list[str]()
-    metrics = _try(lambda: RunFolder(path).metrics(), path / "metrics.jsonl", faults) or []
+    metrics = attempt(lambda: RunFolder(path).metrics(), path / "metrics.jsonl", faults) or []
     metrics = [r for r in metrics if isinstance(r.get("epoch"), int) and isinstance(r.get("seconds"), int | float)]
-    judged = {}
-    for file in sorted((path / "eval").glob("*/scores.json")):
-        if (found := _try(lambda file=file: _judged(file.parent, faults), file, faults)) is not None:  # type: ignore[misc]
-            judged[found.name] = found
-    diagnosis = _optional(path / "diagnose" / "diagnosis.json", read_json, faults)
+    judged = _judged(path, faults)
+    diagnosis = optional(path / "diagnose" / "diagnosis.json", read_json, faults)
     return Run(name, path, settings, metrics, judged, diagnosis, formula, faults)
 
 
-def _judged(folder: Path, faults: list[str]) -> Judged:
-    facts = read_json(folder / "scores.json")
-    rows = facts.pop("attacks", None)
-    if not isinstance(rows, list) or not rows or not all(_is_row(row) for row in rows):
-        raise MmardError(f"{folder / 'scores.json'} has no table of attacks; mmard eval writes it anew")
-    verdicts = _optional(folder / "verdicts.safetensors", load_file, faults) or {}
-    correct = verdicts.get("correct")
-    if correct is not None and tuple(correct.shape) != (rows[0]["samples"], sum(r["attack"] != WORST for r in rows)):
-        faults.append(f"{folder / 'verdicts.safetensors'} does not fit scores.json; mmard eval writes both anew")
-        verdicts = {}
-    curve = _optional(folder / "curve.json", _curve, faults)
-    shown = _optional(folder / "examples.safetensors", Examples.load, faults)
-    if all(row["attack"] in (CLEAN, WORST) for row in rows):
-        rows = rows[:1]  # where nothing attacked there is no worst case
-    return Judged(folder.name, facts, rows, verdicts.get("correct"), verdicts.get("labels"), curve, shown)
+def _judged(run: Path, faults: list[str]) -> dict[str, Judged]:
+    """The evaluations by folder; one whose weights have been replaced since says nothing of those that are there now."""
+    judged: dict[str, Judged] = {}
+    hashes: dict[Path, str | None] = {}
+    for file in sorted((run / "eval").glob("*/scores.json")):
+        found = attempt(lambda file=file: read_judged(file.parent, faults), file, faults)  # type: ignore[misc]
+        if found is None:
+            continue
+        weights, then = run / found.weights, found.facts.get("weights")
+        if then is not None and weights not in hashes:  # large files: each is read once
+            hashes[weights] = attempt(lambda weights=weights: _hash(weights), weights, faults)  # type: ignore[misc]
+        if then is None or hashes[weights] in (then, None):
+            judged[found.name] = found
+        else:
+            faults.append(f"{file} is of other weights than {weights} has now; judge these: {again(found, [run])}")
+    return judged
 
 
-def _is_row(row: Any) -> bool:
-    return isinstance(row, dict) and all(
-        isinstance(row.get(key), (int, float) if kind is float else kind) for key, kind in OF_A_ROW.items()
-    )
-
-
-def _curve(file: Path) -> Row:
-    found = read_json(file)
-    columns = [found.get(key) for key in ("radii", "accuracy", "low", "high")]
-    if not all(isinstance(c, list) and c and all(isinstance(v, int | float) for v in c) for c in columns):
-        raise MmardError(f"{file} holds no curve; mmard eval --curve writes it anew")
-    if len({len(c) for c in columns if c is not None}) > 1:
-        raise MmardError(f"{file} has columns of several lengths; mmard eval --curve writes it anew")
-    return found
-
-
-def _optional(file: Path, read: Callable[[Path], T], faults: list[str]) -> T | None:
-    """What a file holds, where there is one and it is whole."""
-    return _try(lambda: read(file), file, faults) if file.is_file() else None
-
-
-def _try(read: Callable[[], T], file: Path, faults: list[str]) -> T | None:
-    try:
-        return read()
-    except MmardError as e:
-        faults.append(str(e))
-    except (OSError, ValueError, SafetensorError) as e:
-        faults.append(f"cannot read {file}: {first_line(e)}")
-    return None
+def _hash(weights: Path) -> str | None:
+    """Of a file, or of the one that a card names; None where it is not here, as in a folder of figures alone."""
+    if weights.suffix == ".json" and weights.is_file():
+        weights = weights.parent / str(
+            read_json(weights).get("file")
+        )  # what a card has on the hub is not fetched for this
+    return sha256(weights) if weights.is_file() else None

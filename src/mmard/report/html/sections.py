@@ -55,13 +55,13 @@ def know(groups: Sequence[Group], kind: str, sheets: Sheets) -> str:
     """Flags in plain words, and the checks that evaluations kept."""
     items = []
     for flag in flags_of(groups, kind):
-        word = "Warning" if flag.level == "warning" else "Note"
         where = "".join(f"<li>{escape(place)}</li>" for place in flag.where)
         of = f"<details><summary>which ({len(flag.where)})</summary><ul>{where}</ul></details>"
         short = f" <span>({escape('; '.join(flag.where))})</span>" if len(flag.where) <= 2 else of
-        items.append(f'<li class="{flag.level}"><b>{word}.</b> {escape(flag.text)}{short}</li>')
+        text = f"<b>{flag.level.capitalize()}.</b> {escape(flag.text)}{short}<p>{escape(flag.advice)}</p>"
+        items.append(f'<li class="{flag.level}">{text}</li>')
     flags = f'<ul class="flags">{"".join(items)}</ul>' if items else "<p>Nothing to warn of.</p>"
-    return flags + table(sheets, "checks")
+    return flags + folded("What the checks of evaluations found, as a table", table(sheets, "checks"))
 
 
 def by_class(groups: Sequence[Group], kind: str, sheets: Sheets) -> str:

@@ -8,7 +8,8 @@ from mmard.evaluation.scores import WORST
 from mmard.report.diagnoses import COLUMNS
 from mmard.report.html.flags import checks_of
 from mmard.report.html.groups import Group, spread_of
-from mmard.report.html.records import Row, Run, data_of, part, threat_of
+from mmard.report.html.judged import Row, part
+from mmard.report.html.records import Run, data_of, threat_of
 from mmard.report.html.sheet import DASH, Cell, Sheet, spread, words
 
 MEMORY = "peak_mib"
@@ -103,7 +104,7 @@ def _judging(run: Run) -> float | None:
 
 
 def checks(groups: Sequence[Group]) -> Sheet | None:
-    """The pre-flight checks, each once with the runs in which it said so."""
+    """What evaluations found when they checked themselves, each once with the runs in which it said so."""
     said: dict[tuple[str, ...], list[str]] = {}
     for run in (run for group in groups for run in group.runs):
         for check in checks_of(run):
@@ -112,8 +113,8 @@ def checks(groups: Sequence[Group]) -> Sheet | None:
         [*map(words, key), words(", ".join(names[:6]) + (" …" if len(names) > 6 else ""))]
         for key, names in said.items()
     ]
-    columns = ["check", "level", "what it found", "what it means", "what to do", "runs"]
-    return Sheet("checks", "Checks before and during the evaluation", columns, rows, words=6) if rows else None
+    columns = ["check", "level", "what it found", "what it means", "what to do", "evaluation", "runs"]
+    return Sheet("checks", "Checks before and during the evaluation", columns, rows, words=7) if rows else None
 
 
 def setups(groups: Sequence[Group]) -> Sheet:

@@ -7,7 +7,7 @@ from mmard.core.threat import in_255ths
 from mmard.evaluation.scores import CLEAN, WORST
 from mmard.report.html.classes import ByClass, of_group
 from mmard.report.html.groups import Group, accuracy, attacks_of, curve_of, spread_of
-from mmard.report.html.records import Row, threat_of
+from mmard.report.html.judged import Row
 from mmard.report.html.sheet import DASH, Cell, Sheet, interval, number, spread, words
 
 
@@ -47,9 +47,10 @@ def _how(groups: Sequence[Group]) -> str:
 
 
 def _details(groups: Sequence[Group], kind: str) -> str:
-    judged = [run.judged[kind] for group in groups for run in group.runs if kind in run.judged]
+    found = [(run, run.judged[kind]) for group in groups for run in group.runs if kind in run.judged]
+    judged = [j for _, j in found]
     counts = " or ".join(f"{n:,}" for n in sorted({j.samples for j in judged}))
-    text = f" {counts} test images, {_joined(threat_of(run.settings) for g in groups for run in g.runs)}."
+    text = f" Evaluation {kind}: {counts} test images, {_joined(run.threat(j) for run, j in found)}."
     for attack in attacks_of(groups, kind):
         if attack not in (CLEAN, WORST):
             text += f" {attack}: {_joined(str(row['detail']) for j in judged if (row := j.row(attack)) is not None)}."
@@ -106,12 +107,12 @@ def evaluations(groups: Sequence[Group], kind: str) -> Sheet | None:
             for judged in run.judged.values():
                 if judged.name != kind and judged.attacked:
                     rows += [
-                        [words(run.name), words(judged.name), words(r["attack"]), words(r["detail"]),
+                        [words(run.name), words(judged.name), words(run.threat(judged)), words(r["attack"]), words(r["detail"]),
                          interval(r["accuracy"], r["low"], r["high"]), number(r["samples"], ",d")]
                         for r in judged.rows
                     ]  # fmt: skip
-    columns = ["run", "evaluation", "attack", "how", "accuracy, %", "images"]
-    return Sheet("evaluations", "Other evaluations", columns, rows, words=4) if rows else None
+    columns = ["run", "evaluation", "threat", "attack", "how", "accuracy, %", "images"]
+    return Sheet("evaluations", "Other evaluations", columns, rows, words=5) if rows else None
 
 
 def comparisons(results: Row) -> Sheet | None:
