@@ -140,6 +140,19 @@ def test_a_broken_file_is_a_line_and_the_rest_is_shown(mmard: Run, study: Path) 
     assert "50.0" in (study / "report.html").read_text()
 
 
+def test_a_run_that_cannot_be_read_is_left_out_and_one_named_twice_counts_once(mmard: Run, study: Path) -> None:
+    (study / "rslad/seed-1/settings.yaml").write_text("a: [")
+    record = (study / "rslad/seed-0/metrics.jsonl").read_text().splitlines()[-1]
+    with (study / "rslad/seed-0/metrics.jsonl").open("a") as metrics:
+        metrics.write(json.dumps({**json.loads(record), "robust": "high", "clean": "higher"}) + "\n")
+    words = [study / "rslad/seed-0", study / "rslad/seed-0", study / "rslad/seed-1"]
+    done = mmard("report", *words, "--out", "both.html")
+    assert done.returncode == 0, done.stderr
+    assert "left out" in done.stderr
+    assert "settings.yaml is no YAML" in done.stderr
+    assert "1 run." in (study.parent / "both.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,22 +51,32 @@ def read_all(sources: Sequence[Path], known: Callable[[Path], Known]) -> list[Gr
     Args:
         known: settings and formula of a run folder; who gives it knows both, and this floor does not.
 
+    One whose settings cannot be read is left out with a warning; a folder that is named twice counts once.
+
     Raises:
-        MmardError: where a source is neither.
+        MmardError: where a source is neither, and where no run is left.
     """
     runs = []
-    for source in sources:
+    for source in {path.resolve(): path for path in sources}.values():
         if not source.is_dir():
             raise MmardError(f"there is no folder {source}; expected a run folder or a study's")
         inside = [source] if is_run(source) else _of_study(source)
         if not inside:
             raise MmardError(f"there is no run in {source}; expected a run folder, or a study's with runs in it")
         runs += [(path, source) for path in inside]
-    found = []
+    found, inner = [], []
     for path, source in runs:
-        resolved, formula = known(path)
-        found.append(read_run(path, _name(path, source), formula, resolved))
-    return grouped(found, in_a_study=[path != source for path, source in runs])
+        try:
+            resolved, formula = known(path)
+            found.append(read_run(path, _name(path, source), formula, resolved))
+            inner.append(path != source)
+        except MmardError as e:
+            if len(runs) == 1:
+                raise
+            warnings.warn(f"left out: {e}", stacklevel=2)
+    if not found:
+        raise MmardError(f"none of the {len(runs)} runs can be read")
+    return grouped(found, in_a_study=inner)
 
 
 def _of_study(folder: Path) -> list[Path]:

@@ -47,7 +47,7 @@ class Run:
     @property
     def looks(self) -> list[Row]:
         """The epochs at whose end the held-out images were looked at."""
-        return [r for r in self.metrics if "robust" in r and "clean" in r]
+        return [r for r in self.metrics if all(isinstance(r.get(key), int | float) for key in ("robust", "clean"))]
 
     @property
     def epochs(self) -> tuple[int, int]:
