@@ -14,6 +14,7 @@ from helpers import Run, blobs, command, small_net
 from rich.console import Console
 
 from mmard import api, cli
+from mmard.commands import console
 from mmard.data.images import DataSet, split
 from mmard.models.weights import save_weights
 
@@ -70,7 +71,7 @@ def mmard_process(tmp_path: Path) -> Run:
 def mmard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """The same within this process, which saves the seconds that importing torch takes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "out", Console(width=200))
+    monkeypatch.setattr(console, "out", Console(width=200))
 
     def run(*words: object) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["mmard", *map(str, words)])

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from mmard.assess import evaluate
 from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
 from mmard.core.numbers import seed_of
 from mmard.core.threat import Threat
 from mmard.data.images import DataSet
-from mmard.extras import keep_card
+from mmard.judge.assess import evaluate
+from mmard.judge.extras import keep_card
 from mmard.models.students import Architecture, build
 from mmard.models.teachers import load_teacher
 from mmard.objects import check, data_of, engine_of, method_of, plan_of

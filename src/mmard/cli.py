@@ -1,6 +1,5 @@
 """The command line."""
 
-import os
 import sys
 import warnings
 from importlib import metadata
@@ -13,12 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmard import config
+from mmard.commands import console
+from mmard.commands.diagnose import diagnose
+from mmard.commands.eval import evaluate
+from mmard.commands.export import export
+from mmard.commands.report import report
 from mmard.core.errors import MmardError
 from mmard.core.files import write_text
-from mmard.diagnose_command import diagnose
-from mmard.eval_command import evaluate
-from mmard.export_command import export
-from mmard.report_command import report
 from mmard.study import command
 
 app = typer.Typer(
@@ -30,9 +30,6 @@ app = typer.Typer(
 
     Start with [bold]mmard demo[/bold] (three minutes on two cores, no download), then [bold]mmard ls[/bold].""",
 )
-HOST, LOCAL = (os.environ.get(name, "0") for name in ("NODE_RANK", "LOCAL_RANK"))
-RANK = os.environ.get("RANK", LOCAL if HOST == "0" else f"{LOCAL} of host {HOST}")
-out = Console(emoji=False, quiet=RANK != "0")  # of several processes, the first one speaks
 RECIPE = typer.Argument(
     metavar="[RECIPE] [KEY=VALUE]...", help="A recipe (see mmard ls recipes) or .yaml file, and settings."
 )
@@ -55,7 +52,7 @@ def _must_be_there(teacher: str | None, recipe: str | None, settings: config.Set
 
 def _version(asked: bool) -> None:
     if asked:
-        out.print(metadata.version("mmard"))
+        console.out.print(metadata.version("mmard"))
         raise typer.Exit
 
 
@@ -94,20 +91,26 @@ def train(
     given = {"method": method, "teacher": teacher, "student": student, "out": to}
     settings = config.read_settings(recipe, {k: v for k, v in given.items() if v is not None} | overrides)
     _must_be_there(teacher, recipe, settings)
-    out.print(f"[bold]{settings.student}[/bold] on {settings.data.name}", highlight=False)
-    out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
+    console.out.print(f"[bold]{settings.student}[/bold] on {settings.data.name}", highlight=False)
+    console.out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
     try:
-        folder = api.train(settings, resume=resume, watch=lambda title: Bar(escape(title), out))
+        folder = api.train(settings, resume=resume, watch=lambda title: Bar(escape(title), console.out))
     except KeyboardInterrupt:
         Console(emoji=False, stderr=True).print("stopped; the same command with --resume goes on")
         raise typer.Exit(130) from None
-    judged = [r for r in folder.metrics() if "robust" in r]
+    _tell_looks(folder.metrics())
+    line = f"judge the best on the test images: [bold]mmard eval {escape(str(folder.path))}[/bold]"
+    console.out.print(line, soft_wrap=True)
+
+
+def _tell_looks(metrics: list[dict[str, Any]]) -> None:
+    """The best and the last look at the held-out images."""
+    judged = [r for r in metrics if "robust" in r]
     ordered = sorted(judged, key=lambda r: (r["robust"], r["clean"], -r["epoch"]))
     for which, r in [("best", ordered[-1]), ("last", judged[-1])] if judged else []:
-        out.print(
+        console.out.print(
             f"{which} on the held-out split: epoch {r['epoch']}, clean {r['clean']:.2f} %, robust {r['robust']:.2f} %"
         )
-    out.print(f"judge the best on the test images: [bold]mmard eval {escape(str(folder.path))}[/bold]", soft_wrap=True)
 
 
 app.command("eval")(evaluate)
@@ -131,7 +134,7 @@ def list_all(
             table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2))
             for name, line in made().items():
                 table.add_row(f"[bold]{escape(name)}[/bold]", escape(line))
-            out.print(table, "")
+            console.out.print(table, "")
 
 
 @app.command("cp")
@@ -143,7 +146,7 @@ def copy(
     if target.exists():
         raise MmardError(f"{target} exists already; choose another name")
     write_text(target, source.read_text(encoding="utf-8"))
-    out.print(f"wrote {target}; train it: [bold]mmard train {target}[/bold]")
+    console.out.print(f"wrote {target}; train it: [bold]mmard train {target}[/bold]")
 
 
 @app.command()
@@ -155,8 +158,8 @@ def show(words: Words = None) -> None:
 
     recipe, overrides = _split(words)
     settings = config.read_settings(recipe, overrides)
-    out.print(escape(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)), highlight=False)
-    out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
+    console.out.print(escape(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)), highlight=False)
+    console.out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -181,9 +184,9 @@ def bench(
     student = student or (None if recipe else "resnet18")
     given = {key: value for key, value in (("student", student), ("method", method)) if value is not None}
     settings = config.read_settings(recipe, given | overrides)
-    with out.status("measuring"):
+    with console.out.status("measuring"):
         figures = measure(Case(settings=settings, teacher=teacher, batch=batch, size=size, repeats=repeats))
-    out.print(bench_table(figures))
+    console.out.print(bench_table(figures))
     if to is not None:
         write_json(to, figures)
 
@@ -200,7 +203,7 @@ def demo(
     """The main job on embedded digits: a robust teacher, students by RSLAD and MMARD, AutoAttack, a table, a plot."""
     from mmard.demo import run_demo
 
-    run_demo(to, out)
+    run_demo(to, console.out)
 
 
 app.command("study")(command.study)
@@ -229,7 +232,7 @@ def main() -> None:
 
 def _tell(style: str, what: str, message: str) -> None:
     """A line on standard error."""
-    which = what if RANK == "0" else f"{what} in process {RANK}"
+    which = what if console.RANK == "0" else f"{what} in process {console.RANK}"
     Console(emoji=False, stderr=True, soft_wrap=True).print(
         f"[{style}]{which}:[/{style}] {escape(message)}", highlight=False
     )

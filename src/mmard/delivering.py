@@ -16,11 +16,11 @@ from mmard.data.images import DataSet, ImageSet, some
 from mmard.exporting.compare import Comparison, compare
 from mmard.exporting.graph import PORTS, bytes_of, onnx_of, save_onnx
 from mmard.exporting.int8 import HOW, quantised
+from mmard.judge.subjects import Source
 from mmard.models.runtime import RuntimeModel, need_onnx
 from mmard.models.students import Classifier
 from mmard.models.teachers import find_model, load_model, must_fit, weights_file
 from mmard.objects import data_of
-from mmard.subjects import Source
 
 COMPARED = 256
 """Held-out images on which the export is compared with the network."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from rich.console import Console
 
 from mmard import api
+from mmard.commands.judging import judge
 from mmard.core.files import write_text
 from mmard.evaluation.scores import Scores
-from mmard.judging import judge
 from mmard.report.curves import plot_curves
 from mmard.report.tables import checks_lines, compare_markdown, compare_table
 from mmard.runs import RunFolder

@@ -13,8 +13,8 @@ import pytest
 from handmade import make_run, scores, verdicts
 from helpers import QUICK, Run
 
+from mmard.commands.report import report_of
 from mmard.evaluation.scores import Scores
-from mmard.report_command import report_of
 
 BEST = scores(verdicts([1] * 9 + [0], [1] * 5 + [0] * 5))
 WORSE = scores(verdicts([1] * 7 + [0] * 3, [1] * 3 + [0] * 7))

@@ -26,9 +26,9 @@ from mmard.evaluation.checked import checked
 from mmard.evaluation.eot import Averaged
 from mmard.evaluation.evaluate import choose, evaluate, suite
 from mmard.evaluation.kept import KeptIn, fingerprint
+from mmard.judge.subjects import Subject
 from mmard.models.weights import save_weights
 from mmard.objects import data_of
-from mmard.subjects import Subject
 from mmard.training.folding import folded
 
 EPS = 0.13  # some of the blobs fall and some stand

@@ -8,8 +8,8 @@ from helpers import blobs, small_net
 
 from mmard import Threat
 from mmard.evaluation.examples import Examples
-from mmard.extras import Extras
-from mmard.subjects import Subject
+from mmard.judge.extras import Extras
+from mmard.judge.subjects import Subject
 from mmard.training.engine import Engine
 
 

@@ -17,7 +17,7 @@ from mmard.evaluation.curve import radii_of
 from mmard.evaluation.evaluate import choose, evaluate, suite
 from mmard.evaluation.examples import Examples, examples
 from mmard.evaluation.scores import wilson
-from mmard.extras import known_of
+from mmard.judge.extras import known_of
 from mmard.report.html import tables
 from mmard.report.html.chart import ticks
 from mmard.report.html.classes import by_class

@@ -42,7 +42,7 @@ def study(
 
     [bold]mmard study smoke[/bold]   run it; stop it with Ctrl-C, and the same command goes on
     """
-    from mmard import cli
+    from mmard.commands import console
     from mmard.study.jobs import jobs_of
     from mmard.study.plan import cells_of
     from mmard.study.screen import plan_table
@@ -54,7 +54,7 @@ def study(
     cells = cells_of(plan)
     todo = jobs_of(cells, plan.evaluate)
     if dry_run:
-        cli.out.print(plan_table(todo, f"{len(cells)} cells in {plan.out}"))
+        console.out.print(plan_table(todo, f"{len(cells)} cells in {plan.out}"))
         return
     failed = _run(plan, todo, jobs, threads, engine)
     if not failed.keys() >= {cell.name for cell in cells}:
@@ -71,11 +71,11 @@ def results(
 
     [bold]mmard study STUDY --into PAGE[/bold] puts them there.
     """
-    from mmard import cli
+    from mmard.commands import console
     from mmard.study.pages import refresh
 
     for name in refresh(page):
-        cli.out.print(f"{name}: tables and figure made anew", highlight=False)
+        console.out.print(f"{name}: tables and figure made anew", highlight=False)
 
 
 def _read(source: str, into: Path | None) -> "StudyFile":
@@ -93,20 +93,20 @@ def _run(
     plan: "StudyFile", jobs: Sequence["Job"], at_once: int | None, threads: int | None, engine: str
 ) -> dict[str, str]:
     """Do what is not done yet; returns name → error of what failed."""
-    from mmard import cli
+    from mmard.commands import console
     from mmard.runs import RunFolder
     from mmard.study.schedule import run_all
     from mmard.study.screen import Screen
 
     todo = [job for job in jobs if job.state() != "done"]
-    cli.out.print(f"{len(jobs)} runs in {plan.out}, {len(jobs) - len(todo)} of them done", highlight=False)
+    console.out.print(f"{len(jobs)} runs in {plan.out}, {len(jobs) - len(todo)} of them done", highlight=False)
     if not todo:
         return {}
     folder = RunFolder(plan.out)
     folder.lock()
     try:
         places = _places(todo, at_once, threads, engine)
-        with Screen(todo, len(jobs) - len(todo), cli.out) as screen:
+        with Screen(todo, len(jobs) - len(todo), console.out) as screen:
             return run_all(todo, places, screen)
     except KeyboardInterrupt:
         Console(emoji=False, stderr=True).print("stopped; the same command goes on")
@@ -127,23 +127,25 @@ def _places(jobs: Sequence["Job"], at_once: int | None, threads: int | None, eng
 
 
 def _list_failed(failed: dict[str, str]) -> None:
-    from mmard import cli
+    from mmard.commands import console
 
     for name, error in failed.items():
-        cli.out.print(f"[bold red]failed:[/bold red] {escape(f'{name}: {error}')}", highlight=False, soft_wrap=True)
-    cli.out.print(f"{len(failed)} failed; the log.txt of each run has the whole of it. The same command tries again.")
+        console.out.print(f"[bold red]failed:[/bold red] {escape(f'{name}: {error}')}", highlight=False, soft_wrap=True)
+    console.out.print(
+        f"{len(failed)} failed; the log.txt of each run has the whole of it. The same command tries again."
+    )
 
 
 def _report(plan: "StudyFile", into: Path | None) -> None:
-    from mmard import cli
+    from mmard.commands import console
     from mmard.study.pages import keep, write_results
     from mmard.study.screen import results_table, verdicts
 
     found = write_results(plan)
-    cli.out.print(results_table(found))
+    console.out.print(results_table(found))
     for line in verdicts(found):
-        cli.out.print(line, highlight=False)
-    cli.out.print(f"tables, figure and rows: {plan.out}/table.md, figure.png, results.csv", highlight=False)
+        console.out.print(line, highlight=False)
+    console.out.print(f"tables, figure and rows: {plan.out}/table.md, figure.png, results.csv", highlight=False)
     if into is not None:
         keep(plan, into)
-        cli.out.print(f"and in {into}; mmard results {into} makes them anew", highlight=False)
+        console.out.print(f"and in {into}; mmard results {into} makes them anew", highlight=False)

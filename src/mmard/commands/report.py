@@ -33,7 +33,7 @@ def report(
 
     It reads run folders alone; what they lack is named with the command that makes it.
     """
-    from mmard import cli
+    from mmard.commands import console
     from mmard.core.files import write_text
     from mmard.report.html.sheet import written
 
@@ -43,18 +43,18 @@ def report(
     if to.is_dir():
         raise MmardError(f"{to} is a folder; expected a file to write, such as {to / 'report.html'}")
     write_text(to, found.html(metadata.version("mmard")))
-    cli.out.print(f"report: {escape(str(to))} ({to.stat().st_size / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
+    console.out.print(f"report: {escape(str(to))} ({to.stat().st_size / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
     for kind in kinds:
         for name, text in written(found.sheets(), kind, to.stem).items():
             write_text(to.with_name(name), text)
-            cli.out.print(f"tables: {escape(str(to.with_name(name)))}", highlight=False, soft_wrap=True)
+            console.out.print(f"tables: {escape(str(to.with_name(name)))}", highlight=False, soft_wrap=True)
     for fault in (fault for group in found.groups for run in group.runs for fault in run.faults):
-        cli.out.print(f"left out: {escape(fault)}", highlight=False, soft_wrap=True)
+        console.out.print(f"left out: {escape(fault)}", highlight=False, soft_wrap=True)
     for part in found.missing():
         line = f"not there yet, of {len(part.runs)} run{'s' if len(part.runs) > 1 else ''}: {part.what}"
-        cli.out.print(escape(line), highlight=False, soft_wrap=True)
+        console.out.print(escape(line), highlight=False, soft_wrap=True)
     if found.missing():
-        cli.out.print("the report has the commands that make them", highlight=False)
+        console.out.print("the report has the commands that make them", highlight=False)
 
 
 def _kinds(also: str | None) -> list[str]:
@@ -71,7 +71,7 @@ def report_of(runs: list[Path], title: str | None = None) -> "Report":
     Raises:
         MmardError: when one of them is neither, or its settings cannot be read.
     """
-    from mmard.extras import known_of
+    from mmard.judge.extras import known_of
     from mmard.report.html.groups import read_all
     from mmard.report.html.page import Report
 

@@ -15,10 +15,10 @@ from mmard.evaluation.curve import radii_of
 from mmard.evaluation.evaluate import Tick
 from mmard.evaluation.examples import Examples
 from mmard.evaluation.examples import examples as examples_of
+from mmard.judge.subjects import Subject
 from mmard.models.students import Classifier
 from mmard.objects import method_of
 from mmard.report.card import write_card
-from mmard.subjects import Subject
 from mmard.training.engine import Engine
 
 CURVE_IMAGES = 500

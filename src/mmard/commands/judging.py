@@ -11,7 +11,7 @@ from mmard import api
 from mmard.config import parse_overrides, read_settings
 from mmard.core.errors import MmardError
 from mmard.evaluation.scores import Scores
-from mmard.exported import twins
+from mmard.judge.exported import twins
 from mmard.report.tables import checks_lines, compare_table, scores_table
 
 

@@ -27,7 +27,8 @@ def export(
     Pixels in [0, 1] go in, logits come out; the normalisation is inside and the batch is free. The file says its classes, its
     threat, its source and settings. docs/export.md has the rest; mmard eval RUN RUN/model.onnx judges both.
     """
-    from mmard import cli, config, delivering
+    from mmard import config, delivering
+    from mmard.commands import console
     from mmard.core.errors import MmardError
 
     sources = [w for w in words if "=" not in w or Path(w).exists()]
@@ -35,12 +36,12 @@ def export(
     if len(sources) != 1:
         raise MmardError(f"got {len(sources)} models, expected one: a run folder, a .safetensors file or a card")
     dotted = {key.replace(".", "__"): value for key, value in overrides.items()}
-    with cli.out.status("exporting"):
+    with console.out.status("exporting"):
         done = delivering.export(sources[0], to, int8=int8, calibration=calibration, **dotted)
     size = done.path.stat().st_size / 1e6
     said = f"wrote {done.path} ({done.facts['precision']}, {size:.2f} MB): {done.comparison}"
-    cli.out.print(escape(said), highlight=False, soft_wrap=True)
+    console.out.print(escape(said), highlight=False, soft_wrap=True)
     if not int8:
-        cli.out.print(f"largest difference allowed: {done.comparison.allowed:.2g}", highlight=False)
+        console.out.print(f"largest difference allowed: {done.comparison.allowed:.2g}", highlight=False)
     both = escape(f"{sources[0]} {done.path}")
-    cli.out.print(f"judge both on the test images: [bold]mmard eval {both}[/bold]", highlight=False, soft_wrap=True)
+    console.out.print(f"judge both on the test images: [bold]mmard eval {both}[/bold]", highlight=False, soft_wrap=True)

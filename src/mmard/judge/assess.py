@@ -6,17 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmard.asked import Asked
 from mmard.core.errors import MmardError
 from mmard.core.files import write_json
 from mmard.core.threat import Threat
 from mmard.evaluation.checked import checked, how_to_check
 from mmard.evaluation.evaluate import Tick
 from mmard.evaluation.scores import Scores
-from mmard.extras import Extras, keep_card
+from mmard.judge.asked import Asked
+from mmard.judge.extras import Extras, keep_card
+from mmard.judge.subjects import Source, Subject
 from mmard.objects import engine_of
 from mmard.runs import RunFolder
-from mmard.subjects import Source, Subject
 
 
 def evaluate(
@@ -45,7 +45,7 @@ def evaluate(
         limit: judge on about so many test images, every class in proportion; None: all.
         checks: ``"quick"``, ``"full"`` or ``"none"``; None: by the attacks. What they find is in ``facts["checks"]``.
         twin: of an exported model, the run or weights that lend it gradients; None: those it was exported from.
-        curve, examples: what to keep besides, for a report; see `mmard.extras.Extras`.
+        curve, examples: what to keep besides, for a report; see `mmard.judge.extras.Extras`.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``; ``engine__devices=2`` shares the work.
     """
     asked = Asked(

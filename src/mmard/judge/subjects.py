@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmard.asked import Asked
 from mmard.attacks.spared import in_parts
 from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
@@ -22,7 +21,8 @@ from mmard.data.images import Images, some
 from mmard.evaluation.checks import CheckError
 from mmard.evaluation.evaluate import Trial, choose, suite
 from mmard.evaluation.kept import KeptIn, fingerprint
-from mmard.exported import Exported, opened
+from mmard.judge.asked import Asked
+from mmard.judge.exported import Exported, opened
 from mmard.models.students import Classifier
 from mmard.models.teachers import find_model, load_model, load_teacher, must_fit, weights_file
 from mmard.models.weights import load_weights

@@ -16,7 +16,7 @@ OF_NOW = ("data", "threat", "teacher", "teachers", "engine")  # settings that ar
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The words of `mmard eval`; see `mmard.assess.evaluate`.
+    """The words of `mmard eval`; see `mmard.judge.assess.evaluate`.
 
     Attributes:
         overrides: settings by dotted key.

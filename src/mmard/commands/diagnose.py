@@ -6,6 +6,8 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mmard.commands import console
+
 
 def diagnose(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder; its best student is looked at.")],
@@ -32,11 +34,11 @@ def diagnose(
     Every method makes its examples on this run's student, from the same images and random starts. Writes diagnosis.json,
     diagnosis.csv, samples.safetensors, margins.png, slices.png and triangle.png; docs/diagnose.md says what each number means.
     """
-    from mmard import cli, diagnosing
+    from mmard import diagnosing
     from mmard.report.diagnosis import examples_table, triangle_table
 
     columns = (TextColumn("[bold]{task.description}"), BarColumn(24), TimeElapsedColumn())
-    with Progress(*columns, console=cli.out, transient=True) as progress:
+    with Progress(*columns, console=console.out, transient=True) as progress:
         task = progress.add_task("loading", total=None)
 
         def tick(what: str, done: int, total: int) -> None:
@@ -44,6 +46,6 @@ def diagnose(
 
         options = {"teacher": teacher, "split": split, "limit": limit, "own_attacks": own_attacks, "to": to}
         found = diagnosing.diagnose(run, methods, batch_size=batch_size, seed=seed, tick=tick, **options)  # type: ignore[arg-type]
-    cli.out.print(examples_table(found), "")
-    cli.out.print(triangle_table(found), "")
-    cli.out.print(f"tables and figures: {escape(found.facts['folder'])}", highlight=False, soft_wrap=True)
+    console.out.print(examples_table(found), "")
+    console.out.print(triangle_table(found), "")
+    console.out.print(f"tables and figures: {escape(found.facts['folder'])}", highlight=False, soft_wrap=True)

@@ -37,12 +37,12 @@ def evaluate(
     What was stopped or killed goes on by the same command, with the same verdicts. A run's last checkpoint:
     RUN/last.safetensors.
     """
-    from mmard import cli
-    from mmard.judging import judge_all
+    from mmard.commands import console
+    from mmard.commands.judging import judge_all
 
     asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
     try:
-        judge_all(words, cli.out, attacks, twin, **asked, curve=curve, examples=examples)
+        judge_all(words, console.out, attacks, twin, **asked, curve=curve, examples=examples)
     except KeyboardInterrupt:
         Console(emoji=False, stderr=True).print("stopped; the same command goes on")
         raise typer.Exit(130) from None
