@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mmard import losses
-from mmard.attacks.cw import cw_loss
+from mmard.attacks.cw import cw, cw_loss
 from mmard.attacks.pgd import Pgd, untargeted
+from mmard.attacks.square import Square
 from mmard.core.method import Attack
 from mmard.core.threat import Threat, per_sample
 from mmard.core.views import Predict, held_still
@@ -33,9 +34,9 @@ def probes(images: Images, threat: Threat, others: Mapping[str, nn.Module], seed
     own: dict[str, Attack] = {
         STEPS_100: untargeted(Pgd(steps=100, start="uniform")),
         RESTARTED: repeated(untargeted(pgd_20), RESTARTS),
-        TWICE: within(twice, untargeted(Pgd(steps=30, start="uniform"), cw_loss)),
+        TWICE: within(twice, cw(Pgd(steps=30, start="uniform"))),
         WHOLE: within(whole, first_found(wide)),
-        SQUARE: square(seed),
+        SQUARE: Square(queries=QUERIES, seed=seed),
     }
     own |= {TRANSFER + name: transferred(other, pgd_20) for name, other in others.items()}
     own[TRANSFER + "a net fitted to the images"] = transferred(fitted(images), pgd_20)
@@ -87,20 +88,6 @@ def transferred(source: nn.Module, pgd: Pgd) -> Attack:
             return attack(source, x, y, threat)
 
     return elsewhere
-
-
-def square(seed: int) -> Attack:
-    """The official package's Square Attack (Andriushchenko et al., 2020, arXiv 1912.00049): it asks for no gradient."""
-
-    def attack(predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        from pyautoattack.square import SquareAttack
-
-        norm = {"linf": "Linf", "l2": "L2"}[threat.norm]
-        settings = {"norm": norm, "eps": threat.eps, "n_queries": QUERIES, "seed": seed, "device": x.device}
-        runner = SquareAttack(predict, p_init=0.8, n_restarts=1, verbose=False, resc_schedule=False, **settings)
-        return runner.perturb(x.contiguous(), y).detach()  # type: ignore[no-any-return]
-
-    return attack
 
 
 def _wrong(logits: Tensor, y: Tensor) -> Tensor:
