@@ -9,7 +9,7 @@ import torch
 from helpers import QUICK, Run, blobs, small_net
 from torch import Tensor, nn
 
-from mmard import Threat
+from mmard import Pgd, Threat
 from mmard.data.images import Images
 from mmard.evaluation import probes
 from mmard.evaluation.checked import checked
@@ -115,6 +115,17 @@ def test_an_attack_that_oversteps_is_an_error_with_its_count() -> None:
     assert scores.facts["outside_the_threat"] == {"clean": 0, "far": 10}
     (norm,) = (check for check in scores.facts["checks"] if check["name"] == "norm")
     assert (norm["level"], norm["said"]) == ("error", "far: 10 of 40 images lie outside of the threat")
+
+
+def test_figures_that_do_not_stand_end_the_command_with_1(
+    mmard: Run, digits_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["eval", digits_teacher, "threat.eps=0.1", "--attacks", "fgsm", "--limit", 40]
+    assert mmard(*words).returncode == 0
+    monkeypatch.setattr(Pgd, "climb", lambda _self, _loss, x, _start, threat: x + 2 * threat.eps)
+    done = mmard(*words)
+    assert done.returncode == 1
+    assert "images lie outside of the threat" in done.stdout
 
 
 class Gate(nn.Module):

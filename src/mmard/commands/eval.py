@@ -42,7 +42,9 @@ def evaluate(
 
     asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
     try:
-        judge_all(words, console.out, attacks, twin, **asked, curve=curve, examples=examples)
+        stand = judge_all(words, console.out, attacks, twin, **asked, curve=curve, examples=examples)
     except KeyboardInterrupt:
         Console(emoji=False, stderr=True).print("stopped; the same command goes on")
         raise typer.Exit(130) from None
+    if not stand:
+        raise typer.Exit(1)

@@ -28,20 +28,26 @@ def judge(source: str | Path, out: Console, attacks: str | None = None, **settin
         return api.evaluate(source, attacks, tick=tick, **settings)
 
 
-def judge_all(words: list[str], out: Console, attacks: str | None, twin: str | None = None, **asked: Any) -> None:
-    """Judge models (KEY=VALUE apart) one after the other; a table of each with what its checks found, and one of all."""
+def judge_all(words: list[str], out: Console, attacks: str | None, twin: str | None = None, **asked: Any) -> bool:
+    """Judge models (KEY=VALUE apart) one after the other; a table of each with what its checks found, and one of all.
+
+    Returns:
+        Do all the figures stand? Not where a check after the attacks found an error.
+    """
     models = [w for w in words if "=" not in w or Path(w).exists()]
     overrides = parse_overrides([w for w in words if w not in models])
     read_settings(None, overrides)  # all is there and fits before the first is attacked
     if not models:
         raise MmardError("no model given; expected a run folder, a .safetensors file or a card")
     of_each = twins(models, twin)
-    results, dotted = {}, {key.replace(".", "__"): value for key, value in overrides.items()}
+    stand, results, dotted = True, {}, {key.replace(".", "__"): value for key, value in overrides.items()}
     for model, its in of_each.items():
         scores = judge(model, out, attacks, **its, **asked, **dotted)
         results[model] = scores.rows()
+        stand &= all(check["level"] != "error" for check in scores.facts["checks"])
         out.print(scores_table(escape(model), results[model]))
         if len(scores.attacks) > 1 or scores.facts["checks"]:
             out.print(*checks_lines(model, scores.facts), sep="\n", soft_wrap=True, highlight=False)
     if len(results) > 1:
         out.print(compare_table(results))
+    return stand
