@@ -31,8 +31,8 @@ from mmard.core.views import Predict
 from mmard.data.images import Images, some
 from mmard.evaluation.batches import Alone, Batches
 from mmard.evaluation.kept import Forgotten
-from mmard.models.teachers import find_model, load_model
-from mmard.models.weights import load_weights
+from mmard.models.teachers import find_model, load_model, weights_file
+from mmard.models.weights import facts_of
 from mmard.objects import data_of
 from mmard.training.folding import folded
 
@@ -122,7 +122,7 @@ def main() -> None:
     read.add_argument("--json", type=Path)
     given = read.parse_args()
     path = find_model(Path(given.words[0]))
-    facts = load_weights(path)[1] if path.suffix != ".json" else {}
+    facts = facts_of(weights_file(path))
     words = {**parse_overrides(given.words[1:]), "data.stream": True}
     settings = read_settings(read_settings(None, {**facts.get("settings", {}), "engine": {}}), words)
     images = some(data_of(settings).test, given.limit, seed=0)

@@ -17,7 +17,7 @@ from mmard import MmardError, train
 from mmard.config import Settings
 from mmard.core.files import sha256, write_json
 from mmard.core.validate import validated
-from mmard.models.weights import load_weights, save_weights
+from mmard.models.weights import facts_of, load_weights, save_weights
 from mmard.runs import RunFolder
 from mmard.training.progress import Watcher
 
@@ -90,7 +90,7 @@ def pack(folder: RunFolder, to: Path) -> None:
     """Best weights in half precision with a card, and the metrics: small files that travel."""
     to.mkdir(parents=True, exist_ok=True)
     name = folder.path.name
-    model, facts = load_weights(folder.best_file)
+    model, facts = load_weights(folder.best_file), facts_of(folder.best_file)
     weights = to / f"{name}.safetensors"
     save_weights(weights, model.half(), facts)
     a, judged = model.architecture, [r for r in folder.metrics() if "robust" in r]

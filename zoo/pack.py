@@ -10,14 +10,14 @@ from pathlib import Path
 from mmard import load_model
 from mmard.config import read_settings
 from mmard.core.files import sha256, write_json
-from mmard.models.weights import load_weights, save_weights
+from mmard.models.weights import facts_of, save_weights
 
 KEPT = ("method", "student", "threat", "attack", "train", "averaging", "seed")  # no paths of the machine that trained
 
 
 def pack(run: Path, name: str) -> None:
     """Write the weights and the card; what the card claims is filled in from an evaluation of exactly these weights."""
-    _, facts = load_weights(run / "best.safetensors")
+    facts = facts_of(run / "best.safetensors")
     model = load_model(run).half()
     settings = {key: value for key, value in read_settings(run).resolved().items() if key in KEPT}
     weights = Path(__file__).with_name(f"{name}.safetensors")

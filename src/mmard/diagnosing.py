@@ -23,7 +23,7 @@ from mmard.diagnostics.record import Diagnosis
 from mmard.diagnostics.slices import Slice, cut
 from mmard.evaluation.evaluate import Tick
 from mmard.locate import label_of, method_specs
-from mmard.models.weights import load_weights
+from mmard.models.weights import facts_of
 from mmard.objects import method_of
 from mmard.report.curves import plot_triangle
 from mmard.report.diagnosis import plot_margins, plot_slices
@@ -165,7 +165,7 @@ def _training(scene: Scene, own: Method, folder: RunFolder) -> dict[str, dict[st
     found = {}
     for file in (folder.best_file, folder.last_file):
         if file.is_file():
-            at, epoch = scene.with_student(file), load_weights(file)[1].get("epoch")
+            at, epoch = scene.with_student(file), facts_of(file).get("epoch")
             with held_still(*at.networks.values()):
                 found[f"{file.stem}, epoch {epoch}"] = at.triangle(at.examples(own))
     return found

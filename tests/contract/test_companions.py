@@ -34,7 +34,7 @@ from mmard.methods import (
     standard,
 )
 from mmard.models.students import Architecture, Classifier
-from mmard.models.weights import load_weights, read_state
+from mmard.models.weights import facts_of, load_weights, read_state
 from mmard.runs import RunFolder
 from mmard.terms import hard_nat, hard_peer
 from mmard.terms.fairness import Fairness
@@ -94,7 +94,7 @@ def test_a_peer_is_fresh_and_of_the_architecture_asked_for(tiny: DataSet, tmp_pa
     assert torch.equal(*weights)
     assert not torch.equal(weights[0], next(run.student.parameters()))
     other.fit()
-    assert load_weights(tmp_path / "c/peer.safetensors")[0].architecture.name == "cnn-8-3"
+    assert load_weights(tmp_path / "c/peer.safetensors").architecture.name == "cnn-8-3"
     given = trainer(tiny, tmp_path / "d", peeraid(), teachers={"peer": small_net(seed=4)})
     assert torch.equal(next(given.beside["peer"].parameters()), next(small_net(seed=4).parameters()))
 
@@ -249,8 +249,8 @@ def test_a_run_ends_early_when_robust_accuracy_no_longer_rises(
     best = trainer(tiny, tmp_path, pgd_at(), **changes).fit()
     assert len(looks) == 2 + patience
     assert (best["robust"], best["epoch"]) == (30.0, 2.0)
-    assert load_weights(tmp_path / "best.safetensors")[1]["epoch"] == 2
-    assert load_weights(tmp_path / "last.safetensors")[1]["epoch"] == 2 + patience
+    assert facts_of(tmp_path / "best.safetensors")["epoch"] == 2
+    assert facts_of(tmp_path / "last.safetensors")["epoch"] == 2 + patience
     trainer(tiny, tmp_path, pgd_at(), **changes).fit()
     assert len(looks) == 2 + patience
 
@@ -282,7 +282,7 @@ def test_an_equal_average_begins_at_an_epoch_or_a_share(start: float, taken: int
 def test_the_equal_averages_batchnorm_is_that_of_natural_images(tiny: DataSet, tmp_path: Path) -> None:
     """SWA from the second epoch on: statistics of the averaged weights on clean images, not augmented nor attacked."""
     trainer(tiny, tmp_path, pgd_at(), averaging=Averaging(kind="swa", start=1), teachers={}).fit()
-    net = load_weights(tmp_path / "last.safetensors")[0].net
+    net = load_weights(tmp_path / "last.safetensors").net
     with torch.no_grad():
         first = net.features[0](tiny.train.batch(slice(None))[0])  # type: ignore[union-attr, index, operator]
     torch.testing.assert_close(net.features[1].running_mean, first.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)  # type: ignore[union-attr, index]

@@ -15,7 +15,7 @@ from mmard import Method, MmardError, Objective, Pgd, Threat, Views, term
 from mmard.core.files import write_whole
 from mmard.data.images import DataSet
 from mmard.methods import METHODS
-from mmard.models.weights import load_weights, read_state
+from mmard.models.weights import facts_of, load_weights, read_state
 from mmard.runs import RunFolder
 from mmard.terms import hard_adv, hard_nat
 from mmard.training.averaging import Average, Averaging
@@ -157,7 +157,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tiny
     assert state is not None
     assert state["step"] == 4
     assert all(t.isfinite().all() for t in state["student"].values())
-    assert all(t.isfinite().all() for t in load_weights(tmp_path / "best.safetensors")[0].state_dict().values())
+    assert all(t.isfinite().all() for t in load_weights(tmp_path / "best.safetensors").state_dict().values())
 
 
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
@@ -178,8 +178,8 @@ def test_the_best_checkpoint_is_chosen_on_the_held_out_split(tiny: DataSet, tmp_
     best = trainer(tiny, tmp_path, METHODS["pgd_at"](), teachers={}).fit()
     judged = RunFolder(tmp_path).metrics()
     assert best["robust"] == max(r["robust"] for r in judged)
-    assert load_weights(tmp_path / "best.safetensors")[1]["epoch"] == best["epoch"]
-    assert load_weights(tmp_path / "last.safetensors")[1]["epoch"] == 3
+    assert facts_of(tmp_path / "best.safetensors")["epoch"] == best["epoch"]
+    assert facts_of(tmp_path / "last.safetensors")["epoch"] == 3
 
 
 def test_averages_are_averages(tiny: DataSet) -> None:
@@ -195,7 +195,7 @@ def test_averages_are_averages(tiny: DataSet) -> None:
 
 def test_the_averages_batchnorm_is_estimated_on_natural_images(tiny: DataSet, tmp_path: Path) -> None:
     trainer(tiny, tmp_path, averaging=Averaging(kind="ema", decay=0.5)).fit()
-    net = load_weights(tmp_path / "last.safetensors")[0].net
+    net = load_weights(tmp_path / "last.safetensors").net
     x = tiny.train.batch(slice(None))[0]
     with torch.no_grad():
         first = net.features[0](x)  # type: ignore[union-attr, index, operator]
@@ -297,7 +297,7 @@ def test_the_averages_statistics_do_not_depend_on_the_order_of_the_files(tiny: D
     rows = tiny.train.labels.argsort(stable=True)
     sorted_by_class = replace(tiny, train=tiny.train.take(rows))
     trainer(sorted_by_class, tmp_path, averaging=Averaging(kind="ema", decay=0.5)).fit()
-    net = load_weights(tmp_path / "last.safetensors")[0].net
+    net = load_weights(tmp_path / "last.safetensors").net
     with torch.no_grad():
         first = net.features[0](tiny.train.batch(slice(None))[0])  # type: ignore[union-attr, index, operator]
     whole = first.var((0, 2, 3))

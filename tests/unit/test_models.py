@@ -13,7 +13,7 @@ from mmard import MmardError, load_model
 from mmard.core.files import sha256
 from mmard.models.students import Architecture, build
 from mmard.models.teachers import load_teacher
-from mmard.models.weights import load_weights, save_weights
+from mmard.models.weights import facts_of, load_weights, save_weights
 
 # counted by hand from the papers' tables: 10 classes, 3 channels
 PARAMETERS = {"resnet18": 11_173_962, "preactresnet18": 11_172_170, "wrn-34-10": 46_160_474, "mobilenetv2": 2_296_922,
@@ -158,7 +158,7 @@ def test_truncated_weights_are_one_clear_line(card: Path, name: str) -> None:
 def test_weights_describe_themselves(tmp_path: Path) -> None:
     net = build(Architecture(name="cnn-4-2", classes=5, channels=1, mean=(0.1,), std=(0.9,)))
     save_weights(tmp_path / "net.safetensors", net, {"note": "x"})
-    back, facts = load_weights(tmp_path / "net.safetensors")
+    back, facts = load_weights(tmp_path / "net.safetensors"), facts_of(tmp_path / "net.safetensors")
     assert back.architecture == net.architecture
     assert facts == {"note": "x"}
     assert all(torch.equal(a, b) for a, b in zip(back.state_dict().values(), net.state_dict().values(), strict=True))

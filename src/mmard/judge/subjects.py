@@ -25,7 +25,7 @@ from mmard.judge.asked import Asked
 from mmard.judge.exported import Exported, opened
 from mmard.models.students import Classifier
 from mmard.models.teachers import find_model, load_model, load_teacher, must_fit, weights_file
-from mmard.models.weights import load_weights
+from mmard.models.weights import facts_of
 from mmard.objects import data_of
 from mmard.runs import RunFolder
 from mmard.training.folding import folded
@@ -53,7 +53,7 @@ class Source:
         path = find_model(source.path if isinstance(source, RunFolder) else source)
         if exported := opened(path, twin):
             return Source(path, exported, exported.model.facts)
-        return Source(path, None, load_weights(path)[1] if path.suffix != ".json" else {})
+        return Source(path, None, facts_of(weights_file(path)))
 
     def settings(self, words: Mapping[str, Any]) -> Settings:
         """Those that the weights were trained with, and what is asked for now.

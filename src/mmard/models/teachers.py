@@ -96,11 +96,11 @@ def load_model(source: str | Path) -> Classifier:
     if path.suffix == ".onnx":
         raise MmardError(f"{path} is an exported model without gradients; give the run or weights that it came from")
     if path.suffix != ".json":
-        return load_weights(path)[0].eval()
+        return load_weights(path).eval()
     card = Card.read(path)
     weights = card.weights(path.parent)
     if describes_itself(weights):
-        model, _ = load_weights(weights)
+        model = load_weights(weights)
         if model.architecture != card.of():
             raise MmardError(f"the card {path} says {card.of()}, its file {model.architecture}")
         return model.eval()

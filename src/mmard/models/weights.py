@@ -26,22 +26,30 @@ def save_weights(path: Path, model: Classifier, facts: dict[str, Any] | None = N
     write_whole(path, lambda part: save_file(tensors, part, metadata=header))
 
 
-def load_weights(path: Path) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier that `save_weights` wrote, and its facts.
+def load_weights(path: Path) -> Classifier:
+    """The classifier that `save_weights` wrote.
 
     Raises:
         MmardError: for a truncated file, or one from elsewhere (those need a card).
     """
     if not describes_itself(path):
         raise MmardError(f"{path} does not say its architecture; write a card for it (docs/teachers.md)")
-    header = _header(path)
     try:
-        given, facts = json.loads(header["architecture"]), json.loads(header["facts"])
+        given = json.loads(_header(path)["architecture"])
         model = build(Architecture(**{**given, "mean": tuple(given["mean"]), "std": tuple(given["std"])}))
     except (ValueError, TypeError, KeyError) as e:
         raise MmardError(f"{path} was not written by this package ({first_line(e)}); write a card for it") from e
     fit(model, read_state(path), path)
-    return model, facts if isinstance(facts, dict) else {}
+    return model
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """What `save_weights` was told of these weights; nothing, for a file from elsewhere."""
+    try:
+        facts = json.loads(_header(path).get("facts", "{}")) if path.suffix == ".safetensors" else {}
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def describes_itself(path: Path) -> bool:
