@@ -185,15 +185,6 @@ def test_what_is_broken_for_the_fast_network_alone_is_not_broken(net: nn.Module)
     assert 0 < honest.correct[:, 1].sum() < honest.correct[:, 0].sum()
 
 
-def test_the_packages_warnings_are_heard() -> None:
-    class Probabilities(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return (20 * x.flatten(1)[:, :4]).softmax(1)
-
-    with pytest.warns(UserWarning, match="AutoAttack: it seems that the output is a probability distribution"):
-        evaluate(Probabilities(), blobs(4), Threat(eps=0.1), choose("autoattack", suite(), "quick"))
-
-
 def test_the_stages_survive_the_disk(net: nn.Module, tmp_path: Path) -> None:
     scores = evaluate(net, blobs(8), Threat(eps=0.1), choose("fgsm,autoattack", suite(), "quick"))
     scores.save(tmp_path)

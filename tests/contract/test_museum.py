@@ -78,6 +78,7 @@ EXHIBITS: dict[str, tuple[Maker, str]] = {
     "logits × 1e-6": (lambda net, _: Exhibit(net, same, times(1e-6)), "scale"),
     "logits × 1e6": (lambda net, _: Exhibit(net, same, times(1e6)), "scale"),
     "temperature 1/100": (lambda net, _: Exhibit(net, same, times(100)), "scale"),
+    "purified while it predicts": (lambda net, _: Exhibit(net, museum.purified(copy.deepcopy(net)), same), "dynamic"),
     "BatchNorm in training mode": (lambda net, _: museum.with_norms(net, museum.Stubborn), "mode"),
     "BatchNorm in training mode, in secret": (lambda net, _: museum.with_norms(net, museum.Secret), "mode"),
     "statistics of the batch": (lambda net, _: museum.with_norms(net, museum.BatchStatistics), "batch"),

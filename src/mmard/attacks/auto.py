@@ -1,9 +1,6 @@
 """The official AutoAttack package behind the same signature as every other attack, and its four attacks one by one."""
 
 import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +16,7 @@ NORMS = {"linf": "Linf", "l2": "L2"}
 Protocol = Literal["standard", "quick"]
 STAGES = {"APGD-CE": "apgd-ce", "APGD-T": "apgd-t", "FAB-T": "fab-t", "Square": "square"}
 QUICK = ("APGD-CE", "APGD-T")
+SILENT = logging.Logger("auto-attack", logging.ERROR)  # its warnings are of what an evaluation's own checks look at
 MIN_CLASSES = 4  # the targeted DLR loss divides by a difference of the first and the fourth logit
 
 
@@ -94,50 +92,12 @@ class AutoAttack:
         attacks = [STAGES[stage] for stage in self.stages]
         version = {"version": "standard"} if self.protocol == "standard" else {"version": "custom", "attacks": attacks}
         package = Package(predict, norm=NORMS[threat.norm], eps=threat.eps, seed=self.seed, device=x.device, **version)
+        package.logger = package.apgd.logger = package.apgd_targeted.logger = SILENT
         package.apgd.n_restarts = package.fab.n_restarts = 1  # as in the standard version; a custom one has 5
         package.apgd.loss, package.fab.targeted = "ce", True
         package.apgd_targeted.n_target_classes = package.fab.n_target_classes = min(9, classes - 1)
         return package
 
-    def check(self, predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> None:
-        """Let the package look for randomness, probabilities in place of logits, and gradients inside the model; it warns."""
-        from pyautoattack import checks
-
-        package = self.package(predict, x, threat)
-        with torch.no_grad():
-            checks.check_randomized(predict, x, y, bs=len(x), logger=package.logger)
-            checks.check_range_output(predict, x, logger=package.logger)
-            checks.check_dynamic(predict, x, logger=package.logger)
-
-    @staticmethod
-    def check_square(accuracy: Mapping[str, float]) -> None:
-        """Let the package say whether Square found more than it should; ``accuracy`` in [0, 1] after each stage."""
-        from pyautoattack import checks
-
-        by_name = {STAGES.get(stage, stage): share for stage, share in accuracy.items()}
-        checks.check_square_sr(by_name, logger=logging.getLogger("auto-attack"))
-
     def __str__(self) -> str:
         parts = "" if self.protocol == "standard" else ": APGD-CE and APGD-T only"
         return f"AutoAttack {self.protocol} (pyautoattack){parts}"
-
-
-@contextmanager
-def listening() -> Iterator[None]:
-    """Show the package's warnings, which it writes to a log, as Python's; the rest of its log is quiet."""
-    logger, level = logging.getLogger("auto-attack"), logging.getLogger("auto-attack").level
-
-    class Ear(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            warnings.warn(f"AutoAttack: {record.getMessage()}", stacklevel=2)
-
-    ear, propagates = Ear(logging.WARNING), logger.propagate
-    logger.addHandler(ear)
-    logger.setLevel(logging.WARNING)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(ear)
-        logger.setLevel(level)
-        logger.propagate = propagates

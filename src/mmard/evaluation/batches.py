@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks.auto import AutoAttack, listening
+from mmard.attacks.auto import AutoAttack
 from mmard.core.errors import MmardError
 from mmard.core.method import Attack
 from mmard.core.numbers import seed_of
@@ -96,10 +96,6 @@ class Batches:
             right: (N,) bool, who is right without an attack.
             other: who answers the attacks; None: `asked`.
         """
-        if self.crew.rank == 0 and self.threat.eps > 0:
-            x, y, _ = self.images.batch(slice(0, auto.batch_size))
-            with listening():
-                auto.check(other or self.model, x, y, self.threat)
         stages: list[Stage] = []
         far = torch.zeros_like(right)
         for i, stage in enumerate(auto.stages):
@@ -113,9 +109,6 @@ class Batches:
             right[rows] = found[0]
             far[rows] |= found[1]
             stages.append(Stage(name, stage, right.cpu(), len(rows), seconds))
-        if self.crew.rank == 0:
-            with listening():
-                auto.check_square({s.name: s.right.double().mean().item() for s in stages})
         return stages, far
 
     def _after(self, auto: AutoAttack, stage: str, rows: Tensor, other: Predict | None) -> Tensor:
@@ -144,12 +137,11 @@ class Batches:
                 :8
             ]  # who stands depends on earlier attacks
             file = re.sub(r"[^\w.+-]", "-", f"{key}-{start}-{stamp}")
-            with listening():
-                try:
-                    value, took = self.kept.once(file, lambda part=part: find(part))  # type: ignore[misc]
-                except torch.OutOfMemoryError as e:
-                    words = f"{len(part)} images at once do not fit in memory"
-                    raise MmardError(f"{words}; give a smaller --batch-size") from e
+            try:
+                value, took = self.kept.once(file, lambda part=part: find(part))  # type: ignore[misc]
+            except torch.OutOfMemoryError as e:
+                words = f"{len(part)} images at once do not fit in memory"
+                raise MmardError(f"{words}; give a smaller --batch-size") from e
             found[:, start : start + size] = value.to(found)
             seconds += took
             advance((turn + 1) / len(mine))

@@ -23,6 +23,10 @@ BEFORE: dict[str, tuple[str, str]] = {
         "a figure of one draw flatters: attacks follow the noise",
         "read the figures as those of the mean logits over draws: attacks and verdicts are of the mean (EOT)",
     ),
+    "dynamic": (
+        "it is optimised while it predicts, so it may adapt to the attack",
+        "attack adaptively, through what it does; AutoAttack alone says little here",
+    ),
     "batch": (
         "a prediction depends on the other images of its batch, so on their labels too",
         "judge each image by itself: no statistics over the batch, no use of positions",

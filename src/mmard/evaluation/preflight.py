@@ -3,8 +3,10 @@
 About 2,000 images go through the network in all. What must hold raises `CheckError`; the rest is reported.
 """
 
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from mmard.core.errors import MmardError, first_line
 from mmard.core.threat import Threat
 from mmard.data.images import Images, some
 from mmard.evaluation.checks import Check, CheckError
+from mmard.evaluation.eot import Averaged
 from mmard.evaluation.evaluate import Trial
 from mmard.evaluation.slopes import check_slopes
 
@@ -72,6 +75,8 @@ def preflight(model: nn.Module, images: Images, threat: Threat, trials: Mapping[
     spread = (runs[0].amax(1) - runs[0].amin(1)).mean()
     if noise > REPEATED * spread:
         found.append(_randomised(runs))
+        sample = replace(sample, model=Averaged(model))  # the classifier that is judged
+    found += check_dynamic(sample)
     check_batch(sample, runs.mean(0), noise + SAME * spread)
     check_eps_0(sample, threat, trials)
     if len(x) > 1 and not (runs[0] - runs[0, 0]).abs().max() > 1e-6 * runs[0].abs().max():
@@ -114,6 +119,18 @@ def check_mode(sample: Sample) -> None:
     for name, buffer in sample.model.named_buffers():
         if not torch.equal(buffer, before.get(name, buffer)):
             raise CheckError("mode", f"a forward pass in evaluation mode changes the buffer {name}")
+
+
+def check_dynamic(sample: Sample) -> list[Check]:
+    """No gradients taken while it predicts, by the AutoAttack package's own look at what a forward pass calls."""
+    from pyautoattack import checks
+
+    heard: list[str] = []
+    checks.funcs.update(dict.fromkeys(checks.funcs, 0))  # it counts calls, and does not forget them by itself
+    tracing = sys.gettrace()
+    checks.check_dynamic(sample.model, sample.x[:2], logger=SimpleNamespace(warning=heard.append))
+    sys.settrace(tracing)
+    return [Check("dynamic", "warning", "a forward pass takes gradients")] if heard else []
 
 
 def _randomised(runs: Tensor) -> Check:
