@@ -181,7 +181,7 @@ def test_processes_share_an_evaluation_and_give_the_same_verdicts(
     words = ["eval", "run", "--attacks", "pgd-20,autoattack", "--limit", 18, "--batch-size", 7, "threat.eps=0.04"]
     words += ["--checks", "quick"]
     scores = {}
-    for count in (1, 2, 4):
+    for count in (1, 4):
         done = mmard_process(*words, f"engine.devices={count}", "engine.accelerator=cpu")
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("AutoAttack standard") == 1
@@ -189,7 +189,6 @@ def test_processes_share_an_evaluation_and_give_the_same_verdicts(
         scores[count] = Scores.load(folder).correct
         shutil.rmtree(folder)
     assert 0 < scores[1][:, 2].sum() < scores[1][:, 0].sum()  # some fall and some stand
-    assert torch.equal(scores[2], scores[1])
     assert torch.equal(scores[4], scores[1])
 
 
