@@ -133,10 +133,9 @@ class Batches:
         mine = range(self.crew.rank * size, len(rows), self.crew.world * size)
         for turn, start in enumerate(mine):
             part = rows[start : start + size]
-            stamp = hashlib.sha256(repr(part.tolist()).encode()).hexdigest()[
-                :8
-            ]  # who stands depends on earlier attacks
-            file = re.sub(r"[^\w.+-]", "-", f"{key}-{start}-{stamp}")
+            # by the rows too: who is left depends on the attacks before
+            rows_in_it = hashlib.sha256(repr(part.tolist()).encode()).hexdigest()[:8]
+            file = re.sub(r"[^\w.+-]", "-", f"{key}-{start}-{rows_in_it}")
             try:
                 value, took = self.kept.once(file, lambda part=part: find(part))  # type: ignore[misc]
             except torch.OutOfMemoryError as e:

@@ -128,8 +128,10 @@ def check_dynamic(sample: Sample) -> list[Check]:
     heard: list[str] = []
     checks.funcs.update(dict.fromkeys(checks.funcs, 0))  # it counts calls, and does not forget them by itself
     tracing = sys.gettrace()
-    checks.check_dynamic(sample.model, sample.x[:2], logger=SimpleNamespace(warning=heard.append))
-    sys.settrace(tracing)
+    try:
+        checks.check_dynamic(sample.model, sample.x[:2], logger=SimpleNamespace(warning=heard.append))
+    finally:
+        sys.settrace(tracing)
     return [Check("dynamic", "warning", "a forward pass takes gradients")] if heard else []
 
 

@@ -74,9 +74,8 @@ def _by(way: str, twin: Predict, name: str, trial: Trial) -> Trial:
     def detail(threat: Threat) -> str:
         return f"{HOW[way]}: {trial.detail(threat)}"
 
-    if (
-        way == TRANSFER
-    ):  # the last wrong iterate goes further beyond the twin's boundary than the first, and so carries over
+    if way == TRANSFER:
+        # the last wrong iterate lies further beyond the twin's boundary than the first, and carries over better
         (trial,) = unspared({name: trial}).values()
     return replace(trial, asks=asks, detail=detail, usual=name in USUAL[way])
 

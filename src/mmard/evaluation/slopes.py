@@ -10,14 +10,11 @@ from mmard.core.threat import Threat
 from mmard.evaluation.checks import Check, CheckError
 from mmard.evaluation.evaluate import Trial
 
-LARGE, SMALL = (
-    30.0,
-    0.02,
-)  # logits of an honest net multiplied: at a gap of 26 PGD-20 leaves 3 points too many, at 52 six
+# Of logits. An honest net's multiplied: at a gap of 26 PGD-20 leaves 3 points too many, at 52 six.
+LARGE, SMALL = 30.0, 0.02
 SHARES = (1 / 64, 1 / 8)  # of eps: steps over which the change is measured
-APART = (
-    0.25  # measured over predicted change: further than so from 1, and the gradient is another's; honest networks: 0.01
-)
+# Measured over predicted change: further than so from 1, and the gradient is another's; honest networks: 0.01.
+APART = 0.25
 FLAT = 1e-4  # of the spread of the logits: less than that over the whole ball, and the gradient is as good as zero
 USUAL = 1 / 255  # where eps is 0
 
