@@ -59,7 +59,7 @@ def test_files_and_functions_stay_small() -> None:
     large = []
     for path in FILES:
         text = path.read_text()
-        limit = 40 if path.parent.name == "methods" and path.name != "__init__.py" else 250
+        limit = 110 if path.parent.name == "methods" and path.name != "__init__.py" else 350
         if text.count("\n") > limit:
             large.append(path.name)
         for node in ast.walk(ast.parse(text)):
