@@ -13,6 +13,7 @@ import yaml
 
 from mmard.core.errors import MmardError, first_line
 from mmard.core.files import load_safely, write_text, write_whole
+from mmard.core.seal import is_whole, seal
 
 
 class RunFolder:
@@ -102,14 +103,23 @@ class RunFolder:
         write_text(self.metrics_file, "".join(kept))
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint in one step."""
-        write_whole(self.checkpoint_file, lambda part: torch.save(state, part))
+        """Write the checkpoint in one step, with a digest of its contents."""
+        write_whole(self.checkpoint_file, lambda part: _save_sealed(state, part))
 
     def load(self) -> dict[str, Any] | None:
-        """The checkpoint, or None where there is none yet. It is read with ``weights_only`` and can run no code."""
+        """Read the checkpoint, None where there is none yet. It is read with ``weights_only`` and can run no code.
+
+        Raises:
+            MmardError: when it is not whole, not what was written, or no checkpoint.
+        """
         if not self.checkpoint_file.exists():
             return None
         try:
+            if not is_whole(self.checkpoint_file):
+                raise MmardError(
+                    f"{self.checkpoint_file} is damaged: its contents do not match its digest; put a copy in its place, or "
+                    "remove it to start anew"
+                )
             state = load_safely(self.checkpoint_file)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
             raise MmardError(
@@ -118,6 +128,16 @@ class RunFolder:
         if not isinstance(state, dict) or not isinstance(step := state.get("step"), int) or step < 0:
             raise MmardError(f"{self.checkpoint_file} is no checkpoint of this package; remove it to start anew")
         return state
+
+
+def _save_sealed(state: dict[str, Any], path: Path) -> None:
+    sums = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)  # the seal stands on them
+    try:
+        torch.save(state, path)
+    finally:
+        torch.serialization.set_crc32_options(sums)
+    seal(path)
 
 
 def _record(line: str) -> dict[str, Any] | None:

@@ -1,8 +1,13 @@
 """Files that are whole or not there."""
 
+import errno
+import glob
 import hashlib
 import json
 import os
+import re
+import secrets
+import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,35 +18,88 @@ import torch
 
 from mmard.core.errors import MmardError, first_line
 
+NATIVE = ("inline_container", "iostream", "PytorchStreamWriter", "write failed")
+"""In what torch.save says when it cannot write."""
+LEFT = 3600.0
+"""Seconds after which nobody is writing a temporary file any more."""
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+
+def write_whole(path: Path, write: Callable[[Path], object], *, make_folder: bool = True) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then move it there in one step.
 
-    Whoever reads ``path``, also after a SIGKILL or a power cut, finds the old file or the new one, never a part.
+    Whoever reads ``path``, also after a SIGKILL or a power cut, finds the old file or the new one, never a part. Several
+    processes may write it at once: each has a temporary file of its own, and the last one stays.
+
+    Args:
+        make_folder: make the folder where there is none; False: a folder that is gone is an error.
 
     Raises:
         MmardError: when the disk is full or not writable; the old file is untouched.
     """
-    part = path.with_name(f".{path.name}.part")  # one name: a kill leaves at most one behind
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.stat()  # native writers say less clearly that it is gone
+        _drop_leftovers(path)
+        os.close(
+            os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        )  # a new file: no link can stand in its place
         write(part)
         with part.open("rb+") as f:
             os.fsync(f.fileno())
         part.replace(path)
     except Exception as e:
+        code = _code(e, part)
         with suppress(OSError):
             part.unlink()
-        if isinstance(e, OSError) or _is_disk_error(e):
-            kept = "; the file from before is kept" if path.exists() else ""
-            cure = "write elsewhere" if isinstance(e, PermissionError) else "free some space and start it again"
-            raise MmardError(f"cannot write {path}: {first_line(e)}{kept}; {cure}") from e
-        raise
+        if code is None:
+            raise
+        kept = "; the file from before is kept" if path.exists() else ""
+        reason = first_line(e) if isinstance(e, OSError) or not code else os.strerror(code)
+        raise MmardError(f"cannot write {path}: {reason}{kept}; {_cure(code)}") from e
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step."""
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+def _drop_leftovers(path: Path) -> None:
+    """Remove temporary files that a kill left behind long ago."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError):
+            if time.time() - part.lstat().st_mtime > LEFT:
+                part.unlink()
+
+
+def _code(e: Exception, part: Path) -> int | None:
+    """Find the system's number of what kept a file from being written: 0 where nobody knows, None where it is no such error."""
+    if isinstance(e, OSError):
+        return e.errno or 0
+    if found := re.search(r"os error (\d+)", str(e)):  # so safetensors
+        return int(found[1])
+    if not any(words in str(e) for words in NATIVE):
+        return None
+    try:  # torch.save does not say why: a full disk, whose part is not removed yet, says it again
+        with part.with_suffix(".probe").open("wb") as f:
+            f.write(bytes(1 << 20))
+            os.fsync(f.fileno())
+    except OSError as again:
+        return again.errno or 0
+    finally:
+        part.with_suffix(".probe").unlink(missing_ok=True)
+    return 0
+
+
+def _cure(code: int) -> str:
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space and start it again"
+    if code == errno.ENOENT:
+        return "its folder is gone: was it moved or removed?"
+    if code == errno.EFBIG:
+        return "a file of this size is not allowed here (see ulimit -f); write elsewhere"
+    return "write elsewhere"
+
+
+def write_text(path: Path, text: str, *, make_folder: bool = True) -> None:
+    """Write a text file in one step; see `write_whole`."""
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"), make_folder=make_folder)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -71,11 +129,3 @@ def sha256(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _is_disk_error(e: Exception) -> bool:
-    """Writers in native code (safetensors, torch.save) report a full disk as errors of their own."""
-    text = str(e).lower()
-    return any(
-        words in text for words in ("no space", "file too large", "os error", "write failed", "inline_container")
-    )

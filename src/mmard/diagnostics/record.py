@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from mmard.core.files import write_json, write_text, write_whole
+from mmard.core.files import write_json, write_text
 from mmard.diagnostics.boundary import Drop, Places, Row, summary
 from mmard.diagnostics.slices import Slice
+from mmard.models.tensors import save_tensors
 
 NATURAL, DIRECT = "natural images", "direct attack on T"
 
@@ -63,5 +62,5 @@ class Diagnosis:
         writer.writeheader()
         writer.writerows({"examples": name, **row} for name, row in rows.items())
         write_text(folder / "diagnosis.csv", text.getvalue())
-        tensors = {f"{name}/{k}": t.contiguous() for name, p in self.places().items() for k, t in p.columns().items()}
-        write_whole(folder / "samples.safetensors", lambda part: save_file(tensors, part))
+        tensors = {f"{name}/{k}": t for name, p in self.places().items() for k, t in p.columns().items()}
+        save_tensors(folder / "samples.safetensors", tensors)

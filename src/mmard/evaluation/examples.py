@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mmard.core.errors import MmardError, first_line
-from mmard.core.files import write_whole
 from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images, some
 from mmard.evaluation.evaluate import suite
+from mmard.models.tensors import load_tensors, save_tensors
 
 ATTACK = "PGD-20"
 
@@ -44,9 +43,8 @@ class Examples:
     def save(self, path: Path) -> None:
         """Write a safetensors file in one step, the facts in its header."""
         names = ("x", "x_adv", "labels", "index", "said", "confidence")
-        tensors = {name: getattr(self, name).cpu().contiguous() for name in names}
         header = {key: json.dumps(value) for key, value in self.facts.items()}
-        write_whole(path, lambda part: save_file(tensors, part, metadata=header))
+        save_tensors(path, {name: getattr(self, name) for name in names}, header)
 
     @staticmethod
     def load(path: Path) -> "Examples":
@@ -56,9 +54,8 @@ class Examples:
             MmardError: for a file that is broken or of another kind.
         """
         try:
-            with safe_open(path, "pt") as f:
-                facts = {key: json.loads(value) for key, value in (f.metadata() or {}).items()}
-            return Examples(**load_file(path), facts=facts)
+            tensors, header = load_tensors(path)
+            return Examples(**tensors, facts={key: json.loads(value) for key, value in header.items()})
         except (SafetensorError, OSError, ValueError, TypeError) as e:
             raise MmardError(f"cannot read {path}: {first_line(e)}; mmard eval writes it anew") from e
 

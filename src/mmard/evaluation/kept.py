@@ -8,10 +8,10 @@ from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmard.core.files import write_whole
+from mmard.core.errors import MmardError
+from mmard.models.tensors import load_tensors, save_tensors
 
 Timed = tuple[Tensor, float]
 """A value, and the seconds that it took to find."""
@@ -44,16 +44,15 @@ class KeptIn(Forgotten):
         if (found := _read(path)) is not None:
             return found
         value, seconds = super().once(key, find)
-        tensors = {"value": value.cpu().contiguous(), "seconds": torch.tensor(seconds, dtype=torch.float64)}
-        write_whole(path, lambda part: save_file(tensors, part))
+        save_tensors(path, {"value": value, "seconds": torch.tensor(seconds, dtype=torch.float64)})
         return value, seconds
 
 
 def _read(path: Path) -> Timed | None:
     try:
-        tensors = load_file(path)
+        tensors, _ = load_tensors(path)
         return tensors["value"], tensors["seconds"].item()
-    except (OSError, SafetensorError, KeyError):  # not there, or a broken disk: it is found again
+    except (OSError, SafetensorError, MmardError, KeyError):  # not there, or damaged: it is found again
         return None
 
 

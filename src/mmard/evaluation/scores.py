@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmard.core.errors import unknown
-from mmard.core.files import read_json, write_json, write_text, write_whole
+from mmard.core.errors import MmardError, unknown
+from mmard.core.files import read_json, write_json, write_text
+from mmard.models.tensors import digest_of, load_tensors, save_tensors
 
 CLEAN = "clean"
 WORST = "worst case"
@@ -106,20 +106,26 @@ class Scores:
     def save(self, folder: Path) -> None:
         """Write scores.json, scores.csv (the table), verdicts.safetensors (sample × attack) and, of AutoAttack, stages.csv."""
         rows = self.rows()
-        write_json(folder / "scores.json", {**self.facts, "attacks": rows})
+        tensors = {"correct": self.correct, "index": self.index, **{f"{s.of}/{s.name}": s.right for s in self.stages}}
+        tensors |= {} if self.labels is None else {"labels": self.labels}
+        digest = digest_of(tensors, {})  # so that a table is never taken for that of verdicts from before
+        write_json(folder / "scores.json", {**self.facts, "verdicts": digest, "attacks": rows})
         write_text(folder / "scores.csv", _csv([{k: v for k, v in row.items() if k != "stages"} for row in rows]))
         if self.stages:
             write_text(folder / "stages.csv", _csv([{"attack": s.of, **s.row()} for s in self.stages]))
-        tensors = {"correct": self.correct.contiguous(), "index": self.index.contiguous()}
-        tensors |= {f"{s.of}/{s.name}": s.right.contiguous() for s in self.stages}
-        tensors |= {} if self.labels is None else {"labels": self.labels.contiguous()}
-        write_whole(folder / "verdicts.safetensors", lambda part: save_file(tensors, part))
+        save_tensors(folder / "verdicts.safetensors", tensors)
 
     @staticmethod
     def load(folder: str | Path) -> "Scores":
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            MmardError: when the verdicts are damaged, or not those of the table.
+        """
         folder = Path(folder)
-        facts, tensors = read_json(folder / "scores.json"), load_file(folder / "verdicts.safetensors")
+        facts, (tensors, _) = read_json(folder / "scores.json"), load_tensors(folder / "verdicts.safetensors")
+        if facts.pop("verdicts", None) not in (None, digest_of(tensors, {})):
+            raise MmardError(f"{folder}: verdicts.safetensors is not that of scores.json; mmard eval writes both anew")
         rows = [r for r in facts.pop("attacks") if r["attack"] != WORST]
         stages = [
             Stage(r["attack"], s["stage"], tensors[f"{r['attack']}/{s['stage']}"], s["attacked"], s["seconds"])

@@ -4,33 +4,33 @@ import json
 import os
 import pickle
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mmard.core.errors import MmardError, first_line
-from mmard.core.files import load_safely, write_whole
+from mmard.core.files import load_safely
 from mmard.models.students import Architecture, Classifier, build
+from mmard.models.tensors import load_tensors, save_tensors
 
 UNUSED = ("sub_block1.",)  # a block that the TRADES code builds and never calls
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
 
 def save_weights(path: Path, model: Classifier, facts: dict[str, Any] | None = None) -> None:
-    """Write a safetensors file with the architecture, and ``facts`` (class names, threat ...), in its header."""
+    """Write a safetensors file with the architecture, ``facts`` (class names, threat ...) and a digest of all in its header."""
     header = {"architecture": json.dumps(asdict(model.architecture)), "facts": json.dumps(facts or {})}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    write_whole(path, lambda part: save_file(tensors, part, metadata=header))
+    save_tensors(path, model.state_dict(), header)
 
 
 def load_weights(path: Path) -> Classifier:
     """The classifier that `save_weights` wrote.
 
     Raises:
-        MmardError: for a truncated file, or one from elsewhere (those need a card).
+        MmardError: for a truncated or damaged file, or one from elsewhere (those need a card).
     """
     if not describes_itself(path):
         raise MmardError(f"{path} does not say its architecture; write a card for it (docs/teachers.md)")
@@ -59,20 +59,28 @@ def describes_itself(path: Path) -> bool:
 
 def _header(path: Path) -> dict[str, str]:
     try:
-        with safe_open(path, "pt") as f:
-            return f.metadata() or {}
+        stat = path.stat()
+        return _checked_header(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
     except (SafetensorError, OSError) as e:
         if path.exists() and not os.access(path, os.R_OK):
             raise MmardError(f"{path} may not be read; change its permissions") from e
         raise MmardError(f"{path} is no whole safetensors file ({first_line(e)}); is it truncated?") from e
 
 
+@lru_cache(maxsize=64)
+def _checked_header(path: Path, _: tuple[int, ...]) -> dict[str, str]:
+    """Read the metadata, which the digest covers together with the tensors: once, as long as the file stays what it is."""
+    return load_tensors(path)[1]
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """A state dict from safetensors or from a PyTorch file, which is read with ``weights_only``: it can run no code."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load_tensors(path)[0]
         raw = load_safely(path)
+    except MmardError:  # it is damaged
+        raise
     except pickle.UnpicklingError as e:
         raise MmardError(
             f"{path} refused: it is no file of weights, or holds more than weights and could run code when loaded"

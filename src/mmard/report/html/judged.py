@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mmard.core.errors import MmardError, first_line
 from mmard.core.files import read_json
 from mmard.evaluation.examples import Examples
 from mmard.evaluation.scores import CLEAN, WORST
+from mmard.models.tensors import load_tensors
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -120,7 +120,7 @@ def read_judged(folder: Path, faults: list[str]) -> Judged:
     rows = facts.pop("attacks", None)
     if not isinstance(rows, list) or not rows or not all(_is_row(row) for row in rows):
         raise MmardError(f"{folder / 'scores.json'} has no table of attacks; mmard eval writes it anew")
-    verdicts = optional(folder / "verdicts.safetensors", load_file, faults) or {}
+    verdicts = optional(folder / "verdicts.safetensors", lambda at: load_tensors(at)[0], faults) or {}
     correct = verdicts.get("correct")
     if correct is not None and tuple(correct.shape) != (rows[0]["samples"], sum(r["attack"] != WORST for r in rows)):
         faults.append(f"{folder / 'verdicts.safetensors'} does not fit scores.json; mmard eval writes both anew")
