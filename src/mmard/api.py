@@ -63,6 +63,8 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
         engine.on_global_zero(lambda: must_be_free(folder, settings, resume))
         if lesson := lesson_of(settings):
             _train(lesson, True, watch, engine)
+        settings = as_begun(settings, folder)
+        engine.choose_precision(settings.engine.precision)
         if settings.teacher and engine.is_global_zero:
             _warn_of_other_data(RunFolder(settings.teacher), settings)
         trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name))
@@ -118,9 +120,18 @@ def must_be_free(folder: RunFolder, settings: Settings, resume: bool) -> None:
         return
     if not resume:
         raise MmardError(f"{folder.path} holds a run already; go on with --resume, or choose another out=")
-    old, new = (s.model_dump(mode="json", exclude=UNIMPORTANT) for s in (read_settings(folder.path), settings))
+    going_on = as_begun(settings, folder)
+    old, new = (s.model_dump(mode="json", exclude=UNIMPORTANT) for s in (read_settings(folder.path), going_on))
     if changed := differences(old, new):
         raise MmardError(f"{folder.path} was made with other settings: {'; '.join(changed)}; choose another out=")
+
+
+def as_begun(settings: Settings, folder: RunFolder) -> Settings:
+    """Return the settings with the precision that a run in the folder names, where they leave it to the machine (``auto``)."""
+    if settings.engine.precision != "auto" or not (folder.has_run and folder.settings_file.is_file()):
+        return settings
+    named = {"precision": read_settings(folder.path).engine.precision}
+    return settings.model_copy(update={"engine": settings.engine.model_copy(update=named)})
 
 
 def _trainer(settings: Settings, data: DataSet, engine: Engine, folder: RunFolder, watcher: Watcher) -> Trainer:

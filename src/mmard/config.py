@@ -111,7 +111,7 @@ class EngineSettings(Section):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: Count = 1
     nodes: Count = 1
-    precision: Literal["32-true", "tf32", "bf16-mixed"] = "32-true"
+    precision: Literal["auto", "32-true", "tf32", "bf16-mixed"] = "32-true"
     micro_batch: Parts = None
     compile: bool = False
 

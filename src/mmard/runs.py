@@ -76,7 +76,8 @@ class RunFolder:
             for name, value in record.items():
                 parts = {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
                 for tag, number in parts.items():
-                    self._board.add_scalar(tag, number, record["step"])
+                    if not isinstance(number, str):
+                        self._board.add_scalar(tag, number, record["step"])
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of the metrics; a last one cut short by a kill is left out.

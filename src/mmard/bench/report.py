@@ -138,10 +138,10 @@ def _measured(case: Case) -> dict[str, Any]:
     counted = passes.close()
     work = sum(count.in_forwards * forward_flops(subject.plain[name], x) for name, count in counted.items())
     seconds = paired_seconds(subject.steps, engine.device, case.repeats)
-    number = torch.bfloat16 if settings.engine.precision == "bf16-mixed" else torch.float32
+    number = torch.bfloat16 if engine.precision == "bf16-mixed" else torch.float32
     peak, median = matrix_peak(engine.device, number), {name: statistics.median(v) for name, v in seconds.items()}
     about: dict[str, Any] = {"method": str(method_of(settings)), "student": settings.student, "teacher": case.teacher}
-    about |= {"batch": case.batch, "size": case.size, "repeats": case.repeats, "precision": settings.engine.precision}
+    about |= {"batch": case.batch, "size": case.size, "repeats": case.repeats, "precision": engine.precision}
     about |= {"device": str(engine.device), "threads": torch.get_num_threads(), "torch": torch.__version__}
     ratios = {"faster_than_plain": Ratio.of(seconds["plain"], seconds["ours"])}
     if "base" in seconds:

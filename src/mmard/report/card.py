@@ -111,6 +111,8 @@ def _facts(run: Run) -> str:
     lines = [f"- **Data**: {data_of(s)}, pixels in [0, 1]"]
     lines.append(f"- **Threat**: {threat_of(s)} in training; in judging as each table says")
     lines.append(f"- **Teacher**: {f'`{teacher}`{_of_teacher(Path(str(teacher)))}' if teacher else 'none'}")
+    if run.precision:
+        lines.append(f"- **Precision**: {run.precision} in training, float32 in judging")
     others = s.get("teachers")
     lines += [f"- **{name}**: `{source}`" for name, source in (others.items() if isinstance(others, dict) else ())]
     return "\n".join(lines)

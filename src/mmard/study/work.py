@@ -25,6 +25,9 @@ PATIENCE = 30.0
 class Log(Watcher):
     """A line for each epoch."""
 
+    def told(self, line: str) -> None:
+        print(line, flush=True)
+
     def begin(self, total: int, done: int) -> None:
         print(f"training: step {done} of {total}", flush=True)
 

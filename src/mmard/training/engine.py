@@ -16,8 +16,15 @@ from torch.optim import Optimizer
 from mmard.core.errors import MmardError, first_line
 from mmard.core.tf32 import allow_tf32
 from mmard.core.views import Predict
+from mmard.training.precision import (
+    AUTO,
+    PRECISIONS,
+    choose,
+    computes_in_bf16,
+    precisions_of,
+    warn_of_emulation,
+)
 
-PRECISIONS = ("32-true", "tf32", "bf16-mixed")
 LOST = ("gloo", "NCCL", "ProcessGroup", "Connection closed", "Connection reset")  # in what torch says of a lost peer
 
 
@@ -28,7 +35,15 @@ class Engine:
         accelerator: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         devices, nodes: processes are devices × nodes; each has a copy of every network.
         precision: of training and its attack: ``32-true`` float32; ``tf32`` the same with convolutions and matrix
-            products in TensorFloat-32; ``bf16-mixed`` under autocast. Evaluation is always in float32.
+            products in TensorFloat-32; ``bf16-mixed`` under autocast; ``auto`` bf16-mixed where all the processes'
+            devices compute in bf16, else float32. Evaluation is always in float32.
+
+    Attributes:
+        precision: the one in use, by name.
+        choice: what ``auto`` chose and why, in a line; empty where a precision was asked for by name.
+
+    Warns:
+        of ``bf16-mixed`` on a CPU that emulates it, with how much slower it is.
 
     Raises:
         MmardError: when the machine does not have what is asked for.
@@ -38,25 +53,44 @@ class Engine:
         from lightning_fabric import Fabric  # here, because it takes a second to import and `mmard ls` needs none of it
         from lightning_fabric.strategies.ddp import DDPStrategy
 
-        if precision not in PRECISIONS:
-            raise MmardError(f"precision {precision!r} is not known; expected one of {', '.join(PRECISIONS)}")
+        if precision not in (known := (*PRECISIONS, AUTO)):
+            raise MmardError(f"precision {precision!r} is not known; expected one of {', '.join(known)}")
         # Several forwards come before one backward: buffers must not be broadcast in between.
         strategy: Any = DDPStrategy(broadcast_buffers=False) if devices * nodes > 1 else "auto"
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its greetings, one from each process
         _announce_lost_processes()
         places: dict[str, Any] = {"accelerator": accelerator, "devices": devices, "num_nodes": nodes}
-        of_fabric: Any = "32-true" if precision == "tf32" else precision
         try:
             self.neighbours = devices
-            self.fabric = Fabric(**places, strategy=strategy, precision=of_fabric)
+            self.fabric = Fabric(**places, strategy=strategy, precision="32-true")
             self.fabric.launch()
         except Exception as e:  # Fabric has kinds of its own
             raise MmardError(f"this machine cannot run that: {first_line(e)}") from e
         if self.world > 1 and self.device.type == "cpu":
             atexit.register(_leave)
-        if precision not in (had := precisions_of(self.device)):
+        if precision not in (AUTO, *(had := precisions_of(self.device))):
             raise MmardError(f"precision {precision!r} is not to be had on {self.device}; it has {', '.join(had)}")
-        allow_tf32(convolutions=precision == "tf32", products=precision == "tf32")
+        self.asked = precision
+        native = torch.tensor(computes_in_bf16(self.device), dtype=torch.float32, device=self.device)
+        self.computes_in_bf16 = bool(self.all_reduce_min(native).item())  # one precision in all processes
+        self.choose_precision()
+        emulated = precision == "bf16-mixed" and self.device.type == "cpu" and not self.computes_in_bf16
+        if emulated and self.is_global_zero:
+            warn_of_emulation()
+
+    def choose_precision(self, begun: str | None = None) -> None:
+        """Set `precision`: the one asked for or, for ``auto``, what the devices compute in.
+
+        Args:
+            begun: the precision in which the run trained until now; ``auto`` keeps it where the devices compute in it, and
+                warns where they do not.
+        """
+        from lightning_fabric.plugins import MixedPrecision, Precision
+
+        self.precision, self.choice = choose(self.asked, begun, self.computes_in_bf16, self.device)
+        bf16 = self.precision == "bf16-mixed"
+        self.fabric.strategy.precision = MixedPrecision("bf16-mixed", self.device.type) if bf16 else Precision()
+        allow_tf32(convolutions=self.precision == "tf32", products=self.precision == "tf32")
 
     @property
     def device(self) -> torch.device:
@@ -108,7 +142,7 @@ class Engine:
         return predict
 
     def _autocast(self) -> AbstractContextManager[None]:
-        return cast(AbstractContextManager[None], self.fabric.autocast())
+        return cast(AbstractContextManager[None], self.fabric.strategy.precision.forward_context())
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of the loss, averaged over processes."""
@@ -190,11 +224,3 @@ def _leave() -> None:
     """Close the connections before the interpreter goes: gloo's threads else abort some runs at their very end."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def precisions_of(device: torch.device) -> tuple[str, ...]:
-    """Which of `PRECISIONS` a device has; CPUs without bf16 arithmetic emulate it."""
-    if device.type != "cuda":
-        return "32-true", "bf16-mixed"
-    ampere = torch.cuda.get_device_capability(device) >= (8, 0)
-    return PRECISIONS if ampere else ("32-true",)

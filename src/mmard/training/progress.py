@@ -11,6 +11,9 @@ NOTABLE = 0.05  # share of the time spent waiting for images of which a person s
 class Watcher:
     """Told of each event of a run; this one says nothing."""
 
+    def told(self, line: str) -> None:
+        """A line about the run that a person should read before it starts."""
+
     def begin(self, total: int, done: int) -> None:
         """Training starts, or goes on, at step ``done`` of ``total``."""
 
@@ -39,6 +42,9 @@ class Bar(Watcher):
         self.progress = Progress(*columns, console=console)
         self.task = self.progress.add_task(title, total=None, rate="", held_out="")
         self.seconds = self.waited = 0.0
+
+    def told(self, line: str) -> None:
+        self.progress.console.print(line, highlight=False, markup=False)
 
     def begin(self, total: int, done: int) -> None:
         self.progress.update(self.task, total=total, completed=done)

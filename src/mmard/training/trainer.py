@@ -106,6 +106,8 @@ class Trainer:
             return self.best
         share, asked = self.plan.batch_size // self.engine.world, self.at_once or self.micro_batch
         self.at_once = images_at_once(self.update, self.train.shape, share, asked, begun=self.at_once is not None)
+        if self.engine.choice:
+            self.watcher.told(self.engine.choice)
         self.watcher.begin(self.total, self.step)
         self.student.train()
         self._start_clock()
@@ -165,7 +167,7 @@ class Trainer:
         record: dict[str, Any] = {"step": self.step, "epoch": epoch, "lr": self.update.optimizer.param_groups[0]["lr"]}
         record["terms"] = self.meter.means()
         record["loss"] = sum(value for name, value in record["terms"].items() if "/" not in name)  # the student's
-        record |= pace
+        record |= {**pace, "precision": self.engine.precision}
         if epoch % self.validation.every == 0 or self.step == self.total:
             record |= self._judge_and_keep(epoch)
         self.meter = LossMeter(self.engine)
@@ -224,6 +226,7 @@ class Trainer:
             "best": self.best,
             "looks_without_gain": self.looks_without_gain,
             "at_once": self.at_once,
+            "precision": self.engine.precision,
             "companions": {companion.name: companion.state_dict() for companion in self.update.companions},
             "terms": [m.state_dict() for m in self.terms],
         }
@@ -245,6 +248,8 @@ class Trainer:
             self.meter.load_state_dict(state["meter"])
             self.step, self.best, self.at_once = state["step"], state["best"], state.get("at_once")
             self.looks_without_gain = state.get("looks_without_gain", 0)
+            if begun := state.get("precision"):
+                self.engine.choose_precision(begun)
         except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as e:
             cure = "remove it to start anew, or choose another out="
             raise MmardError(f"{self.folder.checkpoint_file} is of another run: {first_line(e)}; {cure}") from e

@@ -61,6 +61,15 @@ class Run:
         return (self.path / "last.safetensors").is_file() or done >= planned > 0
 
     @property
+    def precision(self) -> str:
+        """Of its training; several where it went on in another, with the first epoch of each."""
+        of = [(r["epoch"], r["precision"]) for r in self.metrics if isinstance(r.get("precision"), str)]
+        if not of:  # before it was kept
+            return str(part(self.settings, "engine").get("precision") or "")
+        changes = [(e, name) for i, (e, name) in enumerate(of) if i == 0 or name != of[i - 1][1]]
+        return ", ".join([changes[0][1], *(f"{name} from epoch {e}" for e, name in changes[1:])])
+
+    @property
     def best(self) -> Row | None:
         """The look by which the best checkpoint was chosen."""
         return max(self.looks, key=lambda r: (r["robust"], r["clean"], -r["epoch"]), default=None)

@@ -118,7 +118,7 @@ def checks(groups: Sequence[Group]) -> Sheet | None:
 
 
 def setups(groups: Sequence[Group]) -> Sheet:
-    """What each group is: method, student, teacher, data, threat."""
+    """What each group is: method, student, teacher, data, threat, precision."""
     rows = []
     for group in groups:
         s = group.runs[0].settings
@@ -132,7 +132,8 @@ def setups(groups: Sequence[Group]) -> Sheet:
             data_of(s),
             threat_of(s),
             epochs,
+            "; ".join(dict.fromkeys(run.precision for run in group.runs)) or DASH,
         )
         rows.append([*map(words, (*what, seeds))])
-    columns = ["runs", "method", "student", "teacher", "data", "threat", "epochs", "seeds"]
-    return Sheet("setups", "What was trained", columns, rows, words=8)
+    columns = ["runs", "method", "student", "teacher", "data", "threat", "epochs", "precision", "seeds"]
+    return Sheet("setups", "What was trained", columns, rows, words=9)
