@@ -27,6 +27,19 @@ def parse_number(value: Any) -> float:
     return number
 
 
+def must_be_whole(least: int = 1, **named: Any) -> None:
+    """Raise unless each of these is a whole number from ``least`` on; true and false are no numbers.
+
+    >>> must_be_whole(batch_size=500)
+
+    Raises:
+        MmardError: with the name of the first that is not.
+    """
+    for name, value in named.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise MmardError(f"{name} is {value!r}, expected a whole number, at least {least}")
+
+
 def seed_of(*parts: int | str) -> int:
     """A seed that depends on all the parts and on nothing else."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())

@@ -17,9 +17,10 @@ from mmard.data.images import Images, some
 from mmard.evaluation.batches import Alone, Crew
 from mmard.evaluation.checks import KINDS, Check, How, as_dicts
 from mmard.evaluation.eot import Averaged, over_draws
-from mmard.evaluation.evaluate import Tick, Trial, choose, evaluate, must_be_a_model, suite, unspared
+from mmard.evaluation.evaluate import Tick, Trial, choose, evaluate, must_be_judgeable, suite, unspared
 from mmard.evaluation.flags import flags_of_probes, flags_of_verdicts
 from mmard.evaluation.kept import Forgotten, Kept
+from mmard.evaluation.predictions import must_answer
 from mmard.evaluation.preflight import preflight
 from mmard.evaluation.probes import AT_ONCE, PROBED, probes
 from mmard.evaluation.scores import Scores
@@ -57,7 +58,7 @@ def checked(
     reads it, ``others`` are networks whose examples are tried on the model, by name, ``of`` is the size of the whole test set
     (∞ where nobody knows; None: these images). The rest, and what is raised, as of `evaluate`; `CheckError` before the attacks.
     """
-    must_be_a_model(model, images)
+    must_be_judgeable(model, images, batch_size, seed)
     trials = choose(None, suite(batch_size, seed)) if trials is None else trials
     how, found, begun = how_to_check(checks, trials), _part(len(images), of), time.perf_counter()
     found += _before(model, images, threat, trials) if how != "none" else []
@@ -79,6 +80,7 @@ def checked(
 
 def _before(model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, Trial]) -> list[Check]:
     with held_still(model), full_precision():
+        must_answer(model, images)
         return preflight(model, images, threat, trials)
 
 

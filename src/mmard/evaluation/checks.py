@@ -13,6 +13,10 @@ KINDS: tuple[How, ...] = ("full", "quick", "none")
 BEFORE: dict[str, tuple[str, str]] = {
     "threat": ("without a radius in units of [0, 1] a robust accuracy means nothing", "give threat.eps, such as 8/255"),
     "pixels": ("eps is measured in units of [0, 1]; in another range it is another threat", "divide by 255, once"),
+    "input": (
+        "the attacks and the other checks look at images that it has changed: their figures are of other images",
+        "make a new tensor: (x - mean) / std in place of x.sub_(mean).div_(std), and inplace=False in a first layer",
+    ),
     "classifier": ("it is not one row of logits for each image", "give a classifier of these classes"),
     "finite": ("nothing can be said of its robustness", "train it again, with a smaller learning rate or in fp32"),
     "mode": (

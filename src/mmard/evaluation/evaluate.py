@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,14 @@ from mmard.attacks.pgd import Pgd, untargeted
 from mmard.attacks.square import Square
 from mmard.core.errors import MmardError, unknown
 from mmard.core.method import Attack
+from mmard.core.numbers import must_be_whole
 from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import Predict, held_still
 from mmard.data.images import Images
 from mmard.evaluation.batches import Alone, Batches, Crew
 from mmard.evaluation.kept import Forgotten, Kept
+from mmard.evaluation.predictions import LogitsModel, logits_of, must_answer
 from mmard.evaluation.scores import CLEAN, Scores, Stage
 
 Tick = Callable[[str, int, int], None]
@@ -130,13 +133,16 @@ def evaluate(
         kept: where verdicts of batches go, and where those of a stopped evaluation are found.
 
     Raises:
-        MmardError: when the model has another number of classes than the data, or its logits are not finite.
+        MmardError: when the model gives no finite logits of the data's classes, or changes the images it is given.
     """
     trials = choose(None, suite(batch_size, seed)) if trials is None else trials
     _must_have_classes(trials, len(images.classes))
-    must_be_a_model(model, images)
+    must_be_judgeable(model, images, batch_size, seed)
     with held_still(model), full_precision():
-        batches = Batches(model, asked or model, images, threat, batch_size, seed, crew, kept)
+        must_answer(model, images)
+        judged = LogitsModel(model, len(images.classes))
+        quick = judged if asked is None else partial(logits_of, asked, classes=judged.classes)
+        batches = Batches(judged, quick, images, threat, batch_size, seed, crew, kept)
         columns, seconds, stages, far = _judged(batches, {CLEAN: NO_ATTACK, **trials}, tick)
     details = tuple(trial.detail(threat) for trial in (NO_ATTACK, *trials.values()))
     facts = {"threat": str(threat), "classes": list(images.classes), "outside_the_threat": far}
@@ -175,8 +181,14 @@ def _judged(batches: Batches, trials: Mapping[str, Trial], tick: Tick) -> Judged
     return columns, seconds, stages, far
 
 
-def must_be_a_model(model: nn.Module, images: Images) -> None:
+def must_be_judgeable(model: nn.Module, images: Images, batch_size: int, seed: int) -> None:
     """Raise for what cannot be judged at all."""
+    must_be_whole(batch_size=batch_size)
+    must_be_whole(0, seed=seed)
+    if torch.is_inference_mode_enabled():
+        raise MmardError(
+            "an evaluation takes gradients, and torch.inference_mode forbids them; call it outside of that"
+        )
     if not isinstance(model, nn.Module):
         raise MmardError(f"got a {type(model).__name__}, expected a model, a torch.nn.Module")
     if len(images) == 0:

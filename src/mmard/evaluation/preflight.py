@@ -17,6 +17,7 @@ from mmard.data.images import Images, some
 from mmard.evaluation.checks import Check, CheckError
 from mmard.evaluation.eot import Averaged
 from mmard.evaluation.evaluate import Trial
+from mmard.evaluation.predictions import logits_of
 from mmard.evaluation.slopes import check_slopes
 
 LOOKED_AT = 100  # images
@@ -44,16 +45,11 @@ class Sample:
         """
         try:
             with torch.no_grad():
-                logits = self.model(x)
+                logits = logits_of(self.model, x, self.classes)
         except (MmardError, torch.OutOfMemoryError):
             raise
         except Exception as e:  # whatever a network says of images that it was not made for
             raise CheckError("classifier", f"it fails on images of shape {tuple(x.shape)}: {first_line(e)}") from e
-        if not isinstance(logits, Tensor):
-            raise CheckError("classifier", f"it gives a {type(logits).__name__}, expected logits, a tensor (N, K)")
-        if logits.shape != (len(x), self.classes):
-            got = f"the model gives {tuple(logits.shape)} for {len(x)} images of {self.classes} classes"
-            raise CheckError("classifier", f"{got}: not a fit")
         if not logits.isfinite().all():
             raise CheckError("finite", "the model's logits are not finite (NaN or infinity)")
         return logits
