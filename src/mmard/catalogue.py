@@ -4,11 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmard.attacks.inner import PARTS
 from mmard.config import recipes
 from mmard.core.method import Method
+from mmard.core.reading import read_yaml
 from mmard.costs import cost_of, in_words
 from mmard.data.sources import SOURCES
 from mmard.methods import METHODS
@@ -36,7 +35,7 @@ def catalogue() -> dict[str, Callable[[], dict[str, str]]]:
 
 
 def _about(recipe: Path) -> str:
-    return str(yaml.safe_load(recipe.read_text(encoding="utf-8")).get("about", ""))
+    return str(read_yaml(recipe).get("about", ""))
 
 
 def _method(builder: Callable[..., Method]) -> str:

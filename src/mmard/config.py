@@ -1,15 +1,15 @@
 """Settings: YAML recipes plus ``key.sub=value`` overrides, validated before anything heavy runs."""
 
 import copy
-from datetime import date
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field
 
 from mmard.core.errors import MmardError, unknown
 from mmard.core.numbers import parse_number
+from mmard.core.reading import NoYamlError, parse_yaml, read_yaml
 from mmard.core.validate import Section, validated
 from mmard.locate import spec_of
 
@@ -184,22 +184,17 @@ def read_settings(recipe: "str | Path | Settings | None", overrides: dict[str, A
     >>> read_settings(None, {"threat.eps": "4/255"}).threat.eps == 4 / 255
     True
     """
-    raw: Any = {}
+    raw: dict[str, Any] = {}
     if isinstance(recipe, Settings):
         raw = recipe.resolved()
     elif recipe is not None:
         path = recipe_file(str(recipe))
-        try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (yaml.YAMLError, ValueError, OSError) as e:
-            raise MmardError(f"{path} is no YAML: {' '.join(str(e).split())}") from e
-        if not isinstance(raw, dict):
-            raise MmardError(f"{path} holds a {type(raw).__name__}, expected keys and values")
-        flat, raw = raw, {}
+        flat = read_yaml(path)
+        stand_once(flat, str(path))
         if "teacher" in flat and isinstance(also := flat.get("teachers"), dict) and "robust" in also:
             raise MmardError(f"{path} has teacher and teachers.robust, two names of one network; give one")
         for key, value in flat.items():
-            _put(raw, str(key), value)
+            _put(raw, key, value)
         if Path(str(recipe)).is_dir():
             raw["out"] = str(recipe)  # a folder that was moved is still this run
     for key, value in (overrides or {}).items():
@@ -215,12 +210,23 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise MmardError(f"{word!r} is no setting; expected key=value, such as train.epochs=10")
         try:
-            pairs[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):
-            pairs[key] = value
-        if isinstance(pairs[key], date):  # out=2026-02-03 is a name
+            pairs[key] = parse_yaml(value, f"the value of {key}")
+        except NoYamlError:
             pairs[key] = value
     return pairs
+
+
+def stand_once(flat: Mapping[str, Any], where: str) -> None:
+    """Raise where a setting stands twice, such as ``train.lr`` and ``lr`` within ``train``: the first would be lost."""
+    seen: set[str] = set()
+    for key, value in flat.items():
+        inside = [f"{key}.{part}" for part in value] if isinstance(value, Mapping) else [key]
+        twice = [at for at in inside if at in seen] + [at for at in seen if at.startswith(f"{key}.")]
+        if twice:
+            raise MmardError(
+                f"{where}: {twice[0]} and {key} stand apart, and the first would be lost; give it once, in {key}"
+            )
+        seen |= set(inside)
 
 
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:

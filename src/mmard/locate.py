@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from mmard.core.errors import MmardError, first_line, unknown
 from mmard.core.method import Method
 from mmard.core.numbers import parse_number
+from mmard.core.reading import parse_yaml
 from mmard.methods import METHODS
 
 NOT_NEGATIVE = ("rate", "tau_rate", "power", "begin", "drops")
@@ -132,10 +131,8 @@ def _spec(text: str) -> str | dict[str, Any]:
             key, value = "base", part
         if key.strip() in spec:
             raise MmardError(f"{key.strip()} stands twice in {text!r}; give it once")
-        try:
-            spec[key.strip()] = _spec(value.strip()) if key.strip() == "base" else yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError) as e:
-            raise MmardError(f"{part!r} in {text!r} is no value: {' '.join(str(e).split())}") from e
+        where = f"{part!r} in {text!r}"
+        spec[key.strip()] = _spec(value.strip()) if key.strip() == "base" else parse_yaml(value, where)
     return spec
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from mmard.core.errors import MmardError, first_line
 from mmard.core.files import load_safely, write_text, write_whole
+from mmard.core.reading import NoJsonError, parse_json, read_text
 from mmard.core.seal import is_whole, seal
 
 
@@ -87,11 +88,8 @@ class RunFolder:
         """
         if not self.metrics_file.exists():
             return []
-        try:
-            lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
-        except ValueError as e:
-            raise MmardError(f"{self.metrics_file} is no text ({first_line(e)}); remove it, or mend it") from e
-        records = [_record(line) for line in lines]
+        lines = read_text(self.metrics_file).splitlines()
+        records = [_record(line, f"{self.metrics_file}: line {i}") for i, line in enumerate(lines, 1)]
         whole = [r for r in records if r is not None]
         if None in records[:-1]:
             at = records.index(None) + 1
@@ -141,13 +139,26 @@ def _save_sealed(state: dict[str, Any], path: Path) -> None:
     seal(path)
 
 
-def _record(line: str) -> dict[str, Any] | None:
-    """A line of the metrics; None where it is none."""
+def _record(line: str, where: str) -> dict[str, Any] | None:
+    """A line of the metrics; None where it is none, as one that a kill cut short.
+
+    Raises:
+        MmardError: for a record whose values are no numbers.
+    """
     try:
-        record = json.loads(line)
-    except ValueError:
+        record = parse_json(line, where)
+    except NoJsonError:
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+    if not isinstance(record, dict) or "step" not in record:
+        return None
+    for name, value in record.items():
+        parts = value if isinstance(value, dict) else {name: value}
+        for part, number in parts.items():
+            kind = int if part in ("step", "epoch") else int | float
+            if isinstance(number, bool) or not isinstance(number, kind):
+                what = "a whole number" if kind is int else "a number"
+                raise MmardError(f"{where}: {part!r} is {number!r}, expected {what}; mend that line, or remove it")
+    return record
 
 
 def _board(path: Path) -> Any:

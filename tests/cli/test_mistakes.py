@@ -70,7 +70,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "--method", "st/bad.py:boom"], ["there is no file st/bad.py"]),
         (["train", "--method", "os:boom:"], ["os:boom"]),
         (["train", "teachers.student=README.md"], ["teachers.student is no name for a further network", "teacher="]),
-        (["train", "--method", "mmard(beta=2026-13-01)"], ["'beta=2026-13-01'", "is no value"]),
+        (["train", "--method", "mmard(beta=2026-13-01)"], ["method.beta is '2026-13-01'", "expected a number"]),
         (["train", "attack.steps=0"], ["steps is 0, expected a whole number, at least 1"]),
         (["train", "--method", "mmard(rslad"], ["unknown method 'mmard(rslad'"]),
         (

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from mmard.core.errors import MmardError, first_line
+from mmard.core.reading import parse_json, read_text
 
 NATIVE = ("inline_container", "iostream", "PytorchStreamWriter", "write failed")
 """In what torch.save says when it cannot write."""
@@ -109,10 +110,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; anything else is one clear line."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise MmardError(f"cannot read {path}: {first_line(e)}; expected a JSON file") from e
+    value = parse_json(read_text(path), str(path))
     if not isinstance(value, dict):
         raise MmardError(f"{path} holds a {type(value).__name__}, expected a JSON object")
     return value

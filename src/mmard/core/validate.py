@@ -1,12 +1,17 @@
 """Plain values against a pydantic model: the first fault as one line."""
 
-from typing import Any, TypeVar, get_args
+from collections.abc import Mapping
+from numbers import Integral, Number, Real
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mmard.core.errors import MmardError, unknown
+from mmard.core.reading import DEEPEST
 
 S = TypeVar("S", bound="Section")
+T = TypeVar("T")
 EXPECTED = {
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
@@ -30,7 +35,7 @@ def validated(section: type[S], raw: Any, where: str) -> S:
         MmardError: the first fault, with the nearest names for an unknown key; ``where`` says what was read.
     """
     try:
-        return section.model_validate(raw)
+        return section.model_validate(plain(raw, where))
     except ValidationError as e:
         fault = e.errors()[0]
         known, key = keys_of(section), str(fault["loc"][0]) if fault["loc"] else ""
@@ -42,6 +47,46 @@ def validated(section: type[S], raw: Any, where: str) -> S:
             raise MmardError(f"{where} {key!r} is missing") from e
         message = EXPECTED.get(fault["type"]) or _in_our_words(fault["msg"])
         raise MmardError(f"{where} {key!r} is {fault['input']!r}: {message}") from e
+
+
+def plain(value: Any, where: str, key: str = "") -> Any:
+    """The same in words, numbers, true and false, None, lists and mappings: what YAML and JSON can say; paths become words.
+
+    Raises:
+        MmardError: for a value of another kind, a word that is no text (a null byte, half a character), or deep nesting.
+    """
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump(mode="json"), where, key)
+    if isinstance(value, Mapping):
+        return {str(k): plain(v, where, f"{key}.{k}".lstrip(".")) for k, v in _not_deep(value, where, key).items()}
+    if isinstance(value, list | tuple):
+        return [plain(one, where, f"{key}[]") for one in _not_deep(value, where, key)]
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Number):  # numpy's, too
+        return (
+            int(value)
+            if isinstance(value, Integral)
+            else float(value)
+            if isinstance(value, Real)
+            else _odd(value, where, key)
+        )
+    if not isinstance(value, str | Path):
+        return _odd(value, where, key)
+    word = str(value)
+    if "\0" in word or (not word.isascii() and word != word.encode(errors="replace").decode()):
+        raise MmardError(f"{where} {key!r} is {word!r}: expected text, without a null byte or half a character")
+    return word
+
+
+def _not_deep(value: T, where: str, key: str) -> T:
+    if key.count(".") + key.count("[]") >= DEEPEST:
+        raise MmardError(f"{where} {key.split('.')[0]!r} is nested too deeply; expected {DEEPEST} levels at most")
+    return value
+
+
+def _odd(value: Any, where: str, key: str) -> NoReturn:
+    raise MmardError(f"{where} {key!r} is a {type(value).__name__}: expected words, numbers, lists, or keys and values")
 
 
 def _in_our_words(message: str) -> str:

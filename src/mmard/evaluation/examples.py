@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mmard.core.errors import MmardError, first_line
+from mmard.core.reading import parse_json
 from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
@@ -55,7 +56,9 @@ class Examples:
         """
         try:
             tensors, header = load_tensors(path)
-            return Examples(**tensors, facts={key: json.loads(value) for key, value in header.items()})
+            return Examples(
+                **tensors, facts={key: parse_json(value, f"{path}, {key}") for key, value in header.items()}
+            )
         except (SafetensorError, OSError, ValueError, TypeError) as e:
             raise MmardError(f"cannot read {path}: {first_line(e)}; mmard eval writes it anew") from e
 

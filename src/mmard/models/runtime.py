@@ -1,7 +1,6 @@
 """Exported models: an ONNX file as a network, run by onnxruntime on the CPU. Pixels in [0, 1] in, logits out, no gradients."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmard.core.errors import MmardError, first_line
+from mmard.core.reading import parse_json
 
 
 def need_onnx() -> None:
@@ -106,6 +106,6 @@ def _facts(properties: dict[str, str]) -> dict[str, Any]:
     if "mmard" not in properties:
         return {}
     try:
-        return {key: json.loads(value) for key, value in properties.items()}
-    except ValueError as e:
+        return {key: parse_json(value, key) for key, value in properties.items()}
+    except MmardError as e:
         raise MmardError(f"the properties in the ONNX file are damaged ({first_line(e)}); export it again") from e

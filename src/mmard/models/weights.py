@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmard.core.errors import MmardError, first_line
 from mmard.core.files import load_safely
+from mmard.core.reading import parse_json
 from mmard.models.students import Architecture, Classifier, build
 from mmard.models.tensors import load_tensors, save_tensors
 
@@ -35,7 +36,7 @@ def load_weights(path: Path) -> Classifier:
     if not describes_itself(path):
         raise MmardError(f"{path} does not say its architecture; write a card for it (docs/teachers.md)")
     try:
-        given = json.loads(_header(path)["architecture"])
+        given = parse_json(_header(path)["architecture"], f"the header of {path}")
         model = build(Architecture(**{**given, "mean": tuple(given["mean"]), "std": tuple(given["std"])}))
     except (ValueError, TypeError, KeyError) as e:
         raise MmardError(f"{path} was not written by this package ({first_line(e)}); write a card for it") from e
@@ -45,9 +46,10 @@ def load_weights(path: Path) -> Classifier:
 
 def facts_of(path: Path) -> dict[str, Any]:
     """What `save_weights` was told of these weights; nothing, for a file from elsewhere."""
+    header = _header(path).get("facts", "{}") if path.suffix == ".safetensors" else "{}"
     try:
-        facts = json.loads(_header(path).get("facts", "{}")) if path.suffix == ".safetensors" else {}
-    except ValueError:
+        facts = parse_json(header, f"the header of {path}")
+    except MmardError:
         return {}
     return facts if isinstance(facts, dict) else {}
 

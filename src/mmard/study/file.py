@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, Field
 
-from mmard.config import Count, Seed, Settings, read_settings, recipe_folders
-from mmard.core.errors import MmardError, first_line, unknown
+from mmard.config import Count, Seed, Settings, read_settings, recipe_folders, stand_once
+from mmard.core.errors import MmardError, unknown
 from mmard.core.files import write_text
+from mmard.core.reading import read_yaml
 from mmard.core.validate import Section, keys_of, validated
 
 SECTIONS = {
@@ -60,6 +61,7 @@ class StudyFile(Section):
         for where, given in (("base", self.base), ("settings", self.settings)):
             for key in given if isinstance(given, dict) else ():
                 not_ours(key, where)
+            stand_once(given if isinstance(given, dict) else {}, where)
         base = read_settings(None, flat(self.base)) if isinstance(self.base, dict) else read_settings(self.base)
         return read_settings(base, flat(self.settings))
 
@@ -106,27 +108,5 @@ def read_study(source: str | Path) -> StudyFile:
         if str(source) not in studies():
             raise unknown("study", str(source), studies(), "or give a .yaml file")
         path = studies()[str(source)]
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Once)  # a SafeLoader
-    except (yaml.YAMLError, ValueError) as e:
-        raise MmardError(f"{path} is no YAML: {' '.join(str(e).split())}") from e
-    except OSError as e:
-        raise MmardError(f"cannot read {path}: {first_line(e)}") from e
-    if not isinstance(raw, dict):
-        raise MmardError(f"{path} holds a {type(raw).__name__}, expected keys and values")
+    raw = read_yaml(path)
     return validated(StudyFile, raw, "key of the study")
-
-
-class _Once(yaml.SafeLoader):
-    """YAML in which a key stands once: of two labels of one name, the first would be lost without a word."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                raise MmardError(
-                    f"{key!r} stands twice, again in line {key_node.start_mark.line + 1}; expected it once"
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mmard.core.errors import MmardError
+from mmard.core.reading import NoYamlError, parse_yaml
 from mmard.report.html.judged import BEST, Judged, part
 
 BATCH_SIZE = 500
@@ -49,7 +49,9 @@ def as_word(value: Any) -> str:
     """
     plain = value if isinstance(value, str) else json.dumps(value)
     try:
-        same = yaml.safe_load(plain) == value
-    except (yaml.YAMLError, ValueError):
+        same = parse_yaml(plain, "a setting") == value
+    except NoYamlError:
         same = True  # what is no YAML is taken as it stands
+    except MmardError:
+        same = False
     return plain if same else json.dumps(value)

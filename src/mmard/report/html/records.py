@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmard.core.errors import MmardError
 from mmard.core.files import read_json, sha256
+from mmard.core.reading import read_yaml
 from mmard.core.threat import in_255ths
 from mmard.report.html.again import again
 from mmard.report.html.judged import Judged, Row, attempt, optional, part, read_judged
@@ -118,12 +117,7 @@ def read_run(path: Path, name: str, formula: str = "", resolved: Mapping[str, An
         raise MmardError(
             f"{path} is no run folder (no settings.yaml in it); expected one that mmard train made, or a study's"
         )
-    try:
-        settings = yaml.safe_load((path / "settings.yaml").read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, OSError) as e:
-        raise MmardError(f"{path / 'settings.yaml'} is no YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(settings, dict):
-        raise MmardError(f"{path / 'settings.yaml'} holds a {type(settings).__name__}, expected keys and values")
+    settings = read_yaml(path / "settings.yaml")
     settings, faults = dict(resolved or settings), list[str]()
     metrics = attempt(lambda: RunFolder(path).metrics(), path / "metrics.jsonl", faults) or []
     metrics = [r for r in metrics if isinstance(r.get("epoch"), int) and isinstance(r.get("seconds"), int | float)]
