@@ -123,7 +123,8 @@ class Settings(Section):
     ``teacher_recipe`` the recipe that trains it where there is none yet; ``teachers`` further networks by name, such as
     ``teachers.natural``. ``teachers.robust`` is another name of ``teacher``.
     ``normalize: data`` subtracts the training images' mean inside the network.
-    ``scale: 1/num_classes`` is for scripts that average over classes. ``licence`` of the weights is for their card.
+    ``scale`` multiplies the KL terms; ``1/num_classes`` is for scripts that average KL over classes.
+    ``licence`` of the weights is for their card.
     """
 
     about: str = ""

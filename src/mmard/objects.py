@@ -82,6 +82,8 @@ def engine_of(settings: Settings) -> Engine:
 def check(settings: Settings) -> None:
     """Whatever can be wrong without looking at data or weights, found before anything heavy runs."""
     method = method_of(settings)
+    if settings.scale != 1 and not method.has_divergences():
+        raise MmardError(f"scale={settings.scale} is of KL terms, and this method descends none; leave it out")
     processes, batch = settings.engine.devices * settings.engine.nodes, plan_of(settings).batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")

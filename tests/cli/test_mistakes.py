@@ -66,6 +66,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "--method", "absld(drops=5)"], ["method.drops is 5, expected a list of numbers"]),
         (["train", "--method", "absld(drops=[a])"], ["method.drops is 'a', expected a number"]),
         (["train", "scale=-1"], ["'scale"]),
+        (["train", "--method", "pgd_at", "scale=0.1"], ["scale=0.1 is of KL terms", "descends none"]),
         (["train", "train.milestones=[-1]"], ["none is below 0"]),
         (["train", "--method", "st/bad.py:boom"], ["there is no file st/bad.py"]),
         (["train", "--method", "os:boom:"], ["os:boom"]),

@@ -1,7 +1,7 @@
 """A method of adversarial training: two weighted sums of terms and the process that ascends the first."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -64,6 +64,19 @@ class Method:
         own = [self.maximizer] if isinstance(self.maximizer, nn.Module) else []
         beside = (module for companion in self.companions.values() for module in companion.outer.modules())
         yield from dict.fromkeys([*self.inner.modules(), *self.outer.modules(), *beside, *own])
+
+    def scale_divergences(self, factor: float) -> "Method":
+        """Multiply the KL terms of the outer objectives, its companions' too: 1/K for scripts that average KL over K classes."""
+        beside = {
+            name: replace(companion, outer=companion.outer.scale_divergences(factor))
+            for name, companion in self.companions.items()
+        }
+        return replace(self, outer=self.outer.scale_divergences(factor), companions=beside)
+
+    def has_divergences(self) -> bool:
+        """Tell whether a scale would change anything: is there a KL term in an outer objective?"""
+        outers = (self.outer, *(companion.outer for companion in self.companions.values()))
+        return any(t.divergence for outer in outers for _, t in outer.terms)
 
     def __str__(self) -> str:
         inner = f"{self.inner}   by {self.maximizer}" if self.inner else "nothing (natural images)"

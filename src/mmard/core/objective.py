@@ -19,12 +19,18 @@ TermFunction = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Term:
-    """One function from views to one number per sample, with its name, its formula and its bound parameters."""
+    """One function from views to one number per sample, with its name, its formula and its bound parameters.
+
+    Attributes:
+        divergence: a KL between distributions over the classes, which some released scripts average over them: a run's
+            ``scale`` is for these terms alone.
+    """
 
     name: str
     formula: str
     function: TermFunction
     params: tuple[tuple[str, Any], ...] = ()
+    divergence: bool = False
 
     def __call__(self, views: Views) -> Tensor:
         try:
@@ -90,7 +96,13 @@ class Objective:
     def weighed(self, by: "Objective") -> "Objective":
         """The same terms, each times what ``by`` gives: a weight per sample."""
         factor = str(by) if len(by.terms) == 1 else f"({by})"
-        return Objective(tuple((w, Term(t.name, f"{factor}·{t}", Weighed(by, t))) for w, t in self.terms))
+        return Objective(
+            tuple((w, Term(t.name, f"{factor}·{t}", Weighed(by, t), divergence=t.divergence)) for w, t in self.terms)
+        )
+
+    def scale_divergences(self, factor: float) -> "Objective":
+        """Multiply the weights of its KL terms; the others, such as cross-entropies, keep theirs."""
+        return Objective(tuple((factor * w if t.divergence else w, t) for w, t in self.terms))
 
     def __add__(self, other: "Objective") -> "Objective":
         return Objective(self.terms + other.terms)
@@ -154,19 +166,19 @@ def _bind(term: Term, params: dict[str, Any]) -> Term:
 
 
 @overload
-def term(formula: str) -> Callable[[TermFunction], Objective]: ...
+def term(formula: str, *, divergence: bool = False) -> Callable[[TermFunction], Objective]: ...
 @overload
 def term(formula: TermFunction) -> Objective: ...
-def term(formula: str | TermFunction) -> Objective | Callable[[TermFunction], Objective]:
+def term(formula: str | TermFunction, *, divergence: bool = False) -> Objective | Callable[[TermFunction], Objective]:
     """Make an `Objective` of one term out of a function ``(views, **params) -> (B,)``.
 
     ``@term`` takes the function's name as its formula; ``@term("KL(T(x)‖S(x'))")`` prints as the paper does, and
-    ``{tau}`` in it shows the parameter's value.
+    ``{tau}`` in it shows the parameter's value. ``divergence`` marks a KL, summed over classes: see `Term`.
     """
     if callable(formula):
-        return _make(formula, formula.__name__)
-    return lambda function: _make(function, formula)
+        return _make(formula, formula.__name__, divergence)
+    return lambda function: _make(function, formula, divergence)
 
 
-def _make(function: TermFunction, formula: str) -> Objective:
-    return Objective(((1.0, Term(function.__name__, formula, function)),))
+def _make(function: TermFunction, formula: str, divergence: bool) -> Objective:
+    return Objective(((1.0, Term(function.__name__, formula, function, divergence=divergence)),))

@@ -17,10 +17,10 @@ from mmard.terms.classes import ClassTemperatures
 def absld(alpha: float = 5 / 6, rate: float = 0.1, drops: Sequence[float] = ()) -> Method:
     """ABSLD (Zhao 2024): RSLAD with a temperature per class, for students as robust on hard classes as on easy ones."""
     state = ClassTemperatures(rate, drops)
-    robust = term("KL(T(x)^τ'_y‖S(x'))")
+    robust = term("KL(T(x)^τ'_y‖S(x'))", divergence=True)
     return Method(
         name="absld",
         inner=robust(state.attack),
-        outer=alpha * robust(state.robust) + (1 - alpha) * term("KL(T(x)^τ_y‖S(x))")(state.natural),
+        outer=alpha * robust(state.robust) + (1 - alpha) * term("KL(T(x)^τ_y‖S(x))", divergence=True)(state.natural),
         maximizer=Pgd(steps=10, start="gaussian"),
     )

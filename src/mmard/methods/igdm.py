@@ -2,7 +2,7 @@
 
 On any base: + α·ramp·KL(softmax(t(x + δ) − t(x − δ))‖softmax(s(x + δ) − s(x − δ))), δ = x' − x, logits s and t; x − δ is not
 clamped. The ramp is e/epochs, e from 1; in the release e/200, however long the run is (``ramp_by_200=True``). Published α by
-base: `PUBLISHED`. A ``scale`` in the settings is of the whole loss: with 1/num_classes, α times the number of classes.
+base: `PUBLISHED`. A ``scale`` in the settings is of this KL too: with 1/num_classes, α times the number of classes.
 """
 
 from dataclasses import replace

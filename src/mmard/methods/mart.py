@@ -14,7 +14,7 @@ from mmard.core.views import Views
 from mmard.terms import hard_adv
 
 
-@term("(1−S(x)_y)·KL(S(x)‖S(x'))")
+@term("(1−S(x)_y)·KL(S(x)‖S(x'))", divergence=True)
 def unsure(v: Views) -> Tensor:
     """The student at x' follows itself at x, the more the less sure it is of the label there."""
     missing = 1 - (-losses.ce(v.nat.student, v.y)).exp()

@@ -34,5 +34,5 @@ class Balanced(nn.Module):
 
 def mtard(rate: float = 0.025, drops: Sequence[float] = ()) -> Method:
     """MTARD (Zhao 2022): a robust teacher at x' and a natural one at x, balanced as they are learnt."""
-    outer = term("w_a·KL(T(x')‖S(x')) + w_n·KL(Tn(x)‖S(x))")(Balanced(rate, drops).both)
+    outer = term("w_a·KL(T(x')‖S(x')) + w_n·KL(Tn(x)‖S(x))", divergence=True)(Balanced(rate, drops).both)
     return Method(name="mtard", inner=hard_adv, outer=outer, maximizer=Pgd(steps=10, start="gaussian"))

@@ -2,7 +2,7 @@
 
 arXiv 2403.06668. A peer P learns beside the student, from the student's examples: CE(P(x'), y) + γ·KL(S(x')‖P(x')), and the
 student from it: λ1·CE(S(x'), y) + λ2·τ²·KL(P(x')^τ‖S(x')^τ) + λ3·τ²·KL(S(x)^τ‖S(x')^τ), x' the maximiser of KL(P(x)‖S(x')).
-The release averages the KLs over classes too (``scale: 1/num_classes`` in the settings, and gamma divided by their number), and
+The release averages the KLs over classes too (``scale: 1/num_classes`` in the settings, which is for the peer's KL as well), and
 the peer's loss moves the student too (``through_student=True``). γ is 0.1 on CIFAR-10 and 1 on CIFAR-100.
 """
 

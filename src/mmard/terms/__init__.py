@@ -28,55 +28,55 @@ def hard_adv(v: Views) -> Tensor:
     return losses.ce(v.adv.student, v.y)
 
 
-@term("KL(T(x)‖S(x))")
+@term("KL(T(x)‖S(x))", divergence=True)
 def soft_nat(v: Views) -> Tensor:
     """Student follows the teacher, both on the natural image."""
     return losses.kl(v.nat.teacher, v.nat.student)
 
 
-@term("{tau}²·KL(T(x)^{tau}‖S(x)^{tau})")
+@term("{tau}²·KL(T(x)^{tau}‖S(x)^{tau})", divergence=True)
 def soft_nat_hot(v: Views, tau: float = 4.0) -> Tensor:
     """Knowledge distillation at temperature τ on the natural image, times τ²."""
     return tau**2 * losses.kl(v.nat.teacher, v.nat.student, tau)
 
 
-@term("{tau}²·KL(T(x)^{tau}‖S(x')^{tau})")
+@term("{tau}²·KL(T(x)^{tau}‖S(x')^{tau})", divergence=True)
 def soft_adv_hot(v: Views, tau: float = 30.0) -> Tensor:
     """The robust soft label at temperature τ, times τ² so that the gradient keeps its size."""
     return tau**2 * losses.kl(v.nat.teacher, v.adv.student, tau)
 
 
-@term("KL(T(x)‖S(x'))")
+@term("KL(T(x)‖S(x'))", divergence=True)
 def soft_adv(v: Views) -> Tensor:
     """Robust soft label: the student at x' follows the teacher at x."""
     return losses.kl(v.nat.teacher, v.adv.student)
 
 
-@term("KL(T(x')‖S(x'))")
+@term("KL(T(x')‖S(x'))", divergence=True)
 def soft_moved(v: Views) -> Tensor:
     """The student at x' follows the teacher at x': a live teacher."""
     return losses.kl(v.adv.teacher, v.adv.student)
 
 
-@term("{tau}²·KL(T(x')^{tau}‖S(x')^{tau})")
+@term("{tau}²·KL(T(x')^{tau}‖S(x')^{tau})", divergence=True)
 def soft_moved_hot(v: Views, tau: float = 30.0) -> Tensor:
     """A live teacher at temperature τ, times τ²."""
     return tau**2 * losses.kl(v.adv.teacher, v.adv.student, tau)
 
 
-@term("KL(Tn(x')‖S(x'))")
+@term("KL(Tn(x')‖S(x'))", divergence=True)
 def soft_moved_natural(v: Views) -> Tensor:
     """The student at x' follows the natural teacher at x'."""
     return losses.kl(v.adv.other("natural"), v.adv.student)
 
 
-@term("KL(S(x)‖S(x'))")
+@term("KL(S(x)‖S(x'))", divergence=True)
 def smooth(v: Views) -> Tensor:
     """The student at x' follows itself at x; ascended, S(x) is constant because the student is held still."""
     return losses.kl(v.nat.student, v.adv.student)
 
 
-@term("KL(S(x)‖S(x'))")
+@term("KL(S(x)‖S(x'))", divergence=True)
 def smooth_again(v: Views) -> Tensor:
     """As `smooth`, by a second forward of x as in TRADES's release: BatchNorm sees x, x', x in this order."""
     adv = v.adv.student
@@ -86,25 +86,25 @@ def smooth_again(v: Views) -> Tensor:
 # ---- with a network that is trained beside the student: a peer P, or the teacher itself ------------------------
 
 
-@term("KL(P(x)‖S(x'))")
+@term("KL(P(x)‖S(x'))", divergence=True)
 def peer_nat(v: Views) -> Tensor:
     """The student at x' follows the peer at x."""
     return losses.kl(v.nat.other("peer"), v.adv.student)
 
 
-@term("{tau}²·KL(P(x')^{tau}‖S(x')^{tau})")
+@term("{tau}²·KL(P(x')^{tau}‖S(x')^{tau})", divergence=True)
 def peer_moved(v: Views, tau: float = 5.0) -> Tensor:
     """The student at x' follows the peer at x'."""
     return tau**2 * losses.kl(v.adv.other("peer"), v.adv.student, tau)
 
 
-@term("{tau}²·KL(S(x)^{tau}‖S(x')^{tau})")
+@term("{tau}²·KL(S(x)^{tau}‖S(x')^{tau})", divergence=True)
 def smooth_hot(v: Views, tau: float = 5.0) -> Tensor:
     """The student at x' follows itself at x, at a temperature; the gradient flows into both."""
     return tau**2 * losses.kl(v.nat.student, v.adv.student, tau)
 
 
-@term("KL(S(x')‖P(x'))")
+@term("KL(S(x')‖P(x'))", divergence=True)
 def peer_back(v: Views) -> Tensor:
     """The peer at x' follows the student at x'."""
     return losses.kl(v.adv.student, v.adv.other("peer"))
@@ -119,7 +119,7 @@ def hard_peer(v: Views) -> Tensor:
 # ---- MMARD, inner: how near is x' to the teacher's decision boundary? ---------------------------------------
 
 
-@term("KL(T(x)‖T(x'))")
+@term("KL(T(x)‖T(x'))", divergence=True)
 def drift(v: Views) -> Tensor:
     """How far the teacher's robust prediction is pulled from its natural one."""
     return losses.kl(v.nat.teacher, v.adv.teacher)

@@ -7,7 +7,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 
 
-@term("ramp·KL(t(x+δ)−t(x−δ)‖s(x+δ)−s(x−δ))")
+@term("ramp·KL(t(x+δ)−t(x−δ)‖s(x+δ)−s(x−δ))", divergence=True)
 def gradient_match(v: Views, epochs: int = 0) -> Tensor:
     """How far the student's change from x − δ to x + δ = x' is from the teacher's: IGDM.
 

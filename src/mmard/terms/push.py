@@ -35,8 +35,8 @@ class Push(nn.Module):
     def objective(self) -> Objective:
         """Its two terms."""
         a, n = ("w_a·", "w_n·") if self.weights else ("", "")
-        both = term(f"{n}KL(Tn(x)^τn‖S(x)) + {a}KL(T(x')^τa‖S(x'))")(self.both)
-        return both - term("w·KL(Tn(x')‖S(x')^5)[Tn(x') wrong]")(self.pushed)
+        both = term(f"{n}KL(Tn(x)^τn‖S(x)) + {a}KL(T(x')^τa‖S(x'))", divergence=True)(self.both)
+        return both - term("w·KL(Tn(x')‖S(x')^5)[Tn(x') wrong]", divergence=True)(self.pushed)
 
     def both(self, v: Views) -> Tensor:
         """The student at x follows the natural teacher, and at x' the robust one."""

@@ -23,14 +23,14 @@ def _weights(v: Views, script: bool) -> tuple[Tensor, Tensor]:
     return SCALE * above, above / above.max().clamp_min(TINY)
 
 
-@term("w·(KL(T(x')‖S(x')) + {alpha}·ramp·KL(Δt‖Δs)) [w = H(T(x'))]")
+@term("w·(KL(T(x')‖S(x')) + {alpha}·ramp·KL(Δt‖Δs)) [w = H(T(x'))]", divergence=True)
 def undecided(v: Views, alpha: float = 1.0, script_weights: bool = False) -> Tensor:
     """The student follows the teacher at x', in value and in slope, most where the teacher is undecided there."""
     follow = losses.kl(v.adv.teacher, v.adv.student)
     return _weights(v, script_weights)[0] * (follow + alpha * gradient_match.total(v))
 
 
-@term("(1−w/log K)·KL(T(x)‖S(x))")
+@term("(1−w/log K)·KL(T(x)‖S(x))", divergence=True)
 def decided(v: Views, script_weights: bool = False) -> Tensor:
     """The student follows the teacher at x where the teacher is decided at x'."""
     return (1 - _weights(v, script_weights)[1]) * losses.kl(v.nat.teacher, v.nat.student)
@@ -45,7 +45,7 @@ def _label_and_slope(v: Views) -> tuple[Tensor, Tensor]:
     return logits.detach(), slope
 
 
-@term("KL(t(x) + ⟨∇t_y(x), x'−x⟩ on y‖S(x'))")
+@term("KL(t(x) + ⟨∇t_y(x), x'−x⟩ on y‖S(x'))", divergence=True)
 def linear_label(v: Views) -> Tensor:
     """The student at x' leaves the teacher at x, whose logit of the label follows x' to first order."""
     logits, slope = v.nat.once("SAAD: the label's slope", lambda: _label_and_slope(v))

@@ -19,13 +19,13 @@ def trust(v: Views, power: float, begin: float) -> Tensor:
     return (-power * losses.ce(v.adv.teacher, v.y)).exp()
 
 
-@term("A·KL(T(x')‖S(x')) [A = T(x')_y^{power} from {begin} on]")
+@term("A·KL(T(x')‖S(x')) [A = T(x')_y^{power} from {begin} on]", divergence=True)
 def trusted(v: Views, power: float = 0.1, begin: float = 0.3) -> Tensor:
     """The student at x' follows the teacher at x' as far as it trusts it."""
     return trust(v, power, begin) * losses.kl(v.adv.teacher, v.adv.student)
 
 
-@term("(1−A)·KL(S(x)‖S(x')) [A = T(x')_y^{power} from {begin} on]")
+@term("(1−A)·KL(S(x)‖S(x')) [A = T(x')_y^{power} from {begin} on]", divergence=True)
 def introspect(v: Views, power: float = 0.1, begin: float = 0.3) -> Tensor:
     """The student at x' follows itself at x as far as it does not trust its teacher; S(x) is not constant.
 

@@ -50,7 +50,7 @@ class Trainer:
         teachers: the other networks by name (``teacher`` and what else the method asks for); frozen here.
         plan, averaging, validation: schedule, weight average, judging.
         augmentation: one of `mmard.data.augment.KINDS`.
-        scale: the outer loss is multiplied by it (scripts that average KL over K classes: 1/K).
+        scale: the KL terms of the outer loss are multiplied by it (scripts that average KL over K classes: 1/K).
         micro_batch: images that a process sends through the networks at once, whose gradients add up; ``"auto"``: as many
             as fit; None: its whole share of the batch. ``compile``: see `mmard.training.update.Update`.
         checkpoint_every: also save after so many steps, not only after each epoch.

@@ -35,7 +35,7 @@ class Update:
         student: updated in place, in training mode.
         teachers: the other networks by name; frozen and put in evaluation mode here.
         plan: optimiser, learning rate, clipping.
-        scale: the outer loss is multiplied by it.
+        scale: the KL terms of the outer objectives are multiplied by it.
         compile: run the networks of the inner process through ``torch.compile``.
         seed: of the weights of fresh companions.
     """
@@ -54,6 +54,7 @@ class Update:
 
     def __post_init__(self) -> None:
         engine, shadows = self.engine, {}
+        self.method = self.method.scale_divergences(self.scale)
         frozen = {name: net for name, net in self.teachers.items() if name not in self.method.companions}
         for network in (self.student, *frozen.values()):
             network.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -133,7 +134,7 @@ class Update:
         constant = held_still(*(c.net for c in self.companions), train=None)
         with constant, self._perturbed(views, said), self.engine.gradients_kept(self.wrapped, not last):
             losses = outer_losses(self.method, views, self.wrapped, **said)
-            loss = share * self.scale * torch.stack(list(losses.values())).sum()
+            loss = share * torch.stack(list(losses.values())).sum()
             if not loss.requires_grad:
                 raise MmardError(
                     "what training descends does not depend on the student's weights; is there a detach in it?"
