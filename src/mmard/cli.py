@@ -17,7 +17,7 @@ from mmard.commands.diagnose import diagnose
 from mmard.commands.eval import evaluate
 from mmard.commands.export import export
 from mmard.commands.report import report
-from mmard.core.errors import MmardError
+from mmard.core.errors import MmardError, Note
 from mmard.core.files import write_text
 from mmard.study import command
 
@@ -212,7 +212,9 @@ app.command("results")(command.results)
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 2."""
-    warnings.showwarning = lambda message, *_: _tell("yellow", "warning", str(message))
+    warnings.showwarning = lambda message, kind, *_: _tell(
+        "yellow", "note" if issubclass(kind, Note) else "warning", str(message)
+    )
     try:
         sys.exit(app(prog_name="mmard", standalone_mode=False))
     except MmardError as e:

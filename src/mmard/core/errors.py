@@ -11,6 +11,10 @@ class MmardError(Exception):
     """A mistake in the input. The command line prints it as one line and exits with 2."""
 
 
+class Note(UserWarning):
+    """A line that is good to know and no fault. The command line shows it as a note."""
+
+
 def unknown(kind: str, got: str, known: Iterable[str], cure: str = "") -> MmardError:
     """An error for a name that does not exist, with the nearest names first.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from mmard.core.views import Predict, held_still
 from mmard.data.images import Images
 from mmard.evaluation.batches import Alone, Batches, Crew
 from mmard.evaluation.kept import Forgotten, Kept
-from mmard.evaluation.predictions import LogitsModel, logits_of, must_answer
+from mmard.evaluation.predictions import who_answer
 from mmard.evaluation.scores import CLEAN, Scores, Stage
 
 Tick = Callable[[str, int, int], None]
@@ -139,9 +138,7 @@ def evaluate(
     _must_have_classes(trials, len(images.classes))
     must_be_judgeable(model, images, batch_size, seed)
     with held_still(model), full_precision():
-        must_answer(model, images)
-        judged = LogitsModel(model, len(images.classes))
-        quick = judged if asked is None else partial(logits_of, asked, classes=judged.classes)
+        judged, quick = who_answer(model, asked, images)
         batches = Batches(judged, quick, images, threat, batch_size, seed, crew, kept)
         columns, seconds, stages, far = _judged(batches, {CLEAN: NO_ATTACK, **trials}, tick)
     details = tuple(trial.detail(threat) for trial in (NO_ATTACK, *trials.values()))

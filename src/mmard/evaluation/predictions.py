@@ -1,5 +1,7 @@
 """The model as an evaluation asks it: every prediction of an evaluation passes here."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -49,3 +51,14 @@ def must_answer(model: nn.Module, images: Images) -> None:
     logits_of(model, x, len(images.classes))
     if not torch.equal(x, before):  # written by a way round torch's count
         raise CheckError("input", changes_input("the model").said)
+
+
+def who_answer(model: nn.Module, faster: Predict | None, images: Images) -> tuple[nn.Module, Predict]:
+    """Give the model, and the network that answers in its place (None: the model too), each by way of `logits_of`.
+
+    Raises:
+        CheckError: from `must_answer`.
+    """
+    must_answer(model, images)
+    judged = LogitsModel(model, len(images.classes))
+    return judged, judged if faster is None else partial(logits_of, faster, classes=judged.classes)

@@ -8,8 +8,9 @@ from pydantic import Field
 from mmard.core.errors import MmardError, first_line
 from mmard.core.files import read_json, sha256
 from mmard.core.validate import Section, validated
+from mmard.models.checkpoints import fit, read_checkpoint, weights_for
 from mmard.models.students import Architecture, Classifier, build
-from mmard.models.weights import describes_itself, fit, load_weights, read_state
+from mmard.models.weights import describes_itself, load_weights
 
 
 class Card(Section):
@@ -20,6 +21,7 @@ class Card(Section):
         classes, channels, mean, std: as in `Architecture`.
         file: path beside the card; or
         hub: ``{"repo": "owner/name", "filename": "...", "revision": "..."}`` on the Hugging Face hub.
+        key: which set of weights, where the file holds several: ``"ema"``, ``"state_dict.model_ema"``.
         sha256: of the file; other bytes are refused.
         claimed: accuracies in percent by attack, as their authors state them, for information.
         source, licence: where the weights come from and what one may do with them.
@@ -32,6 +34,7 @@ class Card(Section):
     std: tuple[float, ...] = ()
     file: str | None = None
     hub: dict[str, str] | None = None
+    key: str | None = None
     sha256: str | None = None
     claimed: dict[str, Any] = Field(default_factory=dict)
     source: str = ""
@@ -105,7 +108,7 @@ def load_model(source: str | Path) -> Classifier:
             raise MmardError(f"the card {path} says {card.of()}, its file {model.architecture}")
         return model.eval()
     model = build(card.of())
-    fit(model.net, read_state(weights), weights)
+    fit(model.net, weights_for(model, read_checkpoint(weights), weights, card.key), weights)
     return model.eval()
 
 

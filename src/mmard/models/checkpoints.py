@@ -1,0 +1,247 @@
+"""Other people's checkpoints: the weights in them, wherever they lie and whatever their names begin with.
+
+Nothing in such a file is run. Of what lies beside the weights, numpy's scalars and a few plain containers are let through.
+"""
+
+import argparse
+import pickle
+import re
+import types
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PosixPath, WindowsPath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmard.core.errors import MmardError, Note, first_line
+from mmard.core.files import load_safely
+from mmard.models.students import Classifier
+from mmard.models.tensors import load_tensors
+
+SAVE = "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
+UNUSED = (
+    "sub_block1.",
+    "n_averaged",
+)  # a block that the TRADES code builds and never calls; torch's count of an average
+COMPILED = "_orig_mod."  # what torch.compile puts before the names of whatever it compiles
+DEEPEST = 4  # dictionaries within each other
+KINDS = (
+    "f2",
+    "f4",
+    "f8",
+    "i1",
+    "i2",
+    "i4",
+    "i8",
+    "u1",
+    "u2",
+    "u4",
+    "u8",
+    "?",
+)  # numpy's, of numbers that may lie beside them
+MEANS, STDS = ("mean", "mu"), ("std", "sigma")
+
+
+class Ignored:
+    """Stands in the place of an object beside the weights; it holds nothing that matters and does nothing."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+
+def _allowed() -> list[Any]:
+    """What may lie in a file beside tensors and plain values, by the name under which it is pickled."""
+    multiarray = np._core.multiarray  # type: ignore[attr-defined]  # of numbers alone: a dtype of objects is not among these kinds
+    makers = {"scalar": multiarray.scalar, "_reconstruct": multiarray._reconstruct}
+    strangers = (argparse.Namespace, types.SimpleNamespace, PosixPath, WindowsPath)
+    return [
+        np.dtype,
+        np.ndarray,
+        *(type(np.dtype(kind)) for kind in KINDS),
+        *((make, f"numpy.{core}.multiarray.{name}") for name, make in makers.items() for core in ("core", "_core")),
+        *((Ignored, f"{stranger.__module__}.{stranger.__qualname__}") for stranger in strangers),
+    ]
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Read whatever is in a safetensors or a PyTorch file; the latter with ``weights_only``, so that it can run no code.
+
+    Raises:
+        MmardError: for a file that is broken, or holds objects whose loading could run code.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_tensors(path)[0]
+        with torch.serialization.safe_globals(_allowed()):
+            return load_safely(path)
+    except MmardError:  # it is damaged
+        raise
+    except pickle.UnpicklingError as e:
+        kind = re.search(r"GLOBAL (\S+)", str(e))
+        more = f"more than weights ({kind[1]})" if kind else "more than weights"
+        raise MmardError(
+            f"{path} refused: it is no file of weights, or holds {more} and could run code when loaded; {SAVE}"
+        ) from e
+    except Exception as e:  # whatever a file that is no weights makes the readers say
+        raise MmardError(f"{path} cannot be read as weights; is it truncated? ({first_line(e)})") from e
+
+
+@dataclass(frozen=True, eq=False)
+class WeightSet:
+    """Weights for one network within a checkpoint.
+
+    Attributes:
+        key: keys on the way to it, joined by dots, and the prefix of its names, such as ``state_dict.model_ema``.
+        prefix: what its names begin with, ``"model."``; or nothing.
+        state: the network's names with their tensors.
+        rest: other names of the same dictionary.
+    """
+
+    key: str
+    prefix: str
+    state: dict[str, Tensor]
+    rest: dict[str, Tensor]
+
+    def same_as(self, other: "WeightSet") -> bool:
+        return all(torch.equal(t, other.state[name]) for name, t in self.state.items())
+
+
+def weights_for(model: Classifier, raw: Any, source: Path, key: str | None = None) -> dict[str, Tensor]:
+    """The one set of weights in a checkpoint that fits a model's network; where none fits, the nearest, for `fit` to tell.
+
+    Args:
+        raw: what `read_checkpoint` gave.
+        key: which of several sets, as the error names them; a beginning of the name is enough.
+
+    Raises:
+        MmardError: where there are no weights, several sets that fit, none of this key, or weights that bring a
+            normalisation of which the card does not know.
+    """
+    groups = dict(_groups(raw))
+    if not groups:
+        raise MmardError(f"{source} holds no weights; expected names with tensors; {SAVE}")
+    own = model.net.state_dict()
+    fitting = [found for at, tensors in groups.items() for found in _fitting(own, at, tensors)]
+    if not fitting:
+        return _nearest(own, groups)
+    found = _one(fitting, source, key)
+    others = {name for each in fitting for name in (f"{each.prefix}{k}" for k in each.state)}
+    rest = {name: t for name, t in found.rest.items() if name not in others}
+    normalisation = {name: t for name, t in rest.items() if name.rpartition(".")[2] in MEANS + STDS}
+    _must_agree(normalisation, model, source)
+    if found.prefix not in ("", "module."):
+        warnings.warn(
+            Note(f"{source}: the names of the weights begin with {found.prefix!r}, which is taken off"), stacklevel=2
+        )
+    return found.state | {name: t for name, t in rest.items() if name not in normalisation}
+
+
+def _groups(value: Any, at: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every dictionary with tensors in it, by the keys on the way there."""
+    if not isinstance(value, Mapping) or depth > DEEPEST:
+        return
+    named = {str(k): v for k, v in value.items() if isinstance(k, str)}
+    if tensors := {k: v for k, v in named.items() if isinstance(v, Tensor)}:
+        yield at, tensors
+    for k, v in named.items():
+        yield from _groups(v, f"{at}.{k}" if at else k, depth + 1)
+
+
+def _needed(own: Mapping[str, Tensor]) -> list[str]:
+    return [k for k in own if not k.endswith("num_batches_tracked")]
+
+
+def _fitting(own: Mapping[str, Tensor], at: str, tensors: dict[str, Tensor]) -> Iterator[WeightSet]:
+    """The sets in one dictionary that have all the names of a network, in its shapes, after a common prefix."""
+    for named in (tensors, _without(tensors, COMPILED)):
+        found = False
+        for prefix in _prefixes(own, named):
+            state = {k: named[prefix + k] for k in own if prefix + k in named}
+            if all(k in state and state[k].shape == own[k].shape for k in _needed(own)):
+                taken = {prefix + k for k in state}
+                rest = {
+                    k: t for k, t in named.items() if k not in taken and not k.removeprefix(prefix).startswith(UNUSED)
+                }
+                key = ".".join(part for part in (at, prefix.rstrip(".")) if part)
+                found = True
+                yield WeightSet(key or "the file itself", prefix, state, rest)
+        if found:
+            return
+
+
+def _without(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {name.replace(part, ""): t for name, t in tensors.items()}
+
+
+def _prefixes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
+    """What comes before the network's names, the most frequent first: nothing, or something that ends with a dot."""
+    names = set(tensors)
+    first = next(iter(_needed(own)), "")
+    seen = [name.removesuffix(first) for name in tensors if name == first or name.endswith(f".{first}")]
+    votes = Counter({prefix: sum(prefix + k in names for k in own) for prefix in seen})
+    return [prefix for prefix, _ in votes.most_common()]
+
+
+def _one(fitting: list[WeightSet], source: Path, key: str | None) -> WeightSet:
+    names = ", ".join(found.key for found in fitting)
+    if key is not None:
+        fitting = [f for f in fitting if f.key == key or f.key.startswith(f"{key}.")]
+        if not fitting:
+            raise MmardError(f"{source} has no weights under the card's key {key!r} that fit; there are: {names}")
+    if any(not found.same_as(fitting[0]) for found in fitting[1:]):
+        cure = f'say in the card which, such as "key": "{fitting[-1].key}"'
+        raise MmardError(f"{source} holds {len(fitting)} different sets of weights that fit: {names}; {cure}")
+    return fitting[0]
+
+
+def _nearest(own: Mapping[str, Tensor], groups: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The largest dictionary with the likeliest prefix taken off, though it does not fit."""
+    tensors = max(groups.values(), key=len)
+    prefix = next(iter(_prefixes(own, tensors)), "")
+    if not prefix and all(name.startswith("module.") for name in tensors):
+        prefix = "module."
+    return {
+        name.removeprefix(prefix): t for name, t in tensors.items() if not name.removeprefix(prefix).startswith(UNUSED)
+    }
+
+
+def _must_agree(brought: Mapping[str, Tensor], model: Classifier, source: Path) -> None:
+    """Raise where weights bring a mean and a std by which the card does not normalise."""
+    architecture = model.architecture
+    for name, tensor in brought.items():
+        known = architecture.mean if name.rpartition(".")[2] in MEANS else architecture.std
+        values = tensor.flatten().tolist()
+        if len(values) != len(known) or any(abs(a - b) > 1e-3 for a, b in zip(values, known, strict=True)):
+            said = {n: [round(v, 4) for v in t.flatten().tolist()[:4]] for n, t in brought.items()}
+            raise MmardError(
+                f"{source} brings a normalisation of its own, {said}, and its card says mean {list(architecture.mean)}, "
+                f"std {list(architecture.std)}; write the file's into the card"
+            )
+
+
+def fit(model: nn.Module, state: dict[str, Tensor], source: Path) -> None:
+    """Load ``state`` into ``model``.
+
+    Raises:
+        MmardError: for what does not fit, naming the first misfit.
+    """
+    own = model.state_dict()
+    missing = [k for k in _needed(own) if k not in state]
+    foreign = [k for k in state if k not in own]
+    shapes = [k for k in own if k in state and own[k].shape != state[k].shape]
+    for fault, names in (("lacks", missing), ("has the unknown", foreign)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise MmardError(f"{source} {fault} {names[0]}{more}; is it another architecture?")
+    if shapes:
+        k = shapes[0]
+        raise MmardError(
+            f"{source}: {k} has shape {tuple(state[k].shape)}, expected {tuple(own[k].shape)}; "
+            "another width, or another number of classes?"
+        )
+    model.load_state_dict(state, strict=False)
