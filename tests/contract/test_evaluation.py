@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from helpers import blobs, small_net
 from torch import Tensor, nn
 
 from mmard import MmardError, Scores, Threat
-from mmard.data.images import DataSet, split
+from mmard.attacks.auto import AutoAttack
+from mmard.data.images import DataSet, Images, split
 from mmard.evaluation.evaluate import choose, evaluate, suite
 from mmard.evaluation.scores import wilson
 from mmard.methods import pgd_at
@@ -109,6 +111,48 @@ def test_an_unknown_attack_names_the_nearest() -> None:
         choose("pgd-2", suite())
 
 
-def test_autoattack_on_few_classes_is_refused_before_anything_runs(tiny: DataSet) -> None:
-    with pytest.raises(MmardError, match="AutoAttack needs at least 4 classes, the data has 2; leave it out"):
-        evaluate(small_net(classes=2), blobs(10, classes=2), Threat(eps=0.1))
+class Planes(nn.Module):
+    """Class k's logit is ⟨w_k, x⟩ + b_k: its smallest perturbation in L∞ is known in closed form."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(1)
+        self.w = nn.Parameter(torch.randn(64, classes, generator=draw))
+        self.b = nn.Parameter(-0.5 * self.w.detach().sum(0))  # the boundaries go through the grey image
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.w + self.b
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """To the nearest other class, (B,), where the range of pixels does not matter."""
+        z, w = self(x), self.w[:, y].T[:, :, None] - self.w[None]
+        reach = (z.gather(1, y[:, None]) - z) / w.abs().sum(1).clamp_min(1e-9)
+        return reach.scatter(1, y[:, None], float("inf")).amin(1)
+
+
+@pytest.mark.parametrize(
+    ("classes", "stages", "words"),
+    [
+        (2, ("APGD-CE", "FAB-T", "Square"), "without APGD-T, whose loss needs three"),
+        (3, ("APGD-CE", "APGD-T", "FAB-T", "Square"), "APGD-T's loss divides by z₁ − (z₂ + z₃) / 2"),
+    ],
+)
+def test_autoattack_on_few_classes_does_what_works_there_and_names_it(
+    classes: int, stages: tuple[str, ...], words: str
+) -> None:
+    model = Planes(classes)
+    draw = torch.Generator().manual_seed(0)
+    x = ((0.4 + 0.2 * torch.rand(6, 1, 8, 8, generator=draw)) * 255).round() / 255  # far from the ends of the range
+    y = model(x).argmax(1)
+    images = Images.of(x, y, tuple(map(str, range(classes))))
+    distance = model.distance(x, y).detach()
+    eps = distance.sort().values[2:4].mean().item()
+    far = distance > eps
+    scores = evaluate(model, images, Threat(eps=eps), choose("autoattack", suite()))
+    assert torch.equal(scores.correct[:, 1], far)
+    assert tuple(stage.name for stage in scores.stages) == stages
+    assert scores.details[1] == f"AutoAttack standard (pyautoattack); {classes} classes: {words}"
+    targeted = replace(AutoAttack(), classes=classes)
+    for stage in set(stages) - {"Square"}:  # each by itself finds what is there to be found
+        right = torch.eq(model(targeted.stage(stage, model, x, y, Threat(eps=eps))).argmax(1), y)
+        assert torch.equal(right, far), stage

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks.auto import MIN_CLASSES, AutoAttack
+from mmard.attacks.auto import WHOLE, AutoAttack
 from mmard.attacks.cw import cw
 from mmard.attacks.pgd import Pgd, untargeted
 from mmard.attacks.square import Square
@@ -31,7 +31,6 @@ class Trial:
     """An attack with the line that describes it.
 
     Attributes:
-        classes: how many it needs.
         usual: run where no attacks are named.
         scale_free: its loss does not depend on the scale of the logits.
         asks: from the model to who answers the attack in its place; the verdicts stay the model's. None: the model itself.
@@ -39,7 +38,6 @@ class Trial:
 
     attack: Attack
     detail: Callable[[Threat], str]
-    classes: int = 2
     usual: bool = True
     scale_free: bool = False
     asks: Callable[[Predict], Predict] | None = None
@@ -65,8 +63,8 @@ def suite(batch_size: int = 500, seed: int = 0) -> dict[str, Trial]:
         "FGSM": _trial(fgsm, untargeted(fgsm), "cross-entropy"),
         "PGD-20": _trial(pgd, untargeted(pgd), "cross-entropy"),
         "C&W": _trial(margin, cw(margin), "margin loss", scale_free=True),
-        "AutoAttack-quick": Trial(quick, lambda _: str(quick), classes=MIN_CLASSES, usual=False, scale_free=True),
-        "AutoAttack": Trial(auto, lambda _: str(auto), classes=MIN_CLASSES, scale_free=True),
+        "AutoAttack-quick": Trial(quick, lambda _: str(quick), usual=False, scale_free=True),
+        "AutoAttack": Trial(auto, lambda _: str(auto), scale_free=True),
         "Square": Trial(square, lambda _: str(square), usual=False, scale_free=True),
     }
 
@@ -106,6 +104,18 @@ def unspared(trials: Mapping[str, Trial]) -> dict[str, Trial]:
     }
 
 
+def for_classes(trials: Mapping[str, Trial], count: int) -> dict[str, Trial]:
+    """The same for data of so many classes: of AutoAttack what works there, which its line names."""
+    return {name: _for_classes(trial, trial.attack, min(count, WHOLE)) for name, trial in trials.items()}
+
+
+def _for_classes(trial: Trial, attack: Attack, count: int) -> Trial:
+    if not isinstance(attack, AutoAttack) or attack.classes == count:
+        return trial
+    fewer = replace(attack, classes=count)
+    return replace(trial, attack=fewer, detail=lambda threat: "; ".join([trial.detail(threat), fewer.note]))
+
+
 def evaluate(
     model: nn.Module,
     images: Images,
@@ -135,8 +145,8 @@ def evaluate(
         MmardError: when the model gives no finite logits of the data's classes, or changes the images it is given.
     """
     trials = choose(None, suite(batch_size, seed)) if trials is None else trials
-    _must_have_classes(trials, len(images.classes))
     must_be_judgeable(model, images, batch_size, seed)
+    trials = for_classes(trials, len(images.classes))
     with held_still(model), full_precision():
         judged, quick = who_answer(model, asked, images)
         batches = Batches(judged, quick, images, threat, batch_size, seed, crew, kept)
@@ -190,10 +200,5 @@ def must_be_judgeable(model: nn.Module, images: Images, batch_size: int, seed: i
         raise MmardError(f"got a {type(model).__name__}, expected a model, a torch.nn.Module")
     if len(images) == 0:
         raise MmardError("there are 0 images to judge on, expected at least 1")
-
-
-def _must_have_classes(trials: Mapping[str, Trial], count: int) -> None:
-    for name, trial in trials.items():
-        if count < trial.classes:
-            have = f"{trial.classes} classes, the data has {count}"
-            raise MmardError(f"{name} needs at least {have}; leave it out: --attacks fgsm,pgd-20,cw")
+    if len(images.classes) < 2:
+        raise MmardError("the images are all of one class; a classifier is judged on two or more")
