@@ -21,6 +21,12 @@ from mmard.models.weights import save_weights
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _places(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the tests' runs use is remembered in a folder of the tests', for their processes too."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture
 def tiny() -> DataSet:
     """Four easy classes."""

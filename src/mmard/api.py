@@ -13,10 +13,10 @@ from mmard.core.numbers import seed_of
 from mmard.core.threat import Threat
 from mmard.data.images import DataSet
 from mmard.judge.assess import evaluate
-from mmard.judge.extras import keep_card
+from mmard.judge.extras import formula_of, keep_card
 from mmard.models.students import Architecture, build
 from mmard.models.teachers import load_teacher
-from mmard.objects import check, data_of, engine_of, method_of, plan_of
+from mmard.objects import check, data_of, engine_of, may_be_read, method_of, plan_of, teachers_of
 from mmard.runs import RunFolder, differences
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
@@ -24,7 +24,7 @@ from mmard.training.progress import Watcher
 from mmard.training.trainer import Trainer
 from mmard.training.validation import Validation
 
-__all__ = ["check", "data_of", "engine_of", "evaluate", "method_of", "plan_of", "train"]
+__all__ = ["check", "data_of", "engine_of", "evaluate", "formula_of", "may_be_read", "method_of", "plan_of", "train"]
 
 Watch = Callable[[str], Watcher]
 
@@ -34,6 +34,7 @@ def train(
     *,
     resume: bool = False,
     watch: Watch = lambda _: Watcher(),
+    trust: bool = False,
     **overrides: Any,
 ) -> RunFolder:
     """Train what a recipe says, its teacher first where there is none yet; returns the run folder.
@@ -42,12 +43,14 @@ def train(
         recipe: name of a built-in recipe, a YAML file, or settings; None: the defaults.
         resume: go on where the run folder's checkpoint ends.
         watch: title → what is told of the progress.
+        trust: run a method from a file although it is the recipe that names it, and read what a run folder names outside of
+            itself; what the overrides name needs none.
         **overrides: settings, dots as double underscores: ``train__epochs=3``, ``teacher="runs/teacher"``.
 
     Raises:
         MmardError: for any mistake in the input, before anything heavy runs where possible.
     """
-    settings = read_settings(recipe, {key.replace("__", "."): value for key, value in overrides.items()})
+    settings = read_settings(recipe, {key.replace("__", "."): v for key, v in overrides.items()}, trust=trust)
     check(settings)
     engine = engine_of(settings)
     with engine.together("the last checkpoint is kept, and the same command with --resume goes on"):
@@ -68,7 +71,8 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
         if settings.teacher and engine.is_global_zero:
             _warn_of_other_data(RunFolder(settings.teacher), settings)
         trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name))
-        engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard))
+        formula = str(trainer.method)
+        engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard, formula))
         trainer.fit()
         engine.on_global_zero(lambda: keep_card(folder.path))
     finally:
@@ -88,7 +92,8 @@ def lesson_of(pupil: Settings) -> Settings | None:
     shared |= {f"threat.{k}": v for k, v in pupil.threat.model_dump().items()}
     shared |= {f"engine.{k}": v for k, v in pupil.engine.model_dump(exclude={"micro_batch"}).items()}
     shared["engine.micro_batch"] = "auto" if pupil.engine.micro_batch else None  # its batch may be another
-    lesson = read_settings(recipe, {**shared, "out": teacher})
+    lesson = read_settings(recipe, {**shared, "out": teacher}, own=False)
+    lesson = lesson.trusting(lesson.trust.also(pupil.trust.own, everything=pupil.trust.everything))
     check(lesson)
     return lesson
 
@@ -139,9 +144,9 @@ def _trainer(settings: Settings, data: DataSet, engine: Engine, folder: RunFolde
     mean, std = data.train.mean_std() if settings.normalize == "data" else ((), ())
     torch.manual_seed(seed_of(settings.seed, "weights"))
     student = build(Architecture(name=settings.student, classes=classes, channels=channels, mean=mean, std=std))
-    sources = settings.teachers | ({"teacher": settings.teacher} if settings.teacher else {})
+    sources, method = teachers_of(settings), method_of(settings)
     return Trainer(
-        method=method_of(settings),
+        method=method,
         threat=Threat(**settings.threat.model_dump()),
         student=student,
         train=data.train,
@@ -158,6 +163,6 @@ def _trainer(settings: Settings, data: DataSet, engine: Engine, folder: RunFolde
         scale=1 / classes if settings.scale == "1/num_classes" else settings.scale,
         seed=settings.seed,
         checkpoint_every=settings.checkpoint_every,
-        facts={"classes": list(data.train.classes), "settings": settings.resolved()},
+        facts={"classes": list(data.train.classes), "settings": settings.resolved(), "formula": str(method)},
         watcher=watcher if engine.is_global_zero else Watcher(),
     )

@@ -75,6 +75,7 @@ def train(
     student: Annotated[str | None, typer.Option(help="Architecture, such as resnet18 or cnn-16-3.")] = None,
     to: Annotated[str | None, typer.Option("--out", help="Run folder to make.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run folder's checkpoint ends.")] = False,
+    trust: console.Trusted = False,
 ) -> None:
     """Train a student (or, with a method that needs no teacher, a teacher).
 
@@ -89,7 +90,7 @@ def train(
 
     recipe, overrides = _split(words)
     given = {"method": method, "teacher": teacher, "student": student, "out": to}
-    settings = config.read_settings(recipe, {k: v for k, v in given.items() if v is not None} | overrides)
+    settings = config.read_settings(recipe, {k: v for k, v in given.items() if v is not None} | overrides, trust=trust)
     _must_be_there(teacher, recipe, settings)
     console.out.print(f"[bold]{settings.student}[/bold] on {settings.data.name}", highlight=False)
     console.out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
@@ -150,16 +151,29 @@ def copy(
 
 
 @app.command()
-def show(words: Words = None) -> None:
-    """The resolved settings of a recipe or a run folder, and the method as its formula."""
+def show(words: Words = None, trust: console.Trusted = False) -> None:
+    """Show the resolved settings of a recipe or a run folder, and the method as its formula.
+
+    A run folder's is the one it was trained with. A method from a file that a recipe names is not run for this without --trust.
+    """
     import yaml
 
     from mmard import api
+    from mmard.locate import names_of
+    from mmard.runs import RunFolder
 
     recipe, overrides = _split(words)
-    settings = config.read_settings(recipe, overrides)
+    settings = config.read_settings(recipe, overrides, trust=trust)
     console.out.print(escape(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)), highlight=False)
-    console.out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
+    as_trained = recipe is not None and Path(recipe).expanduser().is_dir() and not trust
+    as_trained = as_trained and not any(key.split(".")[0] in ("method", "attack", "threat") for key in overrides)
+    formula = api.formula_of(settings, RunFolder(recipe) if as_trained and recipe else None)
+    if not formula:
+        names = ", ".join(sorted(names_of(settings.method)))
+        formula = (
+            f"method {names}: not built, for it is not all of this package; --trust builds it and shows its formula"
+        )
+    console.out.print(escape(formula), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -173,6 +187,7 @@ def bench(
     batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 8,
     size: Annotated[int, typer.Option(min=8, help="Height and width of an image.")] = 32,
     repeats: Annotated[int, typer.Option(min=1, help="Turns that are counted, each: ours, plain, base.")] = 3,
+    trust: console.Trusted = False,
     to: Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")] = None,
 ) -> None:
     """How fast a step is, against the same step written plainly and against the base method's; a minute on two cores."""
@@ -183,7 +198,7 @@ def bench(
     recipe, overrides = _split(words)
     student = student or (None if recipe else "resnet18")
     given = {key: value for key, value in (("student", student), ("method", method)) if value is not None}
-    settings = config.read_settings(recipe, given | overrides)
+    settings = config.read_settings(recipe, given | overrides, trust=trust)
     with console.out.status("measuring"):
         figures = measure(Case(settings=settings, teacher=teacher, batch=batch, size=size, repeats=repeats))
     console.out.print(bench_table(figures))

@@ -1,17 +1,19 @@
 """Settings: YAML recipes plus ``key.sub=value`` overrides, validated before anything heavy runs."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from mmard.core.errors import MmardError, unknown
 from mmard.core.numbers import parse_number
 from mmard.core.reading import NoYamlError, parse_yaml, read_yaml
+from mmard.core.trust import Trust
 from mmard.core.validate import Section, validated
-from mmard.locate import spec_of
+from mmard.locate import names_of, spec_of
 
 Number = Annotated[float, BeforeValidator(parse_number)]
 
@@ -147,6 +149,18 @@ class Settings(Section):
     averaging: AveragingSettings = AveragingSettings()
     validation: ValidationSettings = ValidationSettings()
     engine: EngineSettings = EngineSettings()
+    _trust: Trust = PrivateAttr(default=Trust())  # no key of a file: nothing can vouch for itself
+
+    @property
+    def trust(self) -> Trust:
+        """What the user vouches for of all that stands here; `read_settings` knows whose words they are."""
+        return self._trust
+
+    def trusting(self, trust: Trust) -> "Settings":
+        """Make the same settings with another trust."""
+        made = self.model_copy()
+        made._trust = trust
+        return made
 
     def resolved(self) -> dict[str, Any]:
         """Plain values, for YAML and for a weights file's header."""
@@ -179,28 +193,83 @@ def recipe_file(name: str) -> Path:
     return recipes()[name]
 
 
-def read_settings(recipe: "str | Path | Settings | None", overrides: dict[str, Any] | None = None) -> Settings:
-    """Settings from a recipe, a run folder or other settings (None: the defaults), and overrides by dotted key.
+def read_settings(
+    recipe: "str | Path | Settings | None",
+    overrides: dict[str, Any] | None = None,
+    *,
+    trust: bool = False,
+    own: bool = True,
+) -> Settings:
+    """Read settings from a recipe, a run folder or other settings (None: the defaults), and overrides by dotted key.
+
+    Args:
+        trust: the user vouches for whatever they name.
+        own: are the overrides the user's own words? Not those of a file, such as a study's.
 
     >>> read_settings(None, {"threat.eps": "4/255"}).threat.eps == 4 / 255
     True
     """
     raw: dict[str, Any] = {}
+    known = Trust(everything=trust)
     if isinstance(recipe, Settings):
-        raw = recipe.resolved()
+        raw, known = recipe.resolved(), recipe.trust.also(everything=trust)
     elif recipe is not None:
-        path = recipe_file(str(recipe))
-        flat = read_yaml(path)
-        stand_once(flat, str(path))
-        if "teacher" in flat and isinstance(also := flat.get("teachers"), dict) and "robust" in also:
-            raise MmardError(f"{path} has teacher and teachers.robust, two names of one network; give one")
-        for key, value in flat.items():
-            _put(raw, key, value)
-        if Path(str(recipe)).is_dir():
-            raw["out"] = str(recipe)  # a folder that was moved is still this run
+        raw, found = _of_file(str(recipe))
+        known = found.also(everything=trust)
     for key, value in (overrides or {}).items():
         _put(raw, key, value)
-    return validated(Settings, raw, "setting")
+    return validated(Settings, raw, "setting").trusting(known.also(_words(overrides or {})) if own else known)
+
+
+def _of_file(recipe: str) -> tuple[dict[str, Any], Trust]:
+    """Read a recipe or a run folder, and tell which of its words need nobody's."""
+    path = recipe_file(recipe)
+    flat = read_yaml(path)
+    stand_once(flat, str(path))
+    raw: dict[str, Any] = {}
+    if "teacher" in flat and isinstance(also := flat.get("teachers"), dict) and "robust" in also:
+        raise MmardError(f"{path} has teacher and teachers.robust, two names of one network; give one")
+    for key, value in flat.items():
+        _put(raw, key, value)
+    known = Trust(own=frozenset(_words(raw) if is_package_file(path) else ()))
+    if Path(recipe).expanduser().is_dir():
+        raw["out"] = recipe  # a folder that was moved is still this run
+        known = replace(known, folder=path.parent)
+    return raw, known
+
+
+def settings_of_weights(raw: Any, folder: Path, *, trust: bool = False) -> Settings:
+    """Validate the settings that weights in ``folder`` say they were trained with; what they name is nobody's word yet.
+
+    Raises:
+        MmardError: for settings that cannot be.
+    """
+    if not isinstance(raw, dict):
+        raise MmardError(
+            f"the weights in {folder} have settings of the kind {type(raw).__name__}, expected keys and values"
+        )
+    return validated(Settings, raw, "setting").trusting(Trust(everything=trust, folder=folder))
+
+
+def is_package_file(path: Path) -> bool:
+    """Does the file come with this package, as its recipes and studies do?"""
+    return any(path.resolve().is_relative_to(folder) for folder in recipe_folders())
+
+
+def _words(overrides: dict[str, Any]) -> set[str]:
+    """What somebody names by these settings: all texts, and the methods within them."""
+    found: set[str] = set()
+    for key, value in overrides.items():
+        found |= set(_texts(value)) | (names_of(value) if str(key).split(".")[0] == "method" else set())
+    return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
 from mmard.core.files import sha256
 from mmard.core.threat import Threat
+from mmard.core.trust import Trust
 from mmard.data.images import DataSet, ImageSet, some
 from mmard.exporting.compare import Comparison, compare
 from mmard.exporting.graph import PORTS, bytes_of, onnx_of, save_onnx
 from mmard.exporting.int8 import HOW, quantised
+from mmard.judge.exported import must_allow_twin
 from mmard.judge.subjects import Source
 from mmard.models.runtime import RuntimeModel, need_onnx
 from mmard.models.students import Classifier
@@ -42,7 +44,13 @@ class Delivery:
 
 
 def export(
-    source: str | Path, to: str | Path | None = None, *, int8: bool = False, calibration: int = 512, **overrides: Any
+    source: str | Path,
+    to: str | Path | None = None,
+    *,
+    int8: bool = False,
+    calibration: int = 512,
+    trust: bool = False,
+    **overrides: Any,
 ) -> Delivery:
     """Write a model as ONNX: pixels in [0, 1] in, logits out, any batch, and compare it with the network on held-out images.
 
@@ -51,6 +59,7 @@ def export(
         to: the file to write; None: ``model.onnx`` or ``model-int8.onnx`` in the run folder, or beside the weights by their name.
         int8: quantise to 8 bits, with ranges from training images.
         calibration: about so many of those, every class in proportion.
+        trust: read and fetch the data that the weights name, though this user has never used them.
         **overrides: settings, dots as double underscores: ``data__name=...``.
 
     Raises:
@@ -63,22 +72,31 @@ def export(
         raise MmardError(f"{path} is an exported model already; export the run or weights that it came from")
     target = _target(Path(source).expanduser(), path, to, int8)
     known, words = Source.of(path, None), {key.replace("__", "."): value for key, value in overrides.items()}
-    settings = known.settings(words)
+    settings = known.settings(words, trust=trust)
     model, data = load_model(path), data_of(read_settings(settings, {"data.stream": True}))
     must_fit(model, str(path), len(data.test.classes), data.test.channels)
-    proto = onnx_of(model, (data.test.shape[1], data.test.shape[2]))
     facts = _facts(path, target, model, data) | _declared(known, settings, words)
-    if int8:
+    proto, comparison = _made(model, data, facts, calibration if int8 else None, str(target))
+    save_onnx(target, bytes_of(proto, facts))
+    must_allow_twin(path, Trust())  # an evaluation of the file finds it again
+    return Delivery(target, comparison, facts)
+
+
+def _made(
+    model: Classifier, data: DataSet, facts: dict[str, Any], calibration: int | None, target: str
+) -> tuple[Any, Comparison]:
+    """Make the graph, compare it with the network and add to the facts how it was made; ``calibration``: None for float."""
+    proto = onnx_of(model, (data.test.shape[1], data.test.shape[2]))
+    if calibration is not None:
         images = _pixels(data.train, calibration)
         proto = quantised(proto, images)
         facts["quantisation"] = f"{HOW}; {len(images)} training images, seed 0"
-    facts["precision"] = "int8" if int8 else "float32"
-    comparison = compare(model, RuntimeModel(bytes_of(proto, {}), str(target)), _pixels(data.held_out, COMPARED))
-    if not int8:
-        comparison.must_be_close(str(target))
+    facts["precision"] = "float32" if calibration is None else "int8"
+    comparison = compare(model, RuntimeModel(bytes_of(proto, {}), target), _pixels(data.held_out, COMPARED))
+    if calibration is None:
+        comparison.must_be_close(target)
     facts["comparison"] = asdict(comparison)
-    save_onnx(target, bytes_of(proto, facts))
-    return Delivery(target, comparison, facts)
+    return proto, comparison
 
 
 def _target(source: Path, weights: Path, to: str | Path | None, int8: bool) -> Path:
@@ -110,5 +128,5 @@ def _facts(path: Path, target: Path, model: Classifier, data: DataSet) -> dict[s
 def _declared(known: Source, settings: Settings, words: dict[str, Any]) -> dict[str, Any]:
     """Threat and settings, of those only what the weights or the command say, no defaults."""
     whole = settings.resolved()
-    own = whole if known.facts.get("settings") else {k: whole[k] for k in ("data", "threat") if known.says(k, words)}
+    own = whole if known.given else {k: whole[k] for k in ("data", "threat") if known.says(k, words)}
     return {"settings": own} | ({"threat": str(Threat(**own["threat"]))} if "threat" in own else {})

@@ -22,7 +22,7 @@ from mmard.diagnostics.boundary import Places
 from mmard.diagnostics.record import Diagnosis
 from mmard.diagnostics.slices import Slice, cut
 from mmard.evaluation.evaluate import Tick
-from mmard.locate import label_of, method_specs
+from mmard.locate import label_of, method_specs, names_of
 from mmard.models.weights import facts_of
 from mmard.objects import method_of
 from mmard.report.curves import plot_triangle
@@ -48,6 +48,7 @@ def diagnose(
     seed: int = 0,
     to: str | Path | None = None,
     tick: Tick = lambda *_: None,
+    trust: bool = False,
 ) -> Diagnosis:
     """Where do the examples of several methods lie to the teacher's boundary? Tables and figures go to ``diagnose/`` in the run.
 
@@ -59,19 +60,19 @@ def diagnose(
         limit: about so many images, every class in proportion.
         own_attacks: give each method its own maximiser (starts differ) instead of the run's to all.
         to: folder to write to.
+        trust: run a method from a file, and read data and teachers, that only the folder names.
     """
     _check(split, limit, batch_size)
     folder = _run_of(source)
-    settings = _with_teacher(folder, teacher)
-    own = as_trained(method_of(settings), folder)
-    chosen = inner_processes(settings, own, methods, own_attacks)
+    settings = _trusting(_with_teacher(folder, teacher, trust), methods)
+    chosen = inner_processes(settings, own := as_trained(method_of(settings), folder), methods, own_attacks)
     scene = Scene.of(settings, folder.best_file, split, limit, batch_size, seed)
     results = Path(to) if to is not None else folder.path / "diagnose"
     write_json(results / "settings.json", settings.resolved())  # now, so that a folder that cannot be written is known
     with held_still(*scene.networks.values()), full_precision():
         found = _diagnosis(scene, chosen, own, folder, tick)
-    found.facts.update(_facts(scene, settings, chosen), run=str(folder.path), folder=str(results))
-    found.facts.update(split=split, seed=seed, own_attacks=own_attacks)
+    found.facts.update(_facts(scene, settings, chosen), split=split, seed=seed, own_attacks=own_attacks)
+    found.facts.update(run=str(folder.path), folder=str(results))
     _write(found, results, folder)
     return found
 
@@ -107,8 +108,14 @@ def _run_of(source: str | Path | RunFolder) -> RunFolder:
     return folder
 
 
-def _with_teacher(folder: RunFolder, teacher: str | None) -> Settings:
-    settings = read_settings(folder.path, {} if teacher is None else {"teacher": teacher})
+def _trusting(settings: Settings, methods: str | None) -> Settings:
+    """Let the methods that the user names for the comparison run, which may be the run's own."""
+    named = {name for spec in method_specs(methods or USUAL).values() for name in names_of(spec)}
+    return settings.trusting(settings.trust.also(named))
+
+
+def _with_teacher(folder: RunFolder, teacher: str | None, trust: bool) -> Settings:
+    settings = read_settings(folder.path, {} if teacher is None else {"teacher": teacher}, trust=trust)
     if settings.teacher is None:
         raise MmardError(
             f"{folder.path} was trained without a teacher; name one to measure against: --teacher RUN_OR_CARD"

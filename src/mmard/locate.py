@@ -12,21 +12,23 @@ from mmard.core.errors import MmardError, first_line, unknown
 from mmard.core.method import Method
 from mmard.core.numbers import parse_number
 from mmard.core.reading import parse_yaml
+from mmard.core.trust import Trust
 from mmard.methods import METHODS
 
 NOT_NEGATIVE = ("rate", "tau_rate", "power", "begin", "drops")
 
 
-def method_builder(name: str) -> Callable[..., Method]:
-    """The function that builds the method of this name.
+def method_builder(name: str, trust: Trust) -> Callable[..., Method]:
+    """Find the function that builds the method of this name; the only place that imports what a name says.
 
     Raises:
-        MmardError: when there is none, with the nearest names.
+        MmardError: when there is none, with the nearest names; or where ``trust`` does not cover it.
     """
     if ":" not in name:
         if name not in METHODS:
             raise unknown("method", name, METHODS, "or give your own as file.py:function")
         return METHODS[name]
+    trust.must_allow_code(name)
     place, _, function = name.rpartition(":")
     module = _from_file(Path(place)) if place.endswith(".py") else _imported(place)
     found = getattr(module, function, None)
@@ -36,8 +38,11 @@ def method_builder(name: str) -> Callable[..., Method]:
     return found  # type: ignore[no-any-return]
 
 
-def build_method(spec: str | dict[str, Any]) -> Method:
-    """A method from its name, or from ``{"name": ..., parameter: value, "base": another spec}``.
+def build_method(spec: str | dict[str, Any], trust: Trust = Trust()) -> Method:
+    """Build a method from its name, or from ``{"name": ..., parameter: value, "base": another spec}``.
+
+    Args:
+        trust: whose code may run; by default that of `mmard.methods` alone.
 
     Raises:
         MmardError: for an unknown name or parameter, or a builder that gives no `Method`.
@@ -50,7 +55,7 @@ def build_method(spec: str | dict[str, Any]) -> Method:
         raise MmardError(
             f"got {spec or 'nothing'} and no method's name; expected one, such as method=rslad, or method.base.name=rslad"
         )
-    builder = method_builder(name)
+    builder = method_builder(name, trust)
     try:
         known = inspect.signature(builder).parameters
     except (TypeError, ValueError) as e:
@@ -58,7 +63,7 @@ def build_method(spec: str | dict[str, Any]) -> Method:
     for key, value in spec.items():
         if key not in known:
             raise unknown(f"parameter of method {name}", key, known)
-        spec[key] = build_method(value) if key == "base" else _typed(value, known[key], f"method.{key}")
+        spec[key] = build_method(value, trust) if key == "base" else _typed(value, known[key], f"method.{key}")
     try:
         inspect.signature(builder).bind(**spec)
     except TypeError as e:
@@ -67,6 +72,19 @@ def build_method(spec: str | dict[str, Any]) -> Method:
     if not isinstance(method, Method):
         raise MmardError(f"{name} gave a {type(method).__name__}, expected a mmard.Method")
     return method
+
+
+def names_of(spec: Any) -> set[str]:
+    """Collect the names of all methods in a spec, those of its bases too.
+
+    >>> sorted(names_of("awp(mmard(mine.py:build))"))
+    ['awp', 'mine.py:build', 'mmard']
+    """
+    if not isinstance(spec, str | dict):
+        return set()
+    whole = spec_of(spec)
+    name = whole.get("name")
+    return ({name} if isinstance(name, str) else set()) | names_of(whole.get("base"))
 
 
 def method_specs(text: str) -> dict[str, str | dict[str, Any]]:

@@ -9,7 +9,7 @@ import torch
 
 from mmard.attacks.inner import Inner
 from mmard.attacks.pgd import Pgd
-from mmard.config import Settings
+from mmard.config import Settings, recipes
 from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.core.numbers import NeverBeginsError, beginning
@@ -19,7 +19,7 @@ from mmard.data.images import DataSet
 from mmard.data.sources import load
 from mmard.locate import build_method
 from mmard.models.students import Architecture, build
-from mmard.models.teachers import Card, find_model
+from mmard.models.teachers import Card, find_model, hub_of
 from mmard.terms import OVER_THE_BATCH
 from mmard.terms.fairness import Fairness
 from mmard.training.averaging import Averaging
@@ -29,7 +29,7 @@ from mmard.training.plan import Plan
 
 def method_of(settings: Settings) -> Method:
     """The method with the attack's changes applied, its step checked against the threat."""
-    method, threat = build_method(settings.method), Threat(**settings.threat.model_dump())
+    method, threat = build_method(settings.method, settings.trust), Threat(**settings.threat.model_dump())
     changes = {k: v for k, v in settings.attack.model_dump().items() if v is not None and v is not False}
     if isinstance(method.maximizer, Pgd):
         _must_go_together(settings, method)
@@ -70,8 +70,56 @@ def _must_go_together(settings: Settings, method: Method) -> None:
 
 
 def data_of(settings: Settings) -> DataSet:
-    """The data set, its held-out split cut."""
+    """Load the data set, its held-out split cut.
+
+    Raises:
+        MmardError: where it lies at a place that somebody's weights name and the user does not; before anything is read.
+    """
+    _data_may_be_read(settings)
     return load(**settings.data.model_dump(exclude={"augment"}))
+
+
+def may_be_read(settings: Settings) -> None:
+    """Raise unless all that the settings name may be read: data, teachers, and the teacher's recipe.
+
+    Raises:
+        MmardError: for what somebody's run folder names outside of itself and the user does not.
+    """
+    _data_may_be_read(settings)
+    teachers_of(settings)
+    if settings.teacher_recipe and settings.teacher_recipe not in recipes():
+        settings.trust.must_allow_place(settings.teacher_recipe, "teacher_recipe")
+
+
+def _data_may_be_read(settings: Settings) -> None:
+    data = settings.data
+    keys = {"digits": (), "parquet": ("train", "test"), "imagefolder": ("root",)}.get(data.name)
+    if keys is None:  # a name of the hub, or of a folder that `datasets` takes for one
+        settings.trust.must_allow_place(data.name if Path(data.name).exists() else f"hub://{data.name}", "data.name")
+        return
+    for key in keys:
+        given = getattr(data, key)
+        for place in given if isinstance(given, list) else [given] if given else []:
+            settings.trust.must_allow_place(place, f"data.{key}")
+
+
+def teachers_of(settings: Settings) -> dict[str, str]:
+    """List the networks that the student learns from: name → run folder, weights or card; ``teacher`` is the last.
+
+    Raises:
+        MmardError: where one lies at a place that somebody's weights name and the user does not; before anything is read.
+    """
+    named = settings.teachers | ({"teacher": settings.teacher} if settings.teacher else {})
+    for name, source in named.items():
+        must_allow_teacher(settings, name, source)
+    return named
+
+
+def must_allow_teacher(settings: Settings, name: str, source: str) -> None:
+    """Raise unless the network may be read, and fetched where a card asks for that."""
+    settings.trust.must_allow_place(source, name if name == "teacher" else f"teachers.{name}")
+    if settings.trust.folder is not None and (hub := hub_of(source)):
+        settings.trust.must_allow_place(f"hub://{hub}", f"the card {source}, whose hub")
 
 
 def engine_of(settings: Settings) -> Engine:
@@ -84,6 +132,7 @@ def check(settings: Settings) -> None:
     method = method_of(settings)
     if settings.scale != 1 and not method.has_divergences():
         raise MmardError(f"scale={settings.scale} is of KL terms, and this method descends none; leave it out")
+    may_be_read(settings)
     processes, batch = settings.engine.devices * settings.engine.nodes, plan_of(settings).batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
@@ -102,7 +151,7 @@ def check(settings: Settings) -> None:
         raise MmardError(
             f"teachers.{min(wrong)} is no name for a further network; the robust teacher is given by teacher="
         )
-    for source in [*settings.teachers.values(), *([settings.teacher] if settings.teacher and not will_come else [])]:
+    for source in [source for name, source in teachers_of(settings).items() if name != "teacher" or not will_come]:
         if (file := find_model(source)).suffix == ".json":
             Card.read(file)
     made = [name for name, companion in method.companions.items() if companion.fresh is not None]

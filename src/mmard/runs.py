@@ -18,11 +18,12 @@ from mmard.core.seal import is_whole, seal
 
 
 class RunFolder:
-    """Files of one run, in ``path``: settings.yaml, metrics.jsonl, checkpoint.pt, best and last weights, eval/."""
+    """Files of one run, in ``path``: settings.yaml, method.txt, metrics.jsonl, checkpoint.pt, best and last weights, eval/."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).expanduser()
         self.settings_file = self.path / "settings.yaml"
+        self.formula_file = self.path / "method.txt"
         self.metrics_file = self.path / "metrics.jsonl"
         self.checkpoint_file = self.path / "checkpoint.pt"
         self.best_file = self.path / "best.safetensors"
@@ -55,10 +56,18 @@ class RunFolder:
         """Has a run got so far that there is something to lose?"""
         return self.checkpoint_file.exists() or self.best_file.exists() or bool(self.metrics())
 
-    def begin(self, settings: dict[str, Any], tensorboard: bool = False) -> None:
-        """Write the resolved settings; ``tensorboard`` copies the metrics there too."""
+    def begin(self, settings: dict[str, Any], tensorboard: bool = False, formula: str = "") -> None:
+        """Write the resolved settings and the method's formula; ``tensorboard`` copies the metrics there too."""
+        write_text(self.formula_file, formula + "\n")
         write_text(self.settings_file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         self._board = _board(self.path / "tensorboard") if tensorboard else None
+
+    def formula(self) -> str:
+        """Read the method's formula as it was when it was trained; empty where the folder does not keep it."""
+        try:
+            return printable(self.formula_file.read_text(encoding="utf-8")) if self.formula_file.is_file() else ""
+        except (OSError, ValueError):
+            return ""
 
     def close(self) -> None:
         """Flush what is not on disk yet and let others in."""
@@ -159,6 +168,11 @@ def _record(line: str, where: str) -> dict[str, Any] | None:
                 what = "a whole number" if kind is int else "a number"
                 raise MmardError(f"{where}: {part!r} is {number!r}, expected {what}; mend that line, or remove it")
     return record
+
+
+def printable(text: Any) -> str:
+    """Keep what can be shown of a text from somebody's file: no control characters but line breaks, at most 10,000 letters."""
+    return "".join(c for c in str(text or "")[:10_000] if c == "\n" or c.isprintable()).strip()
 
 
 def _board(path: Path) -> Any:

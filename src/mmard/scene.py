@@ -18,7 +18,7 @@ from mmard.diagnostics.boundary import Places, direct, look, searches_of
 from mmard.diagnostics.triangle import triangle
 from mmard.models.students import Classifier
 from mmard.models.teachers import load_model, load_teacher, must_fit
-from mmard.objects import data_of
+from mmard.objects import data_of, teachers_of
 from mmard.training.engine import Engine
 from mmard.training.folding import folded
 from mmard.training.step import make_example
@@ -42,13 +42,13 @@ class Scene:
     @staticmethod
     def of(settings: Settings, weights: Path, split: str, limit: int, batch_size: int, seed: int) -> "Scene":
         """Load all that is needed."""
+        sources = teachers_of(settings)
         data = data_of(read_settings(settings, {"data.stream": True}))  # few of them are looked at
         whole: ImageSet = {"held-out": data.held_out, "test": data.test, "train": data.train}[split]
         if len(whole) < 2:
             raise MmardError(f"the {split} split has {len(whole)} image, expected at least 2; try another split")
         student, shape = load_model(weights), (len(whole.classes), whole.channels)
         must_fit(student, str(weights), *shape)
-        sources = {**settings.teachers, "teacher": str(settings.teacher)}
         device = Engine().device  # another machine may be looking
         loaded: dict[str, Classifier] = {"student": student} | {n: load_teacher(s, *shape) for n, s in sources.items()}
         networks = {name: net.to(device, memory_format=torch.channels_last) for name, net in loaded.items()}  # type: ignore[call-overload]

@@ -5,6 +5,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mmard.commands import console
+
 ATTACKS = "Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: fgsm,pgd-20,cw,autoattack."
 PROTOCOL = "AutoAttack's: standard, or quick: APGD-CE and APGD-T only, named AutoAttack-quick."
 CHECKS = "Can it be believed? full, quick or none. Default: full where AutoAttack runs, else quick."
@@ -29,6 +31,7 @@ def evaluate(
         int, typer.Option(min=0, help="Keep so many images with what PGD-20 makes of them; 0: none.")
     ] = 12,
     twin: Annotated[str | None, typer.Option(help="Of an .onnx: the run or weights to take gradients from.")] = None,
+    trust: console.Trusted = False,
 ) -> None:
     """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
 
@@ -37,10 +40,10 @@ def evaluate(
     What was stopped or killed goes on by the same command, with the same verdicts. A run's last checkpoint:
     RUN/last.safetensors.
     """
-    from mmard.commands import console
     from mmard.commands.judging import judge_all
 
     asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
+    asked["trust"] = trust
     try:
         stand = judge_all(words, console.out, attacks, twin, **asked, curve=curve, examples=examples)
     except KeyboardInterrupt:

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from mmard.commands import console
+
 
 def export(
     words: Annotated[
@@ -21,6 +23,7 @@ def export(
     calibration: Annotated[
         int, typer.Option(min=1, help="Training images that the 8-bit ranges are taken from, classes in proportion.")
     ] = 512,
+    trust: console.Trusted = False,
 ) -> None:
     """Write a model as ONNX, float or int8, for use without this package; compared with the network on held-out images.
 
@@ -28,7 +31,6 @@ def export(
     threat, its source and settings. docs/export.md has the rest; mmard eval RUN RUN/model.onnx judges both.
     """
     from mmard import config, delivering
-    from mmard.commands import console
     from mmard.core.errors import MmardError
 
     sources = [w for w in words if "=" not in w or Path(w).exists()]
@@ -37,7 +39,7 @@ def export(
         raise MmardError(f"got {len(sources)} models, expected one: a run folder, a .safetensors file or a card")
     dotted = {key.replace(".", "__"): value for key, value in overrides.items()}
     with console.out.status("exporting"):
-        done = delivering.export(sources[0], to, int8=int8, calibration=calibration, **dotted)
+        done = delivering.export(sources[0], to, int8=int8, calibration=calibration, trust=trust, **dotted)
     size = done.path.stat().st_size / 1e6
     said = f"wrote {done.path} ({done.facts['precision']}, {size:.2f} MB): {done.comparison}"
     console.out.print(escape(said), highlight=False, soft_wrap=True)

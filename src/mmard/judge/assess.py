@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmard.config import Settings
 from mmard.core.errors import MmardError
 from mmard.core.files import write_json
 from mmard.core.threat import Threat
@@ -32,6 +33,7 @@ def evaluate(
     curve: bool = False,
     examples: int = 12,
     tick: Tick = lambda *_: None,
+    trust: bool = False,
     **overrides: Any,
 ) -> Scores:
     """Judge a model on the test images of its data set; tables and verdicts go to ``eval/`` beside its weights.
@@ -46,17 +48,22 @@ def evaluate(
         checks: ``"quick"``, ``"full"`` or ``"none"``; None: by the attacks. What they find is in ``facts["checks"]``.
         twin: of an exported model, the run or weights that lend it gradients; None: those it was exported from.
         curve, examples: what to keep besides, for a report; see `mmard.judge.extras.Extras`.
+        trust: read and fetch the data that the weights name, though this user has never used them.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``; ``engine__devices=2`` shares the work.
     """
     asked = Asked(
         attacks=attacks, protocol=protocol, limit=limit, batch_size=batch_size, seed=seed, checks=checks, twin=twin,
         overrides={key.replace("__", "."): value for key, value in overrides.items()},
     )  # fmt: skip
-    return _evaluate(Source.of(source, twin), asked, partial(Extras, curve=curve, examples=examples), tick)
+    known = Source.of(source, twin, trust=trust)
+    settings = known.settings(asked.overrides, trust=trust)
+    return _evaluate(known, settings, asked, partial(Extras, curve=curve, examples=examples), tick)
 
 
-def _evaluate(source: Source, asked: Asked, extras: Callable[[Subject, Threat], Extras], tick: Tick) -> Scores:
-    settings, trials = source.settings(asked.overrides), source.trials(asked)
+def _evaluate(
+    source: Source, settings: Settings, asked: Asked, extras: Callable[[Subject, Threat], Extras], tick: Tick
+) -> Scores:
+    trials = source.trials(asked)
     how, engine = how_to_check(asked.checks, trials), engine_of(settings)
     if source.exported and how == "full":
         raise MmardError("checks=full ask for gradients, which an exported model has not; check its float twin so")

@@ -10,12 +10,13 @@ import torch
 
 from mmard.core.errors import MmardError
 from mmard.core.files import sha256
+from mmard.core.trust import Trust
 from mmard.data.images import Images
 from mmard.evaluation.evaluate import Trial
 from mmard.evaluation.runtime import choose_exported, exported_suite
 from mmard.models.runtime import RuntimeModel
 from mmard.models.students import Classifier
-from mmard.models.teachers import find_model, load_model, must_fit, weights_file
+from mmard.models.teachers import find_model, hub_of, load_model, must_fit, weights_file
 
 LITTLE = "only Square attacks it, and what withstands Square alone often falls to gradients"
 
@@ -35,13 +36,15 @@ class Exported:
     twin_path: Path | None
 
     @staticmethod
-    def of(path: Path, twin: str | None) -> "Exported":
+    def of(path: Path, twin: str | None, trust: Trust) -> "Exported":
         """Load both. Without ``twin`` it is the file that the metadata name, relative to ``path``, if that is unchanged.
+
+        It is read where it lies beside ``path``, and elsewhere where ``trust`` allows it.
 
         A warning says where there is none, and where the named one is not what was exported.
         """
         model = RuntimeModel(path, str(path))
-        found = _recorded(path, model.facts) if twin is None else _named(twin, path, model.facts)
+        found = _recorded(path, model.facts, trust) if twin is None else _named(twin, path, model.facts)
         network = None if found is None else load_model(found).requires_grad_(False)
         return Exported(model, network, found)
 
@@ -64,10 +67,10 @@ class Exported:
         return {"runtime": runtime, "precision": self.model.facts.get("precision"), "twin": twin}
 
 
-def opened(path: Path, twin: str | None) -> Exported | None:
-    """An ONNX file with its twin; None for anything else, which has no twin."""
+def opened(path: Path, twin: str | None, trust: Trust) -> Exported | None:
+    """Load an ONNX file with its twin; None for anything else, which has no twin."""
     if path.suffix == ".onnx":
-        return Exported.of(path, twin)
+        return Exported.of(path, twin, trust)
     if twin is not None:
         raise MmardError(f"the twin {twin} goes with an exported model (.onnx), got {path}")
     return None
@@ -85,13 +88,15 @@ def twins(models: Sequence[str], twin: str | None) -> dict[str, dict[str, str]]:
     return {model: {"twin": twin} if twin is not None and model in exported else {} for model in models}
 
 
-def _recorded(path: Path, facts: dict[str, Any]) -> Path | None:
+def _recorded(path: Path, facts: dict[str, Any], trust: Trust) -> Path | None:
     source = facts.get("source")
     if not isinstance(source, str):
         warnings.warn(f"{path} names no float twin ({LITTLE}); give one: --twin RUN", stacklevel=2)
         return None
     found = path.parent / source
-    if not found.is_file():
+    if not _may_be_read(found, trust):
+        fault = "lies outside of its folder, and you have not used it before"
+    elif not found.is_file():
         fault = "is not there"
     elif sha256(weights_file(found)) != facts.get("sha256"):
         fault = "has changed since"
@@ -99,6 +104,21 @@ def _recorded(path: Path, facts: dict[str, Any]) -> Path | None:
         return found
     warnings.warn(f"the float twin of {path}, {source}, {fault} ({LITTLE}); give one: --twin RUN", stacklevel=2)
     return None
+
+
+def must_allow_twin(twin: Path, trust: Trust) -> None:
+    """Raise unless the float network behind an exported one may be read, and fetched where its card asks for that."""
+    trust.must_allow_place(str(twin), "source")
+    if hub := hub_of(twin):
+        trust.must_allow_place(f"hub://{hub}", "source")
+
+
+def _may_be_read(twin: Path, trust: Trust) -> bool:
+    try:
+        must_allow_twin(twin, trust)
+    except MmardError:
+        return False
+    return True
 
 
 def _named(twin: str, path: Path, facts: dict[str, Any]) -> Path:

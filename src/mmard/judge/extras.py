@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmard.config import read_settings
+from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
 from mmard.core.files import read_json, write_json
 from mmard.core.threat import Threat
@@ -17,8 +17,10 @@ from mmard.evaluation.examples import Examples
 from mmard.evaluation.examples import examples as examples_of
 from mmard.judge.subjects import Subject
 from mmard.models.students import Classifier
+from mmard.models.weights import facts_of
 from mmard.objects import method_of
 from mmard.report.card import write_card
+from mmard.runs import RunFolder, printable
 from mmard.training.engine import Engine
 
 CURVE_IMAGES = 500
@@ -98,12 +100,29 @@ def keep_card(folder: Path) -> None:
 
 
 def known_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """Resolved settings and formula of a run; none where they cannot be had here, for instance when the method's file is gone."""
+    """Read the resolved settings (None where they cannot be) and the formula of a run; nothing that the folder names is run."""
     try:
         settings = read_settings(folder)
     except MmardError:
         return None, ""
+    return settings.resolved(), formula_of(settings, RunFolder(folder))
+
+
+def formula_of(settings: Settings, folder: RunFolder | None = None) -> str:
+    """Tell a method as it reads in its paper: as the run folder keeps it, else from `mmard.methods`; empty where it is not known.
+
+    A method from elsewhere is built only where the user vouches for it.
+    """
+    if folder is not None and (kept := folder.formula() or _in_header(folder.best_file)):
+        return kept
     try:
-        return settings.resolved(), str(method_of(settings))
+        return str(method_of(settings))
     except MmardError:
-        return settings.resolved(), ""
+        return ""
+
+
+def _in_header(weights: Path) -> str:
+    try:
+        return printable(facts_of(weights).get("formula")) if weights.is_file() else ""
+    except MmardError:
+        return ""

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from mmard.attacks.spared import in_parts
-from mmard.config import Settings, read_settings
+from mmard.config import Settings, read_settings, settings_of_weights
 from mmard.core.errors import MmardError
 from mmard.core.files import sha256
 from mmard.core.threat import Threat
+from mmard.core.trust import Trust
 from mmard.core.views import Predict
 from mmard.data.images import Images, some
 from mmard.evaluation.checks import CheckError
@@ -26,7 +27,7 @@ from mmard.judge.exported import Exported, opened
 from mmard.models.students import Classifier
 from mmard.models.teachers import find_model, load_model, load_teacher, must_fit, weights_file
 from mmard.models.weights import facts_of
-from mmard.objects import data_of
+from mmard.objects import data_of, must_allow_teacher
 from mmard.runs import RunFolder
 from mmard.training.folding import folded
 
@@ -46,17 +47,23 @@ class Source:
     facts: dict[str, Any]
 
     @staticmethod
-    def of(source: str | Path | RunFolder, twin: str | None) -> "Source":
+    def of(source: str | Path | RunFolder, twin: str | None, *, trust: bool = False) -> "Source":
         """Find them; another machine may be judging."""
         if not isinstance(source, str | Path | RunFolder):
             raise MmardError(f"got a {type(source).__name__}, expected a run folder, a weights file or a card")
         path = find_model(source.path if isinstance(source, RunFolder) else source)
-        if exported := opened(path, twin):
+        if exported := opened(path, twin, Trust(everything=trust, folder=path.parent)):
             return Source(path, exported, exported.model.facts)
         return Source(path, None, facts_of(weights_file(path)))
 
-    def settings(self, words: Mapping[str, Any]) -> Settings:
-        """Those that the weights were trained with, and what is asked for now.
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings of its training, as far as the file says them."""
+        found = self.facts.get("settings")
+        return found if isinstance(found, dict) else {}
+
+    def settings(self, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
+        """Join the settings that the weights were trained with, and what is asked for now.
 
         Raises:
             MmardError: where neither says on which data.
@@ -64,11 +71,12 @@ class Source:
         if not self.says("data", words):
             cure = "name it: data.name=digits, or data.name=parquet data.train=... data.test=..."
             raise MmardError(f"{self.path} does not say which data it is for, nor does the command; {cure}")
-        return read_settings(read_settings(None, {**self.facts.get("settings", {}), "engine": {}}), dict(words))
+        told = settings_of_weights({**self.given, "engine": {}}, self.path.parent, trust=trust)
+        return read_settings(told, dict(words))
 
     def says(self, section: str, words: Mapping[str, Any]) -> bool:
         """Do the weights or these settings say something of ``data``, or of the ``threat``?"""
-        return section in self.facts.get("settings", {}) or any(key.split(".")[0] == section for key in words)
+        return section in self.given or any(key.split(".")[0] == section for key in words)
 
     def trials(self, asked: Asked) -> dict[str, Trial]:
         """The attacks asked for, or the usual ones."""
@@ -78,7 +86,7 @@ class Source:
 
     def threat(self, settings: Settings, words: Mapping[str, Any], needed: bool) -> Threat:
         """The adversary; where there is one, the file or the command must say what it may do: how far, and by which norm."""
-        given, asked = self.facts.get("settings", {}).get("threat"), words.get("threat", {})
+        given, asked = self.given.get("threat"), words.get("threat", {})
         if needed and "threat.eps" not in words and not (isinstance(asked, dict) and "eps" in asked):
             if given is None:
                 raise CheckError("threat", "neither the weights nor the command say which eps, expected one")
@@ -131,11 +139,10 @@ class Subject:
     def others(self, settings: Settings) -> dict[str, Classifier]:
         """The networks that the model learnt from, where they are still there and fit."""
         found, channels = {}, self.images.channels
-        for name, source in {
-            **settings.teachers,
-            **({"teacher": settings.teacher} if settings.teacher else {}),
-        }.items():
+        named = settings.teachers | ({"teacher": settings.teacher} if settings.teacher else {})
+        for name, source in named.items():
             with suppress(MmardError):  # they are a bonus: a student is often judged far from its teacher
+                must_allow_teacher(settings, name, source)
                 teacher = load_teacher(source, len(self.images.classes), channels)
                 found[f"the {name}"] = teacher.to(self.images.labels.device)
         return found

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from mmard.core.errors import MmardError, first_line
 from mmard.core.files import read_json, sha256
+from mmard.core.trust import inside
 from mmard.core.validate import Section, validated
 from mmard.models.checkpoints import fit, read_checkpoint, weights_for
 from mmard.models.students import Architecture, Classifier, build
@@ -19,8 +20,9 @@ class Card(Section):
     Attributes:
         architecture: name, such as ``wrn-34-10``.
         classes, channels, mean, std: as in `Architecture`.
-        file: path beside the card; or
-        hub: ``{"repo": "owner/name", "filename": "...", "revision": "..."}`` on the Hugging Face hub.
+        file: path beside the card, or in a folder beside it; or
+        hub: ``{"repo": "owner/name", "filename": "...", "revision": "..."}`` on the Hugging Face hub: it is fetched by whoever
+            names the card.
         key: which set of weights, where the file holds several: ``"ema"``, ``"state_dict.model_ema"``.
         sha256: of the file; other bytes are refused.
         claimed: accuracies in percent by attack, as their authors state them, for information.
@@ -54,7 +56,7 @@ class Card(Section):
         """The file itself, fetched from the hub where the card says so, its hash checked."""
         if (self.file is None) == (self.hub is None):
             raise MmardError("a card names either 'file' or 'hub'")
-        path = beside / self.file if self.file is not None else _from_hub(self.hub or {})
+        path = inside(beside, self.file) if self.file is not None else _from_hub(self.hub or {})
         if not path.is_file():
             raise MmardError(f"the card's file {path} does not exist")
         if self.sha256 is not None and (got := sha256(path)) != self.sha256.lower():
@@ -82,6 +84,13 @@ def find_model(source: str | Path) -> Path:
     if not path.is_file():
         raise MmardError(f"no model at {source}; expected a run folder, a .safetensors file or a card (.json)")
     return path
+
+
+def hub_of(source: str | Path) -> str | None:
+    """Tell what a card would fetch from the hub, as ``owner/name/file``; None for anything that fetches nothing."""
+    path = Path(source).expanduser()
+    hub = Card.read(path).hub if path.suffix == ".json" and path.is_file() else None
+    return None if hub is None else f"{hub.get('repo')}/{hub.get('filename')}"
 
 
 def weights_file(path: Path) -> Path:

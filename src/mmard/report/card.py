@@ -1,5 +1,6 @@
 """A model card: README.md beside a run's weights, with the front matter of the Hugging Face hub."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,10 @@ def card(run: Run) -> str:
     front = yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True, width=1000)
     s = run.settings
     epochs, planned = run.epochs
-    method = f"```\n{run.formula}\n```" if run.formula else f"`{s.get('method')}`"
+    fence = "`" * max(
+        3, *(len(ticks) + 1 for ticks in re.findall("`+", run.formula) or [""])
+    )  # a folder may be anybody's
+    method = f"{fence}\n{run.formula}\n{fence}" if run.formula else f"`{s.get('method')}`"
     parts = [
         f"---\n{front}---\n{MARK}",
         f"# {run.name}",

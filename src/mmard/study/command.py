@@ -22,6 +22,7 @@ Into = Annotated[
 ]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at once; default: one a GPU, without GPUs one a core.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each; default: the cores shared out.")]
+Trusted = Annotated[bool, typer.Option("--trust", help="Run methods from files that the study names; all cells may.")]
 Where = Annotated[Literal["local", "ray"], typer.Option(help="This machine, or the Ray cluster that is running.")]
 
 
@@ -33,6 +34,7 @@ def study(
     jobs: Jobs = None,
     threads: Threads = None,
     engine: Where = "local",
+    trust: Trusted = False,
 ) -> None:
     """A grid of runs (methods × students × teachers × data × seeds), several at once, to tables, tests and a plot.
 
@@ -47,7 +49,7 @@ def study(
     from mmard.study.plan import cells_of
     from mmard.study.screen import plan_table
 
-    plan = _read(source, into)
+    plan = _read(source, into, trust)
     if report_only:
         _report(plan, into)
         return
@@ -78,12 +80,12 @@ def results(
         console.out.print(f"{name}: tables and figure made anew", highlight=False)
 
 
-def _read(source: str, into: Path | None) -> "StudyFile":
+def _read(source: str, into: Path | None, trust: bool) -> "StudyFile":
     """The study; whether the page has a place for it is known before anything runs."""
     from mmard.study.file import read_study
     from mmard.study.pages import must_have_place
 
-    study = read_study(source)
+    study = read_study(source, trust=trust)
     if into is not None:
         must_have_place(study, into)
     return study

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr
 
-from mmard.config import Count, Seed, Settings, read_settings, recipe_folders, stand_once
+from mmard.config import Count, Seed, Settings, is_package_file, read_settings, recipe_folders, stand_once
 from mmard.core.errors import MmardError, unknown
 from mmard.core.files import write_text
 from mmard.core.reading import read_yaml
@@ -55,15 +55,23 @@ class StudyFile(Section):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
     evaluate: Evaluation = Evaluation()
     compare: str | None = None
+    _trust: bool = PrivateAttr(default=False)  # no key of the file
+
+    def trusting(self, trust: bool) -> "StudyFile":
+        """Make the same study with or without the user's word for the methods that it names."""
+        made = self.model_copy()
+        made._trust = trust
+        return made
 
     def base_settings(self) -> Settings:
-        """What all the cells share."""
+        """Resolve what all the cells share."""
         for where, given in (("base", self.base), ("settings", self.settings)):
             for key in given if isinstance(given, dict) else ():
                 not_ours(key, where)
             stand_once(given if isinstance(given, dict) else {}, where)
-        base = read_settings(None, flat(self.base)) if isinstance(self.base, dict) else read_settings(self.base)
-        return read_settings(base, flat(self.settings))
+        recipe, changes = (None, flat(self.base)) if isinstance(self.base, dict) else (self.base, {})
+        base = read_settings(recipe, changes, trust=self._trust, own=False)
+        return read_settings(base, flat(self.settings), own=False)
 
     def save(self, path: Path) -> None:
         """Write it with its base resolved, so that the file says the same when a recipe has changed."""
@@ -97,8 +105,11 @@ def studies() -> dict[str, Path]:
     return {p.stem: p for folder in recipe_folders() for p in sorted((folder / "studies").glob("*.yaml"))}
 
 
-def read_study(source: str | Path) -> StudyFile:
-    """A study from a YAML file, or a built-in one by name.
+def read_study(source: str | Path, *, trust: bool = False) -> StudyFile:
+    """Read a study from a YAML file, or a built-in one by name.
+
+    Args:
+        trust: the user vouches for the methods that the file names; those of this package's own studies need no word.
 
     Raises:
         MmardError: for a file that is not there or no YAML, a key twice, an unknown key.
@@ -109,4 +120,4 @@ def read_study(source: str | Path) -> StudyFile:
             raise unknown("study", str(source), studies(), "or give a .yaml file")
         path = studies()[str(source)]
     raw = read_yaml(path)
-    return validated(StudyFile, raw, "key of the study")
+    return validated(StudyFile, raw, "key of the study").trusting(trust or is_package_file(path))

@@ -66,7 +66,7 @@ def cells_of(study: StudyFile) -> list[Cell]:
         for seed in study.seeds:
             place = Path(study.out, *map(folder_of, labels.values()), f"seed-{seed}")
             try:
-                settings = read_settings(base, {**overrides, "seed": seed, "out": str(place)})
+                settings = read_settings(base, {**overrides, "seed": seed, "out": str(place)}, own=False)
             except MmardError as e:
                 raise MmardError(f"cell {place}: {e}") from e
             cells.append(Cell(labels, settings))

@@ -12,6 +12,7 @@ from typing import Any
 from mmard import api
 from mmard.config import Settings
 from mmard.core.errors import MmardError
+from mmard.core.trust import Trust
 from mmard.core.validate import validated
 from mmard.runs import RunFolder
 from mmard.study.file import Evaluation
@@ -41,13 +42,19 @@ class Log(Watcher):
 def as_dict(job: Job) -> dict[str, Any]:
     """A job in plain values, to send to another process."""
     evaluation = job.evaluation.model_dump() if job.evaluation else None
-    return {"settings": job.settings.resolved(), "evaluation": evaluation}
+    given = job.settings.trust  # once, to the study
+    trust = {"everything": given.everything, "own": sorted(given.own)}
+    return {"settings": job.settings.resolved(), "evaluation": evaluation, "trust": trust}
+
+
+def _trust_of(job: dict[str, Any]) -> Trust:
+    return Trust().also(job["trust"]["own"], everything=job["trust"]["everything"])
 
 
 def do(job: dict[str, Any]) -> str | None:
     """Do what `as_dict` says; returns the error as one line, None if all is well. Progress goes to standard output."""
     try:
-        settings = validated(Settings, job["settings"], "setting")
+        settings = validated(Settings, job["settings"], "setting").trusting(_trust_of(job))
         evaluation = validated(Evaluation, job["evaluation"], "evaluate") if job["evaluation"] else None
         folder = RunFolder(settings.out)
         _wait_until_free(folder)
@@ -55,6 +62,7 @@ def do(job: dict[str, Any]) -> str | None:
             api.train(settings, resume=True, watch=lambda _: Log())
         if evaluation is not None and not is_done(folder, evaluation):
             print("judging", flush=True)
+            api.may_be_read(settings)  # another machine may have trained it
             asked = {
                 **evaluation.model_dump(exclude={"checkpoint"}),
                 "engine__accelerator": settings.engine.accelerator,
