@@ -11,6 +11,7 @@ from mmard.locate import build_method
 from mmard.methods import METHODS
 
 FILE = Path(__file__).parents[2] / "examples/robust_target.py"
+MINE = Trust(everything=True)
 
 
 @pytest.mark.parametrize(("base", "share"), [("rslad", 0.0), ("ard", 0.0), ("adaad", 1.0)])
