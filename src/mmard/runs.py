@@ -163,6 +163,8 @@ def _record(line: str, where: str) -> dict[str, Any] | None:
     for name, value in record.items():
         parts = value if isinstance(value, dict) else {name: value}
         for part, number in parts.items():
+            if part == "precision" and isinstance(number, str):
+                continue
             kind = int if part in ("step", "epoch") else int | float
             if isinstance(number, bool) or not isinstance(number, kind):
                 what = "a whole number" if kind is int else "a number"
