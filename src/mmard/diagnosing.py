@@ -16,6 +16,7 @@ from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError, unknown
 from mmard.core.files import write_json
 from mmard.core.method import Method
+from mmard.core.opening import must_stay_in
 from mmard.core.tf32 import full_precision
 from mmard.core.views import held_still
 from mmard.diagnostics.boundary import Places
@@ -67,7 +68,7 @@ def diagnose(
     settings = _trusting(_with_teacher(folder, teacher, trust), methods)
     chosen = inner_processes(settings, own := as_trained(method_of(settings), folder), methods, own_attacks)
     scene = Scene.of(settings, folder.best_file, split, limit, batch_size, seed)
-    results = Path(to) if to is not None else folder.path / "diagnose"
+    results = _results(folder, to)
     write_json(results / "settings.json", settings.resolved())  # now, so that a folder that cannot be written is known
     with held_still(*scene.networks.values()), full_precision():
         found = _diagnosis(scene, chosen, own, folder, tick)
@@ -75,6 +76,13 @@ def diagnose(
     found.facts.update(run=str(folder.path), folder=str(results))
     _write(found, results, folder)
     return found
+
+
+def _results(folder: RunFolder, to: str | Path | None) -> Path:
+    results = Path(to) if to is not None else folder.path / "diagnose"
+    if to is None:
+        must_stay_in(folder.path, results)
+    return results
 
 
 def _write(found: Diagnosis, results: Path, folder: RunFolder) -> None:

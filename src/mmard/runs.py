@@ -13,6 +13,7 @@ import yaml
 
 from mmard.core.errors import MmardError, first_line
 from mmard.core.files import load_safely, write_text, write_whole
+from mmard.core.opening import open_to_append
 from mmard.core.reading import NoJsonError, parse_json, read_text
 from mmard.core.seal import is_whole, seal
 
@@ -35,7 +36,7 @@ class RunFolder:
         """Keep other processes out until `close`; the lock goes with the process, however that ends."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a+")
+            self._lock = open_to_append(self.path / ".lock")
         except OSError as e:
             raise MmardError(f"cannot write in {self.path}: {first_line(e)}") from e
         try:
@@ -65,8 +66,8 @@ class RunFolder:
     def formula(self) -> str:
         """Read the method's formula as it was when it was trained; empty where the folder does not keep it."""
         try:
-            return printable(self.formula_file.read_text(encoding="utf-8")) if self.formula_file.is_file() else ""
-        except (OSError, ValueError):
+            return printable(read_text(self.formula_file)) if self.formula_file.is_file() else ""
+        except MmardError:
             return ""
 
     def close(self) -> None:
@@ -78,7 +79,7 @@ class RunFolder:
     def append(self, record: dict[str, Any]) -> None:
         """Add a line to the metrics."""
         try:
-            with self.metrics_file.open("a", encoding="utf-8") as f:
+            with open_to_append(self.metrics_file) as f:
                 f.write(json.dumps(record) + "\n")
         except OSError as e:
             raise MmardError(f"cannot write {self.metrics_file}: {first_line(e)}; the last checkpoint is kept") from e

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from mmard.core.errors import MmardError, first_line
+from mmard.core.opening import must_be_plain
 from mmard.core.reading import parse_json, read_text
 
 NATIVE = ("inline_container", "iostream", "PytorchStreamWriter", "write failed")
@@ -118,6 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def load_safely(path: Path) -> Any:
     """What `torch.save` wrote, onto the CPU, tensors and plain values only: loading it can run no code. Errors are torch's own."""
+    must_be_plain(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # hints to the authors of odd pickles, not to our users
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -125,5 +127,6 @@ def load_safely(path: Path) -> Any:
 
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
+    must_be_plain(path)
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

@@ -6,7 +6,6 @@ Keys are words, as they are written; each stands once. A file is UTF-8, with or 
 import json
 import math
 import re
-import stat
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +13,7 @@ import yaml
 from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 from mmard.core.errors import MmardError, first_line
+from mmard.core.opening import must_be_plain
 
 LONGEST = {"YAML": 1 << 20, "JSON": 1 << 26}
 """Bytes of a file. A recipe has a few hundred, and this YAML reader takes seconds for a million."""
@@ -40,9 +40,8 @@ def read_text(path: Path, most: int = LONGEST["JSON"]) -> str:
     Raises:
         MmardError: when it is not there, is no plain file, may not be read, is larger than ``most`` bytes, or is no UTF-8 text.
     """
+    must_be_plain(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without an end
-            raise MmardError(f"{path} is no plain file; expected a text file")
         with path.open("rb") as f:
             content = f.read(most + 1)
     except (OSError, ValueError) as e:

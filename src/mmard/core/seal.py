@@ -11,6 +11,8 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
+from mmard.core.opening import must_be_plain
+
 MARK = b"mmard-sha256:"
 LENGTH = len(MARK) + 64
 _END = b"PK\x05\x06"  # of an archive, 22 bytes before its comment
@@ -34,6 +36,7 @@ def is_whole(path: Path) -> bool:
     Raises:
         OSError: when it cannot be read.
     """
+    must_be_plain(path)
     with path.open("rb") as f:
         size = f.seek(0, 2) - LENGTH
         f.seek(max(0, size))

@@ -9,6 +9,7 @@ from typing import Any
 from mmard.config import Settings
 from mmard.core.errors import MmardError
 from mmard.core.files import write_json
+from mmard.core.opening import must_stay_in
 from mmard.core.threat import Threat
 from mmard.evaluation.checked import checked, how_to_check
 from mmard.evaluation.evaluate import Tick
@@ -70,6 +71,7 @@ def _evaluate(
     with engine.together("start the evaluation again"):
         subject = Subject.of(source, settings, asked.limit, engine.device)
         results = asked.folder(source.path, trials, len(subject.images))
+        must_stay_in(source.path.parent, results)
         engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))  # can it be written?
         threat = source.threat(settings, asked.overrides, needed=len(trials) > 0)
         besides = extras(subject, threat)

@@ -11,6 +11,7 @@ from torch import Tensor, uint8
 
 from mmard.core.errors import MmardError
 from mmard.core.files import write_whole
+from mmard.core.opening import must_be_plain
 
 DIGEST = "sha256"
 """Its key in the header's metadata."""
@@ -34,6 +35,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         MmardError: when the contents are not those that were written.
         SafetensorError, OSError: when the file is not there, or is no whole safetensors file.
     """
+    must_be_plain(path)
     with safe_open(path, "pt") as f:
         tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118, it is no mapping
         metadata: dict[str, str] = f.metadata() or {}

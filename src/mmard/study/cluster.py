@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.core.errors import MmardError, first_line
+from mmard.core.opening import open_to_append
 from mmard.study.jobs import Job
 from mmard.study.work import as_dict, do, log_file
 
@@ -23,12 +24,12 @@ def on_worker(job: dict[str, Any], folder: str) -> str | None:
     log = log_file(job["settings"]["out"])
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        with open_to_append(log) as file, redirect_stdout(file), redirect_stderr(file):
             error = do(job)
             if error is not None:
                 print(f"error: {error}")
             return error
-    except OSError as e:
+    except (OSError, MmardError) as e:
         return f"cannot write {log}: {first_line(e)}"
 
 

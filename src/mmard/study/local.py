@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmard.core.errors import first_line
+from mmard.core.errors import MmardError, first_line
+from mmard.core.opening import open_to_append
 from mmard.study.jobs import Job
 from mmard.study.work import as_dict, log_file
 
@@ -67,7 +68,7 @@ class Local:
     def start(self, job: Job) -> None:
         try:
             process = _process(log_file(job.settings.out), self.free[0])
-        except OSError as e:
+        except (OSError, MmardError) as e:
             self.stillborn.append((job, f"cannot start: {log_file(job.settings.out)}: {first_line(e)}"))
             return
         self.running.append((job, self.free.pop(0), process))
@@ -97,7 +98,7 @@ def _process(log: Path, slot: Slot) -> subprocess.Popen[str]:
     # the same import path as here, so that a method found now is found there
     environment = {**os.environ, **slot.environment, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
+    with open_to_append(log) as file:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "mmard.study.work"],
             stdin=subprocess.PIPE,
