@@ -16,6 +16,7 @@ from rich.console import Console
 from mmard import api, cli
 from mmard.commands import console
 from mmard.data.images import DataSet, split
+from mmard.data.sources import load
 from mmard.models.weights import save_weights
 
 torch.set_num_threads(1)
@@ -35,9 +36,15 @@ def tiny() -> DataSet:
 
 @pytest.fixture(scope="session")
 def digits_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Untrained weights that fit the digits: enough wherever a teacher is only needed to be there."""
+    """Weights that know something of the digits: enough wherever a teacher is only needed to be there."""
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    save_weights(path, small_net(classes=10, name="cnn-4-3"), {"settings": {"data": {"name": "digits"}}})
+    net, (x, y, _) = small_net(classes=10, name="cnn-4-3"), load("digits").train.in_memory().batch(slice(None))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(40):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    save_weights(path, net.eval(), {"settings": {"data": {"name": "digits"}}})
     return path
 
 

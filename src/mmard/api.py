@@ -3,26 +3,29 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
+from mmard.core.files import read_json, write_json
 from mmard.core.numbers import seed_of
 from mmard.core.threat import Threat
 from mmard.data.images import DataSet
 from mmard.judge.assess import evaluate
 from mmard.judge.extras import formula_of, keep_card
-from mmard.models.students import Architecture, build
-from mmard.models.teachers import load_teacher
+from mmard.models.students import Architecture, Classifier, build
+from mmard.models.teachers import Card, find_model, load_teacher, weights_file
+from mmard.models.weights import describes_itself
 from mmard.objects import check, data_of, engine_of, may_be_read, method_of, plan_of, teachers_of
 from mmard.runs import RunFolder, differences
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
 from mmard.training.progress import Watcher
+from mmard.training.teacher_check import TeacherCheck, in_words
 from mmard.training.trainer import Trainer
-from mmard.training.validation import Validation
+from mmard.training.validation import JUDGED, Validation
 
 __all__ = ["check", "data_of", "engine_of", "evaluate", "formula_of", "may_be_read", "method_of", "plan_of", "train"]
 
@@ -71,6 +74,7 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> Ru
         if settings.teacher and engine.is_global_zero:
             _warn_of_other_data(RunFolder(settings.teacher), settings)
         trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name))
+        engine.on_global_zero(lambda: _look_at_teachers(trainer, settings))
         formula = str(trainer.method)
         engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard, formula))
         trainer.fit()
@@ -91,11 +95,36 @@ def lesson_of(pupil: Settings) -> Settings | None:
     shared = {f"data.{k}": v for k, v in pupil.data.model_dump(exclude={"augment"}).items()}
     shared |= {f"threat.{k}": v for k, v in pupil.threat.model_dump().items()}
     shared |= {f"engine.{k}": v for k, v in pupil.engine.model_dump(exclude={"micro_batch"}).items()}
+    shared["teacher_check"] = pupil.teacher_check
     shared["engine.micro_batch"] = "auto" if pupil.engine.micro_batch else None  # its batch may be another
     lesson = read_settings(recipe, {**shared, "out": teacher}, own=False)
     lesson = lesson.trusting(lesson.trust.also(pupil.trust.own, everything=pupil.trust.everything))
     check(lesson)
     return lesson
+
+
+def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
+    """Raise where a teacher is not what it should be; keep what is found in the run's folder and in its weights. Once a run."""
+    folder, sources = trainer.folder, teachers_of(settings)
+    found: dict[str, Any] = read_json(folder.teachers_file) if folder.teachers_file.is_file() else {}
+    if settings.teacher_check == "stop" and not folder.has_run:
+        found = {}
+        for name in sorted(sources.keys() - trainer.method.companions.keys()):
+            path = find_model(sources[name])
+            look = TeacherCheck(
+                images=trainer.held_out,
+                threat=trainer.threat,
+                seed=settings.seed,
+                part=min(JUDGED, trainer.plan.batch_size),
+                claimed=Card.read(path).claimed if path.suffix == ".json" else {},
+                robust=name == "teacher",
+                foreign=not describes_itself(weights_file(path)),
+            )
+            found[name] = look(cast(Classifier, trainer.teachers[name]), f"the {name} {sources[name]}")
+            trainer.watcher.told(f"{'teacher' if name == 'teacher' else f'teachers.{name}'}: {in_words(found[name])}")
+    if found:
+        write_json(folder.teachers_file, found)
+        trainer.facts["teachers"] = found
 
 
 def _warn_of_other_data(teacher: RunFolder, pupil: Settings) -> None:
@@ -114,7 +143,7 @@ def _warn_of_other_data(teacher: RunFolder, pupil: Settings) -> None:
 
 # These change nothing in a result.
 UNIMPORTANT: dict[str, Any] = {
-    **dict.fromkeys(("about", "out", "tensorboard", "teacher_recipe", "licence"), True),
+    **dict.fromkeys(("about", "out", "tensorboard", "teacher_recipe", "teacher_check", "licence"), True),
     "data": {"stream"},
 }
 

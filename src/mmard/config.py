@@ -124,6 +124,7 @@ class Settings(Section):
     ``method`` is a name or ``{name: ..., parameter: value}``; ``teacher`` a run folder, weights or a card, and
     ``teacher_recipe`` the recipe that trains it where there is none yet; ``teachers`` further networks by name, such as
     ``teachers.natural``. ``teachers.robust`` is another name of ``teacher``.
+    ``teacher_check: none`` does not look at teachers before they teach (docs/teachers.md).
     ``normalize: data`` subtracts the training images' mean inside the network.
     ``scale`` multiplies the KL terms; ``1/num_classes`` is for scripts that average KL over classes.
     ``licence`` of the weights is for their card.
@@ -136,6 +137,7 @@ class Settings(Section):
     teacher: str | None = None
     teacher_recipe: str | None = None
     teachers: dict[str, str] = Field(default_factory=dict)
+    teacher_check: Literal["stop", "none"] = "stop"
     out: Annotated[str, Field(min_length=1)] = "runs/run"
     seed: Seed = 0
     scale: Literal["1/num_classes"] | Annotated[Number, Field(gt=0)] = 1.0

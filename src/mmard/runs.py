@@ -29,6 +29,7 @@ class RunFolder:
         self.checkpoint_file = self.path / "checkpoint.pt"
         self.best_file = self.path / "best.safetensors"
         self.last_file = self.path / "last.safetensors"
+        self.teachers_file = self.path / "teachers.json"
         self._board: Any = None
         self._lock: IO[str] | None = None
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from mmard.core.errors import MmardError, first_line
 from mmard.core.reading import parse_json
-from mmard.models.checkpoints import fit
+from mmard.models.checkpoints import fit, read_checkpoint
 from mmard.models.students import Architecture, Classifier, build
 from mmard.models.tensors import load_tensors, save_tensors
 
@@ -35,8 +36,16 @@ def load_weights(path: Path) -> Classifier:
         model = build(Architecture(**{**given, "mean": tuple(given["mean"]), "std": tuple(given["std"])}))
     except (ValueError, TypeError, KeyError) as e:
         raise MmardError(f"{path} was not written by this package ({first_line(e)}); write a card for it") from e
-    fit(model, load_tensors(path)[0], path)
+    fit(model, read_state(path), path)
     return model
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a safetensors file by name, or those of a PyTorch file that holds a state dict and nothing else."""
+    raw = read_checkpoint(path)
+    if not isinstance(raw, dict) or not all(isinstance(t, Tensor) for t in raw.values()):
+        raise MmardError(f"{path} holds more than names with tensors; load it by a card (docs/teachers.md)")
+    return raw
 
 
 def facts_of(path: Path) -> dict[str, Any]:

@@ -1,0 +1,178 @@
+"""A look at a teacher before it teaches: is it as good, on held-out images, as its card claims and as a teacher must be?"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmard.attacks.pgd import Pgd, untargeted
+from mmard.core.errors import MmardError
+from mmard.core.numbers import parse_number, seed_of
+from mmard.core.tf32 import full_precision
+from mmard.core.threat import Threat
+from mmard.core.views import held_still
+from mmard.data.images import Images, some
+from mmard.models.students import Classifier
+
+MOST, ENOUGH, FEW = 500, 50, 20  # images: looked at; for a robust accuracy; for a verdict
+STEPS = 10
+MUCH = 0.15  # of the images: below a claim by more, or better with another normalisation by more
+SURE = 4.0  # standard deviations
+TRUST = "teacher_check=none teaches with it all the same"
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+USUAL: dict[int, dict[str, Normalisation]] = {
+    3: {
+        "CIFAR-10's": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+        "CIFAR-100's": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+        "ImageNet's": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    },
+    1: {"MNIST's": ((0.1307,), (0.3081,))},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherCheck:
+    """What a teacher is held to.
+
+    Args:
+        images: held-out; as many of them as `MOST` are looked at, classes in proportion.
+        threat: of the run; PGD-10 attacks under it.
+        seed: of the attack's starts. The generators of training are left as they are.
+        part: images at once.
+        claimed: of the teacher's card: percent by attack, and the threat that they are of.
+        robust: is it to be robust? A natural teacher is held to its clean accuracy alone.
+        foreign: do the weights come without their own normalisation, so that a card may give a wrong one?
+    """
+
+    images: Images
+    threat: Threat
+    seed: int = 0
+    part: int = 250
+    claimed: Mapping[str, Any] = field(default_factory=dict)
+    robust: bool = True
+    foreign: bool = True
+
+    def __call__(self, teacher: Classifier, who: str) -> dict[str, Any]:
+        """Measure a teacher: ``clean`` and, on 50 images or more, ``pgd_10`` in percent; ``images``; ``threat``; ``claimed``.
+
+        Raises:
+            MmardError: when it is far below what is claimed, near chance, or far better with another normalisation; with
+                the likeliest cause. On fewer than 20 images nothing is said.
+        """
+        few = some(self.images, MOST, seed=0)
+        found: dict[str, Any] = {"images": len(few), "threat": str(self.threat), "claimed": dict(self.claimed)}
+        devices = [few.labels.device] if few.labels.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), held_still(teacher), full_precision():
+            said = self._classes(teacher, few)
+            right = torch.eq(said, few.labels)
+            found["clean"] = 100 * right.float().mean().item()
+            better = self._better(teacher, few, right) if self.foreign else None
+            fault = self._fault(right, few, better)
+            if fault is None and self.robust and len(few) >= ENOUGH:
+                attacked = torch.eq(self._classes(teacher, few, attacked=True), few.labels)
+                found["pgd_10"] = 100 * attacked.float().mean().item()
+                fault = self._below("PGD-10", attacked, robust_claim(self.claimed, self.threat))
+        if fault is not None:
+            raise MmardError(f"{who} {fault}; {better or _cause(said, few)}; {TRUST}")
+        return found
+
+    def _fault(self, right: Tensor, few: Images, better: str | None) -> str | None:
+        """What of its clean accuracy cannot be; None: nothing."""
+        n, share = len(right), right.float().mean().item()
+        if n < FEW:
+            return None
+        if below := self._below("clean", right, _number(self.claimed.get("clean"))):
+            return below
+        usual = _most_frequent(few)
+        at = f"is right on {share:.1%} of {n} held-out images"
+        if share < (1 + usual) / 2 and share - usual <= 3 * (usual * (1 - usual) / n) ** 0.5:
+            return f"{at}, no better than chance"
+        return f"{at} as it stands" if better else None
+
+    def _below(self, what: str, right: Tensor, claim: float | None) -> str | None:
+        """Far below a claim in percent: by many points, and by more than the images' chance."""
+        n, share = len(right), right.float().mean().item()
+        if claim is None or n < FEW or not 0 <= claim <= 100:
+            return None
+        expected = claim / 100
+        if expected - share <= max(MUCH, SURE * (expected * (1 - expected) / n) ** 0.5):
+            return None
+        return f"is right on {share:.1%} of {n} held-out images ({what}), where its card claims {claim:g} %"
+
+    def _classes(self, teacher: Classifier, few: Images, attacked: bool = False) -> Tensor:
+        """The classes that it gives (N,), under PGD-10 where that is asked."""
+        attack, parts = untargeted(Pgd(steps=STEPS, start="uniform")), []
+        for start in range(0, len(few), self.part):
+            x, y, _ = few.batch(slice(start, start + self.part))
+            torch.manual_seed(seed_of(self.seed, "teacher", start))
+            x = attack(teacher, x, y, self.threat) if attacked else x
+            with torch.no_grad():
+                parts.append(teacher(x).argmax(1))
+        return torch.cat(parts)
+
+    def _better(self, teacher: Classifier, few: Images, right: Tensor) -> str | None:
+        """The usual normalisation that suits the teacher far better than its card's, in words; None: there is none."""
+        best, words, usual = right, None, _most_frequent(few)
+        for name, (mean, std) in _usual(few):
+            other = replace(teacher.architecture, mean=mean, std=std)
+            then = torch.eq(self._classes(Classifier(teacher.net, other).to(few.labels.device), few), few.labels)
+            gained, lost = (then & ~right).sum().item(), (right & ~then).sum().item()
+            far = then.float().mean() >= (1 + usual) / 2 and gained - lost >= max(
+                MUCH * len(right), SURE * (gained + lost) ** 0.5
+            )
+            if far and then.sum() > best.sum():
+                shown = f'"mean": {list(mean)}, "std": {list(std)}' if mean else "no mean and std"
+                best, words = then, f"with {name} ({shown} in its card) it is right on {then.float().mean():.1%}"
+        return words
+
+
+def _most_frequent(few: Images) -> float:
+    """Who always gives the most frequent class is right on this share."""
+    return torch.bincount(few.labels).max().item() / len(few)
+
+
+def _usual(few: Images) -> Iterator[tuple[str, Normalisation]]:
+    c = few.channels
+    yield "no normalisation", ((), ())
+    yield from ((f"{whose} mean and std", known) for whose, known in USUAL.get(c, {}).items())
+    yield "0.5 and 0.5", ((0.5,) * c, (0.5,) * c)
+    yield "pixels from 0 to 255", ((0.0,) * c, (1 / 255,) * c)
+
+
+def _cause(said: Tensor, few: Images) -> str:
+    """The likeliest cause, where it is not the normalisation: are the classes merely named otherwise?"""
+    k = len(few.classes)
+    table = torch.bincount(k * said + few.labels, minlength=k * k).view(k, k)
+    if table.amax(1).sum().item() >= 0.7 * len(said) and (table.argmax(1) != torch.arange(k, device=said.device)).any():
+        return "most of what it calls one class is another: its classes are in another order than the data's"
+    return "are the weights of another architecture or of other data, or its mean and std wrong?"
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def robust_claim(claimed: Mapping[str, Any], threat: Threat) -> float | None:
+    """The robust accuracy that a card claims under this threat or a wider one of its norm, in percent; None: it claims none."""
+    text = str(claimed.get("threat", ""))
+    radius = re.search(r"(\d[\d.]*(?:/\d+)?)\s*$", text)
+    if radius is None or ("2" in text.partition(radius[0])[0]) != (threat.norm == "l2"):
+        return None
+    try:
+        wide_enough = parse_number(radius[1]) >= threat.eps * (1 - 1e-6)
+    except ValueError:
+        return None
+    values = [_number(value) for key, value in claimed.items() if key not in ("clean", "threat")]
+    known = [value for value in values if value is not None]
+    return min(known) if known and wide_enough else None
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """One line of what was found."""
+    robust = f", PGD-10 {found['pgd_10']:.1f} % ({found['threat']})" if "pgd_10" in found else ""
+    claims = {k: v for k, v in found["claimed"].items() if _number(v) is not None}
+    claimed = f"; claimed: {', '.join(f'{k} {v:g} %' for k, v in claims.items())}" if claims else ""
+    return f"clean {found['clean']:.1f} %{robust} on {found['images']} held-out images{claimed}"
