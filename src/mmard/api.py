@@ -19,9 +19,10 @@ from mmard.models.students import Architecture, Classifier, build
 from mmard.models.teachers import Card, find_model, load_teacher, weights_file
 from mmard.models.weights import describes_itself
 from mmard.objects import check, data_of, engine_of, may_be_read, method_of, plan_of, teachers_of
-from mmard.runs import RunFolder, differences
+from mmard.runs import RunFolder, changes, differences, listed
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
+from mmard.training.extension import EXTENDABLE, Extension
 from mmard.training.progress import Watcher
 from mmard.training.teacher_check import TeacherCheck, in_words
 from mmard.training.trainer import Trainer
@@ -36,6 +37,7 @@ def train(
     recipe: str | Path | Settings | None = None,
     *,
     resume: bool = False,
+    extend: bool = False,
     watch: Watch = lambda _: Watcher(),
     trust: bool = False,
     **overrides: Any,
@@ -45,36 +47,44 @@ def train(
     Args:
         recipe: name of a built-in recipe, a YAML file, or settings; None: the defaults.
         resume: go on where the run folder's checkpoint ends.
+        extend: with ``resume``, by another plan: for more epochs, at another learning rate
+            (`mmard.training.extension.EXTENDABLE`). What changes is told, and kept in the run's history.json.
         watch: title → what is told of the progress.
         trust: run a method from a file although it is the recipe that names it, and read what a run folder names outside of
             itself; what the overrides name needs none.
         **overrides: settings, dots as double underscores: ``train__epochs=3``, ``teacher="runs/teacher"``.
 
+    SIGTERM and SIGHUP save a checkpoint before they end the process.
+
     Raises:
         MmardError: for any mistake in the input, before anything heavy runs where possible.
     """
+    if extend and not resume:
+        raise MmardError("an extension goes on with a run: give --resume (resume=True) too")
     settings = read_settings(recipe, {key.replace("__", "."): v for key, v in overrides.items()}, trust=trust)
     check(settings)
     engine = engine_of(settings)
     with engine.together("the last checkpoint is kept, and the same command with --resume goes on"):
-        return _train(settings, resume, watch, engine)
+        return _train(settings, resume, watch, engine, extend)
 
 
-def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine) -> RunFolder:
+def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine, extend: bool = False) -> RunFolder:
     folder = RunFolder(settings.out)
     try:
         engine.on_global_zero(folder.lock)
         if not folder.path.is_dir():
             raise MmardError(f"{folder.path} is not on this host: hosts of one run need a disk that all of them share")
-        engine.on_global_zero(lambda: must_be_free(folder, settings, resume))
+        extension = extension_of(folder, settings) if extend else None  # before process 0 writes the new settings
+        engine.on_global_zero(lambda: must_be_free(folder, settings, resume, extend))
         if lesson := lesson_of(settings):
             _train(lesson, True, watch, engine)
         settings = as_begun(settings, folder)
         engine.choose_precision(settings.engine.precision)
         if settings.teacher and engine.is_global_zero:
             _warn_of_other_data(RunFolder(settings.teacher), settings)
-        trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name))
+        trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name), extension)
         engine.on_global_zero(lambda: _look_at_teachers(trainer, settings))
+        trainer.restore()  # whatever is refused leaves the folder as it was
         formula = str(trainer.method)
         engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard, formula))
         trainer.fit()
@@ -148,27 +158,69 @@ UNIMPORTANT: dict[str, Any] = {
 }
 
 
-def must_be_free(folder: RunFolder, settings: Settings, resume: bool) -> None:
-    """Refuse (by an `MmardError`) to overwrite a run, or to go on with one that was made with other settings."""
+def must_be_free(folder: RunFolder, settings: Settings, resume: bool, extend: bool = False) -> None:
+    """Refuse (by an `MmardError`) to overwrite a run, or to go on with one that was made with other settings.
+
+    Args:
+        extend: those in `EXTENDABLE` may be others.
+    """
     if not folder.has_run:
         return
     if not resume:
         raise MmardError(f"{folder.path} holds a run already; go on with --resume, or choose another out=")
-    going_on = as_begun(settings, folder)
-    old, new = (s.model_dump(mode="json", exclude=UNIMPORTANT) for s in (read_settings(folder.path), going_on))
-    if changed := differences(old, new):
-        raise MmardError(f"{folder.path} was made with other settings: {'; '.join(changed)}; choose another out=")
+    changed = _changed(made_with(folder), as_begun(settings, folder))
+    other = {key: pair for key, pair in changed.items() if not (extend and key in EXTENDABLE)}
+    if other:
+        folder.load()  # where it is damaged, that is what to say
+        cure = "choose another out="
+        if extend:
+            cure = f"an extension may change {', '.join(EXTENDABLE)}; else {cure}"
+        elif changed.keys() <= set(EXTENDABLE):
+            cure += ", or go on by another plan with --extend"
+        raise MmardError(f"{folder.path} was made with other settings: {listed(other)}; {cure}")
+
+
+def made_with(folder: RunFolder) -> Settings:
+    """The settings a run was made with: its checkpoint's, where it has them."""
+    kept = folder.made_with()
+    return read_settings(folder.path) if kept is None else read_settings(None, kept, own=False)
 
 
 def as_begun(settings: Settings, folder: RunFolder) -> Settings:
     """Return the settings with the precision that a run in the folder names, where they leave it to the machine (``auto``)."""
     if settings.engine.precision != "auto" or not (folder.has_run and folder.settings_file.is_file()):
         return settings
-    named = {"precision": read_settings(folder.path).engine.precision}
+    named = {"precision": made_with(folder).engine.precision}
     return settings.model_copy(update={"engine": settings.engine.model_copy(update=named)})
 
 
-def _trainer(settings: Settings, data: DataSet, engine: Engine, folder: RunFolder, watcher: Watcher) -> Trainer:
+def extension_of(folder: RunFolder, settings: Settings) -> Extension | None:
+    """What the settings change in the run that the folder holds; None where there is no run, or nothing changes."""
+    if not folder.has_run:
+        return None
+    old = made_with(folder)
+    changed = _changed(old, as_begun(settings, folder))
+    return Extension(changed=changed, before=plan_of(old), averaging=averaging_of(old)) if changed else None
+
+
+def _changed(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
+    a, b = (s.model_dump(mode="json", exclude=UNIMPORTANT) for s in (old, new))
+    return changes(a, b)
+
+
+def averaging_of(settings: Settings) -> Averaging:
+    """The average of the weights."""
+    return Averaging(**settings.averaging.model_dump())
+
+
+def _trainer(
+    settings: Settings,
+    data: DataSet,
+    engine: Engine,
+    folder: RunFolder,
+    watcher: Watcher,
+    extension: Extension | None = None,
+) -> Trainer:
     classes, channels = len(data.train.classes), data.train.channels
     mean, std = data.train.mean_std() if settings.normalize == "data" else ((), ())
     torch.manual_seed(seed_of(settings.seed, "weights"))
@@ -183,7 +235,7 @@ def _trainer(settings: Settings, data: DataSet, engine: Engine, folder: RunFolde
         folder=folder,
         teachers={name: load_teacher(source, classes, channels) for name, source in sources.items()},
         plan=plan_of(settings),
-        averaging=Averaging(**settings.averaging.model_dump()),
+        averaging=averaging_of(settings),
         validation=Validation(**settings.validation.model_dump()),
         engine=engine,
         micro_batch=settings.engine.micro_batch,
@@ -192,6 +244,7 @@ def _trainer(settings: Settings, data: DataSet, engine: Engine, folder: RunFolde
         scale=1 / classes if settings.scale == "1/num_classes" else settings.scale,
         seed=settings.seed,
         checkpoint_every=settings.checkpoint_every,
+        extension=extension,
         facts={"classes": list(data.train.classes), "settings": settings.resolved(), "formula": str(method)},
         watcher=watcher if engine.is_global_zero else Watcher(),
     )

@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from mmard.commands.export import export
 from mmard.commands.report import report
 from mmard.core.errors import MmardError, Note
 from mmard.core.files import write_text
+from mmard.core.signals import Stopped, end_at_once, on_signals
 from mmard.study import command
 
 app = typer.Typer(
@@ -33,6 +35,7 @@ app = typer.Typer(
 RECIPE = typer.Argument(
     metavar="[RECIPE] [KEY=VALUE]...", help="A recipe (see mmard ls recipes) or .yaml file, and settings."
 )
+GOES_ON = "the same command goes on, a training with --resume from the checkpoint that it saved"
 Words = Annotated[list[str] | None, RECIPE]
 
 
@@ -75,6 +78,9 @@ def train(
     student: Annotated[str | None, typer.Option(help="Architecture, such as resnet18 or cnn-16-3.")] = None,
     to: Annotated[str | None, typer.Option("--out", help="Run folder to make.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run folder's checkpoint ends.")] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="With --resume: for more epochs, or at another learning rate.")
+    ] = False,
     trust: console.Trusted = False,
 ) -> None:
     """Train a student (or, with a method that needs no teacher, a teacher).
@@ -84,6 +90,8 @@ def train(
     [bold]mmard train digits-rslad train.epochs=5 threat.eps=0.1 --out runs/short[/bold]   with other settings
 
     [bold]mmard train --method my_method.py:build --teacher runs/digits-teacher[/bold]   a method of your own
+
+    [bold]mmard train runs/short train.epochs=20 --resume --extend[/bold]   go on for more epochs than it was planned for
     """
     from mmard import api
     from mmard.training.progress import Bar
@@ -95,7 +103,7 @@ def train(
     console.out.print(f"[bold]{settings.student}[/bold] on {settings.data.name}", highlight=False)
     console.out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
     try:
-        folder = api.train(settings, resume=resume, watch=lambda title: Bar(escape(title), console.out))
+        folder = api.train(settings, resume=resume, extend=extend, watch=lambda title: Bar(escape(title), console.out))
     except KeyboardInterrupt:
         Console(emoji=False, stderr=True).print("stopped; the same command with --resume goes on")
         raise typer.Exit(130) from None
@@ -231,7 +239,15 @@ def main() -> None:
         "yellow", "note" if issubclass(kind, Note) else "warning", str(message)
     )
     try:
-        sys.exit(app(prog_name="mmard", standalone_mode=False))
+        with on_signals(end_at_once):
+            sys.exit(app(prog_name="mmard", standalone_mode=False))
+    except Stopped as e:
+        with suppress(OSError):  # of a terminal that is gone
+            if console.RANK == "0":
+                Console(emoji=False, stderr=True, soft_wrap=True).print(f"stopped by {e}; {GOES_ON}", highlight=False)
+        sys.exit(
+            e.code if console.LOCAL == "0" else 0
+        )  # the others are children: their code would be taken for a fault
     except MmardError as e:
         _tell("bold red", "error", str(e))
     except OSError as e:  # of files and folders that a word names

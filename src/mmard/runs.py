@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pickle
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -82,8 +83,13 @@ class RunFolder:
         try:
             with open_to_append(self.metrics_file) as f:
                 f.write(json.dumps(record) + "\n")
+                f.flush()
+                os.fsync(f.fileno())  # as the checkpoint that follows: it must not be of an epoch that has no line
         except OSError as e:
-            raise MmardError(f"cannot write {self.metrics_file}: {first_line(e)}; the last checkpoint is kept") from e
+            kept = (
+                "the last checkpoint is kept" if self.path.is_dir() else "its folder is gone: was it moved or removed?"
+            )
+            raise MmardError(f"cannot write {self.metrics_file}: {first_line(e)}; {kept}") from e
         if self._board is not None:
             for name, value in record.items():
                 parts = {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
@@ -92,7 +98,7 @@ class RunFolder:
                         self._board.add_scalar(tag, number, record["step"])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of the metrics; a last one cut short by a kill is left out.
+        """All lines of the metrics; a last one cut short by a kill is left out, with a warning.
 
         Raises:
             MmardError: for another line that is no record of a step.
@@ -105,16 +111,43 @@ class RunFolder:
         if None in records[:-1]:
             at = records.index(None) + 1
             raise MmardError(f"{self.metrics_file}: line {at} is no record of a step; mend that line, or remove it")
+        if None in records:
+            warnings.warn(
+                f"{self.metrics_file}: its last line is cut short and left out; a run that goes on takes it from its checkpoint",
+                stacklevel=2,
+            )
         return whole
 
-    def forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that a resumed run will do again."""
-        kept = [json.dumps(r) + "\n" for r in self.metrics() if r["step"] <= step]
-        write_text(self.metrics_file, "".join(kept))
+    def forget_after(self, step: int, last: dict[str, Any] | None = None) -> None:
+        """Drop the metrics of steps that a resumed run will do again; make the folder where there is none.
+
+        Args:
+            last: the line that the checkpoint says was the last, which is put back where it is missing.
+        """
+        kept = [r for r in self.metrics() if r["step"] <= step]
+        if last is not None and all(r["step"] != last["step"] for r in kept):
+            kept.append(last)
+        write_text(self.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
+
+    def keep_history(self, history: list[dict[str, Any]]) -> None:
+        """Write history.json: when the run was extended, and what changed then."""
+        text = json.dumps(history, indent=2, ensure_ascii=False) + "\n"
+        write_text(self.path / "history.json", text, make_folder=False)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint in one step, with a digest of its contents."""
-        write_whole(self.checkpoint_file, lambda part: _save_sealed(state, part))
+        """Write the checkpoint in one step, with a digest of its contents; a folder that is gone is an error."""
+        write_whole(self.checkpoint_file, lambda part: _save_sealed(state, part), make_folder=False)
+
+    def made_with(self) -> dict[str, Any] | None:
+        """Read the settings in the checkpoint, not those of a file that anyone may edit; None where it has none, as old ones."""
+        if not self.checkpoint_file.is_file():
+            return None
+        try:
+            state = load_safely(self.checkpoint_file, mapped=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
+            state = self.load()  # which says what is wrong
+        settings = state.get("settings") if isinstance(state, dict) else None
+        return settings if isinstance(settings, dict) else None
 
     def load(self) -> dict[str, Any] | None:
         """Read the checkpoint, None where there is none yet. It is read with ``weights_only`` and can run no code.
@@ -187,13 +220,23 @@ def _board(path: Path) -> Any:
     return SummaryWriter(str(path))
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Settings that differ, as ``key: old → new``."""
-    found = []
+def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Find settings that differ: dotted key → old and new value."""
+    found: dict[str, tuple[Any, Any]] = {}
     for key in dict.fromkeys([*old, *new]):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
+            found |= changes(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append(f"{prefix}{key}: {a} → {b}")
+            found[f"{prefix}{key}"] = (a, b)
     return found
+
+
+def listed(changed: dict[str, tuple[Any, Any]]) -> str:
+    """Write changes as ``key: old → new; key: old → new``."""
+    return "; ".join(f"{key}: {old} → {new}" for key, (old, new) in changed.items())
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Settings that differ, as ``key: old → new``."""
+    return [listed({key: pair}) for key, pair in changes(old, new, prefix).items()]

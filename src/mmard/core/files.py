@@ -117,12 +117,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def load_safely(path: Path) -> Any:
-    """What `torch.save` wrote, onto the CPU, tensors and plain values only: loading it can run no code. Errors are torch's own."""
+def load_safely(path: Path, *, mapped: bool = False) -> Any:
+    """Read what `torch.save` wrote, onto the CPU, tensors and plain values only: it can run no code. Errors are torch's own.
+
+    Args:
+        mapped: leave tensors on disk until they are looked at.
+    """
     must_be_plain(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # hints to the authors of odd pickles, not to our users
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def sha256(path: Path) -> str:

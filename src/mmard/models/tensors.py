@@ -17,15 +17,17 @@ DIGEST = "sha256"
 """Its key in the header's metadata."""
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file in one step, with the digest of the tensors and of ``metadata`` in its header.
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, *, make_folder: bool = True
+) -> None:
+    """Write a safetensors file in one step, with the digest of the tensors and of ``metadata`` in its header; see `write_whole`.
 
     Raises:
         MmardError: when the disk is full or not writable; the old file is untouched.
     """
     flat = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     header = {**(metadata or {}), DIGEST: digest_of(flat, metadata or {})}
-    write_whole(path, lambda part: save_file(flat, part, metadata=header))
+    write_whole(path, lambda part: save_file(flat, part, metadata=header), make_folder=make_folder)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -17,10 +17,12 @@ from mmard.models.students import Architecture, Classifier, build
 from mmard.models.tensors import load_tensors, save_tensors
 
 
-def save_weights(path: Path, model: Classifier, facts: dict[str, Any] | None = None) -> None:
+def save_weights(
+    path: Path, model: Classifier, facts: dict[str, Any] | None = None, *, make_folder: bool = True
+) -> None:
     """Write a safetensors file with the architecture, ``facts`` (class names, threat ...) and a digest of all in its header."""
     header = {"architecture": json.dumps(asdict(model.architecture)), "facts": json.dumps(facts or {})}
-    save_tensors(path, model.state_dict(), header)
+    save_tensors(path, model.state_dict(), header, make_folder=make_folder)
 
 
 def load_weights(path: Path) -> Classifier:

@@ -87,6 +87,7 @@ class TrainedCompanion:
         """From the checkpoint."""
         self.net.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.plan.apply_to(self.optimizer)
 
 
 def companions_of(

@@ -84,3 +84,8 @@ class Plan:
         return torch.optim.SGD(
             weights, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov, fused=fused
         )
+
+    def apply_to(self, optimizer: Optimizer) -> None:
+        """Give an optimiser that was restored this plan's weight decay, which an extension may change."""
+        for group in optimizer.param_groups:
+            group["weight_decay"] = self.weight_decay

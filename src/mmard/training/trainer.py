@@ -4,10 +4,11 @@ All randomness of a step comes from (seed, step, process), all of an epoch's ord
 therefore holds no random state, and a resumed run repeats what it had not saved.
 """
 
+import signal
 import time
-from collections.abc import Mapping
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from mmard.core.errors import MmardError, first_line
 from mmard.core.method import Method
 from mmard.core.numbers import seed_of
+from mmard.core.signals import Stopped, on_signals
 from mmard.core.threat import Threat
 from mmard.data.augment import changed, drawn
 from mmard.data.images import Images, ImageSet
@@ -26,12 +28,15 @@ from mmard.runs import RunFolder
 from mmard.training.averaging import Average, Averaging
 from mmard.training.cost import Cost
 from mmard.training.engine import Engine
+from mmard.training.extension import Extension, told
 from mmard.training.feed import Feed
+from mmard.training.identity import identity_of, must_be_of
 from mmard.training.inner_state import prepared, tell_guards
 from mmard.training.memory import MicroBatch, images_at_once
 from mmard.training.meter import LossMeter, not_finite
 from mmard.training.plan import Plan
 from mmard.training.progress import Watcher
+from mmard.training.stopping import Stop
 from mmard.training.update import Update
 from mmard.training.validation import JUDGED, Validation
 
@@ -54,7 +59,11 @@ class Trainer:
         micro_batch: images that a process sends through the networks at once, whose gradients add up; ``"auto"``: as many
             as fit; None: its whole share of the batch. ``compile``: see `mmard.training.update.Update`.
         checkpoint_every: also save after so many steps, not only after each epoch.
-        facts: written into the weights' header.
+        facts: written into the weights' header; its settings into the checkpoint, too.
+        extension: what changes in a run that goes on by another plan.
+
+    SIGTERM and SIGHUP, where they are not ignored, end the run after the step (or the part of a judging) that is being done: the
+    checkpoint is saved first, and the signal is raised again.
 
     Raises:
         MmardError: from `fit`, when a batch does not fit, the loss is not finite, the disk is full or an image on disk
@@ -79,6 +88,7 @@ class Trainer:
     compile: bool = False
     checkpoint_every: int | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    extension: Extension | None = None
     watcher: Watcher = field(default_factory=Watcher)
 
     def __post_init__(self) -> None:
@@ -87,6 +97,7 @@ class Trainer:
         self.feed = Feed(images=self.train, batch_size=plan.batch_size, seed=self.seed, engine=engine)
         self.steps_per_epoch = self.feed.steps_per_epoch
         self.total = plan.epochs * self.steps_per_epoch
+        self.made_with = self._identity()
         self.terms = prepared(self.method, self.train, engine.device)
         self.update = Update(
             method=self.method, threat=self.threat, student=self.student, teachers=self.teachers, plan=plan,
@@ -97,12 +108,23 @@ class Trainer:
         self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
         self.looks_without_gain = 0
         self.at_once: int | None = None
-        self.cost = Cost(engine)
+        self.cost, self.stop = Cost(engine), Stop(engine)
+        self.restored = False
+        self.history: list[dict[str, Any]] = []  # extensions
+        self.record: dict[str, Any] | None = None  # the last line of the metrics
+        self.pending: dict[str, float] | None = None  # the pace of an epoch whose end a signal cut off
+
+    def _identity(self) -> dict[str, Any]:
+        return identity_of(
+            student=self.student, teachers=self.teachers, method=self.method, threat=self.threat, images=self.train,
+            seed=self.seed, scale=self.scale, data={"augment": self.augmentation}, train=asdict(self.plan),
+            averaging=asdict(self.averaging), validation=asdict(self.validation),
+        )  # fmt: skip
 
     def fit(self) -> dict[str, float]:
         """Train to the end, from the folder's checkpoint where there is one; returns the best accuracies, held-out."""
-        self._restore()
-        if self._is_over:
+        self.restore()
+        if self._is_over and self.pending is None:
             return self.best
         share, asked = self.plan.batch_size // self.engine.world, self.at_once or self.micro_batch
         self.at_once = images_at_once(self.update, self.train.shape, share, asked, begun=self.at_once is not None)
@@ -112,23 +134,39 @@ class Trainer:
         self.student.train()
         self._start_clock()
         try:
-            with closing(self.feed.batches(self.step, self.total)) as batches:
-                for batch in batches:
-                    self._one_step(*batch)
-                    if self.step % self.steps_per_epoch == 0:
-                        self._end_epoch()
-                        if self._is_over:
-                            break
-                    elif self.checkpoint_every and self.step % self.checkpoint_every == 0:
-                        self._save()
+            with on_signals(self.stop.ask):
+                try:
+                    self._train()
+                finally:
+                    with suppress(OSError):  # of a terminal that is gone
+                        self.watcher.end()
+        except Stopped as stopped:
+            signal.raise_signal(stopped.number)  # the process ends as it would have
+            raise
         except torch.OutOfMemoryError as e:
             raise MmardError(
                 f"{self.at_once} images at once do not fit on {self.engine.device} ({first_line(e)}); "
                 "engine.micro_batch=auto in a new out= finds how many do"
             ) from e
-        finally:
-            self.watcher.end()
         return self.best
+
+    def _train(self) -> None:
+        try:
+            if self.pending is not None:
+                self._end_epoch(self.pending)
+            with closing(self.feed.batches(self.step, self.total)) as batches:
+                for batch in () if self._is_over else batches:
+                    self._one_step(*batch)
+                    if self.step % self.steps_per_epoch == 0:
+                        self._end_epoch(self._pace())
+                    elif self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                        self._save()
+                    self.stop.look()
+                    if self._is_over:
+                        break
+        except Stopped:
+            self._save()
+            raise
 
     @property
     def _is_over(self) -> bool:
@@ -161,9 +199,9 @@ class Trainer:
         self.average.update(self.step / self.total, self.step % self.steps_per_epoch == 0)
         self.watcher.stepped(self.step, self.plan.batch_size)
 
-    def _end_epoch(self) -> None:
+    def _end_epoch(self, pace: dict[str, float]) -> None:
         self._check_finite()
-        pace, epoch = self._pace(), self.step // self.steps_per_epoch
+        epoch, self.pending = self.step // self.steps_per_epoch, pace
         record: dict[str, Any] = {"step": self.step, "epoch": epoch, "lr": self.update.optimizer.param_groups[0]["lr"]}
         record["terms"] = self.meter.means()
         record["loss"] = sum(value for name, value in record["terms"].items() if "/" not in name)  # the student's
@@ -171,6 +209,7 @@ class Trainer:
         if epoch % self.validation.every == 0 or self.step == self.total:
             record |= self._judge_and_keep(epoch)
         self.meter = LossMeter(self.engine)
+        self.record, self.pending = record, None
         self.engine.on_global_zero(lambda: self.folder.append(record))  # before the checkpoint: a repeat is dropped
         self._save()
         self.watcher.judged(record)
@@ -179,11 +218,11 @@ class Trainer:
     def _judge_and_keep(self, epoch: int) -> dict[str, Any]:
         """Accuracy on the held-out split; the weights are kept if they are the best so far, or the last."""
         self.engine.average_buffers(self.student, *self.terms, *self.beside.values())
-        model = self.average.model_to_judge(self.feed.natural())
+        model = self.average.model_to_judge(self._heeding(self.feed.natural()))
         part = min(JUDGED, self.plan.batch_size, self.at_once if self.micro_batch and self.at_once else JUDGED)
         judged = self.validation.judge(
             model, self.held_out, self.threat, part=part, seed=self.seed, engine=self.engine,
-            teacher=self.beside.get("teacher") or self.teachers.get("teacher"),
+            teacher=self.beside.get("teacher") or self.teachers.get("teacher"), look=self.stop.look,
         )  # fmt: skip
         found = {"clean": judged["clean"], "robust": judged["robust"], "epoch": float(epoch)}
         self.looks_without_gain = 0 if found["robust"] > self.best["robust"] else self.looks_without_gain + 1
@@ -198,9 +237,14 @@ class Trainer:
         noticed = tell_guards(self.method, found, len(self.held_out.classes), self.engine)
         return {**judged, **noticed}
 
+    def _heeding(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        for batch in batches:
+            self.stop.look()
+            yield batch
+
     def _keep(self, path: Path, model: Classifier) -> None:
         kept = {**self.facts, "epoch": self.step // self.steps_per_epoch}
-        self.engine.on_global_zero(lambda: save_weights(path, model, kept))
+        self.engine.on_global_zero(lambda: save_weights(path, model, kept, make_folder=False))
 
     def _check_finite(self) -> None:
         """Raise before anything is kept; the last update may break weights that no loss has seen yet."""
@@ -229,17 +273,57 @@ class Trainer:
             "precision": self.engine.precision,
             "companions": {companion.name: companion.state_dict() for companion in self.update.companions},
             "terms": [m.state_dict() for m in self.terms],
+            "made_with": self.made_with,
+            "settings": self.facts.get("settings"),
+            "history": self.history,
+            "record": self.record,
+            "pending": self.pending,
         }
         self.engine.on_global_zero(lambda: self.folder.save(state))
 
-    def _restore(self) -> None:
-        state = self.folder.load()
-        self.engine.on_global_zero(lambda: self.folder.forget_after(0 if state is None else state["step"]))
-        if state is None:
+    def restore(self) -> None:
+        """Take up the folder's checkpoint, where there is one and it has not been taken up.
+
+        Raises:
+            MmardError: for one that is damaged or of another run, and for an extension that is not clear.
+        """
+        if self.restored:
             return
+        self.restored, state = True, self.folder.load()
+        if state is not None:
+            allowed = () if self.extension is None else self.extension.changed
+            must_be_of(self.made_with, state.get("made_with"), self.folder.checkpoint_file, allowed)
+            self._take_up(state)
+        entry = None if self.extension is None or state is None else self._extended(self.extension)
+        if self.step > self.total:
+            raise MmardError(
+                f"{self.folder.path} has done {self.step / self.steps_per_epoch:g} epochs, and train.epochs is "
+                f"{self.plan.epochs}; expected no fewer than it has done"
+            )
+        self.engine.on_global_zero(lambda: self.folder.forget_after(self.step, self.record))
+        if entry is not None:
+            self.history = [*self.history, entry]
+            self._save()  # from here on the checkpoint is of the new plan
+            self.engine.on_global_zero(lambda: self.folder.keep_history(self.history))
+            self.watcher.told(told(entry))
+
+    def _extended(self, extension: Extension) -> dict[str, Any]:
+        return extension.entry(
+            self.step,
+            self.steps_per_epoch,
+            self.plan,
+            self.averaging,
+            self.validation,
+            self.looks_without_gain,
+            self.method,
+        )
+
+    def _take_up(self, state: dict[str, Any]) -> None:
+        """Load the parts of a checkpoint."""
         try:
             self.student.load_state_dict(state["student"])
             self.update.optimizer.load_state_dict(state["optimizer"])
+            self.plan.apply_to(self.update.optimizer)
             self.average.load_state_dict(state["average"])
             for module, saved in zip(self.terms, state["terms"], strict=True):
                 module.load_state_dict(saved)
@@ -248,6 +332,11 @@ class Trainer:
             self.meter.load_state_dict(state["meter"])
             self.step, self.best, self.at_once = state["step"], state["best"], state.get("at_once")
             self.looks_without_gain = state.get("looks_without_gain", 0)
+            self.history, self.record, self.pending = (
+                state.get("history", []),
+                state.get("record"),
+                state.get("pending"),
+            )
             if begun := state.get("precision"):
                 self.engine.choose_precision(begun)
         except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as e:

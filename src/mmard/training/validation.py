@@ -1,5 +1,6 @@
 """How a student is judged while it trains, and when that ends the run."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,21 +55,25 @@ class Validation:
         seed: int,
         engine: Engine,
         teacher: nn.Module | None = None,
+        look: Callable[[], object] = lambda: None,
     ) -> dict[str, Any]:
         """Clean and robust accuracy in percent, and with a teacher the triangle's mutual informations in nats.
 
-        ``part`` images at a time; alike however many processes share the work.
+        ``part`` images at a time; alike however many processes share the work. ``look`` is called after each part, equally
+        often in each process.
         """
         attack, networks = untargeted(Pgd(steps=self.steps, start="uniform")), [model, *([teacher] if teacher else [])]
         said = torch.zeros(len(networks), 2, len(images), len(images.classes), device=engine.device)
         with held_still(*networks), full_precision():
-            for start in range(engine.rank * part, len(images), engine.world * part):
-                rows = slice(start, start + part)
-                x, y, _ = images.batch(rows)
-                torch.manual_seed(seed_of(seed, "judge", start))
-                points = x, attack(model, x, y, threat)
-                with torch.no_grad():
-                    said[:, :, rows] = torch.stack([torch.stack([net(at) for at in points]) for net in networks])
+            for start in range(engine.rank * part, len(images) + engine.rank * part, engine.world * part):
+                if start < len(images):
+                    rows = slice(start, start + part)
+                    x, y, _ = images.batch(rows)
+                    torch.manual_seed(seed_of(seed, "judge", start))
+                    points = x, attack(model, x, y, threat)
+                    with torch.no_grad():
+                        said[:, :, rows] = torch.stack([torch.stack([net(at) for at in points]) for net in networks])
+                look()
         said = engine.all_reduce_sum(said)
         clean, robust = (100 * torch.eq(logits.argmax(1), images.labels).float().mean().item() for logits in said[0])
         found = {"clean": clean, "robust": robust}

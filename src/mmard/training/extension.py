@@ -1,0 +1,117 @@
+"""Going on with a run by another plan: for more epochs, or at another learning rate.
+
+Progress is the share of all steps that is done, and schedule, averaging and terms follow it. From the extension on it is the
+share of the new plan: a run of 30 epochs that goes on to 60 is at one half, and a cosine there is at half its height.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmard.core.errors import MmardError
+from mmard.core.method import Method
+from mmard.core.numbers import beginning
+from mmard.training.averaging import Averaging
+from mmard.training.plan import Plan
+from mmard.training.validation import Validation
+
+EXTENDABLE = (
+    *(f"train.{key}" for key in ("epochs", "lr", "schedule", "milestones", "decay", "hold", "warmup", "weight_decay", "clip")),
+    *("averaging.start", "validation.every", "validation.patience", "checkpoint_every"),
+)  # fmt: skip
+"""Settings that may change. Of all others it would not be clear what the whole run is a run of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extension:
+    """Another plan for a run that has begun.
+
+    Args:
+        changed: what changes, by dotted key: old and new value.
+        before, averaging: those the run was made with until now.
+    """
+
+    changed: Mapping[str, tuple[Any, Any]]
+    before: Plan
+    averaging: Averaging
+
+    def entry(
+        self,
+        step: int,
+        per_epoch: int,
+        after: Plan,
+        averaging: Averaging,
+        validation: Validation,
+        waited: int,
+        method: Method,
+    ) -> dict[str, Any]:
+        """Describe the extension for the run's history, in plain values.
+
+        Args:
+            step, per_epoch: steps that are done, and those of an epoch.
+            after, averaging, validation: the new ones.
+            waited: looks in a row that have found nothing better.
+
+        Raises:
+            MmardError: where nothing would be left to train, or what is to come is not clear.
+        """
+        done, total = step / per_epoch, after.epochs * per_epoch
+        if step >= total:
+            raise MmardError(
+                f"{done:g} epochs are done, and train.epochs={after.epochs} leaves nothing to train; expected more than {done:g}"
+            )
+        if validation.ends(waited):
+            raise MmardError(
+                f"the run ended early: {waited} looks in a row found nothing better, and validation.patience is "
+                f"{validation.patience}; name a larger one, or validation.patience=null"
+            )
+        then, now = step / (self.before.epochs * per_epoch), step / total
+        self._keeps_what_has_begun(then, now, step / per_epoch, after, averaging, method)
+        last = self.before.lr_at(max(0, step - 1) / (self.before.epochs * per_epoch))
+        lr = last, after.lr_at(now)
+        self._is_clear(then, now, lr, after)
+        changed = {key: list(pair) for key, pair in self.changed.items()}
+        return {"step": step, "epoch": done, "changed": changed, "lr": list(lr)}
+
+    def _is_clear(self, then: float, now: float, lr: tuple[float, float], after: Plan) -> None:
+        """Raise where the learning rate would do what nobody asked for."""
+        if now < after.warmup and then >= self.before.warmup:
+            raise MmardError(
+                f"train.warmup={after.warmup:g} is a share of the run: it is over, and {after.epochs} epochs would warm up again; "
+                f"name train.schedule=cosine train.warmup=0, or another"
+            )
+        asked_for = {"train.lr", "train.schedule"} & set(self.changed)
+        if after.schedule == "one_cycle" and lr[1] > lr[0] and not asked_for:
+            raise MmardError(
+                f"a one_cycle rises once, and in {after.epochs} epochs its learning rate would rise again, from {lr[0]:.3g} "
+                f"to {lr[1]:.3g}; say so by train.lr={after.lr:g}, or name train.schedule=constant train.lr={lr[0]:.3g}"
+            )
+
+    def _keeps_what_has_begun(
+        self, then: float, now: float, done: float, after: Plan, averaging: Averaging, method: Method
+    ) -> None:
+        """Raise where a part of the run that has begun would pause."""
+        old = beginnings(self.before.epochs, self.averaging, method)
+        for name, share in beginnings(after.epochs, averaging, method).items():
+            if then > old.get(name, 1) and now < share:
+                cure = f", or averaging.start={done:g} (epochs)" if name == "averaging.start" else ""
+                raise MmardError(
+                    f"{name} has begun, and would pause until {share:.0%} of {after.epochs} epochs are done; expected at most "
+                    f"train.epochs={int(done / share)}{cure}"
+                )
+
+
+def beginnings(epochs: int, averaging: Averaging, method: Method) -> dict[str, float]:
+    """Find the parts of a run that begin within it, as shares of so many epochs."""
+    found = {"averaging.start": averaging.in_run_of(epochs).start} if averaging.kind != "none" else {}
+    for name, companion in method.companions.items():
+        found[f"the training of {name!r}"] = beginning(f"the training of {name!r}", companion.begin, epochs)
+    if method.perturbation is not None:
+        found["awp"] = beginning("awp", method.perturbation.begin, epochs)
+    return found
+
+
+def told(entry: Mapping[str, Any]) -> str:
+    """Say an extension in one line."""
+    changed = ", ".join(f"{key} {old} → {new}" for key, (old, new) in entry["changed"].items())
+    return f"extended at epoch {entry['epoch']:g}: {changed}; learning rate {entry['lr'][0]:.3g} → {entry['lr'][1]:.3g}"
