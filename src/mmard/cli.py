@@ -35,6 +35,7 @@ app = typer.Typer(
 RECIPE = typer.Argument(
     metavar="[RECIPE] [KEY=VALUE]...", help="A recipe (see mmard ls recipes) or .yaml file, and settings."
 )
+Extend = Annotated[bool, typer.Option("--extend", help="With --resume: for more epochs, or at another learning rate.")]
 GOES_ON = "the same command goes on, a training with --resume from the checkpoint that it saved"
 Words = Annotated[list[str] | None, RECIPE]
 
@@ -78,9 +79,7 @@ def train(
     student: Annotated[str | None, typer.Option(help="Architecture, such as resnet18 or cnn-16-3.")] = None,
     to: Annotated[str | None, typer.Option("--out", help="Run folder to make.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run folder's checkpoint ends.")] = False,
-    extend: Annotated[
-        bool, typer.Option("--extend", help="With --resume: for more epochs, or at another learning rate.")
-    ] = False,
+    extend: Extend = False,
     trust: console.Trusted = False,
 ) -> None:
     """Train a student (or, with a method that needs no teacher, a teacher).
