@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 # Before torch looks, and for the processes that tests start: bit-equality is promised on the CPU, for one number of threads.
-os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": os.environ.get("MMARD_TEST_THREADS", "1")}
 import torch
-from helpers import Run, blobs, command, small_net
+from helpers import SEED, Run, blobs, command, small_net
 from rich.console import Console
 
 from mmard import api, cli
@@ -19,7 +19,7 @@ from mmard.data.images import DataSet, split
 from mmard.data.sources import load
 from mmard.models.weights import save_weights
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,15 +55,12 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     settings = {
         "student": "cnn-16-3", "normalize": "data", "threat__eps": 0.15, "attack__steps": 5, "attack__step_size": 0.05,
         "train__epochs": 6, "train__batch_size": 64, "train__weight_decay": 5e-4,
-        "averaging__kind": "ema", "averaging__decay": 0.95, "validation__every": 9, "validation__steps": 2,
+        "averaging__kind": "ema", "averaging__decay": 0.95, "validation__every": 9, "validation__steps": 2, "seed": SEED,
     }  # fmt: skip
     runs: dict[str, Path] = {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # which decides the order of sums: the same nets everywhere
     for method in ("pgd_at", "trades", "rslad", "mmard"):
         taught = {"teacher": str(runs["pgd_at"])} if method in ("rslad", "mmard") else {}
         runs[method] = api.train(method=method, out=str(base / method), **settings, **taught).path
-    torch.set_num_threads(threads)
     return runs
 
 

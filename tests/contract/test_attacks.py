@@ -13,6 +13,8 @@ from mmard.attacks.pgd import untargeted
 from mmard.core.method import Attack
 from mmard.losses import margin
 
+pytestmark = pytest.mark.figures
+
 STARTS = ("none", "gaussian", "uniform")
 ATTACKS: dict[str, Attack] = {
     "fgsm": untargeted(Pgd(steps=1, start="none")),

@@ -20,6 +20,8 @@ from mmard.training.engine import Engine
 from mmard.training.precision import computes_in_bf16, slowdown_of_bf16
 from mmard.training.progress import Watcher
 
+pytestmark = pytest.mark.figures
+
 CPU = torch.device("cpu")
 TINY = {
     "method": "pgd_at", "student": "cnn-4-2", "data.limit": 200, "data.held_out": 0.3, "threat.eps": 0.1, "attack.steps": 1,

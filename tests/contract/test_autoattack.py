@@ -30,6 +30,8 @@ from mmard.models.weights import save_weights
 from mmard.objects import data_of
 from mmard.training.folding import folded
 
+pytestmark = pytest.mark.figures
+
 EPS = 0.13  # some of the blobs fall and some stand
 
 

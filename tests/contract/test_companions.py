@@ -44,6 +44,8 @@ from mmard.training.plan import Plan
 from mmard.training.update import Update
 from mmard.training.validation import Validation
 
+pytestmark = pytest.mark.figures
+
 COMPOSED: dict[str, Callable[[], Method]] = {
     "peeraid": peeraid,
     "ciard": lambda: ciard(begin=0.3),

@@ -21,6 +21,8 @@ from mmard.training.inner_state import prepared
 from mmard.training.plan import Plan
 from mmard.training.update import Update
 
+pytestmark = pytest.mark.figures
+
 WRAPPERS: dict[str, Callable[[Method], Method]] = {
     "mmard": mmard,
     "mmard, balanced, held": lambda base: mmard(base, inner="drift", balance=True, every=2),

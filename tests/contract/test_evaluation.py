@@ -20,6 +20,8 @@ from mmard.runs import RunFolder
 from mmard.training.plan import Plan
 from mmard.training.trainer import Trainer
 
+pytestmark = pytest.mark.figures
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:

@@ -30,6 +30,8 @@ from mmard.models.runtime import RuntimeModel
 from mmard.models.students import FAMILIES, Architecture, Classifier, build
 from mmard.models.weights import save_weights
 
+pytestmark = pytest.mark.figures
+
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 ort = pytest.importorskip("onnxruntime")

@@ -17,6 +17,8 @@ from mmard.evaluation.evaluate import Trial, evaluate
 from mmard.evaluation.flags import beats, flags_of_probes, flags_of_verdicts
 from mmard.evaluation.scores import Scores, Stage
 
+pytestmark = pytest.mark.figures
+
 N = 200
 HONEST = {"clean": 180, "FGSM": 130, "PGD-20": 110, "C&W": 106, "AutoAttack": 100}
 PROBED = {

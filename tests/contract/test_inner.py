@@ -30,6 +30,8 @@ from mmard.training.trainer import Trainer
 from mmard.training.update import Update
 from mmard.training.validation import Validation
 
+pytestmark = pytest.mark.figures
+
 PARTS: dict[str, dict[str, Any]] = {
     "warm": {"steps": 2, "warm_start": True},
     "warm, stopping, late, guarded": {

@@ -8,6 +8,8 @@ from mmard import MmardError, Threat
 from mmard.attacks.minimal import Minimal, onto_hyperplane
 from mmard.losses import margin
 
+pytestmark = pytest.mark.figures
+
 
 def linear(classes: int = 5, pixels: int = 25, seed: int = 0, scale: float = 1.0) -> nn.Module:
     """K linear logits, nearly equal at grey."""

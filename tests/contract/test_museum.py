@@ -1,7 +1,7 @@
 """A museum of broken defences: each is caught, by name; and honest models raise no flag."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import museum
@@ -21,6 +21,8 @@ from mmard.evaluation.evaluate import choose, suite
 from mmard.evaluation.scores import Scores
 from mmard.models.students import Classifier
 
+pytestmark = pytest.mark.figures
+
 THREAT = Threat(eps=0.15)
 
 
@@ -36,9 +38,14 @@ def net(honest: dict[str, Path]) -> Classifier:
 
 
 def judged(
-    model: nn.Module, digits: DataSet, attacks: str = "fgsm,pgd-20,cw", checks: str = "quick", n: int = 60
+    model: nn.Module,
+    digits: DataSet,
+    attacks: str = "fgsm,pgd-20,cw",
+    checks: str = "quick",
+    n: int = 60,
+    others: Mapping[str, nn.Module] | None = None,
 ) -> Scores:
-    return checked(model, some(digits.test, n, seed=1), THREAT, choose(attacks, suite()), checks=checks)
+    return checked(model, some(digits.test, n, seed=1), THREAT, choose(attacks, suite()), checks=checks, others=others)
 
 
 def caught(model: nn.Module, digits: DataSet) -> set[str]:
@@ -98,11 +105,11 @@ def test_every_exhibit_is_caught_by_name(name: str, net: Classifier, digits: Dat
 
 
 def test_true_gradients_that_lead_nowhere_are_found_out_by_further_attacks(net: Classifier, digits: DataSet) -> None:
-    scores = judged(museum.Rugged(net, 1), digits, "fgsm,pgd-20,cw", checks="full", n=100)
-    seen = {check["name"]: check for check in scores.facts["checks"]}
-    assert {"restarts", "square", "transfer"} <= seen.keys()
+    scores = judged(museum.Rugged(net, 1.5), digits, "fgsm,pgd-20,cw", "full", 100, {"the net beneath": net})
+    seen = {check["name"]: check for check in scores.facts["checks"] if "a net fitted" not in check["said"]}
+    assert {"restarts", "square", "transfer"} <= seen.keys()  # the fitted net finds as many as rounding lets it
     assert all(seen["square"][key] for key in ("said", "means", "do"))
-    steeper = judged(museum.Rugged(net, 2), digits, "fgsm,pgd-20", checks="quick", n=100)
+    steeper = judged(museum.Rugged(net, 3), digits, "fgsm,pgd-20", checks="quick", n=200)
     assert "order" in {check["name"] for check in steeper.facts["checks"]}
 
 
@@ -133,15 +140,15 @@ def test_an_ensemble_of_two_that_normalise_is_honest(honest: dict[str, Path], di
 
 
 def test_a_randomised_model_is_judged_over_draws_and_the_table_says_so(net: Classifier, digits: DataSet) -> None:
-    noisy = Exhibit(copy.deepcopy(net), lambda x: x + 0.3 * torch.randn_like(x), same)
-    over_draws = judged(noisy, digits, "pgd-20", n=30)
+    noisy = Exhibit(copy.deepcopy(net), lambda x: x + 0.5 * torch.randn_like(x), same)
+    over_draws = judged(noisy, digits, "pgd-20")
     assert all("EOT over 20 draws" in row["detail"] for row in over_draws.rows()[:-1])
-    naive = judged(noisy, digits, "pgd-20", checks="none", n=30)
+    naive = judged(noisy, digits, "pgd-20", checks="none")
     assert over_draws.accuracy("clean") > naive.accuracy("clean")  # the mean of 20 draws knows more than one
     assert "EOT" not in naive.details[1]
 
 
-@pytest.mark.parametrize("factor", [1e-6, 1e6])
+@pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])  # powers of two, which rounding does not touch
 def test_a_margin_loss_cures_what_scale_does_and_without_one_it_is_an_error(
     factor: float, net: Classifier, digits: DataSet
 ) -> None:
@@ -150,6 +157,6 @@ def test_a_margin_loss_cures_what_scale_does_and_without_one_it_is_an_error(
         judged(scaled, digits, "fgsm,pgd-20")
     assert e.value.check.name == "scale"
     scores, plain = judged(scaled, digits), judged(net, digits)
-    assert scores.accuracy("C&W") == pytest.approx(plain.accuracy("C&W"), abs=0.02)
+    assert scores.accuracy("C&W") == plain.accuracy("C&W")
     assert scores.accuracy("PGD-20") > plain.accuracy("PGD-20")  # what the flag is for
     assert scores.facts["checks"][0]["level"] == "warning"

@@ -22,6 +22,8 @@ from mmard.evaluation.preflight import check_pixels, check_threat, preflight
 from mmard.evaluation.slopes import check_slopes
 from mmard.models.weights import save_weights
 
+pytestmark = pytest.mark.figures
+
 THREAT = Threat(eps=0.1)
 FGSM = choose("fgsm", suite())
 CW = choose("cw", suite())

@@ -28,6 +28,8 @@ from mmard.training.engine import Engine
 from mmard.training.feed import Feed
 from mmard.training.progress import Bar
 
+pytestmark = pytest.mark.figures
+
 datasets = pytest.importorskip("datasets")
 
 COUNT, BATCH = 84, 16  # 64 of the images are learnt from, 20 held out: 4 steps an epoch

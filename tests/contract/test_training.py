@@ -23,6 +23,8 @@ from mmard.training.plan import Plan
 from mmard.training.progress import Watcher
 from mmard.training.trainer import Trainer
 
+pytestmark = pytest.mark.figures
+
 THREAT = Threat(eps=0.1)
 TIMED = (
     "seconds",

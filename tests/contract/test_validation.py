@@ -12,6 +12,8 @@ from mmard.diagnostics.triangle import triangle
 from mmard.training.engine import Engine
 from mmard.training.validation import Validation
 
+pytestmark = pytest.mark.figures
+
 
 def test_accuracies_and_the_triangle_are_those_of_all_the_images(tiny: DataSet) -> None:
     student, teacher, images = small_net(seed=1), small_net(seed=2), tiny.held_out

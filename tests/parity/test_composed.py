@@ -30,6 +30,8 @@ from mmard.training.update import Update
 from . import nets
 from .cases import ce, kl, p
 
+pytestmark = pytest.mark.figures
+
 EPS = 0.2
 COMPOSED = {"peeraid", "ciard", "igdm", "fair", "awp"}  # what stands here and not in `cases`
 Net = Callable[[Tensor], Tensor]

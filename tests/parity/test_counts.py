@@ -31,6 +31,8 @@ from mmard.training.step import make_example, outer_losses
 from . import nets
 from .test_composed import COMPOSED
 
+pytestmark = pytest.mark.figures
+
 # a step with PGD-10: forwards of the student, of the teacher, and which images the student sees in training mode
 # (c natural, a adversarial or x − δ), as in the columns "teacher" and "order" of the papers
 STEP: dict[str, tuple[Method, int, int, str]] = {

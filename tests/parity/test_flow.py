@@ -18,6 +18,8 @@ from . import nets
 from .cases import ATTACKED, CASES, Inner, live, soft
 from .nets import WIDE
 
+pytestmark = pytest.mark.figures
+
 
 def states(net: torch.nn.Module) -> tuple[list[bool], list[bool]]:
     """Mode of every module, and what every weight asks for."""

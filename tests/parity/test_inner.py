@@ -22,6 +22,8 @@ from mmard.training.step import make_example
 
 from . import nets
 
+pytestmark = pytest.mark.figures
+
 STEPS = 6
 
 

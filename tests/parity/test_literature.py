@@ -28,6 +28,8 @@ from mmard.training.step import make_example, outer_losses
 
 from . import literature as papers
 
+pytestmark = pytest.mark.figures
+
 EPS, EPOCHS, STEPS, CLASSES, BATCH = 0.1, 3, 6, 4, 12
 Make = Callable[[], Method]
 

@@ -20,6 +20,8 @@ from .naive import Seen
 from .nets import WIDE
 from .test_composed import COMPOSED
 
+pytestmark = pytest.mark.figures
+
 PUBLISHED = Threat(eps=8 / 255)
 SEED = 7
 

@@ -15,6 +15,8 @@ from mmard.models.students import Architecture, Classifier, build
 from mmard.training.engine import Engine
 from mmard.training.step import make_example, outer_losses
 
+pytestmark = pytest.mark.figures
+
 SAME_PIXELS, LOSS_ERROR = 0.75, 0.01  # found on the CPU: 0.85 and 0.001
 
 

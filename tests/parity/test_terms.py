@@ -15,6 +15,8 @@ from mmard.terms import BOUNDARIES, SCENARIOS, TRIANGLES
 
 from . import naive
 
+pytestmark = pytest.mark.figures
+
 TERMS: dict[str, Objective] = {**SCENARIOS, **BOUNDARIES, **TRIANGLES}
 SIZES = [(4, 3), (4, 7), (10, 5), (10, 20)]  # classes, batch: 20 samples are more than the 16 neighbours
 PARAMS: dict[str, list[dict[str, float]]] = {

@@ -13,6 +13,8 @@ from mmard.core.views import Models, Views
 from mmard.methods import fair, mmard, rslad
 from mmard.training.step import make_example
 
+pytestmark = pytest.mark.figures
+
 FIRST = torch.tensor([[3.0, -1.0, 2.0, -2.0], [0.3, 0.1, -0.1, 0.1], [0.0, 0.0, 0.0, 0.0]])  # one row a sample
 SECOND = torch.tensor([[-10.0, -40.0, -70.0, 80.0], [9.0, -3.0, 0.0, 0.0], [1e-9, -1e-9, 1e-9, -1e-9]])
 

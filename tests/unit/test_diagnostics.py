@@ -15,6 +15,8 @@ from mmard.locate import build_method, label_of, method_specs
 from mmard.methods import fair, igdm, mmard, rslad
 from mmard.scene import Scene
 
+pytestmark = pytest.mark.figures
+
 EPS = 0.1
 W = torch.randn(16, generator=torch.Generator().manual_seed(0))
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from mmard.models.students import Architecture, Classifier, build
 from mmard.training.folding import Folded, folded
 
+pytestmark = pytest.mark.figures
+
 
 def lived(name: str) -> Classifier:
     """A network whose BatchNorms have seen something."""

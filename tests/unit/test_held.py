@@ -14,6 +14,8 @@ from mmard.methods import rslad
 from mmard.terms import drift
 from mmard.training.step import make_example
 
+pytestmark = pytest.mark.figures
+
 WEIGHTS = torch.linspace(-1, 1, 12)
 
 

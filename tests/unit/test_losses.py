@@ -7,6 +7,8 @@ import torch
 
 from mmard import losses
 
+pytestmark = pytest.mark.figures
+
 
 def logits_of(*rows: list[float]) -> torch.Tensor:
     """Logits whose softmax is these rows."""

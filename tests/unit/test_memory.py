@@ -24,6 +24,8 @@ from mmard.training.plan import Plan
 from mmard.training.trainer import Trainer
 from mmard.training.update import Update, compiled
 
+pytestmark = pytest.mark.figures
+
 MIB = 2**20
 
 

@@ -8,6 +8,8 @@ from mmard import MmardError, Objective, Views, term
 from mmard.core.method import Method
 from mmard.core.views import Models
 
+pytestmark = pytest.mark.figures
+
 
 @term("a")
 def one(v: Views) -> Tensor:

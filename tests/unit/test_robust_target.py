@@ -10,6 +10,8 @@ from mmard.core.views import Models, Views
 from mmard.locate import build_method
 from mmard.methods import METHODS
 
+pytestmark = pytest.mark.figures
+
 FILE = Path(__file__).parents[2] / "examples/robust_target.py"
 MINE = Trust(everything=True)
 

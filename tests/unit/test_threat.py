@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from mmard import MmardError, Threat
 from mmard.core.threat import in_255ths
 
+pytestmark = pytest.mark.figures
+
 
 @given(eps=st.floats(0, 1), norm=st.sampled_from(["linf", "l2"]), seed=st.integers(0, 99), far=st.floats(0.01, 10))
 def test_projection_lands_in_the_ball_and_the_pixel_range_and_stays(

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from mmard import MmardError
 from mmard.core.views import Models, Views, held_still
 
+pytestmark = pytest.mark.figures
+
 
 class Counting(nn.Module):
     """Counts its calls."""
