@@ -9,16 +9,17 @@ import torch
 
 from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
-from mmard.core.files import read_json, write_json
+from mmard.core.files import read_json, write_json, write_text
 from mmard.core.numbers import seed_of
 from mmard.core.threat import Threat
 from mmard.data.images import DataSet
+from mmard.data.labels import Known
 from mmard.judge.assess import evaluate
 from mmard.judge.extras import formula_of, keep_card
 from mmard.models.students import Architecture, Classifier, build
 from mmard.models.teachers import Card, find_model, load_teacher, weights_file
 from mmard.models.weights import describes_itself
-from mmard.objects import check, data_of, engine_of, may_be_read, method_of, plan_of, teachers_of
+from mmard.objects import check, data_of, engine_of, known_of, may_be_read, method_of, plan_of, teachers_of
 from mmard.runs import RunFolder, changes, differences, listed
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
@@ -82,16 +83,26 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine, exten
         engine.choose_precision(settings.engine.precision)
         if settings.teacher and engine.is_global_zero:
             _warn_of_other_data(RunFolder(settings.teacher), settings)
-        trainer = _trainer(settings, data_of(settings), engine, folder, watch(folder.path.name), extension)
+        data = data_of(settings, known_to(settings, folder))
+        trainer = _trainer(settings, data, engine, folder, watch(folder.path.name), extension)
         engine.on_global_zero(lambda: _look_at_teachers(trainer, settings))
         trainer.restore()  # whatever is refused leaves the folder as it was
         formula = str(trainer.method)
         engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard, formula))
+        if data.skipped:
+            told = "".join(f"{line}\n" for line in data.skipped)
+            engine.on_global_zero(lambda: write_text(folder.path / "skipped.txt", told))
         trainer.fit()
         engine.on_global_zero(lambda: keep_card(folder.path))
     finally:
         folder.close()
     return folder
+
+
+def known_to(settings: Settings, folder: RunFolder) -> list[Known]:
+    """What is known of the data: by this run where it goes on, and by the networks that it learns from."""
+    own = [known_of(folder.last_file, f"the run {folder.path}")] if folder.last_file.is_file() else []
+    return own + [known_of(source, f"the {name} {source}") for name, source in teachers_of(settings).items()]
 
 
 def lesson_of(pupil: Settings) -> Settings | None:
@@ -141,7 +152,8 @@ def _warn_of_other_data(teacher: RunFolder, pupil: Settings) -> None:
     """A teacher that learnt from another split may have seen what is held out from the student."""
     if teacher.settings_file.is_file():
         old, new = (
-            s.data.model_dump(mode="json", exclude={"augment", "stream"}) for s in (read_settings(teacher.path), pupil)
+            s.data.model_dump(mode="json", exclude={"augment", "stream", "channels"})
+            for s in (read_settings(teacher.path), pupil)
         )
         if changed := differences(old, new, "data."):
             warnings.warn(

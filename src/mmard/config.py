@@ -13,6 +13,7 @@ from mmard.core.numbers import parse_number
 from mmard.core.reading import NoYamlError, parse_yaml, read_yaml
 from mmard.core.trust import Trust
 from mmard.core.validate import Section, validated
+from mmard.data.sources import unused
 from mmard.locate import names_of, spec_of
 
 Number = Annotated[float, BeforeValidator(parse_number)]
@@ -30,7 +31,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class DataSettings(Section):
-    """Which images; see ``mmard ls data``. ``stream`` leaves the training images on disk."""
+    """Which images; see ``mmard ls data``. ``stream`` leaves the training images on disk.
+
+    ``channels`` are by default what the files are: 1 where all are grey, else 3. ``on_error: skip`` leaves out broken images.
+    """
 
     name: str = "digits"
     train: str | list[str] | None = None
@@ -38,11 +42,13 @@ class DataSettings(Section):
     root: str | None = None
     label: str | None = None
     size: Count | None = None
+    channels: Literal[1, 3] | None = None
     held_out: Number = 0.1
     limit: Count | None = None
     test_limit: Count | None = None
     seed: Seed = 0
     stream: bool = False
+    on_error: Literal["stop", "skip"] = "stop"
     augment: Literal["none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix"] = "none"
 
 
@@ -218,6 +224,7 @@ def read_settings(
     elif recipe is not None:
         raw, found = _of_file(str(recipe))
         known = found.also(everything=trust)
+    _forget_other_data(raw, overrides or {})
     for key, value in (overrides or {}).items():
         _put(raw, key, value)
     return validated(Settings, raw, "setting").trusting(known.also(_words(overrides or {})) if own else known)
@@ -272,6 +279,14 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list | tuple):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _texts(part)
+
+
+def _forget_other_data(raw: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Drop what says where the data of a recipe are, where ``overrides`` name other data that do not look at it."""
+    data, name = raw.get("data"), overrides.get("data.name")
+    if isinstance(data, dict) and isinstance(name, str) and name != data.get("name", "digits"):
+        for key in unused(name, list(data)):
+            del data[key]
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:

@@ -73,7 +73,8 @@ def export(
     target = _target(Path(source).expanduser(), path, to, int8)
     known, words = Source.of(path, None), {key.replace("__", "."): value for key, value in overrides.items()}
     settings = known.settings(words, trust=trust)
-    model, data = load_model(path), data_of(read_settings(settings, {"data.stream": True}))
+    model = load_model(path)
+    data = data_of(read_settings(settings, {"data.stream": True}), known.known())
     must_fit(model, str(path), len(data.test.classes), data.test.channels)
     facts = _facts(path, target, model, data) | _declared(known, settings, words)
     proto, comparison = _made(model, data, facts, calibration if int8 else None, str(target))

@@ -16,10 +16,12 @@ from mmard.core.numbers import NeverBeginsError, beginning
 from mmard.core.threat import Threat
 from mmard.core.views import MissingModelError, Models, Views
 from mmard.data.images import DataSet
-from mmard.data.sources import load
+from mmard.data.labels import Known, agreed
+from mmard.data.sources import load, must_be_used, unused
 from mmard.locate import build_method
 from mmard.models.students import Architecture, build
-from mmard.models.teachers import Card, find_model, hub_of
+from mmard.models.teachers import Card, find_model, hub_of, weights_file
+from mmard.models.weights import architecture_facts, facts_of
 from mmard.terms import OVER_THE_BATCH
 from mmard.terms.fairness import Fairness
 from mmard.training.averaging import Averaging
@@ -69,14 +71,38 @@ def _must_go_together(settings: Settings, method: Method) -> None:
         )
 
 
-def data_of(settings: Settings) -> DataSet:
-    """Load the data set, its held-out split cut.
+def data_of(settings: Settings, models: Iterable[Known] = ()) -> DataSet:
+    """The data set, its held-out split cut, with classes and channels as these models know them.
 
     Raises:
-        MmardError: where it lies at a place that somebody's weights name and the user does not; before anything is read.
+        MmardError: where it lies at a place that somebody's weights name and the user does not, before anything is read; for data
+            that are not there, and for models that know the same classes in different orders.
     """
     _data_may_be_read(settings)
-    return load(**settings.data.model_dump(exclude={"augment"}))
+    given = settings.data.model_dump(exclude={"augment"})
+    ignored = unused(settings.data.name, list(given))  # an old run's; `check` refuses them
+    return load(**{key: value for key, value in given.items() if key not in ignored}, model=agreed(models))
+
+
+def known_of(source: str | Path, what: str) -> Known:
+    """What a model says of its data: the header of its weights, or its card.
+
+    Raises:
+        MmardError: where there is no such model, and for a card whose class names are not those in its file.
+    """
+    path = find_model(source)
+    weights = weights_file(path)
+    own = architecture_facts(weights)
+    known = Known.of(what, facts_of(weights).get("classes"), own.get("classes"), own.get("channels"))
+    if path.suffix != ".json":
+        return known
+    card = Card.read(path)
+    if known.classes and card.class_names and known.classes != card.class_names:
+        raise MmardError(
+            f"the card {path} has other class_names ({', '.join(card.class_names[:4])} ...) than its file says "
+            f"({', '.join(known.classes[:4])} ...); leave them out of the card"
+        )
+    return Known(what, known.classes or card.class_names, card.channels)
 
 
 def may_be_read(settings: Settings) -> None:
@@ -129,6 +155,7 @@ def engine_of(settings: Settings) -> Engine:
 
 def check(settings: Settings) -> None:
     """Whatever can be wrong without looking at data or weights, found before anything heavy runs."""
+    must_be_used(settings.data.name, list(settings.data.model_dump(exclude_defaults=True)))
     method = method_of(settings)
     if settings.scale != 1 and not method.has_divergences():
         raise MmardError(f"scale={settings.scale} is of KL terms, and this method descends none; leave it out")

@@ -18,7 +18,7 @@ from mmard.diagnostics.boundary import Places, direct, look, searches_of
 from mmard.diagnostics.triangle import triangle
 from mmard.models.students import Classifier
 from mmard.models.teachers import load_model, load_teacher, must_fit
-from mmard.objects import data_of, teachers_of
+from mmard.objects import data_of, known_of, teachers_of
 from mmard.training.engine import Engine
 from mmard.training.folding import folded
 from mmard.training.step import make_example
@@ -43,7 +43,9 @@ class Scene:
     def of(settings: Settings, weights: Path, split: str, limit: int, batch_size: int, seed: int) -> "Scene":
         """Load all that is needed."""
         sources = teachers_of(settings)
-        data = data_of(read_settings(settings, {"data.stream": True}))  # few of them are looked at
+        known = [known_of(weights, f"the student {weights}")]
+        known += [known_of(source, f"the {name} {source}") for name, source in sources.items()]
+        data = data_of(read_settings(settings, {"data.stream": True}), known)  # few of them are looked at
         whole: ImageSet = {"held-out": data.held_out, "test": data.test, "train": data.train}[split]
         if len(whole) < 2:
             raise MmardError(f"the {split} split has {len(whole)} image, expected at least 2; try another split")

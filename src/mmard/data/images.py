@@ -1,6 +1,6 @@
 """Image sets in memory: uint8 on the device, stable indices, splits that depend only on a seed."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self, TypeVar
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmard.core.errors import MmardError
+from mmard.data.labels import as_array, class_numbers, must_be_classes
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """x (B, C, H, W) float32 in [0, 1] in channels-last memory, y (B,), index (B,)."""
@@ -71,27 +72,30 @@ class Images:
     classes: tuple[str, ...]
     index: Tensor
 
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != torch.uint8 or self.pixels.dim() != 4 or self.labels.dtype != torch.int64:
+            kinds = f"pixels {self.pixels.dtype} {tuple(self.pixels.shape)}, labels {self.labels.dtype}"
+            raise MmardError(f"got {kinds}; expected uint8 (N, C, H, W) and int64: Images.of converts and checks")
+
     @staticmethod
-    def of(pixels: np.ndarray | Tensor, labels: np.ndarray | Tensor, classes: tuple[str, ...]) -> "Images":
-        """Checked images: uint8, or floats in [0, 1].
+    def of(pixels: np.ndarray | Tensor, labels: np.ndarray | Tensor, classes: Sequence[str]) -> "Images":
+        """Checked images.
+
+        Args:
+            pixels: (N, C, H, W), uint8 or floats in [0, 1].
+            labels: (N,) or (N, 1), whole numbers from 0, also as floats or booleans.
+            classes: the K names.
 
         Raises:
-            MmardError: for no images, pixels outside [0, 1], or labels that are no classes.
+            MmardError: for no images, pixels of another kind or range, and labels that are no classes.
         """
-        x, y = torch.as_tensor(pixels), torch.as_tensor(labels).long()
-        if len(x) == 0:
-            raise MmardError("the data set is empty: 0 images")
-        if x.dim() != 4 or len(x) != len(y):
-            raise MmardError(
-                f"images of shape {tuple(x.shape)} with {len(y)} labels; expected (N, C, H, W) and N labels"
-            )
-        if x.dtype != torch.uint8:
-            low, high = x.min().item(), x.max().item()
-            if not (low >= 0 and high <= 1):
-                raise MmardError(f"pixels lie in [{low:g}, {high:g}], expected [0, 1]; divide by 255, do not normalise")
-            x = (x * 255).round().to(torch.uint8)
-        check_labels(y, classes)
-        return Images(x, y, classes, torch.arange(len(x)))
+        y = class_numbers(labels)
+        x = _levels(as_array(pixels, "pixels"), len(y))
+        names = tuple(classes)
+        if isinstance(classes, str) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            raise MmardError(f"classes are {classes!r}, expected their names, each once, such as ('cat', 'dog')")
+        must_be_classes(y, names)
+        return Images(x, y, names, torch.arange(len(x)))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -133,13 +137,29 @@ class Images:
         return mean_std(torch.split(self.pixels, 1000), self.channels)
 
 
-def check_labels(labels: Tensor, classes: tuple[str, ...]) -> None:
-    """Raise for labels that are no classes; there is at least one."""
-    low, high = labels.min(), labels.max()
-    if not (low >= 0 and high < len(classes)):
+def _levels(pixels: np.ndarray, count: int) -> Tensor:
+    """uint8 (N, C, H, W) of pixels that are whole levels already, or in [0, 1]."""
+    if pixels.ndim != 4 or len(pixels) != count:
+        raise MmardError(f"images of shape {pixels.shape} with {count} labels; expected (N, C, H, W) and N labels")
+    if len(pixels) == 0:
+        raise MmardError("the data set is empty: 0 images")
+    if pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
         raise MmardError(
-            f"labels lie in [{low}, {high}], expected 0 to {len(classes) - 1}; is this split without labels?"
+            f"images of shape {pixels.shape} have their channels last; expected (N, C, H, W): .transpose(0, 3, 1, 2)"
         )
+    if pixels.dtype == np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(pixels))
+    if pixels.dtype.kind != "f":
+        whole = (
+            f"divide by {np.iinfo(pixels.dtype).max}, or by the largest"
+            if pixels.dtype.kind in "iu"
+            else "convert them"
+        )
+        raise MmardError(f"pixels are {pixels.dtype}, expected uint8, or floats in [0, 1]; {whole}")
+    low, high = pixels.min(), pixels.max()
+    if not (low >= 0 and high <= 1):  # also for NaN
+        raise MmardError(f"pixels lie in [{low:g}, {high:g}], expected [0, 1]; divide by 255, do not normalise")
+    return (torch.from_numpy(np.ascontiguousarray(pixels)) * 255).round().to(torch.uint8)
 
 
 def mean_std(parts: Iterable[Tensor], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -156,12 +176,17 @@ def mean_std(parts: Iterable[Tensor], channels: int) -> tuple[tuple[float, ...],
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """What a run sees: it trains on ``train``, chooses on ``held_out``, and is judged on ``test``."""
+    """What a run sees: it trains on ``train``, chooses on ``held_out``, and is judged on ``test``.
+
+    Attributes:
+        skipped: what is wrong with each picture that was left out because it cannot be decoded.
+    """
 
     name: str
     train: ImageSet
     held_out: Images
     test: Images
+    skipped: tuple[str, ...] = ()
 
 
 def stratified(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -1,15 +1,23 @@
 """Where images come from: the embedded digits, parquet files, image folders, and the hub."""
 
-from collections.abc import Sequence
+import glob
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmard.core.errors import MmardError, first_line
-from mmard.data.images import DataSet, Images, ImageSet, check_labels, some, split, stratified
-from mmard.data.pictures import CURE, Pictures
-from mmard.data.streamed import Streamed
+from mmard.data.columns import image_column, label_column, labels_of
+from mmard.data.folders import folder_splits
+from mmard.data.images import DataSet, Images, ImageSet, some, split, stratified
+from mmard.data.labels import Known, must_be_classes, renumbered
+from mmard.data.pictures import COLOURABLE, CURE, Notes, Pictures
+from mmard.data.streamed import THREADS, Streamed
 
 SOURCES = {
     "digits": "1,797 handwritten digits, 8×8 grey, 10 classes, from scikit-learn; nothing to download",
@@ -18,71 +26,235 @@ SOURCES = {
     "OWNER/NAME": "any image data set of the Hugging Face hub, such as uoft-cs/cifar10",
 }
 TEST_SPLITS = ("test", "validation", "valid", "val")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
+FILES = frozenset({"size", "channels", "stream", "on_error"})
+USES = {
+    "digits": frozenset[str](),
+    "parquet": FILES | {"train", "test", "label"},
+    "imagefolder": FILES | {"root"},
+    "OWNER/NAME": FILES | {"label"},
+}
+"""Source → the settings that mean something there, of those that do not mean something everywhere."""
+MOST_BROKEN = 0.01  # share of the images that data.on_error=skip may leave out
+
+
+def unused(name: str, keys: Sequence[str]) -> list[str]:
+    """Those of the settings ``keys`` (such as ``"size"``) that the data set ``name`` does not look at."""
+    used = USES.get(name, USES["OWNER/NAME"])
+    return [key for key in keys if key not in used and any(key in other for other in USES.values())]
+
+
+def must_be_used(name: str, keys: Sequence[str]) -> None:
+    """Raise for settings that the data set does not look at, though somebody gave them."""
+    if ignored := unused(name, keys):
+        takers = [source for source, used in USES.items() if ignored[0] in used]
+        raise MmardError(
+            f"data.{ignored[0]} means nothing for data.name={name}, only for {', '.join(takers)}; leave it out, or name other data"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """Where the files of a data set are, and how they are read.
+
+    Attributes:
+        train, test: parquet files (paths, globs or lists); a path that is there is no glob.
+        root: of an image folder.
+        label: the label column, where there are several.
+        size: make every image size×size (shorter side resized, then the centre); needed where sizes differ.
+        channels: 1 or 3 of all images; None: 1 where all are grey, else 3.
+        stream: the training images stay on disk and are decoded batch by batch; the held-out and the test images are
+            in memory all the same, and so are the digits.
+        on_error: ``"skip"`` leaves out images that cannot be decoded, up to one in a hundred; ``"stop"`` names the first.
+    """
+
+    train: str | Sequence[str] | None = None
+    test: str | Sequence[str] | None = None
+    root: str | None = None
+    label: str | None = None
+    size: int | None = None
+    channels: int | None = None
+    stream: bool = False
+    on_error: str = "stop"
+
+    def __post_init__(self) -> None:
+        if self.on_error not in ("stop", "skip"):
+            raise MmardError(f"on_error is {self.on_error!r}, expected stop or skip")
+        if self.channels not in (None, 1, 3):
+            raise MmardError(f"channels is {self.channels!r}, expected 1 or 3")
+
+    def given(self) -> list[str]:
+        """Names of those that are not as usual."""
+        return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
 
 
 def load(
     name: str,
     *,
-    train: str | Sequence[str] | None = None,
-    test: str | Sequence[str] | None = None,
-    root: str | None = None,
-    label: str | None = None,
-    size: int | None = None,
     held_out: float = 0.1,
     limit: int | None = None,
     test_limit: int | None = None,
     seed: int = 0,
-    stream: bool = False,
+    model: Known | None = None,
+    **files: Any,
 ) -> DataSet:
     """Load a data set and cut its held-out split.
 
     Args:
         name: one of `SOURCES`.
-        train, test: parquet files (paths, globs or lists).
-        root: of an image folder.
-        label: the label column, where there are several.
-        size: make every image size×size (shorter side resized, then the centre); needed where sizes differ.
         held_out: share of the training set to choose checkpoints and settings on.
         limit, test_limit: keep about so many images of each, every class in proportion.
         seed: of the splits.
-        stream: the training images stay on disk and are decoded batch by batch; the held-out and the test images are
-            in memory all the same, and so are the digits.
+        model: what the images are for; they take its order of the classes, and three channels where it takes three.
+        **files: as in `FileOptions`.
+
+    Raises:
+        MmardError: for data that are not there or not what they should be, and for options that they do not look at.
     """
+    options, limits = FileOptions(**files), (limit, test_limit)
+    must_be_used(name, [key for key in options.given() if key != "stream"])
     if name == "digits":
-        whole, judged = (some(part, n, seed) for part, n in zip(_digits(), (limit, test_limit), strict=True))
+        whole, judged = (some(part, n, seed) for part, n in zip(_digits(model), limits, strict=True))
         return split(name, whole, judged, held_out=held_out, seed=seed)
-    files, tested = _from_files(_open(name, train, test, root), name, label, size, (limit, test_limit), seed)
-    learnt: ImageSet = files if stream else files.in_memory()
-    return split(name, learnt, tested.in_memory(), held_out=held_out, seed=seed)
+    parts = _parts(_open(name, options), name, options, limits, seed, model)
+    found, broken = (parts, []) if options.on_error == "stop" else _without_broken(parts)
+    train, test = _of_one_shape(found, options.channels, model)
+    learnt: ImageSet = train if options.stream else train.in_memory()
+    return replace(split(name, learnt, test.in_memory(), held_out=held_out, seed=seed), skipped=tuple(broken))
 
 
-def _from_files(
-    splits: Any, name: str, label: str | None, size: int | None, limits: tuple[int | None, int | None], seed: int
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """One split as it was found.
+
+    Attributes:
+        rows, image: the table and its image column.
+        labels, names: class numbers (N,), and the names of the classes where it has any.
+        numbers: are there numbers in the file, and no words?
+    """
+
+    rows: Any
+    image: str
+    labels: Tensor
+    names: tuple[str, ...]
+    numbers: bool
+
+    @staticmethod
+    def of(rows: Any, label: str | None) -> "_Table":
+        table, image = image_column(rows)
+        column = label_column(table, label)
+        labels, names = labels_of(table, column)
+        return _Table(table, image, labels, names, not names or hasattr(table.features[column], "names"))
+
+
+def _parts(
+    splits: Any, name: str, options: FileOptions, limits: Sequence[int | None], seed: int, model: Known | None
 ) -> tuple[Streamed, Streamed]:
-    """Training and test images of one shape and with the same classes."""
+    """Training and test images, with the same classes in the same order; nothing is decoded yet."""
     test_name = next((s for s in TEST_SPLITS if s in splits), None)
     if "train" not in splits or test_name is None:
         raise MmardError(f"{name} has the splits {', '.join(splits)}; expected train and {' or '.join(TEST_SPLITS)}")
-    train = _on_disk(splits["train"], label, size, limits[0], seed)
-    test = _on_disk(splits[test_name], label, size, limits[1], seed, train.classes)
+    train, test = (_Table.of(splits[part], options.label) for part in ("train", test_name))
+    names = _classes_of(train)
+    order, notes = model.order(names) if model else names, Notes()
+    labels = [renumbered(train.labels, names, order), _as_in_training(test, train, names, order)]
+    parts = []
+    for table, y, limit in zip((train, test), labels, limits, strict=True):
+        index = torch.arange(len(y)) if limit is None or limit >= len(y) else stratified(y, limit, seed)[0]
+        if len(index) == 0:
+            raise MmardError("the data set is empty: 0 images")
+        pictures = Pictures(table.rows, table.image, options.size, notes=notes)
+        parts.append(Streamed(pictures, y[index], order, index))
+    return parts[0], parts[1]
+
+
+def _classes_of(train: _Table) -> tuple[str, ...]:
+    """The names of the training set's classes, each with an image; where it has none, the numbers."""
+    if len(train.labels) == 0:
+        raise MmardError("the data set is empty: 0 images")
+    names = train.names or tuple(str(k) for k in range(int(train.labels.max()) + 1))
+    must_be_classes(train.labels, names)
+    counts = torch.bincount(train.labels, minlength=len(names))
+    if len(empty := (counts == 0).nonzero()):
+        first = int(empty[0])
+        from_one = len(empty) == 1 and first == 0 and not train.names
+        cure = (
+            "labels begin with 1: subtract 1 from all of them"
+            if from_one
+            else "leave the class out, and number the others anew"
+        )
+        raise MmardError(f"the training set has no image of class {names[first]!r}; {cure}")
+    return names
+
+
+def _as_in_training(test: _Table, train: _Table, names: tuple[str, ...], order: tuple[str, ...]) -> Tensor:
+    """The test labels, numbered as the training labels are: by name where both have names."""
+    if test.numbers != train.numbers:
+        kinds = {True: "numbers", False: "words"}
+        raise MmardError(
+            f"training labels are {kinds[train.numbers]} and test labels {kinds[test.numbers]}; expected the same of both"
+        )
+    own = test.names if train.names and test.names else names
+    if unknown := [name for name in own if name not in names]:
+        raise MmardError(f"the test set has the class {unknown[0]!r}, the training set has not: {', '.join(names[:8])}")
+    if len(test.labels) == 0:
+        raise MmardError("the data set is empty: 0 images of the test split")
+    must_be_classes(test.labels, own, "test labels")
+    y = renumbered(test.labels, own, order)
+    if len(missing := (torch.bincount(y, minlength=len(order)) == 0).nonzero()):
+        count = f"{len(missing)} of {len(order)} classes, such as" if len(missing) > 1 else "the class"
+        warnings.warn(f"the test set has no image of {count} {order[int(missing[0])]!r}", stacklevel=2)
+    return y
+
+
+def _without_broken(parts: tuple[Streamed, Streamed]) -> tuple[tuple[Streamed, Streamed], list[str]]:
+    """The images that can be decoded, and what is wrong with the others; all are looked at."""
+    kept, told = list[Streamed](), list[str]()
+    for part in parts:
+        faults = part.pictures.broken(part.index.tolist(), THREADS)
+        first = next(iter(faults.values()), "").partition("; ")[0]
+        if len(faults) > MOST_BROKEN * len(part):
+            raise MmardError(
+                f"{len(faults):,} of {len(part):,} images cannot be decoded, more than {MOST_BROKEN:.0%}; mend the data ({first})"
+            )
+        if faults:
+            warnings.warn(
+                f"{len(faults):,} of {len(part):,} images are left out (data.on_error=skip): {first}", stacklevel=2
+            )
+        whole = torch.tensor([number not in faults for number in part.index.tolist()])
+        kept.append(part.take(whole.nonzero().squeeze(1)))
+        told += faults.values()
+    return (kept[0], kept[1]), told
+
+
+def _of_one_shape(
+    parts: tuple[Streamed, Streamed], channels: int | None, model: Known | None
+) -> tuple[Streamed, Streamed]:
+    """Both with pictures of one shape, or an error; the first of each is decoded."""
+    if channels is not None:
+        parts[0].pictures.notes.leave_out(COLOURABLE)  # whoever asks for three channels knows
+    elif model is not None and model.channels == 3:
+        channels = 3
+    else:
+        channels = 1 if all(p.pictures.all_grey(p.index.tolist()) for p in parts) else 3
+    train, test = (replace(p, pictures=p.pictures.but(int(p.index[0]), channels)) for p in parts)
     if train.pictures.shape != test.pictures.shape:
         shapes = ["{1}×{0}".format(*part.pictures.shape) for part in (train, test)]
         raise MmardError(f"training images are {shapes[0]} and test images {shapes[1]}; {CURE}")
     return train, test
 
 
-def _digits() -> tuple[Images, Images]:
+def _digits(model: Known | None) -> tuple[Images, Images]:
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
-    whole = Images.of(pixels, bunch.target, tuple(map(str, range(10))))
+    bunch, names = load_digits(), tuple(map(str, range(10)))
+    order = model.order(names) if model else names
+    labels = renumbered(torch.from_numpy(bunch.target), names, order)
+    whole = Images.of(np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None], labels, order)
     test, train = stratified(whole.labels, 360, seed=0)
     return whole.take(train), whole.take(test)
 
 
-def _open(name: str, train: Any, test: Any, root: str | None) -> Any:
+def _open(name: str, options: FileOptions) -> Mapping[str, Any]:
     """The splits, as a mapping of Hugging Face data sets."""
     try:
         import datasets
@@ -94,67 +266,32 @@ def _open(name: str, train: Any, test: Any, root: str | None) -> Any:
     datasets.disable_progress_bars()
     try:
         if name == "parquet":
-            if not train or not test:
+            if not options.train or not options.test:
                 raise MmardError("parquet needs both data.train=FILES and data.test=FILES")
-            return datasets.load_dataset("parquet", data_files={"train": train, "test": test})
+            files = {"train": _files(options.train, "train"), "test": _files(options.test, "test")}
+            return {  # each by itself: together, the columns of one would be read as if they were those of the other
+                part: datasets.load_dataset("parquet", data_files={part: paths}, split=part)
+                for part, paths in files.items()
+            }
         if name == "imagefolder":
-            if not root:
+            if not options.root:
                 raise MmardError("imagefolder needs data.root=FOLDER with train/ and test/ in it")
-            return datasets.load_dataset("imagefolder", data_dir=root, drop_labels=False)
+            return folder_splits(options.root)
         if "/" not in name:
             raise MmardError(f"unknown data set {name!r}; known: {', '.join(SOURCES)}")
-        return datasets.load_dataset(name)
+        return datasets.load_dataset(name)  # type: ignore[no-any-return]
     except MmardError:
         raise
     except Exception as e:  # the library has a dozen kinds of failure; each means that there is no such data here
         raise MmardError(f"cannot load data set {name!r}: {first_line(e)}") from e
 
 
-def _on_disk(
-    rows: Any, label: str | None, size: int | None, limit: int | None, seed: int, known: tuple[str, ...] = ()
-) -> Streamed:
-    """One split, with a limit only what is kept; nothing is decoded yet. ``known``: the training set's classes."""
-    image_column, label_column, names = _columns(rows, label)
-    labels, classes = _labels(rows.with_format("numpy")[label_column][:], label_column), names or known
-    classes = classes or tuple(str(k) for k in range(int(labels.max(initial=-1)) + 1))
-    if not known and len(empty := np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)):
-        raise MmardError(f"the training set has no image of class {classes[empty[0]]!r}")
-    y, index = torch.from_numpy(labels), torch.arange(len(labels))
-    if limit is not None and limit < len(labels):
-        index = stratified(y, limit, seed)[0]
-    if len(index) == 0:
-        raise MmardError("the data set is empty: 0 images")
-    check_labels(y[index], classes)
-    return Streamed(Pictures(rows, image_column, size, first=int(index[0])), y[index], classes, index)
-
-
-def _labels(column: Any, name: str) -> np.ndarray:
-    """Class numbers (N,) int64."""
-    labels = np.asarray(column)
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise MmardError(f"{np.isnan(labels).sum():,} of {len(labels):,} images have no label in the column {name!r}")
-    if labels.dtype.kind not in "iu" and len(labels):
-        raise MmardError(
-            f"the label column {name!r} holds {labels.dtype}, expected whole numbers; name another: data.label=COLUMN"
-        )
-    if labels.min(initial=0) < 0 or labels.max(initial=0) > 100_000:
-        raise MmardError(
-            f"labels lie in [{labels.min()}, {labels.max()}], expected class numbers; is this split without labels?"
-        )
-    return labels.astype(np.int64)
-
-
-def _columns(rows: Any, label: str | None) -> tuple[str, str, tuple[str, ...]]:
-    """Names of the image and the label column, and the names of the classes where the data set has them."""
-    kinds = {column: type(feature).__name__ for column, feature in rows.features.items()}
-    image = next((c for c, kind in kinds.items() if kind == "Image"), None)
-    if image is None:
-        raise MmardError(f"no image column among {', '.join(kinds)}; expected one of the type Image")
-    labels = [c for c in LABEL_COLUMNS if c in kinds] + [c for c, kind in kinds.items() if kind == "ClassLabel"]
-    chosen = label or next(iter(labels), None)
-    if chosen is None or chosen not in kinds:
-        raise MmardError(
-            f"no label column{f' {label}' if label else ''} among {', '.join(kinds)}; name it: data.label=COLUMN"
-        )
-    names = getattr(rows.features[chosen], "names", None)
-    return image, chosen, tuple(names or ())
+def _files(given: str | Sequence[str], key: str) -> list[str]:
+    """Patterns for the library; a path that is there stands for itself, whatever its letters mean in a pattern."""
+    patterns = []
+    for one in [given] if isinstance(given, str) else given:
+        path = Path(one).expanduser()
+        if path.is_dir():
+            raise MmardError(f"data.{key}={one} is a folder; give its files: 'data.{key}={one}/*.parquet'")
+        patterns.append(glob.escape(str(path.absolute())) if path.exists() else one)
+    return patterns

@@ -47,7 +47,7 @@ class Streamed:
 
     @property
     def channels(self) -> int:
-        """Always 3: grey pictures are decoded as RGB."""
+        """1 or 3, of all the pictures."""
         return self.shape[0]
 
     def take(self, rows: Tensor) -> "Streamed":

@@ -12,11 +12,13 @@ from mmard.core.errors import MmardError
 from mmard.core.files import sha256
 from mmard.core.trust import Trust
 from mmard.data.images import Images
+from mmard.data.labels import Known
 from mmard.evaluation.evaluate import Trial
 from mmard.evaluation.runtime import choose_exported, exported_suite
 from mmard.models.runtime import RuntimeModel
 from mmard.models.students import Classifier
 from mmard.models.teachers import find_model, hub_of, load_model, must_fit, weights_file
+from mmard.objects import known_of
 
 LITTLE = "only Square attacks it, and what withstands Square alone often falls to gradients"
 
@@ -59,6 +61,11 @@ class Exported:
             must_fit(self.twin, f"the float twin {self.twin_path}", len(images.classes), images.channels)
             self.twin.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self.model
+
+    def known(self) -> list[Known]:
+        """What the file and its twin say of their data."""
+        own = Known.of(self.model.what, self.model.facts.get("classes"), self.model.classes, self.model.shape[0])
+        return [own] if self.twin_path is None else [own, known_of(self.twin_path, f"its float twin {self.twin_path}")]
 
     def described(self) -> dict[str, Any]:
         """For the record of an evaluation."""

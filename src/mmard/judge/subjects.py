@@ -19,6 +19,8 @@ from mmard.core.threat import Threat
 from mmard.core.trust import Trust
 from mmard.core.views import Predict
 from mmard.data.images import Images, some
+from mmard.data.labels import Known, agreed
+from mmard.data.sources import must_be_used
 from mmard.evaluation.checks import CheckError
 from mmard.evaluation.evaluate import Trial, choose, suite
 from mmard.evaluation.kept import KeptIn, fingerprint
@@ -27,7 +29,7 @@ from mmard.judge.exported import Exported, opened
 from mmard.models.students import Classifier
 from mmard.models.teachers import find_model, load_model, load_teacher, must_fit, weights_file
 from mmard.models.weights import facts_of
-from mmard.objects import data_of, must_allow_teacher
+from mmard.objects import data_of, known_of, must_allow_teacher
 from mmard.runs import RunFolder
 from mmard.training.folding import folded
 
@@ -72,7 +74,15 @@ class Source:
             cure = "name it: data.name=digits, or data.name=parquet data.train=... data.test=..."
             raise MmardError(f"{self.path} does not say which data it is for, nor does the command; {cure}")
         told = settings_of_weights({**self.given, "engine": {}}, self.path.parent, trust=trust)
-        return read_settings(told, dict(words))
+        settings = read_settings(told, dict(words))
+        must_be_used(settings.data.name, [key.removeprefix("data.") for key in words if key.startswith("data.")])
+        return settings
+
+    def known(self) -> list[Known]:
+        """What the weights, an exported model and its twin say of their data."""
+        if self.exported is None:
+            return [known_of(self.path, str(self.path))]
+        return self.exported.known()
 
     def says(self, section: str, words: Mapping[str, Any]) -> bool:
         """Do the weights or these settings say something of ``data``, or of the ``threat``?"""
@@ -122,7 +132,9 @@ class Subject:
     @staticmethod
     def of(source: Source, settings: Settings, limit: int | None, device: torch.device) -> "Subject":
         """Load both."""
-        test = data_of(read_settings(settings, {"data.stream": True})).test  # nobody looks at the training images
+        test = data_of(
+            read_settings(settings, {"data.stream": True}), source.known()
+        ).test  # nobody sees the training images
         whole = len(test) if settings.data.test_limit is None else math.inf
         if source.exported is not None:
             runtime = source.exported.on(device, test)
@@ -143,6 +155,7 @@ class Subject:
         for name, source in named.items():
             with suppress(MmardError):  # they are a bonus: a student is often judged far from its teacher
                 must_allow_teacher(settings, name, source)
+                agreed([Known("the data", self.images.classes), known_of(source, f"the {name}")])
                 teacher = load_teacher(source, len(self.images.classes), channels)
                 found[f"the {name}"] = teacher.to(self.images.labels.device)
         return found

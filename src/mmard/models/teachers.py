@@ -26,6 +26,7 @@ class Card(Section):
         key: which set of weights, where the file holds several: ``"ema"``, ``"state_dict.model_ema"``.
         sha256: of the file; other bytes are refused.
         claimed: accuracies in percent by attack, as their authors state them, for information.
+        class_names: in the order of the outputs, where the file does not say them; they are compared with the data's.
         source, licence: where the weights come from and what one may do with them.
     """
 
@@ -39,13 +40,19 @@ class Card(Section):
     key: str | None = None
     sha256: str | None = None
     claimed: dict[str, Any] = Field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
     source: str = ""
     licence: str = ""
 
     @staticmethod
     def read(path: Path) -> "Card":
         """Read a card from JSON; an unknown or a missing key is an error."""
-        return validated(Card, read_json(path), f"key of the card {path}")
+        card = validated(Card, read_json(path), f"key of the card {path}")
+        if card.class_names and len(set(card.class_names)) != card.classes:
+            raise MmardError(
+                f"the card {path} has {len(set(card.class_names))} different class_names, expected {card.classes}"
+            )
+        return card
 
     def of(self) -> Architecture:
         """What to build."""
@@ -125,8 +132,9 @@ def must_fit(model: Classifier, what: str, classes: int, channels: int) -> None:
     """Raise unless the model is for data with that many classes and channels."""
     have = model.architecture
     if (have.classes, have.channels) != (classes, channels):
+        cure = "; data.channels=1 makes all images grey" if (have.channels, channels) == (1, 3) else ""
         raise MmardError(
-            f"{what} has {have.classes} classes and {have.channels} channels, the data {classes} and {channels}"
+            f"{what} has {have.classes} classes and {have.channels} channels, the data {classes} and {channels}{cure}"
         )
 
 

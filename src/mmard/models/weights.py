@@ -60,6 +60,15 @@ def facts_of(path: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def architecture_facts(path: Path) -> dict[str, Any]:
+    """What the header says of the architecture, unchecked; nothing, for a file from elsewhere."""
+    try:
+        given = json.loads(_header(path)["architecture"]) if describes_itself(path) else {}
+    except ValueError:
+        return {}
+    return given if isinstance(given, dict) else {}
+
+
 def describes_itself(path: Path) -> bool:
     """Was this file written by `save_weights`?"""
     return path.suffix == ".safetensors" and "architecture" in _header(path)

@@ -1,0 +1,106 @@
+"""The columns of a table of images: which holds the images, which the labels, and what the labels mean."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmard.core.errors import MmardError, first_line
+from mmard.data.labels import as_array, class_numbers, in_order
+
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+IMAGE_COLUMNS = ("image", "img", "picture", "pixels")
+CURE = "name another: data.label=COLUMN"
+
+
+def image_column(rows: Any) -> tuple[Any, str]:
+    """The table with its image column as one of the type Image, and the column's name.
+
+    Encoded pictures are taken where no column says that it holds images: bytes, or ``{bytes, path}`` as pandas writes them.
+    """
+    import datasets
+
+    kinds = {column: type(feature).__name__ for column, feature in rows.features.items()}
+    images = [c for c, kind in kinds.items() if kind == "Image"]
+    images = images or [c for c, feature in rows.features.items() if _holds_bytes(feature)]
+    if not images:
+        raise MmardError(
+            f"no image column among {', '.join(kinds)}; expected one of the type Image, of encoded bytes, or of {{bytes, path}}"
+        )
+    chosen = next((c for c in IMAGE_COLUMNS if c in images), images[0])
+    if len(images) > 1:
+        warnings.warn(f"there are several image columns ({', '.join(images)}): {chosen} is taken", stacklevel=2)
+    if kinds[chosen] == "Image":
+        return rows, chosen
+    try:
+        return rows.cast_column(chosen, datasets.Image()), chosen
+    except Exception as e:  # the library has several kinds of failure; all mean that these are no encoded pictures
+        raise MmardError(f"the column {chosen!r} holds no encoded pictures: {first_line(e)}") from e
+
+
+def _holds_bytes(feature: Any) -> bool:
+    if isinstance(feature, dict):
+        return set(feature) <= {"bytes", "path"} and "bytes" in feature and _holds_bytes(feature["bytes"])
+    return getattr(feature, "dtype", None) in ("binary", "large_binary")
+
+
+def label_column(rows: Any, asked: str | None) -> str:
+    """The name of the label column: the one asked for, one with a usual name, or the only one of the type ClassLabel."""
+    kinds = {column: type(feature).__name__ for column, feature in rows.features.items()}
+    if asked is not None:
+        if asked not in kinds:
+            raise MmardError(f"no label column {asked} among {', '.join(kinds)}; {CURE}")
+        return asked
+    usual = [c for c in LABEL_COLUMNS if c in kinds]
+    others = [c for c, kind in kinds.items() if kind == "ClassLabel" and c not in usual]
+    if not usual and len(others) != 1:
+        found = (
+            f"several label columns ({', '.join(others)})" if others else f"no label column among {', '.join(kinds)}"
+        )
+        raise MmardError(f"{found}; name it: data.label=COLUMN")
+    both: list[str] = [*usual, *others]
+    chosen, rest = both[0], both[1:]
+    if rest:
+        warnings.warn(
+            f"there are several label columns ({chosen}, {', '.join(rest)}): {chosen} is taken; {CURE}", stacklevel=2
+        )
+    return chosen
+
+
+def labels_of(rows: Any, column: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Class numbers (N,) int64, and the names of the classes; no names where numbers are all that there is.
+
+    Words are classes in order of their names, or of their numbers where all are whole numbers; so are true and false.
+    """
+    what = f"labels in the column {column!r}"
+    try:
+        values = rows.with_format("numpy")[column][:]
+    except Exception as e:  # whatever a column of something else makes the library say
+        raise MmardError(f"the {what} cannot be read: {first_line(e)}; {CURE}") from e
+    y = as_array(values, what)
+    if names := tuple(getattr(rows.features[column], "names", None) or ()):
+        if (y == -1).any():
+            raise MmardError(f"{int((y == -1).sum()):,} of {len(y):,} {what} are -1; is this split without labels?")
+        return class_numbers(y, what), names
+    if y.dtype.kind == "b":
+        return torch.from_numpy(y.astype(np.int64)), ("False", "True")
+    if y.dtype.kind in "UO" and y.ndim == 1 and len(y):
+        return _of_words(y.tolist(), what)
+    try:
+        return class_numbers(y, what), ()
+    except MmardError as e:
+        raise MmardError(f"{e}, or {CURE}") from e
+
+
+def _of_words(values: list[Any], what: str) -> tuple[Tensor, tuple[str, ...]]:
+    if missing := sum(value is None for value in values):
+        raise MmardError(f"{missing:,} of {len(values):,} {what} are missing; leave those images out")
+    if odd := [value for value in values if not isinstance(value, str)]:
+        raise MmardError(
+            f"{what} hold a {type(odd[0]).__name__} such as {str(odd[0])[:40]}, expected whole numbers or words; {CURE}"
+        )
+    names = in_order(values)
+    place = {name: k for k, name in enumerate(names)}
+    return torch.tensor([place[value] for value in values], dtype=torch.int64), names

@@ -1,0 +1,157 @@
+"""Folders of pictures, one a class, in train/ and test/: which files there are, and of which class."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmard.core.errors import MmardError, first_line
+from mmard.data.labels import in_order
+
+PARTS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "eval", "evaluation"),
+    "validation": ("validation", "valid", "val", "dev"),
+}
+"""Words by which a folder's name says its part, as in ``seg_train``."""
+NEVER_MEANT = ("thumbs.db", "desktop.ini")
+
+
+@dataclass
+class Files:
+    """Pictures of one part, in the order of their paths, and what lies between them.
+
+    Attributes:
+        pictures: (path, class) of each.
+        classes: the names of all the class folders, with the empty ones.
+        others: files that are no pictures by their names.
+    """
+
+    pictures: list[tuple[str, str]] = field(default_factory=list)
+    classes: set[str] = field(default_factory=set)
+    others: list[Path] = field(default_factory=list)
+
+
+def folder_splits(root: str) -> dict[str, Any]:
+    """The parts of an image folder, as Hugging Face data sets with the columns image and label.
+
+    A picture's class is the name of the folder it lies in. Classes are those of the training folders, in order of their
+    names, or of their numbers where all are whole numbers.
+
+    Raises:
+        MmardError: where there are no such folders, and for a class without training pictures.
+    """
+    import datasets
+
+    parts = _parts(root)
+    try:
+        found = {part: _files(at) for part, at in parts.items()}
+    except OSError as e:
+        raise MmardError(f"{e.filename or root} cannot be read: {first_line(e)}") from e
+    _must_agree(found, parts)
+    place = {name: k for k, name in enumerate(in_order(found["train"].classes))}
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=list(place)))
+    splits = {}
+    for part, files in found.items():
+        _tell(files)
+        rows = {"image": [p for p, _ in files.pictures], "label": [place[c] for _, c in files.pictures]}
+        splits[part] = datasets.Dataset.from_dict(rows, features=features, split=part)
+    return splits
+
+
+def _parts(root: str) -> dict[str, list[Path]]:
+    """Part → its folders, in ``root`` itself or in the only folder in it: the training part, and what there is to test on."""
+    at = Path(root).expanduser()
+    if not at.is_dir():
+        raise MmardError(
+            f"cannot load data set 'imagefolder': there is no folder {root}; expected train/ and test/ in it"
+        )
+    while True:
+        inside = _folders(at)
+        found: dict[str, list[Path]] = {}
+        for each in inside:
+            words = re.split(r"[-._ 0-9]+", each.name)
+            for part, names in PARTS.items():
+                if set(words) & set(names):
+                    found.setdefault(part, []).append(each)
+        if found or len(inside) != 1:
+            break
+        at = inside[0]
+    if "train" not in found or len(found) < 2:
+        have = ", ".join(each.name for each in inside[:5]) or "no folders"
+        raise MmardError(
+            f"{root} holds {have}; expected train/ and test/ (or validation/) with one folder a class in each"
+        )
+    tested = "test" if "test" in found else "validation"
+    return {"train": found["train"], tested: found[tested]}
+
+
+def _folders(at: Path) -> list[Path]:
+    return sorted(each for each in at.iterdir() if each.is_dir() and not each.name.startswith((".", "__")))
+
+
+def _files(roots: list[Path]) -> Files:
+    import PIL.Image
+
+    endings, files = set(PIL.Image.registered_extensions()), Files()
+    for root in roots:
+        for folder, inside, names in _walk(root):
+            pictures = [name for name in names if Path(name).suffix.lower() in endings]
+            if pictures and folder == root:
+                raise MmardError(f"{root / pictures[0]} lies in no class folder; expected {root}/CLASS/{pictures[0]}")
+            if folder != root and (pictures or not inside):
+                files.classes.add(folder.name)
+            files.pictures += [(str(folder.absolute() / name), folder.name) for name in pictures]
+            files.others += [folder / name for name in names if name not in pictures]
+    files.pictures.sort()
+    return files
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[Path], list[str]]]:
+    """Each folder with its folders and the names of its files, but the hidden ones; a folder that links lead to twice, once."""
+    waiting, seen = [root], set()
+    while waiting:
+        folder = waiting.pop()
+        if (real := folder.resolve()) in seen:
+            continue
+        seen.add(real)
+        inside = _folders(folder)
+        waiting += inside
+        files = [each.name for each in folder.iterdir() if not each.is_dir()]
+        yield folder, inside, [n for n in files if not n.startswith(".") and n.lower() not in NEVER_MEANT]
+
+
+def _must_agree(found: dict[str, Files], parts: dict[str, list[Path]]) -> None:
+    for part, files in found.items():
+        if not files.pictures:
+            raise MmardError(
+                f"cannot load data set 'imagefolder': there are no pictures in class folders of {parts[part][0]}, the {part} part"
+            )
+    train = found["train"]
+    learnt = {name for _, name in train.pictures}
+    for part, files in found.items():
+        if empty := sorted(files.classes - learnt):
+            raise MmardError(
+                f"the training set has no image of class {empty[0]!r}, which is a folder of the {part} part; "
+                f"put pictures into {parts['train'][0]}/{empty[0]}, or remove the folder {empty[0]!r}"
+            )
+
+
+def _tell(files: Files) -> None:
+    """Say what is left out, and which pictures may be there twice."""
+    if files.others:
+        warnings.warn(
+            f"{len(files.others):,} files that are no pictures by their names are left out, such as {files.others[0]}",
+            stacklevel=2,
+        )
+    stems: dict[str, str] = {}
+    twice = [(stems[s], p) for p, _ in files.pictures if stems.setdefault(s := str(Path(p).with_suffix("")), p) != p]
+    if twice:
+        pair = " and ".join(Path(p).name for p in twice[0])
+        warnings.warn(
+            f"{len(twice):,} pictures have the name of another with another ending, such as {pair} in {Path(twice[0][0]).parent}: "
+            "is one a copy of the other?",
+            stacklevel=2,
+        )
