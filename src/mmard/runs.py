@@ -18,6 +18,8 @@ from mmard.core.opening import open_to_append
 from mmard.core.reading import NoJsonError, parse_json, read_text
 from mmard.core.seal import is_whole, seal
 
+NO_NUMBERS: dict[str, type] = {"precision": str, "chosen_by": str, "collapsed": bool}  # all else in the metrics is one
+
 
 class RunFolder:
     """Files of one run, in ``path``: settings.yaml, method.txt, metrics.jsonl, checkpoint.pt, best and last weights, eval/."""
@@ -198,7 +200,7 @@ def _record(line: str, where: str) -> dict[str, Any] | None:
     for name, value in record.items():
         parts = value if isinstance(value, dict) else {name: value}
         for part, number in parts.items():
-            if part == "precision" and isinstance(number, str):
+            if isinstance(number, NO_NUMBERS.get(part, ())):
                 continue
             kind = int if part in ("step", "epoch") else int | float
             if isinstance(number, bool) or not isinstance(number, kind):

@@ -17,6 +17,8 @@ def parse_number(value: Any) -> float:
     Raises:
         ValueError: when it is no number.
     """
+    if isinstance(value, bool):
+        raise ValueError("expected a number such as 8/255 or 0.03")
     try:
         above, slash, below = str(value).partition("/")
         number = float(above) / float(below) if slash else float(above)
@@ -38,6 +40,17 @@ def must_be_whole(least: int = 1, **named: Any) -> None:
     for name, value in named.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise MmardError(f"{name} is {value!r}, expected a whole number, at least {least}")
+
+
+def must_lie(low: float, high: float, **named: Any) -> None:
+    """Raise unless each of these is a number in [low, high]; true and false are none.
+
+    Raises:
+        MmardError: with the name of the first that is not.
+    """
+    for name, value in named.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise MmardError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
 
 
 def seed_of(*parts: int | str) -> int:

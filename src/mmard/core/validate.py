@@ -1,11 +1,11 @@
 """Plain values against a pydantic model: the first fault as one line."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Integral, Number, Real
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from mmard.core.errors import MmardError, unknown
 from mmard.core.reading import DEEPEST
@@ -26,6 +26,23 @@ class Section(BaseModel):
     """Settings from outside: unknown keys are errors, and nothing changes after it was checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where numbers are wanted: pydantic reads them as 1 and 0."""
+        kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
+        given = value if isinstance(value, list | tuple) else [value]
+        if kinds & {int, float} and not kinds & {bool, Any} and any(isinstance(each, bool) for each in given):
+            raise ValueError("expected a number")
+        return value
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """All that an annotation is made of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _kinds(part)
 
 
 def validated(section: type[S], raw: Any, where: str) -> S:

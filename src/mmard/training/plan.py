@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mmard.core.errors import MmardError
-from mmard.core.numbers import share_of_run
+from mmard.core.numbers import must_be_whole, must_lie, share_of_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,10 @@ class Plan:
     clip: float | None = None
 
     def __post_init__(self) -> None:
+        must_be_whole(epochs=self.epochs, batch_size=self.batch_size)
+        must_lie(0, 100, lr=self.lr)  # what is larger is a slip of the pen, and only ends in a loss that is not finite
+        must_lie(0, 1, momentum=self.momentum, decay=self.decay)
+        must_lie(0, 10, weight_decay=self.weight_decay)
         if self.hold and (self.schedule != "cosine" or not 0 < share_of_run(self.hold, self.epochs) < 1):
             raise MmardError(
                 f"hold {self.hold:g} is when a cosine of {self.epochs} epochs begins to fall; this is {self.schedule}"
@@ -53,12 +57,6 @@ class Plan:
             raise MmardError(f"warmup {self.warmup:g} is a share of the run, in [0, 1)")
         if self.clip is not None and not self.clip > 0:
             raise MmardError(f"clip {self.clip:g} is a norm above 0")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise MmardError(f"epochs {self.epochs} and batch_size {self.batch_size} are at least 1")
-        if self.lr < 0 or self.momentum < 0 or self.weight_decay < 0:
-            raise MmardError(
-                f"lr {self.lr:g}, momentum {self.momentum:g}, weight_decay {self.weight_decay:g}: none below 0"
-            )
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise MmardError("nesterov needs a momentum above 0")
         if self.schedule == "one_cycle" and not 0 < self.warmup < 1:

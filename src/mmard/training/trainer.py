@@ -38,7 +38,7 @@ from mmard.training.plan import Plan
 from mmard.training.progress import Watcher
 from mmard.training.stopping import Stop
 from mmard.training.update import Update
-from mmard.training.validation import JUDGED, Validation
+from mmard.training.validation import JUDGED, Validation, chosen_by, is_better
 
 
 @dataclass(kw_only=True)
@@ -225,25 +225,27 @@ class Trainer:
             teacher=self.beside.get("teacher") or self.teachers.get("teacher"), look=self.stop.look,
         )  # fmt: skip
         found = {"clean": judged["clean"], "robust": judged["robust"], "epoch": float(epoch)}
-        self.looks_without_gain = 0 if found["robust"] > self.best["robust"] else self.looks_without_gain + 1
-        if (found["robust"], found["clean"]) > (self.best["robust"], self.best["clean"]):
+        images, natural = len(self.held_out), not self.method.inner
+        by, gained = chosen_by(found, images, natural), "clean" if natural else "robust"
+        self.looks_without_gain = 0 if found[gained] > self.best[gained] else self.looks_without_gain + 1
+        if is_better(found, self.best, images, natural):
             self.best = found
-            self._keep(self.folder.best_file, model)
+            self._keep(self.folder.best_file, model, chosen_by=by)
         if self._is_over:
             self._keep(self.folder.last_file, model)
             for name, net in self.beside.items():
                 if isinstance(net, Classifier):
                     self._keep(self.folder.path / f"{name}.safetensors", net)
         noticed = tell_guards(self.method, found, len(self.held_out.classes), self.engine)
-        return {**judged, **noticed}
+        return {**judged, "chosen_by": by, **noticed}
 
     def _heeding(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
         for batch in batches:
             self.stop.look()
             yield batch
 
-    def _keep(self, path: Path, model: Classifier) -> None:
-        kept = {**self.facts, "epoch": self.step // self.steps_per_epoch}
+    def _keep(self, path: Path, model: Classifier, **facts: str) -> None:
+        kept = {**self.facts, **facts, "epoch": self.step // self.steps_per_epoch}
         self.engine.on_global_zero(lambda: save_weights(path, model, kept, make_folder=False))
 
     def _check_finite(self) -> None:
