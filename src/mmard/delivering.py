@@ -11,8 +11,9 @@ from torch import Tensor
 from mmard.config import Settings, read_settings
 from mmard.core.errors import MmardError
 from mmard.core.files import sha256
+from mmard.core.portable import portable
 from mmard.core.threat import Threat
-from mmard.core.trust import Trust
+from mmard.core.trust import Trust, remember_file
 from mmard.data.images import DataSet, ImageSet, some
 from mmard.exporting.compare import Comparison, compare
 from mmard.exporting.graph import PORTS, bytes_of, onnx_of, save_onnx
@@ -80,6 +81,7 @@ def export(
     proto, comparison = _made(model, data, facts, calibration if int8 else None, str(target))
     save_onnx(target, bytes_of(proto, facts))
     must_allow_twin(path, Trust())  # an evaluation of the file finds it again
+    remember_file(facts["sha256"], path)
     return Delivery(target, comparison, facts)
 
 
@@ -121,13 +123,20 @@ def _facts(path: Path, target: Path, model: Classifier, data: DataSet) -> dict[s
         **PORTS,
         "architecture": asdict(model.architecture),
         "classes": list(data.test.classes),
-        "source": Path(os.path.relpath(path.resolve(), target.parent.resolve())).as_posix(),
+        "source": _source(path, target),
         "sha256": sha256(weights_file(path)),
     }
+
+
+def _source(weights: Path, target: Path) -> str:
+    """The weights seen from the file, where both lie in the working folder or the weights below the file; else their name."""
+    place, folder, here = weights.resolve(), target.parent.resolve(), Path.cwd().resolve()
+    near = place.is_relative_to(folder) or (place.is_relative_to(here) and folder.is_relative_to(here))
+    return Path(os.path.relpath(place, folder)).as_posix() if near else place.name
 
 
 def _declared(known: Source, settings: Settings, words: dict[str, Any]) -> dict[str, Any]:
     """Threat and settings, of those only what the weights or the command say, no defaults."""
     whole = settings.resolved()
     own = whole if known.given else {k: whole[k] for k in ("data", "threat") if known.says(k, words)}
-    return {"settings": own} | ({"threat": str(Threat(**own["threat"]))} if "threat" in own else {})
+    return {"settings": portable(own)} | ({"threat": str(Threat(**own["threat"]))} if "threat" in own else {})

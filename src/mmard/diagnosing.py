@@ -17,6 +17,7 @@ from mmard.core.errors import MmardError, unknown
 from mmard.core.files import write_json
 from mmard.core.method import Method
 from mmard.core.opening import must_stay_in
+from mmard.core.portable import portable
 from mmard.core.tf32 import full_precision
 from mmard.core.views import held_still
 from mmard.diagnostics.boundary import Places
@@ -68,8 +69,7 @@ def diagnose(
     settings = _trusting(_with_teacher(folder, teacher, trust), methods)
     chosen = inner_processes(settings, own := as_trained(method_of(settings), folder), methods, own_attacks)
     scene = Scene.of(settings, folder.best_file, split, limit, batch_size, seed)
-    results = _results(folder, to)
-    write_json(results / "settings.json", settings.resolved())  # now, so that a folder that cannot be written is known
+    results = _results(folder, to, settings)
     with held_still(*scene.networks.values()), full_precision():
         found = _diagnosis(scene, chosen, own, folder, tick)
     found.facts.update(_facts(scene, settings, chosen), split=split, seed=seed, own_attacks=own_attacks)
@@ -78,10 +78,12 @@ def diagnose(
     return found
 
 
-def _results(folder: RunFolder, to: str | Path | None) -> Path:
+def _results(folder: RunFolder, to: str | Path | None, settings: Settings) -> Path:
+    """Choose the folder to write to, and write the settings now, so that one that cannot be written is known."""
     results = Path(to) if to is not None else folder.path / "diagnose"
     if to is None:
         must_stay_in(folder.path, results)
+    write_json(results / "settings.json", portable(settings.resolved()))
     return results
 
 

@@ -20,6 +20,7 @@ from mmard.core.errors import MmardError
 from mmard.core.trust import Trust
 from mmard.judge.extras import known_of
 from mmard.models.teachers import load_model
+from mmard.models.tensors import load_tensors, save_tensors
 from mmard.models.weights import facts_of, save_weights
 from mmard.runs import RunFolder
 from mmard.study.file import Evaluation, read_study
@@ -56,8 +57,8 @@ def plant(run: Path, **changes: Any) -> None:
     (run / "settings.yaml").write_text(yaml.safe_dump(settings))
     for name in ("best", "last"):
         weights = run / f"{name}.safetensors"
-        facts = {**facts_of(weights), "settings": settings}
-        save_weights(weights, load_model(weights), facts)
+        tensors, header = load_tensors(weights)
+        save_tensors(weights, tensors, header | {"facts": json.dumps({**facts_of(weights), "settings": settings})})
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -291,7 +292,10 @@ def test_teachers_that_weights_name_are_not_loaded(
 def test_what_this_user_trained_with_goes_on_without_a_word(mmard: Run, tmp_path: Path) -> None:
     """His own data and teacher, wherever they lie: train, judge, go on, diagnose; and the folder may be moved."""
     datasets, image = pytest.importorskip("datasets"), pytest.importorskip("PIL.Image")
-    rows = {"image": [image.new("L", (8, 8), 12 * i) for i in range(20)], "label": [i % 10 for i in range(20)]}
+    rows = {
+        "image": [image.new("RGB", (8, 8), (12 * i, 9, 9)) for i in range(20)],
+        "label": [i % 10 for i in range(20)],
+    }
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
     for name in ("train", "test"):
         datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "far" / f"{name}.parquet")

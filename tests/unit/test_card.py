@@ -7,6 +7,7 @@ import pytest
 import yaml
 from handmade import judge, make_run, scores, verdicts
 
+from mmard.core.trust import Trust
 from mmard.report.card import MARK, licence_of, write_card
 
 hub = pytest.importorskip("huggingface_hub")
@@ -59,6 +60,9 @@ def test_the_teachers_card_says_its_licence(tmp_path: Path) -> None:
     teacher = tmp_path / "t.json"
     teacher.write_text('{"architecture": "wrn-34-10", "classes": 10, "licence": "MIT", "source": "the TRADES authors"}')
     run = make_run(tmp_path / "a", teacher=str(teacher))
+    write_card(run)
+    assert "TRADES" not in (run / "README.md").read_text()  # a folder may name any file
+    Trust().must_allow_place(str(teacher), "teacher")  # as training with it does
     write_card(run)
     assert "(wrn-34-10, the TRADES authors, licence MIT)" in (run / "README.md").read_text()
 

@@ -1,5 +1,6 @@
 """`mmard report`, as the command line takes it."""
 
+import html
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,11 +43,11 @@ def report(
     to = to if to is not None else (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     if to.is_dir():
         raise MmardError(f"{to} is a folder; expected a file to write, such as {to / 'report.html'}")
-    write_text(to, found.html(metadata.version("mmard")))
+    write_text(to, _without_places(found.html(metadata.version("mmard")), runs))
     console.out.print(f"report: {escape(str(to))} ({to.stat().st_size / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
     for kind in kinds:
         for name, text in written(found.sheets(), kind, to.stem).items():
-            write_text(to.with_name(name), text)
+            write_text(to.with_name(name), _without_places(text, runs))
             console.out.print(f"tables: {escape(str(to.with_name(name)))}", highlight=False, soft_wrap=True)
     for fault in (fault for group in found.groups for run in group.runs for fault in run.faults):
         console.out.print(f"left out: {escape(fault)}", highlight=False, soft_wrap=True)
@@ -63,6 +64,16 @@ def _kinds(also: str | None) -> list[str]:
         if kind not in KINDS:
             raise unknown("kind of table", kind, KINDS)
     return list(dict.fromkeys(kinds))
+
+
+def _without_places(text: str, runs: list[Path]) -> str:
+    """Name the runs in a text without this machine's folders: it is handed on."""
+    from mmard.core.portable import portable
+
+    for run in sorted((str(run.expanduser()) for run in runs), key=len, reverse=True):
+        if Path(run).is_absolute():
+            text = text.replace(run, portable(run)).replace(html.escape(run), html.escape(portable(run)))
+    return text
 
 
 def report_of(runs: list[Path], title: str | None = None) -> "Report":

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmard.core.errors import MmardError
+from mmard.core.reading import read_text
 
 _KNOWN: set[str] = set()
 """Places that this process has used; their files in `state_folder` may be impossible to write."""
@@ -69,6 +71,20 @@ def state_folder() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()) / "mmard" / "places"
 
 
+def remember_file(digest: str, path: Path) -> None:
+    """Keep where a file with this SHA-256 lies, for this user's later commands."""
+    _keep(state_folder() / digest, str(path.resolve()))
+
+
+def known_file(digest: str) -> Path | None:
+    """Find the file with this SHA-256 that this user has exported from; None where none is known. It may have changed since."""
+    kept = state_folder() / digest
+    try:
+        return Path(read_text(kept).strip()) if re.fullmatch("[0-9a-f]{64}", digest) and kept.is_file() else None
+    except MmardError:
+        return None
+
+
 def inside(folder: Path, name: str) -> Path:
     """The file ``name`` in ``folder``.
 
@@ -103,8 +119,11 @@ def _is_known(place: str) -> bool:
 def _remember(place: str) -> None:
     """Keep the place for this user's later commands; on a disk that cannot be written, for this process."""
     _KNOWN.add(_key(place))
+    _keep(_file(place), _key(place))
+
+
+def _keep(file: Path, text: str) -> None:
     with suppress(OSError):
-        file = _file(place)
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file.write_text(_key(place) + "\n", encoding="utf-8")
+            file.write_text(text + "\n", encoding="utf-8")

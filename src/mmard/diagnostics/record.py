@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.core.files import write_json, write_text
+from mmard.core.portable import portable
 from mmard.diagnostics.boundary import Drop, Places, Row, summary
 from mmard.diagnostics.slices import Slice
 from mmard.models.tensors import save_tensors
@@ -56,7 +57,7 @@ class Diagnosis:
         """Write diagnosis.json, diagnosis.csv (the rows), and samples.safetensors (each sample's numbers)."""
         rows = self.rows()
         measured = {"examples": rows, "triangles": dict(self.triangles), "training": dict(self.training)}
-        write_json(folder / "diagnosis.json", {**self.facts, **measured})
+        write_json(folder / "diagnosis.json", {**portable(self.facts), **measured})
         text = io.StringIO()
         writer = csv.DictWriter(text, ["examples", *rows[NATURAL]])
         writer.writeheader()

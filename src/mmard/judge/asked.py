@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.core.errors import MmardError
+from mmard.core.portable import portable
 from mmard.evaluation.checked import how_to_check
 from mmard.evaluation.evaluate import Trial
 
@@ -50,7 +51,7 @@ class Asked:
         how = how_to_check(self.checks, trials)
         special |= {"checks": how} if how != how_to_check(None, trials) else {}
         common = {"attacks": self.attacks, "limit": self.limit, "batch_size": self.batch_size, "seed": self.seed}
-        return {**common, **special, "overrides": own | ({"twin": self.twin} if self.twin else {})}
+        return {**common, **special, "overrides": portable(own | ({"twin": self.twin} if self.twin else {}))}
 
     def folder(self, path: Path, trials: Mapping[str, Trial], count: int) -> Path:
         """Where the results on ``count`` images go: each kind has its own, so that a quick look never replaces a full one."""
@@ -60,7 +61,13 @@ class Asked:
         parts += [] if usual else [*trials] or ["clean"]
         parts += [f"{count}-images"] if self.limit else []
         parts += [f"{key}-{facts[key]}" for key in ("seed", "checks") if facts.get(key)]
-        parts += [f"{key}-{value}" for key, value in facts["overrides"].items()]
+        given = {**self.overrides, "twin": self.twin}
+        parts += [f"{key}-{value}{_told_apart(given[key], value)}" for key, value in facts["overrides"].items()]
         name = re.sub(r"[^\w.+-]", "-", "_".join(parts))
         short = name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         return path.parent / "eval" / short
+
+
+def _told_apart(given: Any, shown: Any) -> str:
+    """Tell files of one name in different folders apart, without naming the folders."""
+    return "" if given == shown else f"-{hashlib.sha256(str(given).encode()).hexdigest()[:8]}"

@@ -10,6 +10,7 @@ from mmard.config import Settings
 from mmard.core.errors import MmardError
 from mmard.core.files import write_json
 from mmard.core.opening import must_stay_in
+from mmard.core.portable import portable
 from mmard.core.threat import Threat
 from mmard.evaluation.checked import checked, how_to_check
 from mmard.evaluation.evaluate import Tick
@@ -72,7 +73,9 @@ def _evaluate(
         subject = Subject.of(source, settings, asked.limit, engine.device)
         results = asked.folder(source.path, trials, len(subject.images))
         must_stay_in(source.path.parent, results)
-        engine.on_global_zero(lambda: write_json(results / "settings.json", settings.resolved()))  # can it be written?
+        engine.on_global_zero(
+            lambda: write_json(results / "settings.json", portable(settings.resolved()))
+        )  # can it be written?
         threat = source.threat(settings, asked.overrides, needed=len(trials) > 0)
         besides = extras(subject, threat)
         scores = checked(
@@ -82,7 +85,7 @@ def _evaluate(
             kept=subject.kept_in(results / "parts", trials, threat, asked.batch_size, asked.seed),
         )  # fmt: skip
         scores.facts.update(source.described(), data=settings.data.name, seed=asked.seed, asked=asked.facts(trials))
-        scores.facts["settings"] = settings.resolved()
+        scores.facts["settings"] = portable(settings.resolved())
         engine.on_global_zero(lambda: scores.save(results))
         besides.keep(results, engine, tick, batch_size=asked.batch_size, seed=asked.seed)
         engine.on_global_zero(lambda: _finish(source.path.parent, results))

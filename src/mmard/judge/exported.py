@@ -10,7 +10,8 @@ import torch
 
 from mmard.core.errors import MmardError
 from mmard.core.files import sha256
-from mmard.core.trust import Trust
+from mmard.core.portable import portable
+from mmard.core.trust import Trust, known_file
 from mmard.data.images import Images
 from mmard.data.labels import Known
 from mmard.evaluation.evaluate import Trial
@@ -69,7 +70,7 @@ class Exported:
 
     def described(self) -> dict[str, Any]:
         """For the record of an evaluation."""
-        twin = None if self.twin_path is None else str(self.twin_path)
+        twin = None if self.twin_path is None else portable(str(self.twin_path))
         runtime = f"onnxruntime {self.model.version}, CPU"
         return {"runtime": runtime, "precision": self.model.facts.get("precision"), "twin": twin}
 
@@ -101,6 +102,8 @@ def _recorded(path: Path, facts: dict[str, Any], trust: Trust) -> Path | None:
         warnings.warn(f"{path} names no float twin ({LITTLE}); give one: --twin RUN", stacklevel=2)
         return None
     found = path.parent / source
+    if not found.is_file() and (known := known_file(str(facts.get("sha256")))):
+        found = known  # the file names no folders of this machine
     if not _may_be_read(found, trust):
         fault = "lies outside of its folder, and you have not used it before"
     elif not found.is_file():

@@ -15,6 +15,8 @@ from mmard.attacks.spared import in_parts
 from mmard.config import Settings, read_settings, settings_of_weights
 from mmard.core.errors import MmardError
 from mmard.core.files import sha256
+from mmard.core.portable import bare, portable
+from mmard.core.reading import read_yaml
 from mmard.core.threat import Threat
 from mmard.core.trust import Trust
 from mmard.core.views import Predict
@@ -62,7 +64,7 @@ class Source:
     def given(self) -> dict[str, Any]:
         """The settings of its training, as far as the file says them."""
         found = self.facts.get("settings")
-        return found if isinstance(found, dict) else {}
+        return _with_paths(found, self.path.parent) if isinstance(found, dict) else {}
 
     def settings(self, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
         """Join the settings that the weights were trained with, and what is asked for now.
@@ -112,7 +114,25 @@ class Source:
     def described(self) -> dict[str, Any]:
         """For the record of an evaluation: which file, and what was in it."""
         weights = sha256(weights_file(self.path))
-        return {"model": str(self.path), "weights": weights, **(self.exported.described() if self.exported else {})}
+        return {
+            "model": portable(str(self.path)),
+            "weights": weights,
+            **(self.exported.described() if self.exported else {}),
+        }
+
+
+def _with_paths(told: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Take data and teachers from the run folder around the weights, where it names the same: its paths are whole."""
+    try:
+        here = read_yaml(folder / "settings.yaml")
+    except MmardError:  # no run folder
+        return told
+    found = dict(told)
+    for key in ("data", "teacher", "teachers"):
+        one, other = ({**v, "stream": None} if isinstance(v, dict) else v for v in (told.get(key), here.get(key)))
+        if key in told and bare(one) == bare(other):
+            found[key] = here[key]
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mmard.core.errors import MmardError, first_line
+from mmard.core.portable import portable
 from mmard.core.reading import parse_json
 from mmard.models.checkpoints import fit, read_checkpoint
 from mmard.models.students import Architecture, Classifier, build
@@ -20,8 +21,12 @@ from mmard.models.tensors import load_tensors, save_tensors
 def save_weights(
     path: Path, model: Classifier, facts: dict[str, Any] | None = None, *, make_folder: bool = True
 ) -> None:
-    """Write a safetensors file with the architecture, ``facts`` (class names, threat ...) and a digest of all in its header."""
-    header = {"architecture": json.dumps(asdict(model.architecture)), "facts": json.dumps(facts or {})}
+    """Write a safetensors file with the architecture, ``facts`` (class names, threat ...) and a digest of all in its header.
+
+    Weights are handed on: the settings among the facts name no folder of this machine.
+    """
+    told = {key: portable(fact) if key in ("settings", "teachers") else fact for key, fact in (facts or {}).items()}
+    header = {"architecture": json.dumps(asdict(model.architecture)), "facts": json.dumps(told)}
     save_tensors(path, model.state_dict(), header, make_folder=make_folder)
 
 

@@ -9,6 +9,8 @@ import yaml
 
 from mmard.core.errors import MmardError
 from mmard.core.files import read_json, write_text
+from mmard.core.portable import portable
+from mmard.core.trust import Trust
 from mmard.evaluation.scores import CLEAN, WORST
 from mmard.report.html.flags import flags_of
 from mmard.report.html.groups import Group, kind_of
@@ -50,7 +52,7 @@ def card(run: Run) -> str:
     fence = "`" * max(
         3, *(len(ticks) + 1 for ticks in re.findall("`+", run.formula) or [""])
     )  # a folder may be anybody's
-    method = f"{fence}\n{run.formula}\n{fence}" if run.formula else f"`{s.get('method')}`"
+    method = f"{fence}\n{run.formula}\n{fence}" if run.formula else f"`{portable(s.get('method'))}`"
     parts = [
         f"---\n{front}---\n{MARK}",
         f"# {run.name}",
@@ -114,17 +116,22 @@ def _facts(run: Run) -> str:
     s, teacher = run.settings, run.settings.get("teacher")
     lines = [f"- **Data**: {data_of(s)}, pixels in [0, 1]"]
     lines.append(f"- **Threat**: {threat_of(s)} in training; in judging as each table says")
-    lines.append(f"- **Teacher**: {f'`{teacher}`{_of_teacher(Path(str(teacher)))}' if teacher else 'none'}")
+    lines.append(
+        f"- **Teacher**: {f'`{portable(teacher)}`{_of_teacher(Path(str(teacher)), run.path)}' if teacher else 'none'}"
+    )
     if run.precision:
         lines.append(f"- **Precision**: {run.precision} in training, float32 in judging")
     others = s.get("teachers")
-    lines += [f"- **{name}**: `{source}`" for name, source in (others.items() if isinstance(others, dict) else ())]
+    lines += [
+        f"- **{name}**: `{portable(source)}`" for name, source in (others.items() if isinstance(others, dict) else ())
+    ]
     return "\n".join(lines)
 
 
-def _of_teacher(path: Path) -> str:
-    """What its card says, or its own settings; nothing where it is not here."""
+def _of_teacher(path: Path, run: Path) -> str:
+    """What its card says, or its own settings; nothing where it is not here, and where it is not this user's."""
     try:
+        Trust(folder=run).must_allow_place(str(path), "teacher")
         if path.suffix == ".json":
             given = read_json(path)
             told = [str(given[key]) for key in ("architecture", "source") if given.get(key)]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr
 from mmard.config import Count, Seed, Settings, is_package_file, read_settings, recipe_folders, stand_once
 from mmard.core.errors import MmardError, unknown
 from mmard.core.files import write_text
+from mmard.core.portable import portable
 from mmard.core.reading import read_yaml
 from mmard.core.validate import Section, keys_of, validated
 
@@ -77,7 +78,7 @@ class StudyFile(Section):
         """Write it with its base resolved, so that the file says the same when a recipe has changed."""
         base = self.base_settings().model_dump(mode="json", exclude=set(OF_THE_STUDY))
         whole = {**self.model_dump(mode="json"), "base": base, "settings": {}}
-        write_text(path, yaml.safe_dump(whole, sort_keys=False, allow_unicode=True))
+        write_text(path, yaml.safe_dump(portable(whole), sort_keys=False, allow_unicode=True))
 
 
 def flat(overrides: dict[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 import csv
 import io
 import re
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mmard.core.errors import MmardError, first_line
-from mmard.core.files import read_json, write_json, write_text, write_whole
+from mmard.core.files import read_json, write_json, write_text
+from mmard.core.portable import portable
+from mmard.core.reading import read_text, read_yaml
 from mmard.report.diagnoses import diagnoses_markdown
 from mmard.report.study_figure import plot_study
 from mmard.report.study_tables import study_markdown
@@ -22,7 +25,6 @@ BLOCK = re.compile(r"(<!-- study: (?P<name>(?!\.+ )[^\n/]+?) -->\n)(?P<old>.*?)(
 DIAGNOSIS = re.compile(
     r"(<!-- diagnosis: (?P<name>(?!\.+ )[^\n/]+?) -->\n)(?P<old>.*?)(<!-- end of diagnosis -->)", re.DOTALL
 )
-KEPT = ("settings.yaml", "metrics.jsonl")
 
 
 def write_results(study: StudyFile) -> dict[str, Any]:
@@ -59,11 +61,15 @@ def keep(study: StudyFile, page: Path) -> None:
         scores = scores_of(cell.folder, study.evaluate)
         if scores is None:
             continue
-        run = to / cell.name
-        files = {run / file: cell.folder.path / file for file in KEPT}
-        files[run / "eval" / scores.name / "scores.json"] = scores / "scores.json"
-        for target, source in files.items():
-            write_whole(target, lambda part, source=source: shutil.copyfile(source, part))  # type: ignore[misc]
+        run, made = to / cell.name, cell.folder
+        settings = portable(read_yaml(made.settings_file))  # what is kept here is handed on
+        write_text(run / "settings.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        write_text(run / "metrics.jsonl", read_text(made.metrics_file))
+        if made.formula():
+            write_text(run / "method.txt", made.formula() + "\n")
+        told = read_json(scores / "scores.json")
+        told |= {key: portable(told[key]) for key in ("settings", "model", "twin", "asked") if key in told}
+        write_json(run / "eval" / scores.name / "scores.json", told)
     study.save(to / "study.yaml")
     refresh(page, [name])
 

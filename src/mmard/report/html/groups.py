@@ -5,12 +5,13 @@ import statistics
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmard.core.errors import MmardError
 from mmard.core.files import read_json
+from mmard.core.portable import portable
 from mmard.evaluation.scores import WORST
 from mmard.report.html.judged import Judged, Row
 from mmard.report.html.records import Run, is_run, read_run
@@ -76,7 +77,8 @@ def read_all(sources: Sequence[Path], known: Callable[[Path], Known]) -> list[Gr
             warnings.warn(f"left out: {e}", stacklevel=2)
     if not found:
         raise MmardError(f"none of the {len(runs)} runs can be read")
-    return grouped(found, in_a_study=inner)
+    groups = grouped(found, in_a_study=inner)  # by whole paths; what is shown is handed on
+    return [Group(g.name, tuple(replace(r, settings=portable(dict(r.settings))) for r in g.runs)) for g in groups]
 
 
 def _of_study(folder: Path) -> list[Path]:

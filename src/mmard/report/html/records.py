@@ -9,6 +9,7 @@ from mmard.core.errors import MmardError
 from mmard.core.files import read_json, sha256
 from mmard.core.reading import read_yaml
 from mmard.core.threat import in_255ths
+from mmard.core.trust import inside
 from mmard.report.html.again import again
 from mmard.report.html.judged import Judged, Row, attempt, optional, part, read_judged
 from mmard.runs import RunFolder
@@ -147,7 +148,7 @@ def _judged(run: Path, faults: list[str]) -> dict[str, Judged]:
 def _hash(weights: Path) -> str | None:
     """Of a file, or of the one that a card names; None where it is not here, as in a folder of figures alone."""
     if weights.suffix == ".json" and weights.is_file():
-        weights = weights.parent / str(
-            read_json(weights).get("file")
-        )  # what a card has on the hub is not fetched for this
+        weights = inside(
+            weights.parent, str(read_json(weights).get("file"))
+        )  # what is on the hub is not fetched for this
     return sha256(weights) if weights.is_file() else None

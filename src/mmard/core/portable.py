@@ -1,0 +1,53 @@
+"""Paths in what is handed on: relative to the working folder, or a name alone; never this machine's folders."""
+
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_ABSOLUTE = re.compile(r"(?<![\w.:/~])(?:~|/)[^\s()\[\],;\"'`]*/[^\s()\[\],;\"'`]+")
+_SECRET = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def portable(value: T) -> T:
+    """Return the same value with every absolute path in its texts made relative to the working folder, or cut to its last name.
+
+    Args:
+        value: a text, or lists and mappings of such; what is neither stays as it is. Passwords in addresses are left out.
+
+    >>> portable({"teacher": "/somewhere/else/best.safetensors", "method": "awp(/elsewhere/mine.py:build)", "eps": 0.1})
+    {'teacher': 'best.safetensors', 'method': 'awp(mine.py:build)', 'eps': 0.1}
+    >>> portable("https://me:secret@host/a/b.parquet")
+    'https://host/a/b.parquet'
+    """
+    found: Any = value
+    if isinstance(value, str):
+        found = _text(value)
+    elif isinstance(value, dict):
+        found = {key: portable(one) for key, one in value.items()}
+    elif isinstance(value, list | tuple):
+        found = type(value)(portable(one) for one in value)
+    return found  # type: ignore[no-any-return]
+
+
+def bare(value: Any) -> Any:
+    """Return the value with every path cut to its last name, to tell whether two say the same of other folders."""
+    if isinstance(value, str):
+        return value if "://" in value else value.rpartition("/")[2]
+    if isinstance(value, dict):
+        return {key: bare(one) for key, one in value.items()}
+    return [bare(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _text(text: str) -> str:
+    if text.startswith(("/", "~")) and "\n" not in text:
+        return _path(text)  # it may have blanks and brackets
+    return _ABSOLUTE.sub(lambda match: _path(match[0]), _SECRET.sub("", text))
+
+
+def _path(text: str) -> str:
+    path = Path(text)
+    for here in (Path.cwd(), Path.cwd().resolve()):
+        if path.is_relative_to(here):
+            return path.relative_to(here).as_posix()
+    return path.name or "."
