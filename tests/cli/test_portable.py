@@ -40,7 +40,14 @@ def data(far: Path) -> list[str]:
     ]
 
 
-SHORT = ["student=cnn-2-1", "train.epochs=1", "train.batch_size=4", "attack.steps=1", "validation.steps=1"]
+SHORT = [
+    "student=cnn-2-1",
+    "train.epochs=1",
+    "train.batch_size=4",
+    "attack.steps=1",
+    "validation.steps=1",
+    "teacher_check=none",
+]
 
 
 def test_a_run_and_what_is_made_of_it(
@@ -94,7 +101,7 @@ def test_an_exported_file(mmard: Run, tmp_path: Path, far: Path, data: list[str]
 def test_a_study_that_is_kept_beside_a_page(mmard: Run, tmp_path: Path, far: Path) -> None:
     teacher = far / "teacher.safetensors"
     save_weights(teacher, small_net(10, name="cnn-2-1"))
-    settings = dict(word.split("=") for word in [*QUICK, "student=cnn-2-1", "train.epochs=1"])
+    settings = dict(word.split("=") for word in [*QUICK, "student=cnn-2-1", "train.epochs=1", "teacher_check=none"])
     grid = {"method": ["pgd_at", "rslad"]}
     study: dict[str, Any] = {"out": str(far / "mine"), "settings": {**settings, "teacher": str(teacher)}, "grid": grid}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump({**study, "evaluate": {"attacks": "none"}}))
