@@ -310,12 +310,7 @@ def test_what_this_user_trained_with_goes_on_without_a_word(mmard: Run, tmp_path
     ]
     taught = ["method=rslad", "teacher=runs/teacher", "teacher_check=none", "out=runs/student"]
     assert mmard("train", *data, *short, "method=pgd_at", "out=runs/teacher").returncode == 0
-    assert (
-        mmard(
-            "train", *data, *short, "method=rslad", "teacher=runs/teacher", "teacher_check=none", "out=runs/student"
-        ).returncode
-        == 0
-    )
+    assert mmard("train", *data, *short, *taught).returncode == 0
     (tmp_path / "runs" / "student").rename(tmp_path / "runs" / "moved")
     for words in (["eval", "runs/moved", "--attacks", "none"], ["train", "runs/moved", "--resume"]):
         done = mmard(*words)
