@@ -1,6 +1,7 @@
 """What bf16 changes in a step, bounded: the same adversarial pixels up to a share, the same loss up to an error."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,9 +51,9 @@ def test_bf16_changes_little(method: str) -> None:
     torch.testing.assert_close(half_loss, loss, rtol=LOSS_ERROR, atol=0)
 
 
-def test_a_digits_student_ends_as_accurate_within_its_seeds_spread(tmp_path: Path) -> None:
-    """The means over seeds differ by no more than the seeds do, and a point."""
-    quick = {
+def test_a_digits_student_ends_as_accurate_in_bf16(tmp_path: Path) -> None:
+    """The means over seeds differ by no more than chance makes them, on any processor: four of its standard deviations."""
+    quick: dict[str, Any] = {
         "method": "pgd_at",
         "student": "cnn-8-3",
         "data.limit": 800,
@@ -76,5 +77,6 @@ def test_a_digits_student_ends_as_accurate_within_its_seeds_spread(tmp_path: Pat
         found[precision] = np.array(accuracies)
     full, half = found["32-true"], found["bf16-mixed"]
     assert (full.mean(0) > (70, 30)).all()  # learnt something that could be lost
-    spread = np.maximum(full.std(0, ddof=1), half.std(0, ddof=1))
-    assert (abs(full.mean(0) - half.mean(0)) <= spread + 1).all(), (full, half)
+    images, seeds = int(quick["data.limit"] * quick["data.held_out"]), len(full)
+    chance = 100 * np.sqrt(0.25 / images * 2 / seeds)  # at most, of a difference of two means over other draws of the images
+    assert (abs(full.mean(0) - half.mean(0)) <= 4 * chance).all(), (full, half)
