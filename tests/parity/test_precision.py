@@ -78,5 +78,7 @@ def test_a_digits_student_ends_as_accurate_in_bf16(tmp_path: Path) -> None:
     full, half = found["32-true"], found["bf16-mixed"]
     assert (full.mean(0) > (70, 30)).all()  # learnt something that could be lost
     images, seeds = int(quick["data.limit"] * quick["data.held_out"]), len(full)
-    chance = 100 * np.sqrt(0.25 / images * 2 / seeds)  # at most, of a difference of two means over other draws of the images
+    chance = 100 * np.sqrt(
+        0.25 / images * 2 / seeds
+    )  # at most, of a difference of two means over other draws of the images
     assert (abs(full.mean(0) - half.mean(0)) <= 4 * chance).all(), (full, half)
