@@ -1,8 +1,10 @@
 """Checkpoints and weights know what they hold: a flipped bit is one line, never another result."""
 
 import errno
+import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import torch
 from helpers import small_net
 from safetensors.torch import load_file, save_file
 
-from mmard import MmardError
-from mmard.core.files import write_whole
+from mmard import MmardError, Scores
+from mmard.core.files import sha256, write_whole
+from mmard.core.opening import alone_in
 from mmard.models.tensors import DIGEST, load_tensors
 from mmard.models.weights import facts_of, load_weights, read_state, save_weights
 from mmard.runs import RunFolder
+from mmard.study.file import Evaluation
+from mmard.study.jobs import is_done
 
 STATE = {"step": 7, "student": {"w": torch.arange(600.0).view(20, 30), "b": torch.ones(3)}, "best": {"robust": 41.5}}
 FACTS = {"settings": {"threat": {"eps": 0.1}}, "classes": ["cat", "dog", "cow", "hen"]}
@@ -148,3 +153,38 @@ def test_what_many_write_at_once_is_one_of_them(tmp_path: Path) -> None:
     write_whole(path, first)
     assert path.read_text() == "first"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_one_evaluation_at_a_time_writes_in_a_folder(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "eval", "wait"):
+        with (
+            pytest.raises(MmardError, match=r"another process is writing in .*eval; wait"),
+            alone_in(tmp_path / "eval", "wait"),
+        ):
+            raise AssertionError
+        with alone_in(tmp_path / "other", "wait"):
+            pass
+    with alone_in(tmp_path / "eval", "wait"):
+        assert list((tmp_path / "eval").iterdir()) == []
+
+
+def test_a_studys_done_hangs_on_digests_not_on_times(tmp_path: Path) -> None:
+    folder, evaluation = RunFolder(tmp_path), Evaluation(attacks="none")
+    for file in (folder.best_file, folder.last_file):
+        save_weights(file, small_net())
+    right = torch.ones(4, 1, dtype=torch.bool)
+    facts = {"asked": evaluation.asked(), "weights": sha256(folder.best_file)}
+    scores = Scores(right, ("clean",), ("",), (0.0,), torch.arange(4), facts)
+    scores.save(tmp_path / "eval/best")
+    verdicts = tmp_path / "eval/best/verdicts.safetensors"
+    os.utime(verdicts, (0, 0))  # as a copy from elsewhere may have it
+    assert is_done(folder, evaluation)
+    replace(scores, correct=~right).save(tmp_path / "other")
+    whole = verdicts.read_bytes()
+    verdicts.write_bytes((tmp_path / "other/verdicts.safetensors").read_bytes())
+    assert not is_done(folder, evaluation)
+    verdicts.write_bytes(whole)
+    assert is_done(folder, evaluation)
+    save_weights(folder.best_file, small_net(seed=1))
+    os.utime(folder.best_file, (0, 0))
+    assert not is_done(folder, evaluation)

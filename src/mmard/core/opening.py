@@ -1,7 +1,10 @@
 """Open files in folders that may be anybody's: no pipe is waited for, and no link leads the writing elsewhere."""
 
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -46,6 +49,25 @@ def open_to_append(path: Path) -> IO[str]:
         os.close(number)
         raise
     return os.fdopen(number, "a+", encoding="utf-8")
+
+
+@contextmanager
+def alone_in(folder: Path, cure: str) -> Iterator[None]:
+    """Keep out of a folder whoever else asks for it so; this goes with the process, however that ends, and leaves no file.
+
+    Raises:
+        MmardError: where another process is there, with the cure.
+    """
+    with ExitStack() as held:
+        with suppress(OSError):  # one that cannot be made or locked: whoever writes there says it better
+            folder.mkdir(parents=True, exist_ok=True)
+            number = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            held.callback(os.close, number)
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                raise MmardError(f"another process is writing in {folder}; {cure}") from e
+        yield
 
 
 def must_stay_in(folder: Path, path: Path) -> None:

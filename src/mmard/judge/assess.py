@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from mmard.config import Settings
 from mmard.core.errors import MmardError
 from mmard.core.files import write_json
-from mmard.core.opening import must_stay_in
+from mmard.core.opening import alone_in, must_stay_in
 from mmard.core.portable import portable
 from mmard.core.threat import Threat
 from mmard.evaluation.checked import checked, how_to_check
@@ -69,10 +70,13 @@ def _evaluate(
     how, engine = how_to_check(asked.checks, trials), engine_of(settings)
     if source.exported and how == "full":
         raise MmardError("checks=full ask for gradients, which an exported model has not; check its float twin so")
-    with engine.together("start the evaluation again"):
+    with engine.together("start the evaluation again"), ExitStack() as held:
         subject = Subject.of(source, settings, asked.limit, engine.device)
         results = asked.folder(source.path, trials, len(subject.images))
         must_stay_in(source.path.parent, results)
+        engine.on_global_zero(
+            lambda: held.enter_context(alone_in(results, "wait for it, and start this evaluation again"))
+        )
         engine.on_global_zero(
             lambda: write_json(results / "settings.json", portable(settings.resolved()))
         )  # can it be written?

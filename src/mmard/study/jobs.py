@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from mmard import api
 from mmard.config import Settings
 from mmard.core.errors import MmardError
-from mmard.core.files import read_json
+from mmard.core.files import read_json, sha256
 from mmard.evaluation.evaluate import choose, suite
+from mmard.models.tensors import digest_of, load_tensors
 from mmard.runs import RunFolder, differences
 from mmard.study.file import Evaluation
 from mmard.study.plan import Cell
@@ -58,12 +62,27 @@ def scores_of(folder: RunFolder, evaluation: Evaluation) -> Path | None:
 
 
 def is_done(folder: RunFolder, evaluation: Evaluation) -> bool:
-    """Is the run at its end, and judged after that?"""
+    """Is the run at its end, and are the scores and the verdicts those of its weights, by their digests?"""
     scores, weights = scores_of(folder, evaluation), weights_of(folder, evaluation)
     verdicts = scores / "verdicts.safetensors" if scores else None  # the last file of an evaluation
     if verdicts is None or not (verdicts.exists() and weights.exists() and folder.last_file.exists()):
         return False
-    return verdicts.stat().st_mtime >= weights.stat().st_mtime
+    told = read_json(verdicts.parent / "scores.json")
+    if "weights" not in told:  # an evaluation from before they were kept
+        return verdicts.stat().st_mtime >= weights.stat().st_mtime
+    stat = weights.stat()
+    if told["weights"] != _digest(weights, (stat.st_mtime_ns, stat.st_size, stat.st_ino)):
+        return False
+    try:
+        return told.get("verdicts") in (None, digest_of(load_tensors(verdicts)[0], {}))
+    except (MmardError, SafetensorError, OSError):
+        return False
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: Path, _: tuple[int, ...]) -> str:
+    """Of a file: once, as long as it stays what it is."""
+    return sha256(path)
 
 
 def jobs_of(cells: Sequence[Cell], evaluation: Evaluation) -> list[Job]:
