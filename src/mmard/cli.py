@@ -1,16 +1,16 @@
 """The command line."""
 
+import io
+import os
 import sys
 import warnings
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from mmard import config
 from mmard.commands import console
@@ -18,10 +18,14 @@ from mmard.commands.diagnose import diagnose
 from mmard.commands.eval import evaluate
 from mmard.commands.export import export
 from mmard.commands.report import report
-from mmard.core.errors import MmardError, Note
+from mmard.commands.unexpected import told
+from mmard.core.errors import Interrupted, MmardError, Note, as_mistake
 from mmard.core.files import write_text
 from mmard.core.signals import Stopped, end_at_once, on_signals
+from mmard.core.terminal import Table
 from mmard.study import command
+
+INTERRUPTED, UNEXPECTED = 130, 70  # exit codes, as shells and sysexits.h have them
 
 app = typer.Typer(
     invoke_without_command=True,
@@ -56,7 +60,7 @@ def _must_be_there(teacher: str | None, recipe: str | None, settings: config.Set
 
 def _version(asked: bool) -> None:
     if asked:
-        console.out.print(metadata.version("mmard"))
+        console.say(metadata.version("mmard"))
         raise typer.Exit
 
 
@@ -99,16 +103,14 @@ def train(
     given = {"method": method, "teacher": teacher, "student": student, "out": to}
     settings = config.read_settings(recipe, {k: v for k, v in given.items() if v is not None} | overrides, trust=trust)
     _must_be_there(teacher, recipe, settings)
-    console.out.print(f"[bold]{settings.student}[/bold] on {settings.data.name}", highlight=False)
-    console.out.print(escape(str(api.method_of(settings))), highlight=False, soft_wrap=True)
+    console.say((settings.student, "bold"), f" on {settings.data.name}")
+    console.say(str(api.method_of(settings)))
     try:
-        folder = api.train(settings, resume=resume, extend=extend, watch=lambda title: Bar(escape(title), console.out))
+        folder = api.train(settings, resume=resume, extend=extend, watch=lambda title: Bar(title, console.out))
     except KeyboardInterrupt:
-        Console(emoji=False, stderr=True).print("stopped; the same command with --resume goes on")
-        raise typer.Exit(130) from None
+        raise Interrupted("the same command with --resume goes on") from None
     _tell_looks(folder.metrics())
-    line = f"judge the best on the test images: [bold]mmard eval {escape(str(folder.path))}[/bold]"
-    console.out.print(line, soft_wrap=True)
+    console.say("judge the best on the test images: ", (f"mmard eval {quote(str(folder.path))}", "bold"))
 
 
 def _tell_looks(metrics: list[dict[str, Any]]) -> None:
@@ -116,9 +118,8 @@ def _tell_looks(metrics: list[dict[str, Any]]) -> None:
     judged = [r for r in metrics if "robust" in r]
     ordered = sorted(judged, key=lambda r: (r["robust"], r["clean"], -r["epoch"]))
     for which, r in [("best", ordered[-1]), ("last", judged[-1])] if judged else []:
-        console.out.print(
-            f"{which} on the held-out split: epoch {r['epoch']}, clean {r['clean']:.2f} %, robust {r['robust']:.2f} %"
-        )
+        figures = f"clean {r['clean']:.2f} %, robust {r['robust']:.2f} %"
+        console.say(f"{which} on the held-out split: epoch {r['epoch']}, {figures}")
 
 
 app.command("eval")(evaluate)
@@ -141,7 +142,7 @@ def list_all(
         if what in (None, title):
             table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2))
             for name, line in made().items():
-                table.add_row(f"[bold]{escape(name)}[/bold]", escape(line))
+                table.add_row((name, "bold"), line)
             console.out.print(table, "")
 
 
@@ -154,7 +155,7 @@ def copy(
     if target.exists():
         raise MmardError(f"{target} exists already; choose another name")
     write_text(target, source.read_text(encoding="utf-8"))
-    console.out.print(f"wrote {target}; train it: [bold]mmard train {target}[/bold]")
+    console.say(f"wrote {target}; train it: ", (f"mmard train {quote(str(target))}", "bold"))
 
 
 @app.command()
@@ -171,7 +172,7 @@ def show(words: Words = None, trust: console.Trusted = False) -> None:
 
     recipe, overrides = _split(words)
     settings = config.read_settings(recipe, overrides, trust=trust)
-    console.out.print(escape(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True)), highlight=False)
+    console.say(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True))
     as_trained = recipe is not None and Path(recipe).expanduser().is_dir() and not trust
     as_trained = as_trained and not any(key.split(".")[0] in ("method", "attack", "threat") for key in overrides)
     formula = api.formula_of(settings, RunFolder(recipe) if as_trained and recipe else None)
@@ -180,7 +181,7 @@ def show(words: Words = None, trust: console.Trusted = False) -> None:
         formula = (
             f"method {names}: not built, for it is not all of this package; --trust builds it and shows its formula"
         )
-    console.out.print(escape(formula), highlight=False, soft_wrap=True)
+    console.say(formula)
 
 
 @app.command()
@@ -233,38 +234,55 @@ app.command("results")(command.results)
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
-    warnings.showwarning = lambda message, kind, *_: _tell(
+    """Run the command line; a user's mistake is one line on standard error and exit code 2.
+
+    A fault of this package is one line, too, with a file of details and exit code 70.
+    """
+    warnings.showwarning = lambda message, kind, *_: console.tell(
         "yellow", "note" if issubclass(kind, Note) else "warning", str(message)
     )
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal's encoding has not is written out
     try:
         with on_signals(end_at_once):
-            sys.exit(app(prog_name="mmard", standalone_mode=False))
+            sys.exit(_ended(app(prog_name="mmard", standalone_mode=False)))
     except Stopped as e:
         with suppress(OSError):  # of a terminal that is gone
             if console.RANK == "0":
-                Console(emoji=False, stderr=True, soft_wrap=True).print(f"stopped by {e}; {GOES_ON}", highlight=False)
+                console.tell("", f"stopped by {e}; {GOES_ON}", "")
         sys.exit(
             e.code if console.LOCAL == "0" else 0
         )  # the others are children: their code would be taken for a fault
-    except MmardError as e:
-        _tell("bold red", "error", str(e))
-    except OSError as e:  # of files and folders that a word names
-        _tell("bold red", "error", str(e))
-    except typer.Abort:
-        sys.exit(130)
     except Exception as e:
-        if not hasattr(e, "format_message"):  # typer's kinds of error, whose module is another in each version
-            raise
+        sys.exit(_told(e))
+
+
+def _ended(code: Any) -> int:
+    """The exit code of a command that came to its end, or was stopped where it had nothing to say of going on."""
+    sys.stdout.flush()
+    if code == INTERRUPTED:
+        console.tell("", "stopped", "")
+    return code if isinstance(code, int) else 0
+
+
+def _told(e: Exception) -> int:
+    """Say what went wrong in a line; returns the exit code."""
+    if isinstance(e, Interrupted):
+        console.tell("", f"stopped; {e}", "")
+        return INTERRUPTED
+    if isinstance(e, BrokenPipeError):  # mmard ls | head: nobody is listening any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if hasattr(e, "format_message"):  # typer's kinds of error, whose module is another in each version
         context = getattr(e, "ctx", None)
         where = context.command_path if context else "mmard"
-        _tell("bold red", "error", f"{e.format_message().rstrip('.')}; see {where} --help")
-    sys.exit(2)
-
-
-def _tell(style: str, what: str, message: str) -> None:
-    """A line on standard error."""
-    which = what if console.RANK == "0" else f"{what} in process {console.RANK}"
-    Console(emoji=False, stderr=True, soft_wrap=True).print(
-        f"[{style}]{which}:[/{style}] {escape(message)}", highlight=False
-    )
+        console.tell("bold red", "error", f"{e.format_message().rstrip('.')}; see {where} --help")
+        return 2
+    if isinstance(e, typer.Abort):
+        return INTERRUPTED
+    if isinstance(mistake := as_mistake(e), MmardError):
+        console.tell("bold red", "error", " ".join(str(mistake).splitlines()))
+        return 2
+    console.tell("bold red", "error", told(e))
+    return UNEXPECTED

@@ -8,6 +8,7 @@ from rich.console import Console
 from mmard import api
 from mmard.commands.judging import judge
 from mmard.core.files import write_text
+from mmard.core.terminal import line
 from mmard.evaluation.scores import Scores
 from mmard.report.curves import plot_curves
 from mmard.report.tables import checks_lines, compare_markdown, compare_table
@@ -19,14 +20,16 @@ STUDENTS = ("rslad", "mmard")
 
 def run_demo(to: Path, out: Console) -> None:
     """Train and judge into the folder ``to``; a demo that was cut goes on where it was."""
-    out.print("[bold]1[/bold]  A robust teacher, by PGD-AT, and two small students of it, on 8×8 digits (eps 0.15)")
+    out.print(
+        line(("1", "bold"), "  A robust teacher, by PGD-AT, and two small students of it, on 8×8 digits (eps 0.15)")
+    )
     teacher = str(to / "teacher")
     api.train("digits-teacher", resume=True, watch=partial(_bar, "teacher", out), out=teacher)
     folders = {}
     for name in STUDENTS:
         watch = partial(_bar, name, out)
         folders[name] = api.train(f"digits-{name}", resume=True, watch=watch, out=str(to / name), teacher=teacher)
-    out.print("\n[bold]2[/bold]  Both students under attack, all 360 test images")
+    out.print(line(("\n2", "bold"), "  Both students under attack, all 360 test images"))
     results = {}
     for name, folder in folders.items():
         done = folder.path / "eval" / "best"
@@ -37,9 +40,7 @@ def run_demo(to: Path, out: Console) -> None:
     write_text(to / "results.md", compare_markdown(results))
     plot_curves({"teacher": RunFolder(teacher), **folders}, to / "curves.png")
     out.print("One seed and 360 images: differences below five points say nothing.")
-    out.print(
-        f"Table {to / 'results.md'}, curves {to / 'curves.png'}, weights {to}/*/best.safetensors", highlight=False
-    )
+    out.print(line(f"Table {to / 'results.md'}, curves {to / 'curves.png'}, weights {to}/*/best.safetensors"))
 
 
 def _bar(name: str, out: Console, _folder: str) -> Bar:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmard.bench.measure import Passes, Ratio, Step, forward_flops, matrix_peak, paired_seconds
 from mmard.bench.plain import plain_step
 from mmard.config import Settings
-from mmard.core.errors import MmardError, first_line
+from mmard.core.errors import MmardError, first_line, is_out_of_memory
 from mmard.core.method import Method
 from mmard.core.tf32 import tf32
 from mmard.core.threat import Threat
@@ -118,8 +118,8 @@ def measure(case: Case) -> dict[str, Any]:
         )
     try:
         return _measured(case)
-    except RuntimeError as e:  # of which torch's OutOfMemoryError is one
-        if "allocat" not in str(e) and not isinstance(e, torch.OutOfMemoryError):
+    except (RuntimeError, MemoryError) as e:
+        if not is_out_of_memory(e):
             raise
         what = f"{case.batch} images of {case.size}×{case.size}"
         raise MmardError(

@@ -6,12 +6,26 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from mmard.core.terminal import Part, line
+
 HOST, LOCAL = (os.environ.get(name, "0") for name in ("NODE_RANK", "LOCAL_RANK"))
 RANK = os.environ.get("RANK", LOCAL if HOST == "0" else f"{LOCAL} of host {HOST}")
-out = Console(emoji=False, quiet=RANK != "0")
+out = Console(emoji=False, markup=False, quiet=RANK != "0")
 Trusted = Annotated[
     bool,
     typer.Option(
         "--trust", help="Run methods, and read data and teachers, that only a file or folder names (docs/trust.md)."
     ),
 ]
+
+
+def say(*parts: Part) -> None:
+    """Print a line of parts, each a text as it stands or a text with its style."""
+    out.print(line(*parts), soft_wrap=True)
+
+
+def tell(style: str, what: str, message: str) -> None:
+    """Print a line on standard error, from whichever process."""
+    which = what if RANK == "0" else f"{what} in process {RANK}"
+    parts = ((f"{which}:", style), f" {message}") if message else ((which, style),)
+    Console(emoji=False, stderr=True).print(line(*parts), soft_wrap=True)

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
 from mmard.commands import console
+from mmard.core.terminal import label_column, visible
 
 if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
     from mmard.diagnostics.record import Diagnosis
@@ -44,18 +44,18 @@ def diagnose(
     found = _diagnosed(run, methods, seed=seed, to=to, trust=trust, **options)
     console.out.print(examples_table(found), "")
     console.out.print(triangle_table(found), "")
-    console.out.print(f"tables and figures: {escape(found.facts['folder'])}", highlight=False, soft_wrap=True)
+    console.say(f"tables and figures: {found.facts['folder']}")
 
 
 def _diagnosed(run: str, methods: str | None, **options: Any) -> "Diagnosis":
     """Diagnose with a bar that names what is looked at."""
     from mmard import diagnosing
 
-    columns = (TextColumn("[bold]{task.description}"), BarColumn(24), TimeElapsedColumn())
+    columns = (label_column(), BarColumn(24), TimeElapsedColumn())
     with Progress(*columns, console=console.out, transient=True) as progress:
         task = progress.add_task("loading", total=None)
 
         def tick(what: str, done: int, total: int) -> None:
-            progress.update(task, description=escape(what), completed=done, total=total)
+            progress.update(task, description=visible(what), completed=done, total=total)
 
         return diagnosing.diagnose(run, methods, tick=tick, **options)

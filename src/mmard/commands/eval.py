@@ -3,9 +3,9 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from mmard.commands import console
+from mmard.core.errors import Interrupted
 
 ATTACKS = "Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: fgsm,pgd-20,cw,autoattack."
 PROTOCOL = "AutoAttack's: standard, or quick: APGD-CE and APGD-T only, named AutoAttack-quick."
@@ -47,7 +47,6 @@ def evaluate(
     try:
         stand = judge_all(words, console.out, attacks, twin, **asked, curve=curve, examples=examples)
     except KeyboardInterrupt:
-        Console(emoji=False, stderr=True).print("stopped; the same command goes on")
-        raise typer.Exit(130) from None
+        raise Interrupted("the same command goes on") from None
     if not stand:
         raise typer.Exit(1)

@@ -1,10 +1,10 @@
 """`mmard export`, as the command line takes it."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from mmard.commands import console
 
@@ -42,8 +42,8 @@ def export(
         done = delivering.export(sources[0], to, int8=int8, calibration=calibration, trust=trust, **dotted)
     size = done.path.stat().st_size / 1e6
     said = f"wrote {done.path} ({done.facts['precision']}, {size:.2f} MB): {done.comparison}"
-    console.out.print(escape(said), highlight=False, soft_wrap=True)
+    console.say(said)
     if not int8:
-        console.out.print(f"largest difference allowed: {done.comparison.allowed:.2g}", highlight=False)
-    both = escape(f"{sources[0]} {done.path}")
-    console.out.print(f"judge both on the test images: [bold]mmard eval {both}[/bold]", highlight=False, soft_wrap=True)
+        console.say(f"largest difference allowed: {done.comparison.allowed:.2g}")
+    both = shlex.join(["mmard", "eval", sources[0], str(done.path)])
+    console.say("judge both on the test images: ", (both, "bold"))

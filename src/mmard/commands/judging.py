@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from mmard import api
 from mmard.config import parse_overrides, read_settings
 from mmard.core.errors import MmardError
+from mmard.core.terminal import label_column, visible
 from mmard.evaluation.scores import Scores
 from mmard.judge.exported import twins
 from mmard.report.tables import checks_lines, compare_table, scores_table
@@ -17,8 +17,8 @@ from mmard.report.tables import checks_lines, compare_table, scores_table
 
 def judge(source: str | Path, out: Console, attacks: str | None = None, **settings: Any) -> Scores:
     """`mmard.evaluate` with a bar that names the attack."""
-    name_of = escape(str(source))
-    columns = (TextColumn("[bold]{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    name_of = visible(str(source))
+    columns = (label_column(), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=out, transient=True) as progress:
         task = progress.add_task(name_of, total=None)
 
@@ -45,9 +45,9 @@ def judge_all(words: list[str], out: Console, attacks: str | None, twin: str | N
         scores = judge(model, out, attacks, **its, **asked, **dotted)
         results[model] = scores.rows()
         stand &= all(check["level"] != "error" for check in scores.facts["checks"])
-        out.print(scores_table(escape(model), results[model]))
+        out.print(scores_table(model, results[model]))
         if len(scores.attacks) > 1 or scores.facts["checks"]:
-            out.print(*checks_lines(model, scores.facts), sep="\n", soft_wrap=True, highlight=False)
+            out.print(*checks_lines(model, scores.facts), sep="\n", soft_wrap=True)
     if len(results) > 1:
         out.print(compare_table(results))
     return stand

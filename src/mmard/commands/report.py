@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from mmard.core.errors import MmardError, unknown
 
@@ -44,18 +43,18 @@ def report(
     if to.is_dir():
         raise MmardError(f"{to} is a folder; expected a file to write, such as {to / 'report.html'}")
     write_text(to, _without_places(found.html(metadata.version("mmard")), runs))
-    console.out.print(f"report: {escape(str(to))} ({to.stat().st_size / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
+    console.say(f"report: {to} ({to.stat().st_size / 1e6:.1f} MB)")
     for kind in kinds:
         for name, text in written(found.sheets(), kind, to.stem).items():
             write_text(to.with_name(name), _without_places(text, runs))
-            console.out.print(f"tables: {escape(str(to.with_name(name)))}", highlight=False, soft_wrap=True)
+            console.say(f"tables: {to.with_name(name)}")
     for fault in (fault for group in found.groups for run in group.runs for fault in run.faults):
-        console.out.print(f"left out: {escape(fault)}", highlight=False, soft_wrap=True)
+        console.say(f"left out: {fault}")
     for part in found.missing():
         line = f"not there yet, of {len(part.runs)} run{'s' if len(part.runs) > 1 else ''}: {part.what}"
-        console.out.print(escape(line), highlight=False, soft_wrap=True)
+        console.say(line)
     if found.missing():
-        console.out.print("the report has the commands that make them", highlight=False)
+        console.say("the report has the commands that make them")
 
 
 def _kinds(also: str | None) -> list[str]:

@@ -15,6 +15,33 @@ class Note(UserWarning):
     """A line that is good to know and no fault. The command line shows it as a note."""
 
 
+class Interrupted(Exception):  # noqa: N818, it is none
+    """The user stopped a command; the message says how it goes on."""
+
+
+def as_mistake(e: Exception) -> Exception:
+    """Find what the user can mend: files, folders and memory that are not there; other exceptions stay what they are.
+
+    >>> as_mistake(MemoryError())
+    MmardError('out of memory (MemoryError); choose a smaller batch, model or image size')
+    """
+    if isinstance(e, MmardError):
+        return e
+    if is_out_of_memory(e):
+        return MmardError(f"out of memory ({first_line(e)}); choose a smaller batch, model or image size")
+    return MmardError(str(e)) if isinstance(e, OSError) else e
+
+
+def is_out_of_memory(e: BaseException) -> bool:
+    """Is it that memory was asked for that there is not, on whichever device? Every library says so in its own words."""
+    words = ("out of memory", "can't allocate memory", "alloc_cpu", "Unable to allocate", "bad_alloc", "bad allocation")
+    kinds = "OutOfMemoryError", "_ArrayMemoryError"
+    if isinstance(e, MemoryError) or type(e).__name__ in kinds:
+        return True
+    sizes = ("Storage size calculation overflowed", "numel: integer multiplication overflow")
+    return isinstance(e, RuntimeError) and any(part in str(e) for part in (*words, *sizes))
+
+
 def unknown(kind: str, got: str, known: Iterable[str], cure: str = "") -> MmardError:
     """An error for a name that does not exist, with the nearest names first.
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, overload
 
-import torch
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError, first_line
+from mmard.core.errors import MmardError, first_line, is_out_of_memory
 from mmard.core.views import Views
 
 TermFunction = Callable[..., Tensor]
@@ -35,9 +34,11 @@ class Term:
     def __call__(self, views: Views) -> Tensor:
         try:
             value = self.function(views, **dict(self.params))
-        except (MmardError, torch.OutOfMemoryError):
+        except MmardError:
             raise
         except Exception as e:
+            if is_out_of_memory(e):
+                raise
             raise MmardError(f"term {self.name!r} fails ({_place(e)}): {type(e).__name__}: {first_line(e)}") from e
         if not isinstance(value, Tensor) or value.shape != views.y.shape:
             raise MmardError(

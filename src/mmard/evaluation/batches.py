@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmard.attacks.auto import AutoAttack
-from mmard.core.errors import MmardError
+from mmard.core.errors import MmardError, is_out_of_memory
 from mmard.core.method import Attack
 from mmard.core.numbers import seed_of
 from mmard.core.threat import Threat
@@ -138,7 +138,9 @@ class Batches:
             file = re.sub(r"[^\w.+-]", "-", f"{key}-{start}-{rows_in_it}")
             try:
                 value, took = self.kept.once(file, lambda part=part: find(part))  # type: ignore[misc]
-            except torch.OutOfMemoryError as e:
+            except Exception as e:
+                if not is_out_of_memory(e):
+                    raise
                 words = f"{len(part)} images at once do not fit in memory"
                 raise MmardError(f"{words}; give a smaller --batch-size") from e
             found[:, start : start + size] = value.to(found)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError, first_line
+from mmard.core.errors import MmardError, first_line, is_out_of_memory
 from mmard.core.threat import Threat
 from mmard.data.images import Images, some
 from mmard.evaluation.checks import Check, CheckError
@@ -46,9 +46,11 @@ class Sample:
         try:
             with torch.no_grad():
                 logits = logits_of(self.model, x, self.classes)
-        except (MmardError, torch.OutOfMemoryError):
+        except MmardError:
             raise
         except Exception as e:  # whatever a network says of images that it was not made for
+            if is_out_of_memory(e):
+                raise
             raise CheckError("classifier", f"it fails on images of shape {tuple(x.shape)}: {first_line(e)}") from e
         if not logits.isfinite().all():
             raise CheckError("finite", "the model's logits are not finite (NaN or infinity)")

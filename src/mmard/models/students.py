@@ -1,18 +1,24 @@
 """Architectures by name, each with its normalisation inside: pixels in [0, 1] go in, logits come out."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError, unknown
+from mmard.core.errors import MmardError, first_line, unknown
 from mmard.models.cnn import Cnn
 from mmard.models.mobilenet import MobileNetV2
 from mmard.models.resnet import ResNet18
 from mmard.models.vit import VisionTransformer
 from mmard.models.wideresnet import WideResNet
+
+GIB = 2**30
+LARGEST = 9999
+"""Width or depth in a name. A layer more takes a millisecond to build, and its width takes memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +97,7 @@ def build(architecture: Architecture) -> Classifier:
     """A freshly initialised classifier.
 
     Raises:
-        MmardError: for a name of no known family, with the nearest names.
+        MmardError: for a name of no known family, with the nearest names; for a network that is larger than this machine's memory.
     """
     for family, (_, make) in FAMILIES.items():
         pattern = re.sub(r"-[A-Z]", r"-(\\d+)", family)
@@ -99,5 +105,27 @@ def build(architecture: Architecture) -> Classifier:
             numbers = [int(n) for n in match.groups()]
             if 0 in numbers:
                 raise MmardError(f"{architecture.name}: width and depth are at least 1")
-            return Classifier(make(architecture, *numbers), architecture)
+            if len(max(match.groups(), key=len, default="")) > len(str(LARGEST)):
+                raise MmardError(f"{architecture.name}: width and depth are at most {LARGEST:,}")
+            net = partial(make, architecture, *numbers)
+            _must_fit_in_memory(architecture, net)
+            return Classifier(net(), architecture)
     raise unknown("model", architecture.name, FAMILIES, "capital letters stand for numbers, as in cnn-16-3")
+
+
+def _must_fit_in_memory(architecture: Architecture, make: Callable[[], nn.Module]) -> None:
+    """Raise where the weights alone are more than the machine's memory: some systems would end the process without a word."""
+    what = f"a {architecture.name} of {architecture.classes:,} classes and {architecture.channels:,} channels"
+    try:
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.device("meta"),
+        ):  # no memory is taken; the generator is the caller's
+            size = sum(p.numel() * p.element_size() for p in make().parameters())
+    except (RuntimeError, TypeError, OverflowError) as e:  # sizes that no tensor can have
+        raise MmardError(f"{what} is larger than any memory ({first_line(e)}); choose a smaller one") from e
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > have:
+        raise MmardError(
+            f"{what} has weights of {size / GIB:,.0f} GiB, this machine has {have / GIB:,.0f} GiB; choose a smaller one"
+        )

@@ -4,11 +4,10 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
 from mmard.core.files import write_whole
+from mmard.core.terminal import Table
 from mmard.diagnostics.boundary import Row
 from mmard.diagnostics.record import DIRECT, NATURAL, Diagnosis
 from mmard.diagnostics.slices import Slice
@@ -32,7 +31,7 @@ def examples_table(found: Diagnosis) -> Table:
     facts, rows, first = found.facts, found.rows(), next(iter(found.methods))
     attack = "each by its own attack" if facts["own_attacks"] else "by " + facts["inner"][first].rsplit(" by ", 1)[-1]
     title = f"Where the examples lie: {facts['images']} {facts['split']} images, {facts['threat']}\nmade {attack}"
-    table = Table(title=title, caption=escape(LEGEND.format(first=first)), caption_justify="left", **TIGHT)
+    table = Table(title=title, caption=LEGEND.format(first=first), caption_justify="left", **TIGHT)
     table.add_column("examples by", overflow="fold", vertical="bottom")  # a long name folds before a number does
     for head in ("margin", "share\n%", "gain\npoints", "dist-\nance", "cros-\nsed %", "fools\n%", "trans-\nfer %", "H"):
         table.add_column(head, justify="right", no_wrap=True, vertical="bottom")
@@ -46,7 +45,7 @@ def examples_table(found: Diagnosis) -> Table:
             _cell(r["fooled"], 100, ".1f"),
         ]
         cells += [_cell(r["transfer"], 100, ".0f"), _cell(r["entropy"], 1, ".3f")]
-        table.add_row(escape(name), *cells)
+        table.add_row(name, *cells)
     return table
 
 
@@ -58,7 +57,7 @@ def triangle_table(found: Diagnosis) -> Table:
         table.add_column(edge, justify="right", no_wrap=True)
     groups = {**found.triangles, **{f"own, {name}": edges for name, edges in found.training.items()}}
     for name, edges in groups.items():
-        table.add_row(escape(name), *(f"{edges[e]['adjusted']:.2f}±{edges[e]['error']:.2f}" for e in EDGES))
+        table.add_row(name, *(f"{edges[e]['adjusted']:.2f}±{edges[e]['error']:.2f}" for e in EDGES))
     return table
 
 

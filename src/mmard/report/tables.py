@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
+from mmard.core.terminal import Table, line
 from mmard.evaluation.scores import WORST
 
 Rows = list[dict[str, Any]]
@@ -26,7 +26,7 @@ def scores_table(title: str, rows: Rows) -> Table:
         ("seconds", "right"),
         ("how", "left"),
     ):
-        table.add_column(name, justify=justify, no_wrap=name == "attack")  # type: ignore[arg-type]
+        table.add_column(name, justify=justify, no_wrap=name == "attack")
     for r in rows:
         table.add_row(
             r["attack"], f"{r['accuracy']:.2f} %", f"{r['low']:.1f}–{r['high']:.1f}", f"{r['seconds']:.1f}", r["detail"]
@@ -37,21 +37,20 @@ def scores_table(title: str, rows: Rows) -> Table:
     return table
 
 
-def checks_lines(name: str, facts: Mapping[str, Any]) -> list[str]:
+def checks_lines(name: str, facts: Mapping[str, Any]) -> list[Text]:
     """What the checks of an evaluation found, three lines a finding, or that they found nothing."""
     checked = facts.get("checked", {"how": "none"})
     if checked["how"] == "none":
-        return [f"{escape(name)}: nothing was checked"]
+        return [line(f"{name}: nothing was checked")]
     lines = []
     for check in facts["checks"]:
         colour = {"error": "bold red", "warning": "yellow"}.get(check["level"], "bold")
-        lines.append(f"[{colour}]{check['level']}: {check['name']}[/{colour}]  {escape(check['said'])}")
-        lines += [f"  means: {escape(check['means'])}", f"  do: {escape(check['do'])}"]
+        lines.append(line((f"{check['level']}: {check['name']}", colour), f"  {check['said']}"))
+        lines += [line(f"  means: {check['means']}"), line(f"  do: {check['do']}")]
     if all(check["level"] == "note" for check in facts["checks"]):
         probed = f", with further attacks on {checked['probed']} images" if checked["probed"] else ""
-        lines.append(
-            f"{escape(name)}: checks ({checked['how']}) found nothing amiss{probed}; {checked['seconds']:.1f} s"
-        )
+        found = f"checks ({checked['how']}) found nothing amiss{probed}; {checked['seconds']:.1f} s"
+        lines.append(line(f"{name}: {found}"))
     return lines
 
 
@@ -84,7 +83,7 @@ def compare_table(results: Mapping[str, Rows]) -> Table:
     """Several models side by side: an attack a column; a model a column where the attacks are more than fit across."""
     attacks = _attacks(results)
     table = Table(title="Accuracy on the test images, in percent", title_justify="left")
-    names, cells = [escape(name) for name in results], [cells for _, cells in _cells(results, attacks)]
+    names, cells = list(results), [cells for _, cells in _cells(results, attacks)]
     across = sum(map(len, attacks)) <= MOST_ACROSS
     table.add_column("model" if across else "attack")
     for head in attacks if across else names:

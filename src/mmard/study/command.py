@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
     from mmard.study.file import StudyFile
@@ -77,7 +76,7 @@ def results(
     from mmard.study.pages import refresh
 
     for name in refresh(page):
-        console.out.print(f"{name}: tables and figure made anew", highlight=False)
+        console.say(f"{name}: tables and figure made anew")
 
 
 def _read(source: str, into: Path | None, trust: bool) -> "StudyFile":
@@ -96,12 +95,13 @@ def _run(
 ) -> dict[str, str]:
     """Do what is not done yet; returns name → error of what failed."""
     from mmard.commands import console
+    from mmard.core.errors import Interrupted
     from mmard.runs import RunFolder
     from mmard.study.schedule import run_all
     from mmard.study.screen import Screen
 
     todo = [job for job in jobs if job.state() != "done"]
-    console.out.print(f"{len(jobs)} runs in {plan.out}, {len(jobs) - len(todo)} of them done", highlight=False)
+    console.say(f"{len(jobs)} runs in {plan.out}, {len(jobs) - len(todo)} of them done")
     if not todo:
         return {}
     folder = RunFolder(plan.out)
@@ -111,8 +111,7 @@ def _run(
         with Screen(todo, len(jobs) - len(todo), console.out) as screen:
             return run_all(todo, places, screen)
     except KeyboardInterrupt:
-        Console(emoji=False, stderr=True).print("stopped; the same command goes on")
-        raise typer.Exit(130) from None
+        raise Interrupted("the same command goes on") from None
     finally:
         folder.close()
 
@@ -132,10 +131,8 @@ def _list_failed(failed: dict[str, str]) -> None:
     from mmard.commands import console
 
     for name, error in failed.items():
-        console.out.print(f"[bold red]failed:[/bold red] {escape(f'{name}: {error}')}", highlight=False, soft_wrap=True)
-    console.out.print(
-        f"{len(failed)} failed; the log.txt of each run has the whole of it. The same command tries again."
-    )
+        console.say(("failed:", "bold red"), f" {name}: {error}")
+    console.say(f"{len(failed)} failed; the log.txt of each run has the whole of it. The same command tries again.")
 
 
 def _report(plan: "StudyFile", into: Path | None) -> None:
@@ -146,8 +143,8 @@ def _report(plan: "StudyFile", into: Path | None) -> None:
     found = write_results(plan)
     console.out.print(results_table(found))
     for line in verdicts(found):
-        console.out.print(line, highlight=False)
-    console.out.print(f"tables, figure and rows: {plan.out}/table.md, figure.png, results.csv", highlight=False)
+        console.say(line)
+    console.say(f"tables, figure and rows: {plan.out}/table.md, figure.png, results.csv")
     if into is not None:
         keep(plan, into)
-        console.out.print(f"and in {into}; mmard results {into} makes them anew", highlight=False)
+        console.say(f"and in {into}; mmard results {quote(str(into))} makes them anew")

@@ -6,9 +6,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
 
+from mmard.core.terminal import Table, line
 from mmard.evaluation.scores import WORST
 from mmard.report.study_tables import signed
 from mmard.study.jobs import Job
@@ -25,7 +24,7 @@ def plan_table(jobs: Sequence[Job], title: str) -> Table:
         table.add_column(name)
     for job in jobs:
         epochs = f"{job.epochs} of {job.settings.train.epochs}"
-        table.add_row(escape(job.name), job.state() + (", after its teacher" if job.needs else ""), epochs)
+        table.add_row(job.name, job.state() + (", after its teacher" if job.needs else ""), epochs)
     return table
 
 
@@ -54,10 +53,10 @@ class Screen(Audience):
         _, begun = self.running.pop(job.name, (job, time.monotonic()))
         self.over[job.name] = error is None
         if error is None:
-            word = f"[green]done[/green]    {escape(job.name)}, {_duration(time.monotonic() - begun)}"
+            word = line(("done", "green"), f"    {job.name}, {_duration(time.monotonic() - begun)}")
         else:
-            word = f"[bold red]failed[/bold red]  {escape(job.name)}: {escape(error)}"
-        self.out.print(word, highlight=False, soft_wrap=True)
+            word = line(("failed", "bold red"), f"  {job.name}: {error}")
+        self.out.print(word, soft_wrap=True)
 
     def tick(self) -> None:
         if time.monotonic() - self.drawn > 0.5:
@@ -70,7 +69,7 @@ class Screen(Audience):
         for name, (job, begun) in self.running.items():
             done, total = job.epochs, job.settings.train.epochs
             stage = "judging" if done >= total else f"epoch {done} of {total}"
-            table.add_row(f"[bold]{escape(name)}[/bold]", stage, _duration(time.monotonic() - begun))
+            table.add_row((name, "bold"), stage, _duration(time.monotonic() - begun))
         failed = sum(not good for good in self.over.values())
         waiting = len(self.all) - len(self.over) - len(self.running)
         counts = f"done {len(self.over) - failed + self.skipped}, running {len(self.running)}, failed {failed}"
@@ -96,7 +95,7 @@ def results_table(results: dict[str, Any]) -> Table:
     """Mean and spread of clean accuracy, worst case and the strongest attacks, a group a line."""
     table = Table(title="Accuracy on the test images, in percent: mean ± sd over seeds", title_justify="left")
     for axis in results["axes"]:
-        table.add_column(escape(axis))
+        table.add_column(axis)
     for name in ("seeds", *results["attacks"]):
         table.add_column(name, justify="right")
     for group in results["groups"]:
@@ -104,7 +103,7 @@ def results_table(results: dict[str, Any]) -> Table:
         for attack in results["attacks"]:
             found = group["figures"][attack]
             cells.append(f"{found['mean']:.1f}" + ("" if found["sd"] is None else f" ± {found['sd']:.1f}"))
-        table.add_row(*map(escape, group["labels"].values()), str(len(group["seeds"])), *cells)
+        table.add_row(*group["labels"].values(), str(len(group["seeds"])), *cells)
     return table
 
 

@@ -14,7 +14,7 @@ import torch
 from mmard.attacks.adaptive import EarlyStop, WarmStart
 from mmard.attacks.pgd import Pgd
 from mmard.attacks.stages import Guard, Late
-from mmard.core.errors import MmardError, first_line
+from mmard.core.errors import MmardError, first_line, is_out_of_memory
 from mmard.core.method import Maximizer
 from mmard.training.update import Update
 
@@ -144,7 +144,9 @@ def need_of(update: Update, shape: torch.Size, most: int = MANY) -> Need | None:
     try:
         with torch.random.fork_rng():
             return Need.of(step, update.engine.device, most)
-    except torch.OutOfMemoryError as e:
+    except (RuntimeError, MemoryError) as e:
+        if not is_out_of_memory(e):
+            raise
         what = f"even {min(MANY, most)} images at once do not fit on {update.engine.device}"
         raise MmardError(f"{what} ({first_line(e)}); {_cure([], begun=False)}, or a smaller train.batch_size") from e
 

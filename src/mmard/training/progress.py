@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmard.core.terminal import label_column, line
+
 NOTABLE = 0.05  # share of the time spent waiting for images of which a person should know
 
 
@@ -32,12 +34,12 @@ class Bar(Watcher):
 
     def __init__(self, title: str, console: Console) -> None:
         columns = (
-            TextColumn("[bold]{task.description}"),
+            label_column(),
             BarColumn(16),
             TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[held_out]}"),
+            TextColumn("{task.fields[held_out]}", markup=False),
         )
         self.progress = Progress(*columns, console=console)
         self.task = self.progress.add_task(title, total=None, rate="", held_out="")
@@ -64,8 +66,8 @@ class Bar(Watcher):
     def end(self) -> None:
         self.progress.stop()
         if self.waited > max(1.0, NOTABLE * self.seconds):  # a second in all is not worth a word
-            self.progress.console.print(
+            text = (
                 f"waited {self.waited / self.seconds:.0%} of the time for images; what helps: more CPU cores, smaller "
-                "pictures on disk, or data.stream=false where they fit in memory",
-                highlight=False,
+                "pictures on disk, or data.stream=false where they fit in memory"
             )
+            self.progress.console.print(line(text))

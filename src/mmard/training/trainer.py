@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError, first_line
+from mmard.core.errors import MmardError, first_line, is_out_of_memory
 from mmard.core.method import Method
 from mmard.core.numbers import seed_of
 from mmard.core.signals import Stopped, on_signals
@@ -143,7 +143,9 @@ class Trainer:
         except Stopped as stopped:
             signal.raise_signal(stopped.number)  # the process ends as it would have
             raise
-        except torch.OutOfMemoryError as e:
+        except Exception as e:
+            if not is_out_of_memory(e):
+                raise
             raise MmardError(
                 f"{self.at_once} images at once do not fit on {self.engine.device} ({first_line(e)}); "
                 "engine.micro_batch=auto in a new out= finds how many do"
