@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.core.views import Models, Views
+from mmard.core.views import Models, Predict, Views
 from mmard.training.step import outer_losses
 
 PIXELS, CLASSES, BATCH = 16, 4, 5
@@ -61,13 +61,13 @@ def batch() -> tuple[Tensor, Tensor]:
     return x, torch.tensor([0, 1, 2, 3, 1])
 
 
-def views(s: nn.Module, t: nn.Module) -> Views:
+def views(s: nn.Module, t: Predict) -> Views:
     """The views of `batch` under these networks."""
     x, y = batch()
     return Views.of(x, y, torch.arange(len(y)), Models({"student": s, "teacher": t, "natural": natural()}))
 
 
-def moved(s: nn.Module, t: nn.Module) -> Views:
+def moved(s: nn.Module, t: Predict) -> Views:
     """The same with an adversarial point that no attack made: far enough that every edge has a length."""
     v = views(s, t)
     shift = 0.6 * torch.rand(v.nat.x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) - 0.3

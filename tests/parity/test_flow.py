@@ -41,7 +41,8 @@ def test_attack_leaves_no_trace_on_the_networks(name: str) -> None:
     s, t = Nested(), nets.teacher().requires_grad_(True)
     before, during = states(s), []
     s.register_forward_pre_hook(lambda net, _: during.append(states(net)))
-    v = make_example(CASES[name].method, nets.views(s, t), s, WIDE)
+    trainable = t.forward  # as a module it would be refused
+    v = make_example(CASES[name].method, nets.views(s, trainable), s, WIDE)
     assert all(p.grad is None for p in [*s.parameters(), *t.parameters()])
     assert len(during) >= 10
     assert not any(flag for modes, asked in during for flag in (*modes, *asked))
@@ -84,7 +85,8 @@ def test_teacher_gets_no_gradient(name: str) -> None:
 def test_teacher_is_constant_only_because_it_is_frozen(name: str) -> None:
     """No hidden detach: a trainable teacher would get a gradient from the outer loss, so the test above can fail."""
     s, t = nets.student(), nets.teacher().requires_grad_(True)
-    nets.total(CASES[name].method, nets.moved(s, t), s).backward()
+    trainable = t.forward  # as a module it would be refused
+    nets.total(CASES[name].method, nets.moved(s, trainable), s).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in t.parameters())
 
 

@@ -90,6 +90,10 @@ class Pgd(Process):
 def gradient(values: Tensor, x_adv: Tensor) -> Tensor:
     """Of what an attack ascends, (B,), with respect to x'."""
     total = values.sum()
+    if not torch.is_grad_enabled():
+        raise MmardError(
+            "an attack takes gradients, and torch.no_grad or inference_mode forbids them; call it outside of that"
+        )
     if not total.requires_grad:
         raise MmardError("what the attack ascends does not depend on x'; is there a detach, or no v.adv in it?")
     (grad,) = torch.autograd.grad(total, x_adv)

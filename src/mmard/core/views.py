@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from mmard.core.errors import MmardError
+from mmard.core.predictions import predict_logits
 
 Predict = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1] → logits (B, K)."""
@@ -73,7 +74,7 @@ class Point:
 
     def other(self, name: str) -> Tensor:
         """Logits (B, K) of the model of that name."""
-        return self._keep(f"logits of {name}", lambda: self.models[name](self.x))  # type: ignore[no-any-return]
+        return self._keep(f"logits of {name}", lambda: predict_logits(self.models[name], self.x, f"the {name}"))  # type: ignore[no-any-return]
 
     @property
     def student(self) -> Tensor:

@@ -1,5 +1,8 @@
 """One step of min-max training: attack, look again, loss."""
 
+from weakref import WeakSet
+
+import torch
 from torch import Tensor, nn
 
 from mmard.core.ascent import Ascent
@@ -8,6 +11,51 @@ from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import Predict, Views, held_still
 
+ROUNDING = 1e-4  # of a pixel's range: what augmentation may do to it
+SEEN: WeakSet[nn.Module] = (
+    WeakSet()
+)  # networks whose images have been looked at once, where a look would wait for the device
+
+
+def must_be_a_step(method: Method, views: Views, *trained: str) -> None:
+    """Look at what a loop of one's own may get wrong; nothing here waits for an accelerator.
+
+    Args:
+        trained: names of the networks that are no constant teachers, besides the student and the method's companions.
+
+    Raises:
+        MmardError: under ``no_grad`` or inference mode, and for a teacher in training mode or with gradients for its weights.
+    """
+    if not torch.is_grad_enabled() or views.nat.x.is_inference():
+        where = (
+            "torch.inference_mode"
+            if torch.is_inference_mode_enabled() or views.nat.x.is_inference()
+            else "torch.no_grad"
+        )
+        raise MmardError(f"a step of training takes gradients, and {where} forbids them; call it outside of that")
+    for name in views.models.by_name.keys() - {"student", *method.companions, *trained}:
+        net = views.models.by_name[name]
+        if not isinstance(net, nn.Module):
+            continue
+        if any(module.training for module in net.modules()):
+            raise MmardError(f"the {name} is in training mode, where BatchNorm and dropout move; call .eval() on it")
+        if any(p.requires_grad for p in net.parameters()):
+            raise MmardError(f"the weights of the {name} ask for gradients; call .requires_grad_(False) on it")
+
+
+def must_be_pixels(x: Tensor, network: nn.Module, threat: Threat) -> None:
+    """Raise unless images lie in the threat's range of a pixel; off the CPU only the first batch of a network is looked at."""
+    if x.device.type != "cpu":
+        if network in SEEN:
+            return
+        SEEN.add(network)
+    low, high = (end.item() for end in x.detach().aminmax())
+    if not (low >= threat.lower - ROUNDING and high <= threat.upper + ROUNDING):
+        expected = f"[{threat.lower:g}, {threat.upper:g}]"
+        raise MmardError(
+            f"pixels lie in [{low:g}, {high:g}], expected {expected}; normalise inside the network, not before"
+        )
+
 
 def make_example(method: Method, views: Views, network: nn.Module, threat: Threat, *beside: nn.Module) -> Views:
     """The inner process: views whose adversarial point maximises the inner objective.
@@ -15,7 +63,12 @@ def make_example(method: Method, views: Views, network: nn.Module, threat: Threa
     Args:
         views: of the natural images; their student is what the attack calls, and runs ``network``.
         network: held still meanwhile, and so are the networks that are trained ``beside`` it.
+
+    Raises:
+        MmardError: for pixels outside of their range, and for what `must_be_a_step` refuses.
     """
+    must_be_a_step(method, views)
+    must_be_pixels(views.nat.x, network, threat)
     if not method.inner or method.maximizer is None:
         return views
     with (
@@ -36,4 +89,5 @@ def outer_losses(method: Method, views: Views, student: Predict, **beside: Predi
     Args:
         beside: what the networks that are trained beside the student say now, by name.
     """
+    must_be_a_step(method, views, *beside)
     return {name: values.mean() for name, values in method.outer(views.seen_by(student, **beside)).items()}
