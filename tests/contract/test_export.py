@@ -322,8 +322,9 @@ FOLDERS = {
 
 
 def test_a_moved_folder_still_finds_its_twin_and_a_changed_one_is_not_used(
-    here: Path, mmard: Run, few_queries: None
+    here: Path, mmard: Run, few_queries: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(here / "state"))  # of a user who has exported nothing
     (here / "sub").mkdir()
     for file in here.glob("net*"):
         file.rename(here / "sub" / file.name)

@@ -102,7 +102,7 @@ def _recorded(path: Path, facts: dict[str, Any], trust: Trust) -> Path | None:
         warnings.warn(f"{path} names no float twin ({LITTLE}); give one: --twin RUN", stacklevel=2)
         return None
     found = path.parent / source
-    if not found.is_file() and (known := known_file(str(facts.get("sha256")))):
+    if not found.is_file() and (known := known_file(str(facts.get("sha256")))) and known.is_file():
         found = known  # the file names no folders of this machine
     if not _may_be_read(found, trust):
         fault = "lies outside of its folder, and you have not used it before"
