@@ -140,6 +140,10 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "train.lr=-1"], ["lr -1"]),
         (["train", "train.nesterov=true", "train.momentum=0"], ["nesterov needs a momentum"]),
         (["train", "data.size=0"], ["'data.size' is 0"]),
+        (["train", "data.size=32"], ["data.size means nothing for data.name=digits", "leave it out"]),
+        (["train", "data.stream=true"], ["data.stream means nothing for data.name=digits"]),
+        (["train", "data.channels=2"], ["'data.channels' is 2"]),
+        (["train", "data.on_error=ignore"], ["'data.on_error' is"]),
         (["train", "digits-rslad", "--student", "resnet17"], ["unknown model 'resnet17'"]),
         (["train", "digits-rslad", "train.epochs=0"], ["epochs 0"]),
         (["train", "--teacher", "runs/run"], ["cannot be its own teacher"]),
@@ -337,6 +341,7 @@ def test_a_quick_look_never_replaces_a_full_evaluation(mmard: Run, finished: Pat
 
 def test_a_model_for_other_images_is_one_line(mmard: Run, tmp_path: Path) -> None:
     save_weights(tmp_path / "t.safetensors", small_net(classes=10, channels=3))
+    assert_one_line(mmard("eval", "t.safetensors", "data.name=digits", "data.size=8"), "data.size means nothing")
     assert_one_line(mmard("eval", "t.safetensors"), "does not say which data it is for", "data.name=digits")
     assert_one_line(
         mmard("eval", "t.safetensors", "data.name=digits"), "has 10 classes and 3 channels, the data 10 and 1"

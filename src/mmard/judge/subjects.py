@@ -77,7 +77,10 @@ class Source:
             raise MmardError(f"{self.path} does not say which data it is for, nor does the command; {cure}")
         told = settings_of_weights({**self.given, "engine": {}}, self.path.parent, trust=trust)
         settings = read_settings(told, dict(words))
-        must_be_used(settings.data.name, [key.removeprefix("data.") for key in words if key.startswith("data.")])
+        asked = [key.removeprefix("data.") for key in words if key.startswith("data.") and key != "data.stream"]
+        must_be_used(
+            settings.data.name, asked
+        )  # the training images are not looked at, so how they are kept is all one
         return settings
 
     def known(self) -> list[Known]:
