@@ -191,7 +191,9 @@ def test_an_exported_model_keeps_its_order(run: RunFolder, places: dict[str, dic
     assert scores.accuracy("clean") == right
     save_weights(tmp_path / "twin.safetensors", load_weights(run.best_file), {"classes": list(OTHER)})
     with pytest.raises(MmardError, match=r"its float twin .* know the same classes in different orders"):
-        mmard.evaluate(tmp_path / "m.onnx", "none", examples=0, twin=str(tmp_path / "twin.safetensors"))
+        mmard.evaluate(
+            tmp_path / "m.onnx", "none", examples=0, twin=str(tmp_path / "twin.safetensors"), **places["same"]
+        )
 
 
 def test_an_old_run_on_grey_data_keeps_its_three_channels(
@@ -204,7 +206,7 @@ def test_an_old_run_on_grey_data_keeps_its_three_channels(
     old = tmp_path / "old.safetensors"
     save_weights(old, load_weights(run.best_file), {"classes": list(NAMES), "settings": settings})
     with pytest.warns(UserWarning, match="grey images become three equal channels, which an adversary may colour"):
-        assert len(mmard.evaluate(old, "fgsm", examples=0, trust=True).correct) == 48
+        assert len(mmard.evaluate(old, "fgsm", examples=0, **places["grey"]).correct) == 48
     new = mmard.train(out=str(tmp_path / "new"), **QUICK | {"train__epochs": 1}, **places["grey"])
     assert load_weights(new.best_file).architecture.channels == 1
     with pytest.raises(MmardError, match=r"1 channels, the data 4 and 3; data.channels=1 makes all images grey"):
