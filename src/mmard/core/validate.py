@@ -33,7 +33,13 @@ class Section(BaseModel):
         """Refuse true and false where numbers are wanted: pydantic reads them as 1 and 0."""
         kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
         given = value if isinstance(value, list | tuple) else [value]
-        if kinds & {int, float} and not kinds & {bool, Any} and any(isinstance(each, bool) for each in given):
+        words = any(isinstance(kind, str) for kind in kinds)  # such fields say themselves what they take
+        if (
+            kinds & {int, float}
+            and not words
+            and not kinds & {bool, Any}
+            and any(isinstance(each, bool) for each in given)
+        ):
             raise ValueError("expected a number")
         return value
 
