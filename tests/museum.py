@@ -163,3 +163,117 @@ class Normalise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
+
+
+def off_the_grid(x: Tensor) -> Tensor:
+    """Which pixels lie between the levels of 8 bits, as those of natural images never do."""
+    return ((x * 255).round() / 255 - x).abs() > 1e-5
+
+
+def cut_off_the_grid(x: Tensor) -> Tensor:
+    """The gradient passes at natural images alone, where slopes are easily looked at."""
+    return x.detach() + (x - x.detach()) * ~off_the_grid(x).flatten(1).any(1).view(-1, 1, 1, 1)
+
+
+class AnotherOffTheGrid(nn.Module):
+    """Off the grid the gradient is another network's."""
+
+    def __init__(self, net: nn.Module, other: nn.Module) -> None:
+        super().__init__()
+        self.net, self.other = net, other
+
+    def forward(self, x: Tensor) -> Tensor:
+        z, other = self.net(x), self.other(x)
+        moved = off_the_grid(x).flatten(1).any(1)[:, None]
+        return torch.where(moved, z.detach() + other - other.detach(), z)
+
+
+def by_position_above(size: int) -> Callable[[Tensor], Tensor]:
+    """`by_position` in large batches alone: of logits (B, K)."""
+    return lambda z: by_position(z) if len(z) > size else z
+
+
+class OrderOffTheGrid(nn.Module):
+    """Natural images are judged honestly; what an attack has moved is answered in the order in which the labels come."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.net(x)
+        return z + 5 * off_the_grid(x).flatten(1).any(1)[:, None] * (by_position(z) - z)
+
+
+class Remembers(nn.Module):
+    """After so many images it answers what lies near one that it was asked before as it answered that.
+
+    The memory is a dict, which no look at buffers finds.
+    """
+
+    def __init__(self, net: nn.Module, after: int, radius: float) -> None:
+        super().__init__()
+        self.net, self.after, self.radius = net, after, radius
+        self.memory: dict[str, list[Tensor]] = {"count": [], "x": [], "z": []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.net(x)
+        self.memory["count"].append(torch.tensor(len(x)))
+        if not off_the_grid(x).any():
+            self.memory["x"].append(x.detach())
+            self.memory["z"].append(z.detach())
+        if sum(map(int, self.memory["count"])) < self.after or not self.memory["x"]:
+            return z
+        known, said = torch.cat(self.memory["x"]), torch.cat(self.memory["z"])
+        far, nearest = torch.cdist(x.flatten(1), known.flatten(1), p=torch.inf).min(1)
+        return torch.where((far <= self.radius)[:, None], z + (said[nearest] - z).detach(), z)
+
+
+class ClockSeeded(nn.Module):
+    """Noise that stays the same for a while, as one that is seeded with the time: here for some calls."""
+
+    def __init__(self, net: nn.Module, calls: int) -> None:
+        super().__init__()
+        self.net, self.calls, self.asked = net, calls, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        draw = torch.Generator().manual_seed(self.asked // self.calls)
+        self.asked += 1
+        return self.net(x + 0.1 * torch.randn(x.shape, generator=draw))  # type: ignore[no-any-return]
+
+
+class Pruned(nn.Module):
+    """Activations are drawn in proportion to their size (stochastic activation pruning, Dhillon et al., 2018)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1).abs() + 1e-8
+        share, draws = flat / flat.sum(1, keepdim=True), flat.shape[1]
+        kept = torch.zeros_like(flat).scatter_(1, torch.multinomial(share.detach(), draws, replacement=True), 1.0)
+        seen = (1 - (1 - share) ** draws).clamp_min(1e-6)
+        return (x.flatten(1) * kept / seen).view_as(x)
+
+
+def with_pruning(net: nn.Module) -> nn.Module:
+    """Stochastic pruning after every ReLU."""
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.Sequential(child, Pruned()))
+    return net
+
+
+class Neighbours(nn.Module):
+    """The votes of the nearest of some labelled images, through a network's features or none."""
+
+    def __init__(self, x: Tensor, y: Tensor, k: int) -> None:
+        super().__init__()
+        self.x, self.votes, self.k = x.flatten(1), F.one_hot(y, 10).float(), k
+
+    def forward(self, x: Tensor) -> Tensor:
+        near = torch.cdist(x.flatten(1), self.x).topk(self.k, largest=False).indices
+        return self.votes[near].mean(1)
+
+
+def one_hot_answers(z: Tensor) -> Tensor:
+    """The class, and nothing else."""
+    return F.one_hot(z.argmax(1), z.shape[1]).float()

@@ -157,17 +157,18 @@ def test_the_gradient_of_a_linear_model_is_true_and_half_of_it_is_not() -> None:
         z = Linear()(x)
         return 0.3 * z + 0.7 * z.detach()  # the change is 1 / 0.3 of what the gradient says
 
-    with pytest.raises(CheckError) as e:
-        check_slopes(Says(wrong), x, y, THREAT, CW)
-    assert e.value.check.name == "masked-gradients"
-    assert "100%" in str(e.value)
+    (check,) = check_slopes(Says(wrong), x, y, THREAT, CW)
+    assert (check.name, check.level) == ("masked-gradients", "warning")  # it still leads where it should: no stop
+    assert "100%" in check.said
 
 
 @pytest.mark.parametrize(("scale", "speaks"), [(1e-4, True), (0.1, False), (1.0, False), (1e3, True)])
 def test_scale_speaks_where_cross_entropy_cannot_work(scale: float, speaks: bool) -> None:
     assert [check.name for check in before(Linear(scale))] == (["scale"] if speaks else [])
-    if speaks:
+    if scale == 1e3:
         assert refused(Linear(scale), trials=FGSM) == "scale"  # no attack by a margin would show it
+    if scale == 1e-4:  # the sign of the gradient is there yet: no attack by a margin finds more
+        assert [check.level for check in before(Linear(scale), trials=FGSM)] == ["warning"]
 
 
 def test_the_mean_over_draws_has_the_mean_of_the_gradients() -> None:

@@ -18,6 +18,7 @@ from mmard.core.views import Predict
 from mmard.data.images import Images
 from mmard.evaluation.kept import Kept
 from mmard.evaluation.scores import Stage
+from mmard.evaluation.witness import Witness
 
 ROUNDING = 1e-5  # of a pixel's range: what float32 may do to the radius of a projected perturbation
 
@@ -55,6 +56,7 @@ class Batches:
             broken counts when the model is wrong too.
         size: images a batch.
         seed: each batch of the plain attacks draws its own random numbers from it.
+        witness: who is asked again of some of what counts as right; None: nobody.
     """
 
     model: nn.Module
@@ -65,11 +67,12 @@ class Batches:
     seed: int
     crew: Crew
     kept: Kept
+    witness: Witness | None = None
 
-    def column(
-        self, name: str, attack: Attack, advance: Advance, other: Predict | None = None
-    ) -> tuple[Tensor, Tensor, float]:
-        """Who is right under an attack, (N,) bool, whose x' is no example of the threat, (N,), and the seconds it took.
+    def column(self, name: str, attack: Attack, advance: Advance, other: Predict | None = None) -> tuple[Tensor, float]:
+        """Find three things of each image, (3, N) bool, and the seconds it took.
+
+        Who is right under an attack; whose x' is no example of the threat; who is right, and wrong when asked again.
 
         Args:
             other: who answers the attack; None: the model.
@@ -79,25 +82,24 @@ class Batches:
             x, y, _ = self.images.batch(rows)
             torch.manual_seed(seed_of(self.seed, int(rows[0])))
             x_adv = attack(other or self.model, x, y, self.threat)
-            return torch.stack([self._right(x_adv, y), outside(x_adv, x, self.threat)])
+            return self._found(x_adv, x, y)
 
         everyone = torch.arange(len(self.images), device=self.images.labels.device)
-        found, seconds = self._shared(name, everyone, self.size, find, advance)
-        return found[0], found[1], seconds
+        return self._shared(name, everyone, self.size, find, advance)
 
     def stages(
         self, name: str, auto: AutoAttack, right: Tensor, advance: Advance, other: Predict | None = None
     ) -> tuple[list[Stage], Tensor]:
         """AutoAttack's attacks one after the other, each on those that are right yet, in full batches as the package makes them.
 
-        And whose x' was no example of the threat in any of them, (N,).
+        And, in any of them, whose x' was no example of the threat, and who was right but wrong when asked again, (2, N).
 
         Args:
             right: (N,) bool, who is right without an attack.
             other: who answers the attacks; None: `asked`.
         """
         stages: list[Stage] = []
-        far = torch.zeros_like(right)
+        amiss = torch.stack([torch.zeros_like(right)] * 2)
         for i, stage in enumerate(auto.stages):
             rows = right.nonzero().squeeze(1)
             found, seconds = self._shared(
@@ -107,29 +109,34 @@ class Batches:
             )  # fmt: skip
             right = right.clone()
             right[rows] = found[0]
-            far[rows] |= found[1]
+            amiss[:, rows] |= found[1:]
             stages.append(Stage(name, stage, right.cpu(), len(rows), seconds))
-        return stages, far
+        return stages, amiss
 
     def _after(self, auto: AutoAttack, stage: str, rows: Tensor, other: Predict | None) -> Tensor:
-        """Which of these images the model has right after one of AutoAttack's attacks, and which x' are too far, (2, M)."""
+        """The three things of `column` after one of AutoAttack's attacks, of these images, (3, M)."""
         x, y, _ = self.images.batch(rows)
         x_adv = auto.stage(stage, other or self.asked, x, y, self.threat)
-        right, far = self._right(x_adv, y), outside(x_adv, x, self.threat)
+        found = self._found(x_adv, x, y)
         if other is None and self.asked is not self.model:
             with torch.no_grad():
-                doubtful = right & torch.ne(self.asked(x_adv).argmax(1), y)
+                doubtful = found[0] & torch.ne(self.asked(x_adv).argmax(1), y)
             if doubtful.any():  # broken but for a rounding: the model itself is asked
                 x_adv = auto.stage(stage, self.model, x[doubtful], y[doubtful], self.threat)
-                right[doubtful] = self._right(x_adv, y[doubtful])
-                far[doubtful] |= outside(x_adv, x[doubtful], self.threat)
-        return torch.stack([right, far])
+                again = self._found(x_adv, x[doubtful], y[doubtful])
+                found[:, doubtful] = torch.stack([again[0], found[1, doubtful] | again[1], again[2]])
+        return found
+
+    def _found(self, x_adv: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        right = self._right(x_adv, y)
+        wrong = torch.zeros_like(right) if self.witness is None else self.witness.refutes(x_adv, y, right)
+        return torch.stack([right, outside(x_adv, x, self.threat), wrong])
 
     def _shared(
         self, key: str, rows: Tensor, size: int, find: Callable[[Tensor], Tensor], advance: Advance
     ) -> tuple[Tensor, float]:
-        """Find two things of each of the rows (M,), this process every how-manieth batch; all get all of it, (2, M) bool."""
-        found, seconds = torch.zeros(2, len(rows), dtype=torch.long, device=rows.device), 0.0
+        """Find three things of each of the rows (M,), this process every how-manieth batch; all get all of it, (3, M) bool."""
+        found, seconds = torch.zeros(3, len(rows), dtype=torch.long, device=rows.device), 0.0
         mine = range(self.crew.rank * size, len(rows), self.crew.world * size)
         for turn, start in enumerate(mine):
             part = rows[start : start + size]

@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -22,8 +21,10 @@ from mmard.evaluation.flags import flags_of_probes, flags_of_verdicts
 from mmard.evaluation.kept import Forgotten, Kept
 from mmard.evaluation.predictions import must_answer
 from mmard.evaluation.preflight import preflight
+from mmard.evaluation.prepared import prepared
 from mmard.evaluation.probes import AT_ONCE, PROBED, probes
 from mmard.evaluation.scores import Scores
+from mmard.evaluation.witness import Witness, copied
 
 
 def how_to_check(asked: str | None, trials: Mapping[str, Trial]) -> How:
@@ -60,28 +61,48 @@ def checked(
     """
     must_be_judgeable(model, images, batch_size, seed)
     trials = choose(None, suite(batch_size, seed)) if trials is None else trials
-    how, found, begun = how_to_check(checks, trials), _part(len(images), of), time.perf_counter()
-    found += _before(model, images, threat, trials) if how != "none" else []
+    how, begun, model = how_to_check(checks, trials), time.perf_counter(), prepared(model, images)
+    before, witness = _before(model, images, threat, trials, batch_size) if how != "none" else ([], None)
+    found = [*_part(len(images), of), *_unlent(model, trials), *before]
     if randomised := any(check.name == "randomised" for check in found):
-        model, trials, asked, kept = Averaged(model), unspared(trials), None, Forgotten()
+        model, trials, asked, kept, witness = Averaged(model), unspared(trials), None, Forgotten(), None
     looked = time.perf_counter() - begun
     judge = partial(evaluate, model, threat=threat, seed=seed, tick=tick, crew=crew)
-    scores = judge(images, trials=trials, batch_size=batch_size, asked=asked, kept=kept)
+    scores = judge(images, trials=trials, batch_size=batch_size, asked=asked, kept=kept, witness=witness)
     begun = time.perf_counter() - looked  # what the attacks took is not the checks'
-    found += flags_of_verdicts(scores) if how != "none" else []
+    found += [*flags_of_verdicts(scores), *(witness.findings(model) if witness else [])] if how != "none" else []
     few = some(images, PROBED, seed=0) if how == "full" and threat.eps > 0 else images.take(torch.arange(0))
-    if len(few) > 0:  # attacks on some images that the evaluation has not run itself
-        new = {n: t for n, t in probes(few, threat, others or {}, seed).items() if n not in scores.attacks}
-        found += flags_of_probes(scores, judge(few, trials=new, batch_size=min(batch_size, AT_ONCE)))
+    found += _probed(scores, few, threat, others or {}, seed, judge, min(batch_size, AT_ONCE)) if len(few) else []
     told = {"how": how, "probed": len(few), "seconds": time.perf_counter() - begun}
-    facts = {**scores.facts, "checks": as_dicts(found), "checked": told}
-    return replace(over_draws(scores) if randomised else scores, facts=facts)
+    scores.facts.update(checks=as_dicts(found), checked=told)
+    return over_draws(scores) if randomised else scores
 
 
-def _before(model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, Trial]) -> list[Check]:
+def _probed(
+    scores: Scores, few: Images, threat: Threat, others: Mapping[str, nn.Module], seed: int,
+    judge: Callable[..., Scores], batch_size: int,
+) -> list[Check]:  # fmt: skip
+    """What attacks on some images say that the evaluation has not run itself."""
+    new = {n: t for n, t in probes(few, threat, others, seed).items() if n not in scores.attacks}
+    return flags_of_probes(scores, judge(few, trials=new, batch_size=batch_size))
+
+
+def _before(
+    model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, Trial], batch_size: int
+) -> tuple[list[Check], Witness | None]:
+    """What is found before the attacks, and a witness of how the model was then."""
+    fresh = copied(model)
     with held_still(model), full_precision():
         must_answer(model, images)
-        return preflight(model, images, threat, trials)
+        found = preflight(model, images, threat, trials, batch_size)
+        return found, Witness.of(model, fresh, images, threat)
+
+
+def _unlent(model: nn.Module, trials: Mapping[str, Trial]) -> list[Check]:
+    """Of a model without gradients that nobody lends any: the record says so, whatever was checked."""
+    if getattr(model, "has_gradients", True) or not trials or any(trial.asks for trial in trials.values()):
+        return []
+    return [Check("surrogate", "warning", "the model gives no gradients, and no network lends it any")]
 
 
 def _part(count: int, of: float | None) -> list[Check]:

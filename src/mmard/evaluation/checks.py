@@ -36,6 +36,14 @@ BEFORE: dict[str, tuple[str, str]] = {
         "judge each image by itself: no statistics over the batch, no use of positions",
     ),
     "logits": ("the gradients of a softmax vanish, and attacks on logits fail on it", "leave out the softmax"),
+    "votes": (
+        "counted answers have no gradient, and a step too small to change one shows nothing: no attack on logits fits",
+        "give the scores that are counted, or attack the answers alone, by a search (--attacks square --checks none)",
+    ),
+    "surrogate": (
+        "only Square attacks it, and what withstands Square alone often falls to gradients",
+        "name a network that lends it gradients: --surrogate RUN, or --surrogate FILE.py:BUILD --surrogate-weights FILE",
+    ),
     "constant": ("the model says the same of every image: it has learnt nothing, or died", "train it again"),
     "normalisation": (
         "the model sees images as it has not in training",
@@ -62,6 +70,14 @@ BEFORE: dict[str, tuple[str, str]] = {
 }
 AFTER: dict[str, tuple[str, str]] = {
     "norm": ("perturbations leave the threat: the figure is of another threat", "project onto the threat's ball"),
+    "again": (
+        "an image counts as right because of the batch it came in, of the order, or of what was asked before",
+        "judge each image by itself: no use of other images, of positions, or of a memory",
+    ),
+    "state": (
+        "the model answers otherwise after the attacks than before them: it remembers, or it hangs on the clock",
+        "give a model whose answer depends on the image alone",
+    ),
     "order": (
         "a weaker attack broke more than a stronger one: the stronger one is misled, so gradients are masked",
         "do not trust the higher figures; attack adaptively",
@@ -90,6 +106,8 @@ AFTER: dict[str, tuple[str, str]] = {
     ),
 }
 ALL = {**BEFORE, **AFTER}
+NEEDED = ("threat", "classifier", "input", "finite", "eps-0")  # without which there is no figure at all
+PAST = "--checks none judges it as it is: then nothing says whether its figures can be believed"
 
 
 @dataclass(frozen=True)
@@ -125,7 +143,8 @@ class CheckError(MmardError):
 
     def __init__(self, name: str, said: str) -> None:
         self.check = Check(name, "error", said)
-        super().__init__(f"check {name}: {said}; {self.check.do}")
+        past = "" if name in NEEDED else f" ({PAST})"
+        super().__init__(f"check {name}: {said}; {self.check.do}{past}")
 
 
 def as_dicts(found: Iterable[Check]) -> list[dict[str, str]]:

@@ -20,7 +20,9 @@ from mmard.data.images import Images
 from mmard.evaluation.batches import Alone, Batches, Crew
 from mmard.evaluation.kept import Forgotten, Kept
 from mmard.evaluation.predictions import who_answer
+from mmard.evaluation.prepared import prepared
 from mmard.evaluation.scores import CLEAN, Scores, Stage
+from mmard.evaluation.witness import Witness
 
 Tick = Callable[[str, int, int], None]
 """Progress of this process: (attack, samples done, samples in all)."""
@@ -128,6 +130,7 @@ def evaluate(
     crew: Crew = Alone(),
     asked: Predict | None = None,
     kept: Kept = Forgotten(),
+    witness: Witness | None = None,
 ) -> Scores:
     """Clean accuracy and accuracy under each attack.
 
@@ -139,7 +142,7 @@ def evaluate(
         trials: from `suite`; None: its usual ones.
         crew: who does every how-manieth batch; each gets all the verdicts.
         asked: a faster network of the same logits up to rounding, which AutoAttack asks; the verdicts stay the model's.
-        kept: where verdicts of batches go, and where those of a stopped evaluation are found.
+        kept: where verdicts of batches go, and where those of a stopped evaluation are found. ``witness``: is asked again of some.
 
     Raises:
         MmardError: when the model gives no finite logits of the data's classes, or changes the images it is given.
@@ -147,28 +150,30 @@ def evaluate(
     trials = choose(None, suite(batch_size, seed)) if trials is None else trials
     must_be_judgeable(model, images, batch_size, seed)
     trials = for_classes(trials, len(images.classes))
-    with held_still(model), full_precision():
+    with held_still(model := prepared(model, images)), full_precision():
         judged, quick = who_answer(model, asked, images)
-        batches = Batches(judged, quick, images, threat, batch_size, seed, crew, kept)
-        columns, seconds, stages, far = _judged(batches, {CLEAN: NO_ATTACK, **trials}, tick)
+        batches = Batches(judged, quick, images, threat, batch_size, seed, crew, kept, witness)
+        columns, seconds, stages, amiss = _judged(batches, {CLEAN: NO_ATTACK, **trials}, tick)
     details = tuple(trial.detail(threat) for trial in (NO_ATTACK, *trials.values()))
-    facts = {"threat": str(threat), "classes": list(images.classes), "outside_the_threat": far}
-    correct, names, when = torch.stack(columns, 1).cpu(), (CLEAN, *trials), tuple(seconds)
-    return Scores(correct, names, details, when, images.index.cpu(), facts, tuple(stages), images.labels.cpu())
+    facts = {"threat": str(threat), "classes": list(images.classes), **amiss}
+    rows = torch.stack(columns, 1).cpu(), (CLEAN, *trials), details, tuple(seconds)
+    return Scores(*rows, images.index.cpu(), facts, tuple(stages), images.labels.cpu())
 
 
-Judged = tuple[list[Tensor], list[float], list[Stage], dict[str, int]]
+FAR, AGAIN = "outside_the_threat", "wrong_when_asked_again"
+Judged = tuple[list[Tensor], list[float], list[Stage], dict[str, dict[str, int]]]
 
 
 def _judged(batches: Batches, trials: Mapping[str, Trial], tick: Tick) -> Judged:
-    """Each trial's column (N,) and seconds, AutoAttack's stages, and how many x' are no example of the threat.
+    """Each trial's column (N,) and seconds, AutoAttack's stages, and by name how many x' are no example of the threat, or right
+    and wrong when asked again.
 
     The first trial is no attack.
     """
     columns: list[Tensor] = []
     seconds: list[float] = []
     stages: list[Stage] = []
-    far: dict[str, int] = {}
+    amiss: dict[str, dict[str, int]] = {FAR: {}, AGAIN: {}}
     n = len(batches.images)
     for name, trial in trials.items():
 
@@ -177,15 +182,15 @@ def _judged(batches: Batches, trials: Mapping[str, Trial], tick: Tick) -> Judged
 
         other = trial.asks(batches.model) if trial.asks else None
         if isinstance(trial.attack, AutoAttack):
-            found, out = batches.stages(name, trial.attack, columns[0], advance, other)
-            stages += found
-            column, took = found[-1].right.to(columns[0].device), sum(s.seconds for s in found)
+            after, (far, again) = batches.stages(name, trial.attack, columns[0], advance, other)
+            stages += after
+            column, took = after[-1].right.to(columns[0].device), sum(s.seconds for s in after)
         else:
-            column, out, took = batches.column(name, trial.attack, advance, other)
+            (column, far, again), took = batches.column(name, trial.attack, advance, other)
         columns.append(column)
         seconds.append(took)
-        far[name] = int(out.sum())
-    return columns, seconds, stages, far
+        amiss[FAR][name], amiss[AGAIN][name] = int(far.sum()), int(again.sum())
+    return columns, seconds, stages, amiss
 
 
 def must_be_judgeable(model: nn.Module, images: Images, batch_size: int, seed: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmard.evaluation.checks import Check
+from mmard.evaluation.evaluate import AGAIN, FAR
 from mmard.evaluation.probes import RESTARTED, SQUARE, STEPS_100, TRANSFER, TWICE, WHOLE
 from mmard.evaluation.scores import CLEAN, Scores
 
@@ -22,6 +23,7 @@ CHAINS = (
 BY_GRADIENTS = "AutoAttack's gradients"  # the standing after FAB-T, before Square
 WHITE_BOX = ("FGSM", "PGD-20", "C&W", "AutoAttack-quick", BY_GRADIENTS, STEPS_100, RESTARTED)
 STRONG = ("AutoAttack-quick", BY_GRADIENTS)  # an honest model leaves a whole Square nothing to find after one of these
+FLUKE = 2  # images that may be wrong when asked again, as by a rounding
 GAIN = 0.10  # of the images: what more steps or starts may gain
 LOSSES_APART = 0.15  # between PGD on cross-entropy and on the margin
 LEFT = 0.05  # of the images may still stand where everything is allowed
@@ -41,11 +43,15 @@ def percent(right: Tensor) -> str:
 
 def flags_of_verdicts(scores: Scores) -> list[Check]:
     """What the attacks' own verdicts tell, at no cost."""
-    far = {name: count for name, count in scores.facts.get("outside_the_threat", {}).items() if count}
+    far = {name: count for name, count in scores.facts.get(FAR, {}).items() if count}
     found = [
         Check("norm", "error", f"{name}: {count:,} of {len(scores.correct):,} images lie outside of the threat")
         for name, count in far.items()
     ]
+    again = {name: count for name, count in scores.facts.get(AGAIN, {}).items() if count}
+    for name, count in again.items():
+        said = f"{name}: {count} images count as right and are wrong when they are asked again, one by one"
+        found.append(Check("again", "error" if count > FLUKE else "warning", said))
     columns = _columns(scores)
     return found + _order(columns, CHAINS) + _losses(columns) + _without_gradients(columns, columns)
 

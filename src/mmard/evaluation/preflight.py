@@ -5,60 +5,36 @@ About 2,000 images go through the network in all. What must hold raises `CheckEr
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError, first_line, is_out_of_memory
 from mmard.core.threat import Threat
 from mmard.data.images import Images, some
 from mmard.evaluation.checks import Check, CheckError
 from mmard.evaluation.eot import Averaged
 from mmard.evaluation.evaluate import Trial
-from mmard.evaluation.predictions import logits_of
+from mmard.evaluation.predictions import LogitsModel
+from mmard.evaluation.sameness import SAME, Sample, check_batches, randomised_by
 from mmard.evaluation.slopes import check_slopes
 
 LOOKED_AT = 100  # images
 RUNS = 5
-SAME = 1e-3  # of the spread of an image's logits: so much may they differ between batch sizes
 REPEATED = 1e-4  # and so much between runs
 HALF_LEVEL = 0.5 / 255
+FEW_LEVELS = 0.1  # different values, of all that there are
 FAR_OUT = 0.5  # beyond a pixel's range: noise brings fewer than one in twenty there, a normalisation more
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """The model and the images that the pre-flight looks at: x (N, C, H, W) in [0, 1], y (N,), N ≤ 100."""
+def preflight(
+    model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, Trial], batch_size: int = 500
+) -> list[Check]:
+    """Do all the checks, on a borrowed model (`held_still`); random numbers are drawn. A runtime's gradients are not looked at.
 
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    classes: int
-
-    def logits(self, x: Tensor) -> Tensor:
-        """The model's answer (B, K), without gradient.
-
-        Raises:
-            CheckError: when it is none.
-        """
-        try:
-            with torch.no_grad():
-                logits = logits_of(self.model, x, self.classes)
-        except MmardError:
-            raise
-        except Exception as e:  # whatever a network says of images that it was not made for
-            if is_out_of_memory(e):
-                raise
-            raise CheckError("classifier", f"it fails on images of shape {tuple(x.shape)}: {first_line(e)}") from e
-        if not logits.isfinite().all():
-            raise CheckError("finite", "the model's logits are not finite (NaN or infinity)")
-        return logits
-
-
-def preflight(model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, Trial]) -> list[Check]:
-    """All the checks, on a borrowed model (`held_still`); random numbers are drawn. A runtime's gradients are not looked at.
+    Args:
+        batch_size: so many images the attacks will show the model at once.
 
     Raises:
         CheckError: for the first thing that must hold and does not.
@@ -71,17 +47,21 @@ def preflight(model: nn.Module, images: Images, threat: Threat, trials: Mapping[
     runs = torch.stack([sample.logits(x) for _ in range(RUNS)])
     noise = (runs - runs[0]).abs().max()
     spread = (runs[0].amax(1) - runs[0].amin(1)).mean()
-    if noise > REPEATED * spread:
-        found.append(_randomised(runs))
+    if randomised := bool(noise > REPEATED * spread):
+        found.append(randomised_by(runs))
         sample = replace(sample, model=Averaged(model))  # the classifier that is judged
     found += check_dynamic(sample)
-    check_batch(sample, runs.mean(0), noise + SAME * spread)
+    changing = check_batches(sample, images, threat, runs.mean(0), noise + SAME * spread, batch_size)
+    if changing and not randomised:  # by the clock, for instance, which a few runs at once do not show
+        found, randomised, sample = [*found, *changing], True, replace(sample, model=Averaged(model))
     check_eps_0(sample, threat, trials)
     if len(x) > 1 and not (runs[0] - runs[0, 0]).abs().max() > 1e-6 * runs[0].abs().max():
         return [*found, Check("constant", "warning", f"the same logits for all of {len(x)} images")]
     check_logits(runs[0])
-    check_normalisation(sample, images)
-    return found + (check_slopes(model, x, y, threat, trials) if getattr(model, "has_gradients", True) else [])
+    found += check_normalisation(sample, images)
+    if not getattr(model, "has_gradients", True):
+        return found
+    return found + check_slopes(LogitsModel(model, len(images.classes)), x, y, threat, trials, stops=not randomised)
 
 
 def check_threat(threat: Threat, pixels: int) -> list[Check]:
@@ -133,30 +113,16 @@ def check_dynamic(sample: Sample) -> list[Check]:
     return [Check("dynamic", "warning", "a forward pass takes gradients")] if heard else []
 
 
-def _randomised(runs: Tensor) -> Check:
-    """What of it shows: five runs (5, N, K) that are not the same."""
-    changing = (runs.argmax(2) != runs[0].argmax(1)).any(0).float().mean()
-    said = f"{len(runs)} runs give other logits, and other classes for {changing:.0%} of {runs.shape[1]} images"
-    return Check("randomised", "warning", said)
-
-
-def check_batch(sample: Sample, whole: Tensor, tolerance: Tensor) -> None:
-    """The same logits alone, in pairs of strangers, in another order, and all together (N, K)."""
-    n = len(whole)
-    few = torch.linspace(0, n - 1, min(n, 12), device=whole.device).long()
-    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(whole.device)
-    ways = {"1": [row[None] for row in few], "2": [torch.stack([row, (row + n // 2) % n]) for row in few]}
-    for size, parts in {**ways, f"{n}, in another order": [shuffled]}.items():
-        apart = torch.stack([(sample.logits(sample.x[rows]) - whole[rows]).abs().max() for rows in parts]).max()
-        if apart > 2 * tolerance:
-            raise CheckError("batch", f"logits in batches of {size} differ by {apart:.3g} from those of {n} together")
-
-
 def check_logits(logits: Tensor) -> None:
-    """No probabilities: numbers from 0 up that add up to the same for each image."""
+    """Refuse probabilities and votes: numbers from 0 up that add up to the same for each image."""
     total = logits.sum(1)
-    if logits.min() >= 0 and total.mean() > 0 and (total - total.mean()).abs().max() <= 1e-4 * total.mean():
-        raise CheckError("logits", f"rows are not negative and add up to {total.mean():.4g}: probabilities")
+    if not (logits.min() >= 0 and total.mean() > 0 and (total - total.mean()).abs().max() <= 1e-4 * total.mean()):
+        return
+    levels = len(torch.unique((logits / total.mean()).mul(1e4).round()))  # of votes there are few, of probabilities any
+    if levels <= max(2, FEW_LEVELS * logits.numel()):
+        said = f"rows have {levels} different values and add up to {total.mean():.4g}: votes, or one-hot answers"
+        raise CheckError("votes", said)
+    raise CheckError("logits", f"rows are not negative and add up to {total.mean():.4g}: probabilities")
 
 
 def check_eps_0(sample: Sample, threat: Threat, trials: Mapping[str, Trial]) -> None:
@@ -168,29 +134,34 @@ def check_eps_0(sample: Sample, threat: Threat, trials: Mapping[str, Trial]) -> 
             raise CheckError("eps-0", f"{name} with eps 0 does not give the natural images back")
 
 
-def check_normalisation(sample: Sample, images: Images) -> None:
-    """No other range of pixels suits the model far better, and none of its normalisations is given normalised pixels."""
-    if _normalises_again(sample):
-        raise CheckError("normalisation", "the model normalises what it has normalised already, expected once at most")
+def check_normalisation(sample: Sample, images: Images) -> list[Check]:
+    """Compare with other ranges of pixels: does one suit the model far better? A model need not be defined there."""
     ranges = [("in [0, 255]", sample.x * 255), ("in [0, 1/255]", sample.x / 255)]
     for whose, mean, std in _statistics(sample, images):
         ranges.append((f"normalised by {whose}", (sample.x - mean) / std))
         ranges.append((f"with a normalisation by {whose} undone", sample.x * std + mean))
     right = sample.logits(sample.x).argmax(1) == sample.y
     for how, x in ranges:
-        then = sample.logits(x).argmax(1) == sample.y
+        try:
+            then = sample.logits(x).argmax(1) == sample.y
+        except CheckError:  # of pixels outside of [0, 1] nobody said that it has an answer
+            continue
         gained, lost = (then & ~right).sum().item(), (right & ~then).sum().item()
         if then.float().mean() >= 0.5 and gained - lost >= max(0.15 * len(x), 4 * (gained + lost) ** 0.5):
             better = f"{right.float().mean():.0%} right as pixels in [0, 1], {then.float().mean():.0%} {how}"
             raise CheckError("normalisation", f"of {len(x)} images {better}")
+    if _normalises_again(sample):
+        said = "the model normalises what it has normalised already, expected once at most"
+        return [Check("normalisation", "warning", said)]
+    return []
 
 
 def _normalises_again(sample: Sample) -> bool:
-    """Does a module that normalises see pixels outside of [0, 1]? Several side by side, as in an ensemble, do not."""
+    """Does a module that normalises see images outside of [0, 1]? Several side by side, as in an ensemble, do not."""
     ranges: list[Tensor] = []
 
     def look(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        for flat in (x.flatten() for x in given[:1] if isinstance(x, Tensor)):
+        for flat in (x.flatten() for x in given[:1] if isinstance(x, Tensor) and x.shape == sample.x.shape):
             some_pixels = flat[:: 1 + len(flat) // 10_000 * 2].float()
             ranges.append(some_pixels.quantile(torch.tensor([0.05, 0.95], device=flat.device)))
 

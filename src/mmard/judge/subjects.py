@@ -120,6 +120,7 @@ class Source:
         return {
             "model": portable(str(self.path)),
             "weights": weights,
+            "versions": versions(),
             **(self.exported.described() if self.exported else {}),
         }
 
@@ -185,10 +186,15 @@ class Subject:
 
     def kept_in(self, folder: Path, trials: Mapping[str, Trial], threat: Threat, batch_size: int, seed: int) -> KeptIn:
         """Where the verdicts of batches go: a folder for all that they depend on, so that none is taken for another's."""
-        versions = [f"{name} {metadata.version(name)}" for name in ("mmard", "torch", "pyautoattack")]
+        found = [f"{name} {version}" for name, version in versions().items()]
         attacks = [(name, trial.detail(threat)) for name, trial in trials.items()]
         device = self.images.labels.device.type
         networks = nn.ModuleList([self.model] if self.twin is None else [self.model, self.twin])
         images = self.images.pixels, self.images.labels, self.images.index
-        facts = [repr(networks), attacks, threat, batch_size, seed, device, *versions]
+        facts = [repr(networks), attacks, threat, batch_size, seed, device, *found, "asked again"]
         return KeptIn(folder / fingerprint({**networks.state_dict(), **dict(zip("xyi", images, strict=True))}, *facts))
+
+
+def versions() -> dict[str, str]:
+    """Name the versions that verdicts depend on: of this package, of PyTorch and of AutoAttack's package."""
+    return {name: metadata.version(name) for name in ("mmard", "torch", "pyautoattack")}

@@ -152,7 +152,8 @@ def _figures(run: Run) -> str:
         ball = run.threat(judged)
         rows = [[words(how(r, ball)), interval(r["accuracy"], r["low"], r["high"])] for r in judged.rows]
         title = f"{judged.weights}, {ball}, {judged.samples:,} test images (eval/{judged.name})"
-        parts.append(Sheet("figures", title, ["attack", "accuracy, %"], rows).markdown())
+        note = f"Judged with {judged.versions}." if judged.versions else ""
+        parts.append(Sheet("figures", title, ["attack", "accuracy, %"], rows, note=note).markdown())
     return (
         "\n".join(parts)
         + "\nIn brackets Wilson's 95 % interval over the test images; it says nothing of other training seeds."

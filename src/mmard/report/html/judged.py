@@ -94,6 +94,11 @@ class Judged:
         return str(part(self.facts, "checked").get("how", "none"))
 
     @property
+    def versions(self) -> str:
+        """``mmard 1.0, torch 2.11, pyautoattack 0.2``; empty in old files."""
+        return ", ".join(f"{name} {version}" for name, version in part(self.facts, "versions").items())
+
+    @property
     def of_best(self) -> bool:
         """Is it of the run's best checkpoint, and not of the last one or of an exported file?"""
         return self.weights == BEST and not {"twin", "runtime"} & self.facts.keys()

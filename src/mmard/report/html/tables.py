@@ -13,23 +13,28 @@ from mmard.report.html.sheet import DASH, Cell, Sheet, interval, number, spread,
 
 def summary(groups: Sequence[Group], kind: str) -> Sheet | None:
     """Mean ± sd over seeds, a row a group; of one run the interval over the test images."""
-    attacks = attacks_of(groups, kind)
+    attacks = headline_first(attacks_of(groups, kind))
     if not attacks:
         return None
     rows = []
     for group in groups:
         cells = [_accuracy(group, kind, attack) for attack in attacks]
         held_out = [spread(group.spread(lambda run, key=key: (run.best or {}).get(key))) for key in ("clean", "robust")]  # type: ignore[misc]
-        rows.append([words(group.name), number(len(group.runs), "d"), *cells, *held_out])
+        rows.append([words(group.name), *cells, *held_out, number(len(group.runs), "d")])
     titles = [attack if attack in (CLEAN, WORST) else f"{attack}, %" for attack in attacks]
     columns = [
         "runs",
-        "seeds",
         *(t if t.endswith("%") else f"{t}, %" for t in titles),
         "held-out clean, %",
         "held-out robust, %",
+        "seeds",
     ]
     return Sheet("summary", "Accuracy", columns, rows, note=f"{_how(groups)}{_details(groups, kind)}")
+
+
+def headline_first(attacks: Sequence[str]) -> list[str]:
+    """Put the figure that counts first: the worst case, or what stands for it; the rest keeps its order."""
+    return sorted(attacks, key=lambda attack: attack != WORST)
 
 
 def _accuracy(group: Group, kind: str, attack: str) -> Cell:
@@ -54,6 +59,12 @@ def _details(groups: Sequence[Group], kind: str) -> str:
     for attack in attacks_of(groups, kind):
         if attack not in (CLEAN, WORST):
             text += f" {attack}: {_joined(str(row['detail']) for j in judged if (row := j.row(attack)) is not None)}."
+    seeds = _joined(str(seed) for j in judged if (seed := j.facts.get("seed")) is not None)
+    sizes = _joined(str(size) for j in judged if (size := j.asked.get("batch_size")) is not None)
+    text += f" Seed of the attacks: {seeds}." if seeds else ""
+    text += f" Images attacked at once: {sizes}." if sizes else ""
+    made = _joined(j.versions for j in judged if j.versions)
+    text += f" Judged with {made}." if made else ""
     return f"{text} Worst case: each image's worst of these."
 
 
