@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from mmard.config import Settings, read_settings
+from mmard.core.arguments import public
 from mmard.core.errors import MmardError
 from mmard.core.files import read_json, write_json, write_text
 from mmard.core.numbers import seed_of
@@ -34,6 +35,7 @@ __all__ = ["check", "data_of", "engine_of", "evaluate", "formula_of", "may_be_re
 Watch = Callable[[str], Watcher]
 
 
+@public
 def train(
     recipe: str | Path | Settings | None = None,
     *,

@@ -99,6 +99,7 @@ def train(
     from mmard import api
     from mmard.training.progress import Bar
 
+    console.must_be_settings(words or (), train, config.Settings.model_fields)
     recipe, overrides = _split(words)
     given = {"method": method, "teacher": teacher, "student": student, "out": to}
     settings = config.read_settings(recipe, {k: v for k, v in given.items() if v is not None} | overrides, trust=trust)
@@ -203,6 +204,7 @@ def bench(
     from mmard.core.files import write_json
     from mmard.report.tables import bench_table
 
+    console.must_be_settings(words or (), bench, config.Settings.model_fields)
     recipe, overrides = _split(words)
     student = student or (None if recipe else "resnet18")
     given = {key: value for key, value in (("student", student), ("method", method)) if value is not None}

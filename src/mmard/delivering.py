@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mmard.config import Settings, read_settings
+from mmard.core.arguments import public
 from mmard.core.errors import MmardError
 from mmard.core.files import sha256
 from mmard.core.portable import portable
@@ -44,6 +45,7 @@ class Delivery:
     facts: dict[str, Any]
 
 
+@public
 def export(
     source: str | Path,
     to: str | Path | None = None,

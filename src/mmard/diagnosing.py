@@ -13,6 +13,7 @@ from mmard.attacks.adaptive import WarmStart
 from mmard.attacks.minimal import Minimal
 from mmard.attacks.pgd import Pgd
 from mmard.config import Settings, read_settings
+from mmard.core.arguments import Names, public
 from mmard.core.errors import MmardError, unknown
 from mmard.core.files import write_json
 from mmard.core.method import Method
@@ -38,11 +39,12 @@ SPLITS = ("held-out", "test", "train")
 COLUMNS = (0.2, 0.4, 0.6, 0.8)  # images of the slices: these quantiles of the natural image's distance to the boundary
 
 
+@public
 def diagnose(
     source: str | Path | RunFolder,
-    methods: str | None = None,
+    methods: Names = None,
     *,
-    teacher: str | None = None,
+    teacher: str | Path | None = None,
     split: str = "held-out",
     limit: int = 500,
     own_attacks: bool = False,
@@ -66,7 +68,7 @@ def diagnose(
     """
     _check(split, limit, batch_size)
     folder = _run_of(source)
-    settings = _trusting(_with_teacher(folder, teacher, trust), methods)
+    settings = _trusting(_with_teacher(folder, None if teacher is None else str(teacher), trust), methods)
     chosen = inner_processes(settings, own := as_trained(method_of(settings), folder), methods, own_attacks)
     scene = Scene.of(settings, folder.best_file, split, limit, batch_size, seed)
     results = _results(folder, to, settings)
@@ -80,7 +82,7 @@ def diagnose(
 
 def _results(folder: RunFolder, to: str | Path | None, settings: Settings) -> Path:
     """Choose the folder to write to, and write the settings now, so that one that cannot be written is known."""
-    results = Path(to) if to is not None else folder.path / "diagnose"
+    results = Path(to).expanduser() if to is not None else folder.path / "diagnose"
     if to is None:
         must_stay_in(folder.path, results)
     write_json(results / "settings.json", portable(settings.resolved()))

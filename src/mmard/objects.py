@@ -169,7 +169,7 @@ def check(settings: Settings) -> None:
     with torch.device("meta"):
         for name in (settings.student, *sorted(filter(None, fresh))):
             build(Architecture(name=name, classes=10))
-    if settings.teacher and Path(settings.teacher).resolve() == Path(settings.out).resolve():
+    if settings.teacher and Path(settings.teacher).expanduser().resolve() == Path(settings.out).expanduser().resolve():
         raise MmardError(f"{settings.out} cannot be its own teacher; choose another out=")
     will_come = (
         settings.teacher_recipe and settings.teacher and Path(settings.teacher).suffix not in (".safetensors", ".json")

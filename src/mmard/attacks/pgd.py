@@ -51,10 +51,13 @@ class Pgd(Process):
     start: Start = "gaussian"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or self.steps < 1:
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise MmardError(f"steps is {self.steps!r}, expected a whole number, at least 1")
         if self.start not in ("none", "gaussian", "uniform"):
             raise MmardError(f"start {self.start!r} is not known; expected 'none', 'gaussian' or 'uniform'")
+        size = 1 if self.step_size is None else self.step_size
+        if isinstance(size, bool) or not isinstance(size, int | float):
+            raise MmardError(f"step_size is {size!r}, expected a number such as 2/255")
         if self.step_size is not None and not self.step_size > 0:
             raise MmardError(f"step_size {self.step_size:g} is not positive; expected something like 2/255")
 

@@ -1,11 +1,15 @@
 """Where the command line speaks: of several processes, the first one's screen."""
 
 import os
-from typing import Annotated
+from collections.abc import Callable, Collection, Iterable
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from mmard.core.errors import MmardError
 from mmard.core.terminal import Part, line
 
 HOST, LOCAL = (os.environ.get(name, "0") for name in ("NODE_RANK", "LOCAL_RANK"))
@@ -29,3 +33,13 @@ def tell(style: str, what: str, message: str) -> None:
     which = what if RANK == "0" else f"{what} in process {RANK}"
     parts = ((f"{which}:", style), f" {message}") if message else ((which, style),)
     Console(emoji=False, stderr=True).print(line(*parts), soft_wrap=True)
+
+
+def must_be_settings(words: Iterable[str], command: Callable[..., Any], known: Collection[str] = ()) -> None:
+    """Raise for an option of the command that is given as a setting, such as ``seed=3``; ``known`` are settings, too."""
+    for word in words:
+        key, equals, value = word.partition("=")
+        option = signature(command).parameters.get(key.replace("-", "_"))
+        if equals and option is not None and option.name not in ("to", "words", *known) and not Path(word).exists():
+            said = f"--{option.name.replace('_', '-')}" + ("" if option.default is False else f" {value}")
+            raise MmardError(f"unknown setting {key!r} of this command; it is an option: say {said}")

@@ -42,6 +42,7 @@ def evaluate(
     """
     from mmard.commands.judging import judge_all
 
+    console.must_be_settings(words, evaluate)
     asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
     asked["trust"] = trust
     try:

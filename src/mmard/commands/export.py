@@ -33,6 +33,7 @@ def export(
     from mmard import config, delivering
     from mmard.core.errors import MmardError
 
+    console.must_be_settings(words, export)
     sources = [w for w in words if "=" not in w or Path(w).exists()]
     overrides = config.parse_overrides([w for w in words if w not in sources])
     if len(sources) != 1:

@@ -49,7 +49,7 @@ def unknown(kind: str, got: str, known: Iterable[str], cure: str = "") -> MmardE
     unknown method 'rslda'; did you mean rslad? known: ard, rslad
     """
     names = sorted(known)
-    near = get_close_matches(got, names, n=3, cutoff=0.5)
+    near = get_close_matches(str(got), names, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(near)}?" if near else ";"
     return MmardError(f"unknown {kind} {got!r}{hint} known: {', '.join(names)}{'; ' + cure if cure else ''}")
 

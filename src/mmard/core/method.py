@@ -54,10 +54,24 @@ class Method:
                 raise MmardError(
                     f"{name} is a {type(objective).__name__}, expected an Objective; decorate it with @term"
                 )
+        self._check_parts()
         if self.inner and self.maximizer is None:
             raise MmardError("there is an inner objective and no maximizer; give one, such as Pgd(steps=10)")
         if not self.outer:
             raise MmardError("the outer objective has no terms: there is nothing to train the student by")
+
+    def _check_parts(self) -> None:
+        if self.maximizer is not None and not callable(self.maximizer):
+            raise MmardError(f"maximizer is {self.maximizer!r}, expected one such as Pgd(steps=10)")
+        beside = self.companions.values() if isinstance(self.companions, Mapping) else [None]
+        if not all(isinstance(companion, Companion) for companion in beside):
+            raise MmardError(f"companions is {self.companions!r}, expected names with a Companion each")
+        if self.perturbation is not None and not isinstance(self.perturbation, WeightPerturbation):
+            raise MmardError(f"perturbation is {self.perturbation!r}, expected a WeightPerturbation")
+        if not isinstance(self.attack_in_train_mode, bool):
+            raise MmardError(f"attack_in_train_mode is {self.attack_in_train_mode!r}, expected True or False")
+        if not isinstance(self.name, str):
+            raise MmardError(f"name is {self.name!r}, expected a word")
 
     def modules(self) -> Iterator[nn.Module]:
         """Modules that carry the method's state; the trainer moves, averages and saves them."""

@@ -1,6 +1,7 @@
 """Terms and their weighted sums: what an attack ascends and what training descends."""
 
 import inspect
+import math
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -65,6 +66,13 @@ class Objective:
 
     terms: tuple[tuple[float, Term], ...] = ()
 
+    def __post_init__(self) -> None:
+        pairs = self.terms if isinstance(self.terms, tuple) else (self.terms,)
+        if not all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], Term) for pair in pairs):
+            raise MmardError(
+                f"terms are {self.terms!r}, expected pairs of a weight and a term; decorate a function with @term"
+            )
+
     def __call__(self, views: Views) -> dict[str, Tensor]:
         """Weighted value of every term, one number per sample: name → (B,)."""
         values: dict[str, Tensor] = {}
@@ -106,9 +114,15 @@ class Objective:
         return Objective(tuple((factor * w if t.divergence else w, t) for w, t in self.terms))
 
     def __add__(self, other: "Objective") -> "Objective":
+        if not isinstance(other, Objective):
+            raise MmardError(f"'{self}' plus {other!r}: expected another Objective; decorate a function with @term")
         return Objective(self.terms + other.terms)
 
+    __radd__ = __add__
+
     def __mul__(self, factor: float) -> "Objective":
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor):
+            raise MmardError(f"'{self}' times {factor!r}: expected a finite number")
         return Objective(tuple((factor * w, t) for w, t in self.terms))
 
     __rmul__ = __mul__
@@ -117,7 +131,7 @@ class Objective:
         return -1.0 * self
 
     def __sub__(self, other: "Objective") -> "Objective":
-        return self + -other
+        return self + (-other if isinstance(other, Objective) else other)
 
     def __bool__(self) -> bool:
         return bool(self.terms)
@@ -177,9 +191,14 @@ def term(formula: str | TermFunction, *, divergence: bool = False) -> Objective 
     ``{tau}`` in it shows the parameter's value. ``divergence`` marks a KL, summed over classes: see `Term`.
     """
     if callable(formula):
-        return _make(formula, formula.__name__, divergence)
+        return _make(formula, getattr(formula, "__name__", "term"), divergence)
+    if not isinstance(formula, str):
+        raise MmardError(f"term is given {formula!r}, expected a formula or a function of views")
     return lambda function: _make(function, formula, divergence)
 
 
 def _make(function: TermFunction, formula: str, divergence: bool) -> Objective:
-    return Objective(((1.0, Term(function.__name__, formula, function, divergence=divergence)),))
+    if not callable(function):
+        raise MmardError(f"term({formula!r}) is given {function!r}, expected a function of views")
+    name = getattr(function, "__name__", "term")
+    return Objective(((1.0, Term(name, formula, function, divergence=divergence)),))

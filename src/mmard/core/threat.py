@@ -37,8 +37,11 @@ class Threat:
     def __post_init__(self) -> None:
         if self.norm not in ("linf", "l2"):
             raise MmardError(f"norm {self.norm!r} is not known; expected 'linf' or 'l2'")
-        if not isinstance(self.eps, int | float):
-            raise MmardError(f"eps is {self.eps!r}, expected a number such as 8/255")
+        for name in ("eps", "lower", "upper"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, int | float):
+                raise MmardError(f"{name} is {value!r}, expected a number such as 8/255")
+        if not self.lower < self.upper:
+            raise MmardError(f"lower {self.lower:g} and upper {self.upper:g} are no range of a pixel, expected 0 and 1")
         if not self.eps >= 0:
             raise MmardError(f"eps {self.eps:g} is no radius; expected one such as 8/255")
         most = self.upper - self.lower if self.norm == "linf" else 16.0  # L2: larger than any radius in use

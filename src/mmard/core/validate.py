@@ -19,6 +19,8 @@ EXPECTED = {
     **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "expected keys and values"),
     **dict.fromkeys(("list_type", "tuple_type"), "expected a list"),
     "string_type": "expected a word",
+    "path_type": "expected a path",
+    "callable_type": "expected a function",
 }  # pydantic's kinds of fault
 
 
@@ -68,7 +70,7 @@ def validated(section: type[S], raw: Any, where: str) -> S:
             raise unknown(where, key, known) from e
         if fault["type"] == "missing":
             raise MmardError(f"{where} {key!r} is missing") from e
-        message = EXPECTED.get(fault["type"]) or _in_our_words(fault["msg"])
+        message = EXPECTED.get(fault["type"]) or in_our_words(fault["msg"])
         raise MmardError(f"{where} {key!r} is {fault['input']!r}: {message}") from e
 
 
@@ -112,7 +114,8 @@ def _odd(value: Any, where: str, key: str) -> NoReturn:
     raise MmardError(f"{where} {key!r} is a {type(value).__name__}: expected words, numbers, lists, or keys and values")
 
 
-def _in_our_words(message: str) -> str:
+def in_our_words(message: str) -> str:
+    """Say a fault of pydantic's as this package does."""
     return message.removeprefix("Value error, ").replace("Input should be", "expected")
 
 

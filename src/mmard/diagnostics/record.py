@@ -1,12 +1,11 @@
 """All that a diagnosis found, and its files."""
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmard.core.csvs import csv_of_records
 from mmard.core.files import write_json, write_text
 from mmard.core.portable import portable
 from mmard.diagnostics.boundary import Drop, Places, Row, summary
@@ -58,10 +57,6 @@ class Diagnosis:
         rows = self.rows()
         measured = {"examples": rows, "triangles": dict(self.triangles), "training": dict(self.training)}
         write_json(folder / "diagnosis.json", {**portable(self.facts), **measured})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["examples", *rows[NATURAL]])
-        writer.writeheader()
-        writer.writerows({"examples": name, **row} for name, row in rows.items())
-        write_text(folder / "diagnosis.csv", text.getvalue())
+        write_text(folder / "diagnosis.csv", csv_of_records([{"examples": name, **row} for name, row in rows.items()]))
         tensors = {f"{name}/{k}": t for name, p in self.places().items() for k, t in p.columns().items()}
         save_tensors(folder / "samples.safetensors", tensors)

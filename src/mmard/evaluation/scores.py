@@ -1,7 +1,5 @@
 """Who survived what: one verdict per sample and attack."""
 
-import csv
-import io
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmard.core.csvs import csv_of_records
 from mmard.core.errors import MmardError, unknown
 from mmard.core.files import read_json, write_json, write_text
 from mmard.models.tensors import digest_of, load_tensors, save_tensors
@@ -103,6 +102,18 @@ class Scores:
             rows.append({**row, "samples": n, "seconds": seconds, **({"stages": stages} if stages else {})})
         return rows
 
+    def __str__(self) -> str:
+        """Its rows as a table of plain text: attack, accuracy and 95 % interval in percent."""
+        head = f"{len(self.correct):,} test images"
+        head += f", {self.facts['threat']}" if self.facts.get("threat") else ""
+        wide = max(len(row["attack"]) for row in self.rows())
+        lines = [f"{r['attack']:<{wide}}  {r['accuracy']:6.2f} %  {r['low']:5.1f}–{r['high']:.1f}" for r in self.rows()]
+        return "\n".join([head, *lines])
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{row['attack']} {row['accuracy']:.2f} %" for row in self.rows())
+        return f"Scores({len(self.correct)} images: {found})"
+
     def save(self, folder: Path) -> None:
         """Write scores.json, scores.csv (the table), verdicts.safetensors (sample × attack) and, of AutoAttack, stages.csv."""
         rows = self.rows()
@@ -110,9 +121,11 @@ class Scores:
         tensors |= {} if self.labels is None else {"labels": self.labels}
         digest = digest_of(tensors, {})  # so that a table is never taken for that of verdicts from before
         write_json(folder / "scores.json", {**self.facts, "verdicts": digest, "attacks": rows})
-        write_text(folder / "scores.csv", _csv([{k: v for k, v in row.items() if k != "stages"} for row in rows]))
+        write_text(
+            folder / "scores.csv", csv_of_records([{k: v for k, v in row.items() if k != "stages"} for row in rows])
+        )
         if self.stages:
-            write_text(folder / "stages.csv", _csv([{"attack": s.of, **s.row()} for s in self.stages]))
+            write_text(folder / "stages.csv", csv_of_records([{"attack": s.of, **s.row()} for s in self.stages]))
         save_tensors(folder / "verdicts.safetensors", tensors)
 
     @staticmethod
@@ -122,6 +135,8 @@ class Scores:
         Raises:
             MmardError: when the verdicts are damaged, or not those of the table.
         """
+        if not isinstance(folder, str | Path):
+            raise MmardError(f"load: folder is {folder!r}, expected a path")
         folder = Path(folder)
         facts, (tensors, _) = read_json(folder / "scores.json"), load_tensors(folder / "verdicts.safetensors")
         if facts.pop("verdicts", None) not in (None, digest_of(tensors, {})):
@@ -142,11 +157,3 @@ class Scores:
             tuple(stages),
             tensors.get("labels"),
         )
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.config import Settings
+from mmard.core.arguments import Names, public
 from mmard.core.errors import MmardError
 from mmard.core.files import write_json
 from mmard.core.opening import alone_in, must_stay_in
@@ -23,16 +24,17 @@ from mmard.objects import engine_of
 from mmard.runs import RunFolder
 
 
+@public
 def evaluate(
     source: str | Path | RunFolder,
-    attacks: str | None = None,
+    attacks: Names = None,
     *,
     protocol: str = "standard",
     limit: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
     checks: str | None = None,
-    twin: str | None = None,
+    twin: str | Path | None = None,
     curve: bool = False,
     examples: int = 12,
     tick: Tick = lambda *_: None,
@@ -45,7 +47,7 @@ def evaluate(
 
     Args:
         source: run folder (its best checkpoint), weights file, card, or an exported model (.onnx).
-        attacks: such as ``"fgsm,pgd-20"``; None: FGSM, PGD-20, C&W, AutoAttack; ``"none"``: clean only.
+        attacks: such as ``"fgsm,pgd-20"`` or ``["fgsm", "pgd-20"]``; None: FGSM, PGD-20, C&W, AutoAttack; ``"none"``: clean only.
         protocol: ``"quick"`` puts AutoAttack-quick, two of its four attacks, in AutoAttack's place.
         limit: judge on about so many test images, every class in proportion; None: all.
         checks: ``"quick"``, ``"full"`` or ``"none"``; None: by the attacks. What they find is in ``facts["checks"]``.
@@ -55,10 +57,11 @@ def evaluate(
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``; ``engine__devices=2`` shares the work.
     """
     asked = Asked(
-        attacks=attacks, protocol=protocol, limit=limit, batch_size=batch_size, seed=seed, checks=checks, twin=twin,
+        attacks=attacks, protocol=protocol, limit=limit, batch_size=batch_size, seed=seed, checks=checks,
+        twin=None if twin is None else str(twin),
         overrides={key.replace("__", "."): value for key, value in overrides.items()},
     )  # fmt: skip
-    known = Source.of(source, twin, trust=trust)
+    known = Source.of(source, asked.twin, trust=trust)
     settings = known.settings(asked.overrides, trust=trust)
     return _evaluate(known, settings, asked, partial(Extras, curve=curve, examples=examples), tick)
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from mmard.core.arguments import public
 from mmard.core.errors import MmardError, first_line
 from mmard.core.files import read_json, sha256
 from mmard.core.trust import inside
@@ -105,6 +106,7 @@ def weights_file(path: Path) -> Path:
     return Card.read(path).weights(path.parent) if path.suffix == ".json" else path
 
 
+@public
 def load_model(source: str | Path) -> Classifier:
     """A classifier in evaluation mode, from whatever `find_model` finds.
 

@@ -55,7 +55,7 @@ def study(
     cells = cells_of(plan)
     todo = jobs_of(cells, plan.evaluate)
     if dry_run:
-        console.out.print(plan_table(todo, f"{len(cells)} cells in {plan.out}"))
+        console.out.print(plan_table(todo, f"{len(cells)} cells in {plan.folder}"))
         return
     failed = _run(plan, todo, jobs, threads, engine)
     if not failed.keys() >= {cell.name for cell in cells}:
@@ -101,10 +101,10 @@ def _run(
     from mmard.study.screen import Screen
 
     todo = [job for job in jobs if job.state() != "done"]
-    console.say(f"{len(jobs)} runs in {plan.out}, {len(jobs) - len(todo)} of them done")
+    console.say(f"{len(jobs)} runs in {plan.folder}, {len(jobs) - len(todo)} of them done")
     if not todo:
         return {}
-    folder = RunFolder(plan.out)
+    folder = RunFolder(plan.folder)
     folder.lock()
     try:
         places = _places(todo, at_once, threads, engine)
@@ -144,7 +144,7 @@ def _report(plan: "StudyFile", into: Path | None) -> None:
     console.out.print(results_table(found))
     for line in verdicts(found):
         console.say(line)
-    console.say(f"tables, figure and rows: {plan.out}/table.md, figure.png, results.csv")
+    console.say(f"tables, figure and rows: {plan.folder}/table.md, figure.png, results.csv")
     if into is not None:
         keep(plan, into)
         console.say(f"and in {into}; mmard results {quote(str(into))} makes them anew")

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr
 
 from mmard.config import Count, Seed, Settings, is_package_file, read_settings, recipe_folders, stand_once
+from mmard.core.arguments import Names
 from mmard.core.errors import MmardError, unknown
 from mmard.core.files import write_text
 from mmard.core.portable import portable
@@ -21,15 +22,10 @@ SECTIONS = {
 OF_THE_STUDY = {"out": "the study's own out", "seed": "seeds: [0, 1, 2]"}
 
 
-def _joined(names: Any) -> Any:
-    """A list of names is as good as names with commas."""
-    return ",".join(map(str, names)) if isinstance(names, list) else names
-
-
 class Evaluation(Section):
     """How each cell is judged, as by ``mmard eval``; ``checkpoint`` says which of its weights."""
 
-    attacks: Annotated[str | None, BeforeValidator(_joined)] = None
+    attacks: Names = None
     limit: Count | None = None
     batch_size: Count = 500
     seed: Seed = 0
@@ -63,6 +59,11 @@ class StudyFile(Section):
         made = self.model_copy()
         made._trust = trust
         return made
+
+    @property
+    def folder(self) -> Path:
+        """Where its runs and tables are."""
+        return Path(self.out).expanduser()
 
     def base_settings(self) -> Settings:
         """Resolve what all the cells share."""

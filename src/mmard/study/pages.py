@@ -1,7 +1,5 @@
 """Files of a study's results: tables and figure in its folder, and a block of a page that is made from kept runs."""
 
-import csv
-import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from mmard.core.csvs import csv_of_records
 from mmard.core.errors import MmardError, first_line
 from mmard.core.files import read_json, write_json, write_text
 from mmard.core.portable import portable
@@ -29,14 +28,10 @@ DIAGNOSIS = re.compile(
 
 def write_results(study: StudyFile) -> dict[str, Any]:
     """Write study.yaml, results.json, results.csv, table.md and figure.png into the study's folder, from run folders."""
-    results, folder = results_of(study), Path(study.out)
+    results, folder = results_of(study), study.folder
     study.save(folder / "study.yaml")
     write_json(folder / "results.json", results)
-    rows, text = flat_rows(results), io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "results.csv", text.getvalue())
+    write_text(folder / "results.csv", csv_of_records(flat_rows(results)))
     write_text(folder / "table.md", study_markdown(results, "figure.png"))
     plot_study(results, folder / "figure.png")
     return results

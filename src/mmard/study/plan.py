@@ -5,7 +5,6 @@ import itertools
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmard import api
@@ -64,7 +63,7 @@ def cells_of(study: StudyFile) -> list[Cell]:
         labels = dict(zip(axes, (label for label, _ in chosen), strict=True))
         overrides = {key: value for _, pairs in chosen for key, value in pairs.items()}
         for seed in study.seeds:
-            place = Path(study.out, *map(folder_of, labels.values()), f"seed-{seed}")
+            place = study.folder.joinpath(*map(folder_of, labels.values()), f"seed-{seed}")
             try:
                 settings = read_settings(base, {**overrides, "seed": seed, "out": str(place)}, own=False)
             except MmardError as e:

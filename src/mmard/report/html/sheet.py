@@ -1,11 +1,11 @@
 """A table once, and as HTML, Markdown, LaTeX and CSV."""
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+
+from mmard.core.csvs import csv_text
 
 DASH = "–"
 LATEX = {
@@ -99,17 +99,14 @@ class Sheet:
     def csv(self) -> str:
         """Plain numbers; where cells have an sd or an interval, in columns of their own."""
         extra = [list(dict.fromkeys(key for row in self.rows for key in row[i].more)) for i in range(len(self.columns))]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(
-            [t for name, keys in zip(self.columns, extra, strict=True) for t in (name, *_titles(name, keys))]
-        )
+        head = [t for name, keys in zip(self.columns, extra, strict=True) for t in (name, *_titles(name, keys))]
+        lines = []
         for row in self.rows:
             line: list[str | float] = []
             for cell, keys in zip(row, extra, strict=True):
                 line += [cell.text if cell.value is None else cell.value, *(cell.more.get(key, "") for key in keys)]
-            writer.writerow(["" if value == DASH else value for value in line])
-        return text.getvalue()
+            lines.append(["" if value == DASH else value for value in line])
+        return csv_text(head, lines)
 
 
 def _titles(name: str, keys: Sequence[str]) -> list[str]:

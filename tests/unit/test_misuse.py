@@ -1,0 +1,174 @@
+"""Python calls with values that are none: each a `MmardError` in a line, and no exception of the inside."""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import QUICK, Run
+
+import mmard as package
+from mmard import Method, MmardError, Objective, Pgd, Scores, Threat, diagnose, evaluate, load_model, term, train
+from mmard.core.csvs import csv_text
+from mmard.delivering import export
+from mmard.study.file import read_study
+from mmard.study.plan import cells_of
+
+soft = term("x")(lambda v: v.y)
+A: Any = None  # whatever a caller gives
+MISUSES: list[tuple[Callable[[], object], str]] = [
+    (lambda: evaluate("nowhere", limit=A or "five"), "evaluate: limit is 'five', expected a whole number"),
+    (lambda: evaluate("nowhere", attacks=A or [1]), "evaluate: attacks is [1], expected a word"),
+    (lambda: evaluate(A), "evaluate: source is None, expected a word or a path or an instance of RunFolder"),
+    (lambda: evaluate(A or 3), "evaluate: source is 3"),
+    (lambda: evaluate("nowhere", batch_size=A or 1.5), "batch_size is 1.5, expected a whole number"),
+    (lambda: evaluate("nowhere", batch_size=0), "batch_size 0"),
+    (lambda: evaluate("nowhere", limit=0), "limit 0"),
+    (lambda: evaluate("nowhere", seed=A or "x"), "seed is 'x'"),
+    (lambda: evaluate("nowhere", seed=A), "seed is None"),
+    (lambda: evaluate("nowhere", tick=A or 3), "tick is 3, expected a function"),
+    (lambda: evaluate("nowhere", curve=A or "perhaps"), "curve is 'perhaps', expected true or false"),
+    (lambda: evaluate("nowhere", examples=A), "examples is None"),
+    (lambda: evaluate("nowhere", protocol=A), "protocol is None"),
+    (lambda: evaluate("nowhere", checks=A or 1), "checks is 1, expected a word"),
+    (lambda: evaluate("nowhere", twin=A or 1), "twin is 1"),
+    (lambda: evaluate("nowhere", train__lr=3), "train.lr was settled"),
+    (lambda: evaluate("a\0b"), "no model at a\0b"),
+    (lambda: evaluate("x" * 5000), "File name too long"),
+    (lambda: train(A or 5), "train: recipe is 5, expected"),
+    (lambda: train(A or ["digits-rslad"]), "train: recipe is ['digits-rslad']"),
+    (lambda: train("digits-rslad", resume=A), "resume is None, expected true or false"),
+    (lambda: train("digits-rslad", watch=A or 3), "watch is 3, expected a function"),
+    (lambda: train("nothing.yaml"), "there is no recipe at nothing.yaml"),
+    (lambda: train(method=A or 3), "unknown method '3'"),
+    (lambda: train(method={"name": 3}), "no method's name"),
+    (lambda: train(method=A or print), "'method' is a builtin_function_or_method"),
+    (lambda: train(method={"name": "mmard", "beta": torch.zeros(1)}), "'method.beta' is a Tensor"),
+    (lambda: train(seed="x"), "'seed' is 'x'"),
+    (lambda: train(seed=A), "'seed' is None"),
+    (lambda: train(out=A), "'out' is None"),
+    (lambda: train(out="a\0b"), "expected text"),
+    (lambda: train(out=b"x"), "'out' is a bytes"),
+    (lambda: train(train=A or 3), "'train' is 3"),
+    (lambda: train(train__epochs=float("nan")), "'train.epochs' is nan"),
+    (lambda: train(train__lr=object()), "'train.lr' is a object"),
+    (lambda: train(train__milestones=[A]), "'train.milestones'"),
+    (lambda: train(teachers="x"), "'teachers' is 'x'"),
+    (lambda: train(teachers={"natural": A}), "'teachers"),
+    (lambda: train(data={"nam": 1}), "unknown setting 'data.nam'"),
+    (lambda: train(student=A or 3), "unknown model '3'"),
+    (lambda: train(nonsense=1), "unknown setting 'nonsense'"),
+    (lambda: load_model(A), "load_model: source is None"),
+    (lambda: load_model(A or 1.5), "load_model: source is 1.5"),
+    (lambda: load_model("nowhere"), "no model at nowhere"),
+    (lambda: diagnose(A), "diagnose: source is None"),
+    (lambda: diagnose("nowhere", limit=A or "x"), "limit is 'x'"),
+    (lambda: diagnose("nowhere", methods=A or 3), "methods is 3"),
+    (lambda: diagnose("nowhere", split=A), "split is None"),
+    (lambda: diagnose("nowhere", split="x"), "unknown split 'x'"),
+    (lambda: diagnose("nowhere", to=A or 3), "to is 3"),
+    (lambda: export("nowhere", calibration=A), "calibration is None"),
+    (lambda: export(A), "export: source is None"),
+    (lambda: Threat(eps=A or "8/255"), "eps is '8/255'"),
+    (lambda: Threat(eps=True), "eps is True"),
+    (lambda: Threat(eps=float("nan")), "eps nan is no radius"),
+    (lambda: Threat(eps=0.1, lower=A), "lower is None"),
+    (lambda: Threat(eps=0.1, lower=1, upper=0), "no range of a pixel"),
+    (lambda: Threat(eps=0.1, norm=A or ["linf"]), "norm ['linf'] is not known"),
+    (lambda: Pgd(steps=A or "3"), "steps is '3'"),
+    (lambda: Pgd(steps=True), "steps is True"),
+    (lambda: Pgd(step_size=A or "1/255"), "step_size is '1/255'"),
+    (lambda: Pgd(start=A), "start None is not known"),
+    (lambda: Method(outer=A), "outer is a NoneType"),
+    (lambda: Method(outer=soft, inner=A or 3), "inner is a int"),
+    (lambda: Method(outer=soft, maximizer=A or 3), "maximizer is 3"),
+    (lambda: Method(outer=soft, companions=A or [1]), "companions is [1]"),
+    (lambda: Method(outer=soft, perturbation=A or 1), "perturbation is 1"),
+    (lambda: Method(outer=soft, name=A), "name is None"),
+    (lambda: term(A), "term is given None"),
+    (lambda: term("x")(A), "is given None, expected a function of views"),
+    (lambda: soft * A, "'x' times None"),
+    (lambda: float("inf") * soft, "'x' times inf"),
+    (lambda: soft + A, "'x' plus None"),
+    (lambda: soft - A, "'x' plus None"),
+    (lambda: soft.given(nothing=1), "no term of 'x' takes nothing"),
+    (lambda: Objective(A or 3), "terms are 3"),
+    (lambda: Objective(((1.0, A),)), "expected pairs of a weight and a term"),
+    (lambda: Scores.load(A), "load: folder is None"),
+    (lambda: Scores.load("nowhere"), "cannot read nowhere/scores.json"),
+]
+
+
+@pytest.mark.parametrize(("call", "expected"), MISUSES, ids=range(len(MISUSES)))
+def test_a_misused_call_is_one_line(
+    call: Callable[[], object], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MmardError) as e:
+        call()
+    assert expected in str(e.value)
+    assert "\n" not in str(e.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("function", [evaluate, load_model, diagnose])
+def test_a_missing_argument_is_pythons_own_error(function: Callable[..., object]) -> None:
+    with pytest.raises(TypeError, match="source"):
+        function()
+    with pytest.raises(TypeError):
+        load_model("a", b=1)  # type: ignore[call-arg]
+
+
+@pytest.fixture
+def run(mmard: Run, tmp_path: Path) -> Path:
+    done = mmard("train", *QUICK, "student=cnn-2-1", "--method", "pgd_at", "train.epochs=1", "out=run")
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "run"
+
+
+def test_names_and_paths_come_in_all_their_forms_and_scores_print_a_table(run: Path) -> None:
+    few: dict[str, Any] = {"limit": "40", "examples": 0}
+    one = evaluate(run, ["fgsm", "square"], **few)
+    two = evaluate(str(run), "fgsm,square", **few)
+    assert torch.equal(one.correct, two.correct)
+    assert evaluate(run, [], limit=40).attacks == ("clean",)
+    lines = str(one).splitlines()
+    assert lines[0] == f"{len(one.correct)} test images, L∞ 0.1"
+    assert [text.split("  ")[0].strip() for text in lines[1:]] == ["clean", "FGSM", "Square", "worst case"]
+    for text, row in zip(lines[1:], one.rows(), strict=True):
+        assert text.endswith(f"{row['accuracy']:6.2f} %  {row['low']:5.1f}–{row['high']:.1f}")
+    assert repr(one).startswith(f"Scores({len(one.correct)} images: clean ")
+    assert package.load_model(run).architecture.name == "cnn-2-1"
+
+
+def test_an_option_that_is_given_as_a_setting_is_told_how(mmard: Run) -> None:
+    for words, expected in (
+        (["eval", "run", "seed=3"], "unknown setting 'seed' of this command; it is an option: say --seed 3"),
+        (["eval", "run", "batch_size=3"], "say --batch-size 3"),
+        (["eval", "run", "curve=true"], "say --curve\n"),
+        (["eval", "run", "limit=10"], "say --limit 10"),
+        (["export", "run", "int8=true"], "say --int8\n"),
+        (["train", "digits-rslad", "resume=true"], "say --resume\n"),
+        (["bench", "batch=3"], "say --batch 3"),
+    ):
+        done = mmard(*words)
+        assert done.returncode == 2
+        assert expected in done.stderr
+
+
+def test_cells_that_a_spreadsheet_would_run_are_text_and_numbers_stay_numbers() -> None:
+    rows = [["=1+1", "+x", "-y", "@z", "\tt", "\rr", " =1"], [-0.5, "-0.5", "+1e-3", "a=b", "", "−1", "-"]]
+    found = list(csv.reader(io.StringIO(csv_text(list("abcdefg"), rows), newline="")))
+    assert found[1] == [f"'{cell}".replace("\r", " ") for cell in rows[0]]
+    assert found[2] == ["-0.5", "-0.5", "+1e-3", "a=b", "", "−1", "'-"]
+
+
+def test_a_study_at_home_is_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "s.yaml").write_text('out: "~/x"\nbase: digits-rslad\ngrid: {train.lr: {1: 0.1, 0.5: 0.2}}\n')
+    study = read_study(tmp_path / "s.yaml")
+    assert study.folder == tmp_path / "home/x"
+    assert [cell.folder.path for cell in cells_of(study)] == [study.folder / name / "seed-0" for name in ("1", "0.5")]
