@@ -19,7 +19,7 @@ NOT_NEGATIVE = ("rate", "tau_rate", "power", "begin", "drops")
 
 
 def method_builder(name: str, trust: Trust) -> Callable[..., Method]:
-    """Find the function that builds the method of this name; the only place that imports what a name says.
+    """Find the function that builds the method of this name; by `function_at`, the only place that imports what a name says.
 
     Raises:
         MmardError: when there is none, with the nearest names; or where ``trust`` does not cover it.
@@ -29,6 +29,15 @@ def method_builder(name: str, trust: Trust) -> Callable[..., Method]:
             raise unknown("method", name, METHODS, "or give your own as file.py:function")
         return METHODS[name]
     trust.must_allow_code(name)
+    return function_at(name)
+
+
+def function_at(name: str) -> Callable[..., Any]:
+    """Import ``file.py:function`` or ``module:function``, which runs its code: only for what the caller has typed or trusts.
+
+    Raises:
+        MmardError: when there is none, with the nearest names.
+    """
     place, _, function = name.rpartition(":")
     module = _from_file(Path(place)) if place.endswith(".py") else _imported(place)
     found = getattr(module, function, None)

@@ -209,7 +209,7 @@ def test_usual_attacks_go_three_ways_and_without_a_twin_one() -> None:
     assert "no float twin: this alone proves little" in alone["Square"].detail(Threat(eps=0.1))
     assert choose_exported("none", alone) == {}
     for name in ("pgd-20", "through-cw"):
-        with pytest.raises(MmardError, match=f"{name} needs the model's float twin; name it: --twin RUN"):
+        with pytest.raises(MmardError, match=f"{name} needs the model's float twin; name it: --surrogate RUN"):
             choose_exported(f"square, {name}", alone)
     with pytest.raises(MmardError, match="unknown attack 'pgd-2'; did you mean"):
         choose_exported("pgd-2", exported_suite(Linear()))
@@ -364,6 +364,7 @@ def test_a_model_from_elsewhere_is_judged_too(here: Path, mmard: Run) -> None:
     done = mmard(*words)
     assert (done.returncode, "check threat: neither the weights" in done.stderr) == (2, True), done.stderr
     assert "through-FGSM" in mmard(*words, "threat.eps=0.1").stdout
+    _a_strangers_surrogate(here, mmard)
     softmax = onnx.helper.make_node("Softmax", [graph.graph.output[0].name], ["shares"], axis=1)
     graph.graph.node.append(softmax)
     graph.graph.output[0].name = "shares"
@@ -446,3 +447,22 @@ def test_the_example_in_the_docs_runs(
     exec(code, {"image": image})
     wanted = RuntimeModel(here / "model-int8.onnx", "it")(pixels).argmax(1).item()
     assert capsys.readouterr().out.strip() == str(wanted)
+
+
+def _a_strangers_surrogate(here: Path, mmard: Run) -> None:
+    """A network of nobody's package lends gradients; without one the record says that Square is alone."""
+    (here / "own.py").write_text(
+        "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    torch.save({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, here / "own.pt")
+    words = ["eval", "foreign.onnx", "data.name=digits", "threat.eps=0.1", "--limit", "12"]
+    done = mmard(*words, "--attacks", "fgsm", "--surrogate", "own.py:build", "--surrogate-weights", "own.pt")
+    assert "through-FGSM" in done.stdout, done.stderr
+    done = mmard(*words, "--attacks", "fgsm", "--surrogate", "own.py:build")
+    assert (done.returncode, "is without weights" in done.stderr) == (2, True)
+    for checks in ("quick", "none"):
+        done = mmard(*words, "--attacks", "square", "--checks", checks)
+        assert done.returncode == 0, done.stderr
+        records = [Scores.load(file.parent) for file in here.glob("eval/foreign.onnx*/scores.json")]
+        alone = [r for r in records if r.attacks == ("clean", "Square") and r.facts["checked"]["how"] == checks]
+        assert ["surrogate" in {check["name"] for check in r.facts["checks"]} for r in alone] == [True]

@@ -10,6 +10,7 @@ from mmard.core.errors import Interrupted
 ATTACKS = "Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: fgsm,pgd-20,cw,autoattack."
 PROTOCOL = "AutoAttack's: standard, or quick: APGD-CE and APGD-T only, named AutoAttack-quick."
 CHECKS = "Can it be believed? full, quick or none. Default: full where AutoAttack runs, else quick."
+SURROGATE = "Of an .onnx: run, weights or FILE.py:BUILD to take gradients from. --twin is its old name."
 CURVE = "Also PGD-20 at eight radii from 0 to 4 eps, on about 500 of the images."
 
 
@@ -30,7 +31,8 @@ def evaluate(
     examples: Annotated[
         int, typer.Option(min=0, help="Keep so many images with what PGD-20 makes of them; 0: none.")
     ] = 12,
-    twin: Annotated[str | None, typer.Option(help="Of an .onnx: the run or weights to take gradients from.")] = None,
+    surrogate: Annotated[str | None, typer.Option("--surrogate", "--twin", metavar="RUN", help=SURROGATE)] = None,
+    surrogate_weights: Annotated[str | None, typer.Option(metavar="FILE", help="Of a surrogate FILE.py:BUILD.")] = None,
     trust: console.Trusted = False,
 ) -> None:
     """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
@@ -41,12 +43,17 @@ def evaluate(
     RUN/last.safetensors.
     """
     from mmard.commands.judging import judge_all
+    from mmard.core.errors import MmardError
 
     console.must_be_settings(words, evaluate)
+    if surrogate_weights is not None:
+        if surrogate is None:
+            raise MmardError(f"--surrogate-weights {surrogate_weights} go with --surrogate FILE.py:BUILD")
+        surrogate = f"{surrogate}@{surrogate_weights}"
     asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
     asked["trust"] = trust
     try:
-        stand = judge_all(words, console.out, attacks, twin, **asked, curve=curve, examples=examples)
+        stand = judge_all(words, console.out, attacks, surrogate, **asked, curve=curve, examples=examples)
     except KeyboardInterrupt:
         raise Interrupted("the same command goes on") from None
     if not stand:

@@ -93,7 +93,9 @@ def choose_exported(names: str | None, trials: Mapping[str, Trial], protocol: st
     for word in names.split(","):
         both = [f"{way}-{word.strip()}" for way in HOW]
         if known == {_key(SQUARE)} and plain & {_key(word), *(_key(word).removeprefix(f"{way}-") for way in HOW)}:
-            raise MmardError(f"{word.strip()} needs the model's float twin; name it: --twin RUN, or --attacks square")
+            raise MmardError(
+                f"{word.strip()} needs the model's float twin; name it: --surrogate RUN, or --attacks square"
+            )
         words += [way for way in both if _key(way) in known] or [word]
     return choose(",".join(words), trials, protocol)
 

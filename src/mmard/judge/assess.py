@@ -51,7 +51,8 @@ def evaluate(
         protocol: ``"quick"`` puts AutoAttack-quick, two of its four attacks, in AutoAttack's place.
         limit: judge on about so many test images, every class in proportion; None: all.
         checks: ``"quick"``, ``"full"`` or ``"none"``; None: by the attacks. What they find is in ``facts["checks"]``.
-        twin: of an exported model, the run or weights that lend it gradients; None: those it was exported from.
+        twin: of an exported model, the run or weights that lend it gradients, or ``"net.py:build@weights.pt"``, whose code
+            runs; None: those it was exported from.
         curve, examples: what to keep besides, for a report; see `mmard.judge.extras.Extras`.
         trust: read and fetch the data that the weights name, though this user has never used them.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``; ``engine__devices=2`` shares the work.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mmard.core.errors import MmardError
 from mmard.core.files import sha256
@@ -15,10 +16,14 @@ from mmard.core.trust import Trust, known_file
 from mmard.data.images import Images
 from mmard.data.labels import Known
 from mmard.evaluation.evaluate import Trial
+from mmard.evaluation.predictions import must_answer
 from mmard.evaluation.runtime import choose_exported, exported_suite
+from mmard.locate import function_at
+from mmard.models.checkpoints import fit
 from mmard.models.runtime import RuntimeModel
 from mmard.models.students import Classifier
 from mmard.models.teachers import find_model, hub_of, load_model, must_fit, weights_file
+from mmard.models.weights import read_state
 from mmard.objects import known_of
 
 LITTLE = "only Square attacks it, and what withstands Square alone often falls to gradients"
@@ -35,7 +40,7 @@ class Exported:
     """
 
     model: RuntimeModel
-    twin: Classifier | None
+    twin: nn.Module | None
     twin_path: Path | None
 
     @staticmethod
@@ -47,6 +52,8 @@ class Exported:
         A warning says where there is none, and where the named one is not what was exported.
         """
         model = RuntimeModel(path, str(path))
+        if twin is not None and is_code(twin):
+            return Exported(model, *foreign(twin))
         found = _recorded(path, model.facts, trust) if twin is None else _named(twin, path, model.facts)
         network = None if found is None else load_model(found).requires_grad_(False)
         return Exported(model, network, found)
@@ -59,20 +66,56 @@ class Exported:
         """The model, once it and its twin are known to fit the images; the twin is on the device then."""
         self.model.must_fit(len(images.classes), tuple(images.shape))
         if self.twin is not None:
-            must_fit(self.twin, f"the float twin {self.twin_path}", len(images.classes), images.channels)
-            self.twin.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._must_fit(self.twin.to(device), images.take(torch.arange(1)).to(device))
         return self.model
+
+    def _must_fit(self, twin: nn.Module, one: Images) -> None:
+        if isinstance(twin, Classifier):
+            must_fit(twin, f"the float twin {self.twin_path}", len(one.classes), one.channels)
+            twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        else:
+            must_answer(twin, one)
 
     def known(self) -> list[Known]:
         """What the file and its twin say of their data."""
         own = Known.of(self.model.what, self.model.facts.get("classes"), self.model.classes, self.model.shape[0])
-        return [own] if self.twin_path is None else [own, known_of(self.twin_path, f"its float twin {self.twin_path}")]
+        return (
+            [own]
+            if not isinstance(self.twin, Classifier) or self.twin_path is None
+            else [own, known_of(self.twin_path, f"its float twin {self.twin_path}")]
+        )
 
     def described(self) -> dict[str, Any]:
         """For the record of an evaluation."""
         twin = None if self.twin_path is None else portable(str(self.twin_path))
         runtime = f"onnxruntime {self.model.version}, CPU"
         return {"runtime": runtime, "precision": self.model.facts.get("precision"), "twin": twin}
+
+
+def is_code(surrogate: str) -> bool:
+    """Is it ``FILE.py:BUILD@WEIGHTS``, and no run or file of this package?"""
+    return ".py:" in surrogate
+
+
+def foreign(surrogate: str) -> tuple[nn.Module, Path]:
+    """Build ``FILE.py:BUILD@WEIGHTS``, a network of somebody's own, in evaluation mode and held still; and its weights' place.
+
+    ``BUILD()`` gives the network: pixels in [0, 1] → logits. The caller has typed its name, so its code runs.
+
+    Raises:
+        MmardError: where there is no such function, or the weights are not its network's.
+    """
+    place, _, weights = surrogate.partition("@")
+    if not weights:
+        raise MmardError(f"the surrogate {place} is without weights; give them: --surrogate-weights FILE")
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise MmardError(f"there are no weights {path} of the surrogate {place}")
+    network = function_at(place)()
+    if not isinstance(network, nn.Module):
+        raise MmardError(f"{place} gives a {type(network).__name__}, expected a network, a torch.nn.Module")
+    fit(network, read_state(path), path)
+    return network.eval().requires_grad_(False), path
 
 
 def opened(path: Path, twin: str | None, trust: Trust) -> Exported | None:
@@ -92,14 +135,16 @@ def twins(models: Sequence[str], twin: str | None) -> dict[str, dict[str, str]]:
     """
     exported = [model for model in models if find_model(model).suffix == ".onnx"]
     if twin is not None and not exported:
-        raise MmardError(f"--twin {twin} goes with an exported model, and none of {', '.join(models)} ends in .onnx")
+        raise MmardError(
+            f"--surrogate {twin} goes with an exported model, and none of {', '.join(models)} ends in .onnx"
+        )
     return {model: {"twin": twin} if twin is not None and model in exported else {} for model in models}
 
 
 def _recorded(path: Path, facts: dict[str, Any], trust: Trust) -> Path | None:
     source = facts.get("source")
     if not isinstance(source, str):
-        warnings.warn(f"{path} names no float twin ({LITTLE}); give one: --twin RUN", stacklevel=2)
+        warnings.warn(f"{path} names no float twin ({LITTLE}); give one: --surrogate RUN", stacklevel=2)
         return None
     found = path.parent / source
     if not found.is_file() and (known := known_file(str(facts.get("sha256")))) and known.is_file():
@@ -112,7 +157,7 @@ def _recorded(path: Path, facts: dict[str, Any], trust: Trust) -> Path | None:
         fault = "has changed since"
     else:
         return found
-    warnings.warn(f"the float twin of {path}, {source}, {fault} ({LITTLE}); give one: --twin RUN", stacklevel=2)
+    warnings.warn(f"the float twin of {path}, {source}, {fault} ({LITTLE}); give one: --surrogate RUN", stacklevel=2)
     return None
 
 

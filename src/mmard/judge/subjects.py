@@ -156,14 +156,13 @@ class Subject:
     @staticmethod
     def of(source: Source, settings: Settings, limit: int | None, device: torch.device) -> "Subject":
         """Load both."""
+        model = source.exported or load_model(source.path)  # its faults come before images are read
         test = data_of(
             read_settings(settings, {"data.stream": True}), source.known()
         ).test  # nobody sees the training images
         whole = len(test) if settings.data.test_limit is None else math.inf
-        if source.exported is not None:
-            runtime = source.exported.on(device, test)
-            return Subject(runtime, some(test, limit, seed=0).to(device), whole, source.exported.twin)
-        model = load_model(source.path)
+        if isinstance(model, Exported):
+            return Subject(model.on(device, test), some(test, limit, seed=0).to(device), whole, model.twin)
         must_fit(model, str(source.path), len(test.classes), test.channels)
         model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Subject(model, some(test, limit, seed=0).to(device), whole)
