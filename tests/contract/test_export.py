@@ -460,9 +460,8 @@ def _a_strangers_surrogate(here: Path, mmard: Run) -> None:
     assert "through-FGSM" in done.stdout, done.stderr
     done = mmard(*words, "--attacks", "fgsm", "--surrogate", "own.py:build")
     assert (done.returncode, "is without weights" in done.stderr) == (2, True)
-    for checks in ("quick", "none"):
-        done = mmard(*words, "--attacks", "square", "--checks", checks)
-        assert done.returncode == 0, done.stderr
-        records = [Scores.load(file.parent) for file in here.glob("eval/foreign.onnx*/scores.json")]
-        alone = [r for r in records if r.attacks == ("clean", "Square") and r.facts["checked"]["how"] == checks]
-        assert ["surrogate" in {check["name"] for check in r.facts["checks"]} for r in alone] == [True]
+    done = mmard(*words, "--attacks", "square", "--checks", "none", "threat.eps=0.4")  # where a search is soon done
+    assert done.returncode == 0, done.stderr
+    records = [Scores.load(file.parent) for file in here.glob("eval/foreign.onnx*/scores.json")]
+    (alone,) = [record for record in records if record.attacks == ("clean", "Square")]
+    assert [check["name"] for check in alone.facts["checks"] if check["level"] == "warning"] == ["surrogate"]
