@@ -1,5 +1,6 @@
 """What is printed stands as it is, and an end that nobody foresaw is one line: faults, Ctrl-C, a closed pipe, no memory."""
 
+import errno
 import io
 import os
 import subprocess
@@ -7,14 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Run, command
+from helpers import Run, command, small_net
 from rich.console import Console
 
 from mmard import catalogue, cli
 from mmard.commands import console
 from mmard.core.errors import MmardError, as_mistake, is_out_of_memory
+from mmard.core.files import write_text, write_whole
 from mmard.core.terminal import Table, line
 from mmard.models.students import Architecture, build
+from mmard.models.weights import save_weights
 
 HOSTILE = "a [red]b[/red] [/x] [link=x] \\[c] :smile: \\"
 
@@ -158,3 +161,28 @@ def test_each_process_says_which_it_is(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(console, "RANK", "3")
     console.tell("bold red", "error", "no [x]")
     assert capsys.readouterr().err == "error in process 3: no [x]\n"
+
+
+def test_a_full_disk_is_one_line_with_the_path_and_what_is_free(tmp_path: Path) -> None:
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(MmardError) as e:
+        write_whole(tmp_path / "a.json", full)
+    assert f"cannot write {tmp_path}/a.json: No space left on device; free some space" in str(e.value)
+    assert " MB are free there" in str(e.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_plain_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MmardError, match="is no plain file and cannot be replaced"):
+        write_text(tmp_path / "pipe", "x")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_no_attacks_by_an_empty_list_of_names_is_one_line(mmard: Run, tmp_path: Path) -> None:
+    save_weights(tmp_path / "m.safetensors", small_net(classes=10))
+    done = mmard("eval", "m.safetensors", "data.name=digits", "threat.eps=0.1", "--attacks", ",")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "attacks ',' names none; expected such as fgsm,pgd-20" in done.stderr

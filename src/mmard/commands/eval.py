@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from mmard.commands import console
-from mmard.core.errors import Interrupted
+from mmard.core.errors import Interrupted, MmardError
 
 ATTACKS = "Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: fgsm,pgd-20,cw,autoattack."
 PROTOCOL = "AutoAttack's: standard, or quick: APGD-CE and APGD-T only, named AutoAttack-quick."
@@ -43,13 +43,9 @@ def evaluate(
     RUN/last.safetensors.
     """
     from mmard.commands.judging import judge_all
-    from mmard.core.errors import MmardError
 
     console.must_be_settings(words, evaluate)
-    if surrogate_weights is not None:
-        if surrogate is None:
-            raise MmardError(f"--surrogate-weights {surrogate_weights} go with --surrogate FILE.py:BUILD")
-        surrogate = f"{surrogate}@{surrogate_weights}"
+    surrogate = _with_weights(surrogate, surrogate_weights)
     asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
     asked["trust"] = trust
     try:
@@ -58,3 +54,10 @@ def evaluate(
         raise Interrupted("the same command goes on") from None
     if not stand:
         raise typer.Exit(1)
+
+
+def _with_weights(surrogate: str | None, weights: str | None) -> str | None:
+    """Join a surrogate and its weights to one word."""
+    if weights is not None and surrogate is None:
+        raise MmardError(f"--surrogate-weights {weights} go with --surrogate FILE.py:BUILD")
+    return surrogate if weights is None else f"{surrogate}@{weights}"

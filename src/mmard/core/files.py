@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, make_folder: boo
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
         path.parent.stat()  # native writers say less clearly that it is gone
-        _drop_leftovers(path)
+        _make_room(path)
         os.close(
             os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         )  # a new file: no link can stand in its place
@@ -59,11 +60,13 @@ def write_whole(path: Path, write: Callable[[Path], object], *, make_folder: boo
             raise
         kept = "; the file from before is kept" if path.exists() else ""
         reason = first_line(e) if isinstance(e, OSError) or not code else os.strerror(code)
-        raise MmardError(f"cannot write {path}: {reason}{kept}; {_cure(code)}") from e
+        raise MmardError(f"cannot write {path}: {reason}{kept}; {_cure(code, path)}") from e
 
 
-def _drop_leftovers(path: Path) -> None:
-    """Remove temporary files that a kill left behind long ago."""
+def _make_room(path: Path) -> None:
+    """Remove temporary files that a kill left behind long ago; raise where a device or a pipe stands in the file's place."""
+    if path.exists() and not path.is_file():
+        raise MmardError(f"{path} is no plain file and cannot be replaced by one; write elsewhere")
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with suppress(OSError):
             if time.time() - part.lstat().st_mtime > LEFT:
@@ -89,8 +92,11 @@ def _code(e: Exception, part: Path) -> int | None:
     return 0
 
 
-def _cure(code: int) -> str:
+def _cure(code: int, path: Path) -> str:
     if code in (errno.ENOSPC, errno.EDQUOT):
+        with suppress(OSError):
+            free = shutil.disk_usage(path.parent).free
+            return f"free some space and start it again ({free / 1e6:,.1f} MB are free there)"
         return "free some space and start it again"
     if code == errno.ENOENT:
         return "its folder is gone: was it moved or removed?"

@@ -86,6 +86,10 @@ def choose(names: str | None, trials: Mapping[str, Trial], protocol: str = "stan
     if names is None:
         named = [name for name, trial in trials.items() if trial.usual]
     else:
+        if not names.strip(" ,"):
+            raise MmardError(
+                f"attacks {names!r} names none; expected such as fgsm,pgd-20, or none for clean accuracy only"
+            )
         wanted = [n.strip().lower().replace("&", "") for n in names.split(",") if n.strip() not in ("", "none", CLEAN)]
         for n in wanted:
             if n not in by_name:
