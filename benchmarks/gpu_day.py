@@ -82,7 +82,12 @@ def settings_of(name: str, job: dict[str, Any], out: Path, data: Path, tiny: boo
         settings["teacher"] = str(out / job["teacher"])
     if tiny:
         small = {"student": "cnn-4-3", "data": {"name": "digits", "limit": 300}, "threat": {"eps": 0.1}}
-        settings |= {**small, "train": {**plan, "epochs": 2, "batch_size": 50}, "attack": {"steps": 2}}
+        settings |= {
+            **small,
+            "train": {**plan, "epochs": 2, "batch_size": 50},
+            "attack": {"steps": 2},
+            "teacher_check": "none",
+        }
     return settings
 
 

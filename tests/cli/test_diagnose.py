@@ -16,7 +16,7 @@ from mmard.objects import method_of
 from mmard.runs import RunFolder
 
 SHORT = [*QUICK, "student=cnn-2-1", "train.epochs=1"]
-METHODS = "rslad,mmard(inner=label, beta=5),standard"
+METHODS = "rslad,mmard(inner=margin, beta=5),standard"
 
 
 @pytest.fixture
@@ -33,16 +33,16 @@ def test_a_run_is_diagnosed_into_a_table_files_and_figures(mmard: Run, run: Path
     for words in (
         "12 held-out images, L∞ 0.1",
         "PGD-2 (step eps/4, start gaussian)",
-        "mmard(inner=label, beta=5)",
+        "mmard(inner=margin, beta=5)",
         "direct attack on T",
     ):
         assert words in done.stdout
     found = json.loads((run / "diagnose/diagnosis.json").read_text())
     rows = found["examples"]
-    assert list(rows) == ["natural images", "rslad", "mmard(inner=label, beta=5)", "standard", "direct attack on T"]
+    assert list(rows) == ["natural images", "rslad", "mmard(inner=margin, beta=5)", "standard", "direct attack on T"]
     assert rows["standard"] | {"gain": 0, "gain_error": 0} == rows["natural images"] | {"gain": 0, "gain_error": 0}
     assert rows["natural images"]["share"] == 0 == rows["rslad"]["gain"]
-    assert rows["mmard(inner=label, beta=5)"]["share"] > rows["rslad"]["share"]
+    assert rows["mmard(inner=margin, beta=5)"]["share"] > rows["rslad"]["share"]
     assert max(r["share"] for r in rows.values()) <= 1 + 1e-6
     assert found["inner"]["standard"].startswith("nothing")
     assert set(found["training"]) == {"best, epoch 1", "last, epoch 1"}
