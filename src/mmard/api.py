@@ -21,12 +21,12 @@ from mmard.models.students import Architecture, Classifier, build
 from mmard.models.teachers import Card, find_model, load_teacher, weights_file
 from mmard.models.weights import describes_itself
 from mmard.objects import check, data_of, engine_of, known_of, may_be_read, method_of, plan_of, teachers_of
-from mmard.runs import RunFolder, changes, differences, listed
+from mmard.runs import RunFolder, changes, differences, listed, look_told
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
 from mmard.training.extension import EXTENDABLE, Extension
 from mmard.training.progress import Watcher
-from mmard.training.teacher_check import TeacherCheck, in_words
+from mmard.training.teacher_check import TeacherCheck
 from mmard.training.trainer import Trainer
 from mmard.training.validation import JUDGED, Validation
 
@@ -144,7 +144,7 @@ def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
                 foreign=not describes_itself(weights_file(path)),
             )
             found[name] = look(cast(Classifier, trainer.teachers[name]), f"the {name} {sources[name]}")
-            trainer.watcher.told(f"{'teacher' if name == 'teacher' else f'teachers.{name}'}: {in_words(found[name])}")
+            trainer.watcher.told(look_told(name, found[name]))
     if found:
         write_json(folder.teachers_file, found)
         trainer.facts["teachers"] = found

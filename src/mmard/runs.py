@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +14,7 @@ import torch
 import yaml
 
 from mmard.core.errors import MmardError, first_line
-from mmard.core.files import load_safely, write_text, write_whole
+from mmard.core.files import load_safely, read_json, write_text, write_whole
 from mmard.core.opening import open_to_append
 from mmard.core.reading import NoJsonError, parse_json, read_text
 from mmard.core.seal import is_whole, seal
@@ -33,6 +34,7 @@ class RunFolder:
         self.best_file = self.path / "best.safetensors"
         self.last_file = self.path / "last.safetensors"
         self.teachers_file = self.path / "teachers.json"
+        self.history_file = self.path / "history.json"
         self._board: Any = None
         self._lock: IO[str] | None = None
 
@@ -134,7 +136,33 @@ class RunFolder:
     def keep_history(self, history: list[dict[str, Any]]) -> None:
         """Write history.json: when the run was extended, and what changed then."""
         text = json.dumps(history, indent=2, ensure_ascii=False) + "\n"
-        write_text(self.path / "history.json", text, make_folder=False)
+        write_text(self.history_file, text, make_folder=False)
+
+    def history_told(self) -> list[str]:
+        """Tell the run's extensions, a line each; none where it was never extended.
+
+        Raises:
+            MmardError: for a file that is not as `keep_history` writes it.
+        """
+        file = self.history_file
+        found = parse_json(read_text(file), str(file)) if file.is_file() else []
+        try:
+            return [printable(extension_told(entry)) for entry in found]
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
+            raise MmardError(f"{file} is no history of a run ({first_line(e)}); mend it, or remove it") from e
+
+    def teachers_told(self) -> list[str]:
+        """Tell what the look at each teacher found before it taught, a line each; none where nobody looked.
+
+        Raises:
+            MmardError: for a file that is not as training writes it.
+        """
+        file = self.teachers_file
+        found = read_json(file) if file.is_file() else {}
+        try:
+            return [printable(look_told(name, look)) for name, look in found.items()]
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise MmardError(f"{file} does not say what was found of teachers ({first_line(e)}); remove it") from e
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the checkpoint in one step, with a digest of its contents; a folder that is gone is an error."""
@@ -242,3 +270,18 @@ def listed(changed: dict[str, tuple[Any, Any]]) -> str:
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """Settings that differ, as ``key: old → new``."""
     return [listed({key: pair}) for key, pair in changes(old, new, prefix).items()]
+
+
+def extension_told(entry: Mapping[str, Any]) -> str:
+    """Tell an extension of a run in one line, from its entry in history.json."""
+    changed = ", ".join(f"{key} {old} → {new}" for key, (old, new) in entry["changed"].items())
+    return f"extended at epoch {entry['epoch']:g}: {changed}; learning rate {entry['lr'][0]:.3g} → {entry['lr'][1]:.3g}"
+
+
+def look_told(name: str, found: Mapping[str, Any]) -> str:
+    """Tell in one line what a look at a teacher found, from its entry in teachers.json."""
+    robust = f", PGD-10 {found['pgd_10']:.1f} % ({found['threat']})" if "pgd_10" in found else ""
+    claims = {k: v for k, v in found["claimed"].items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    claimed = f"; claimed: {', '.join(f'{k} {v:g} %' for k, v in claims.items())}" if claims else ""
+    who = "teacher" if name == "teacher" else f"teachers.{name}"
+    return f"{who}: clean {found['clean']:.1f} %{robust} on {found['images']} held-out images{claimed}"

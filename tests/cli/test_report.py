@@ -98,6 +98,32 @@ def test_a_run_is_trained_judged_and_reported(mmard: Run, tmp_path: Path, digits
     assert "worst case, % low" in (tmp_path / "runs/run/report.summary.csv").read_text()
 
 
+def test_report_and_card_tell_the_look_at_the_teacher_and_the_extensions(
+    mmard: Run, tmp_path: Path, digits_teacher: Path
+) -> None:
+    words = ["train", *QUICK[:-1], "student=cnn-2-1", "--teacher", digits_teacher]
+    assert mmard(*words, "train.epochs=1").returncode == 0
+    done = mmard("train", "--resume", *words[1:], "--extend")
+    assert done.returncode == 0, done.stderr
+    assert mmard("report", "runs/run").returncode == 0
+    (entry,) = json.loads((tmp_path / "runs/run/history.json").read_text())
+    found = json.loads((tmp_path / "runs/run/teachers.json").read_text())["teacher"]
+    looked = f"eacher: clean {found['clean']:.1f} %"
+    extended = f"xtended at epoch 1: train.epochs 1 → 2; learning rate {entry['lr'][0]:.3g} → {entry['lr'][1]:.3g}"
+    for file in ("README.md", "report.html"):
+        text = (tmp_path / "runs/run" / file).read_text()
+        assert (text.count(looked), text.count(extended)) == (1, 1), file
+
+
+@pytest.mark.parametrize("name", ["history.json", "teachers.json"])
+@pytest.mark.parametrize("text", ["{", "[1]", '{"teacher": {"clean": "high"}}', '[{"epoch": 1}]'])
+def test_a_record_that_cannot_be_told_is_a_line(name: str, text: str, mmard: Run, study: Path) -> None:
+    (study / "rslad/seed-0" / name).write_text(text)
+    done = mmard("report", "study")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("left out:") and name in line]
+
+
 def test_the_command_that_is_named_fills_the_gap(mmard: Run, tmp_path: Path, digits_teacher: Path) -> None:
     assert mmard("train", *QUICK, "student=cnn-2-1", "--teacher", digits_teacher).returncode == 0
     how = ["--attacks", "fgsm,square", "--limit", "20", "--seed", "3", "threat.eps=4/255", "data.limit=200"]

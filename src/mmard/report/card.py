@@ -119,6 +119,8 @@ def _facts(run: Run) -> str:
     lines.append(
         f"- **Teacher**: {f'`{portable(teacher)}`{_of_teacher(Path(str(teacher)), run.path)}' if teacher else 'none'}"
     )
+    lines += [f"- **Before it taught**, the {line}" for line in run.looks_at_teachers]
+    lines += [f"- **The run** was {line}" for line in run.history]
     if run.precision:
         lines.append(f"- **Precision**: {run.precision} in training, float32 in judging")
     others = s.get("teachers")

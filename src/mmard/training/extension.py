@@ -109,9 +109,3 @@ def beginnings(epochs: int, averaging: Averaging, method: Method) -> dict[str, f
     if method.perturbation is not None:
         found["awp"] = beginning("awp", method.perturbation.begin, epochs)
     return found
-
-
-def told(entry: Mapping[str, Any]) -> str:
-    """Say an extension in one line."""
-    changed = ", ".join(f"{key} {old} → {new}" for key, (old, new) in entry["changed"].items())
-    return f"extended at epoch {entry['epoch']:g}: {changed}; learning rate {entry['lr'][0]:.3g} → {entry['lr'][1]:.3g}"

@@ -168,11 +168,3 @@ def robust_claim(claimed: Mapping[str, Any], threat: Threat) -> float | None:
     values = [_number(value) for key, value in claimed.items() if key not in ("clean", "threat")]
     known = [value for value in values if value is not None]
     return min(known) if known and wide_enough else None
-
-
-def in_words(found: Mapping[str, Any]) -> str:
-    """One line of what was found."""
-    robust = f", PGD-10 {found['pgd_10']:.1f} % ({found['threat']})" if "pgd_10" in found else ""
-    claims = {k: v for k, v in found["claimed"].items() if _number(v) is not None}
-    claimed = f"; claimed: {', '.join(f'{k} {v:g} %' for k, v in claims.items())}" if claims else ""
-    return f"clean {found['clean']:.1f} %{robust} on {found['images']} held-out images{claimed}"

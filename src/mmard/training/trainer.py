@@ -24,11 +24,11 @@ from mmard.data.augment import changed, drawn
 from mmard.data.images import Images, ImageSet
 from mmard.models.students import Classifier
 from mmard.models.weights import save_weights
-from mmard.runs import RunFolder
+from mmard.runs import RunFolder, extension_told
 from mmard.training.averaging import Average, Averaging
 from mmard.training.cost import Cost
 from mmard.training.engine import Engine
-from mmard.training.extension import Extension, told
+from mmard.training.extension import Extension
 from mmard.training.feed import Feed
 from mmard.training.identity import identity_of, must_be_of
 from mmard.training.inner_state import prepared, tell_guards
@@ -309,7 +309,7 @@ class Trainer:
             self.history = [*self.history, entry]
             self._save()  # from here on the checkpoint is of the new plan
             self.engine.on_global_zero(lambda: self.folder.keep_history(self.history))
-            self.watcher.told(told(entry))
+            self.watcher.told(extension_told(entry))
 
     def _extended(self, extension: Extension) -> dict[str, Any]:
         return extension.entry(

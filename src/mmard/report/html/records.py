@@ -1,6 +1,6 @@
 """What lies in a run folder, read for a report. What cannot be read is a line in `Run.faults`, and the rest is shown."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ class Run:
         diagnosis: diagnosis.json; None where there is none.
         formula: the method as it reads in its paper; empty where it is not known.
         faults: files that could not be read, a line each.
+        looks_at_teachers: what was found of each teacher before it taught, a line each.
+        history: how the run was extended, a line each.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Run:
     diagnosis: Row | None = None
     formula: str = ""
     faults: list[str] = field(default_factory=list)
+    looks_at_teachers: Sequence[str] = ()
+    history: Sequence[str] = ()
 
     @property
     def seed(self) -> Any:
@@ -124,7 +128,10 @@ def read_run(path: Path, name: str, formula: str = "", resolved: Mapping[str, An
     metrics = [r for r in metrics if isinstance(r.get("epoch"), int) and isinstance(r.get("seconds"), int | float)]
     judged = _judged(path, faults)
     diagnosis = optional(path / "diagnose" / "diagnosis.json", read_json, faults)
-    return Run(name, path, settings, metrics, judged, diagnosis, formula, faults)
+    folder = RunFolder(path)
+    looks = attempt(folder.teachers_told, folder.teachers_file, faults) or []
+    history = attempt(folder.history_told, folder.history_file, faults) or []
+    return Run(name, path, settings, metrics, judged, diagnosis, formula, faults, looks, history)
 
 
 def _judged(run: Path, faults: list[str]) -> dict[str, Judged]:

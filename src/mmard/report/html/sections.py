@@ -126,11 +126,25 @@ def settings(groups: Sequence[Group], sheets: Sheets) -> str:
             if group is groups[0]
             else differences({**first, "seed": 0, "out": ""}, {**run.settings, "seed": 0, "out": ""})
         )
+        lines = "".join(f"<p>{escape(line)}</p>" for line in _course(group))
         unlike = f"<p>Unlike {escape(groups[0].name)}: {escape('; '.join(changed))}</p>" if changed else ""
         text = yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True)
         whole = folded(f"Settings of {run.name}", f"<pre>{escape(text)}</pre>")
-        parts.append(f"<h3>{escape(group.name)}</h3>{formula}{unlike}{whole}")
+        parts.append(f"<h3>{escape(group.name)}</h3>{formula}{lines}{unlike}{whole}")
     return folded("All in one table", table(sheets, "setups")) + "".join(parts)
+
+
+def _course(group: Group) -> list[str]:
+    """What was found of the teachers, and how runs were extended: a line each, with the runs of which it is true."""
+    said: dict[str, list[str]] = {}
+    for run in group.runs:
+        for line in (*run.looks_at_teachers, *run.history):
+            said.setdefault(line, []).append(run.name)
+    told = []
+    for line, names in said.items():
+        where = "" if len(names) == len(group.runs) else f" ({', '.join(names)})"
+        told.append(f"{line[:1].upper()}{line[1:]}{where}.")
+    return told
 
 
 def missing(found: Sequence[Missing]) -> str:
