@@ -79,8 +79,9 @@ class RunFolder:
     def close(self) -> None:
         """Flush what is not on disk yet and let others in."""
         for file in (self._board, self._lock):
-            if file is not None:
-                file.close()
+            with suppress(OSError):  # of a full disk, which the write that matters has named
+                if file is not None:
+                    file.close()
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a line to the metrics."""

@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from mmard.core.files import write_text, write_whole
 from mmard.core.terminal import Table, line
 from mmard.models.students import Architecture, build
 from mmard.models.weights import save_weights
+from mmard.runs import RunFolder
 
 HOSTILE = "a [red]b[/red] [/x] [link=x] \\[c] :smile: \\"
 
@@ -186,3 +188,16 @@ def test_no_attacks_by_an_empty_list_of_names_is_one_line(mmard: Run, tmp_path: 
     done = mmard("eval", "m.safetensors", "data.name=digits", "threat.eps=0.1", "--attacks", ",")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "attacks ',' names none; expected such as fgsm,pgd-20" in done.stderr
+
+
+def test_a_disk_without_a_byte_left_names_the_file(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.lock()
+    (tmp_path / "full").symlink_to("/dev/full")
+    lock = folder._lock
+    assert lock is not None
+    with (tmp_path / "full").open("w") as full:
+        os.dup2(full.fileno(), lock.fileno())  # what was not flushed yet meets a full disk when it is closed
+    lock.write("1")
+    with pytest.raises(MmardError, match=r"cannot write .*/x\.json"), closing(folder):
+        write_whole(tmp_path / "x.json", lambda _: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))

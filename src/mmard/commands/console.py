@@ -1,8 +1,8 @@
 """Where the command line speaks: of several processes, the first one's screen."""
 
 import os
-from collections.abc import Callable, Collection, Iterable
-from inspect import signature
+from collections.abc import Callable, Collection
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,11 +35,13 @@ def tell(style: str, what: str, message: str) -> None:
     Console(emoji=False, stderr=True).print(line(*parts), soft_wrap=True)
 
 
-def must_be_settings(words: Iterable[str], command: Callable[..., Any], known: Collection[str] = ()) -> None:
+def must_be_settings(words: Collection[str], command: Callable[..., Any], known: Collection[str] = ()) -> None:
     """Raise for an option of the command that is given as a setting, such as ``seed=3``; ``known`` are settings, too."""
-    for word in words:
+    taken = signature(command).parameters
+    needs_more = taken["words"].default is Parameter.empty and all("=" in word for word in words)
+    for word in () if needs_more else words:  # that no model is given is said first
         key, equals, value = word.partition("=")
-        option = signature(command).parameters.get(key.replace("-", "_"))
+        option = taken.get(key.replace("-", "_"))
         if equals and option is not None and option.name not in ("to", "words", *known) and not Path(word).exists():
             said = f"--{option.name.replace('_', '-')}" + ("" if option.default is False else f" {value}")
             raise MmardError(f"unknown setting {key!r} of this command; it is an option: say {said}")
