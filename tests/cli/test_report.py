@@ -1,6 +1,7 @@
 """`mmard report`: the page from real and hand-made runs, its words for wrong input, and the page in a browser."""
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from handmade import make_run, scores, verdicts
+from handmade import judge, make_run, scores, verdicts
 from helpers import QUICK, Run
 
 from mmard.commands.report import report_of
@@ -92,8 +93,8 @@ def test_a_run_is_trained_judged_and_reported(mmard: Run, tmp_path: Path, digits
     assert len(page.names) == len(set(page.names)) > 8
     rows = json.loads((tmp_path / "runs/run/eval/best_FGSM_20-images/scores.json").read_text())["attacks"]
     shown = f"{rows[-1]['accuracy']:.1f} ({rows[-1]['low']:.1f}–{rows[-1]['high']:.1f})"
-    for file in ("report.html", "report.md"):
-        assert shown in (tmp_path / "runs/run" / file).read_text()
+    assert shown in re.sub(r"</?span>", "", text)
+    assert shown in (tmp_path / "runs/run/report.md").read_text()
     assert shown.replace("–", "--") in (tmp_path / "runs/run/report.tex").read_text()
     assert "worst case, % low" in (tmp_path / "runs/run/report.summary.csv").read_text()
 
@@ -282,3 +283,50 @@ def test_the_first_tab_leads_past_the_links(browser: Any, mmard: Run, study: Pat
     assert browser.switch_to.active_element.get_attribute("href").endswith("#main")
     browser.switch_to.active_element.send_keys(Keys.TAB)
     assert browser.switch_to.active_element.get_attribute("id") == "theme"
+
+
+TABLES = """return [...document.querySelectorAll("table")].map(table => ({
+  name: table.id,
+  cut: Math.max(table.getBoundingClientRect().right, ...[...table.rows].flatMap(row => [...row.cells]).map(
+    cell => cell.getBoundingClientRect().left + cell.scrollWidth)) - table.parentNode.getBoundingClientRect().right,
+  first: [table.querySelector("thead .number"), table.querySelector("td.number")].filter(Boolean).map(
+    cell => [cell.textContent, cell.getBoundingClientRect().right]),
+  right: table.parentNode.getBoundingClientRect().right,
+}))"""
+
+
+def wide(at: Path) -> None:
+    """A run of a long name, judged by all the usual attacks."""
+    make_run(at, method="trades", seed=int(at.name[-1]))
+    judge(at, "best", "FGSM", "PGD-20", "C&W", "AutoAttack")
+
+
+@pytest.mark.parametrize(("width", "phone"), [(390, True), (1280, False)])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_headline_is_seen_on_a_phone_and_no_column_is_cut_off_on_a_desk(
+    width: int, phone: bool, theme: str, seeds: int, browser: Any, mmard: Run, tmp_path: Path
+) -> None:
+    for method in ("mmard(inner=entropy, outer=contrast, beta=2)", "rslad", "trades"):
+        for seed in range(seeds):
+            wide(tmp_path / "study" / method / f"seed-{seed}")
+    assert mmard("report", "study").returncode == 0
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": phone}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    colours = [{"name": "prefers-color-scheme", "value": theme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": colours})
+    try:
+        browser.get(f"file://{tmp_path / 'study/report.html'}")
+        browser.execute_script("document.querySelectorAll('details').forEach(one => one.open = true)")
+        found = {table["name"]: table for table in browser.execute_script(TABLES)}
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert {"table-summary", "table-runs", "table-cost"} <= found.keys()
+    for name in ("table-summary", "table-runs"):
+        (head, _), (figure, _) = found[name]["first"]
+        assert head.startswith("worst case, %")
+        assert figure.startswith("50.0")
+        assert all(right <= found[name]["right"] for _, right in found[name]["first"]), found[name]
+    if not phone:
+        assert {name: table["cut"] for name, table in found.items() if table["cut"] > 0.5} == {}

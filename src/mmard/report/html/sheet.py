@@ -70,10 +70,15 @@ class Sheet:
     def _cell(self, i: int, cell: Cell) -> str:
         value = "" if cell.value is None else f' data-value="{cell.value:.10g}"'
         tint = "" if cell.tint is None else f' style="--tint:{min(1.0, max(0.0, cell.tint)):.0%}"'
-        kind = " ".join(["number"] * (i >= self.words) + ["tinted"] * (cell.tint is not None))
+        text, bracket = escape(cell.text), i >= self.words and cell.text.endswith(")")
+        if bracket:  # where there is no room for both, the interval stands below its figure
+            figure, _, reach = text.partition(" (")
+            text = f"{figure} <span>({reach}</span>"
+        kinds = {"number": i >= self.words, "interval": bracket, "tinted": cell.tint is not None}
+        kind = " ".join(name for name, is_so in kinds.items() if is_so)
         attributes = f"{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}{value}{tint}"
         tag = 'th scope="row"' if i == 0 else "td"
-        return f"<{tag}{attributes}>{escape(cell.text)}</{tag.split()[0]}>"
+        return f"<{tag}{attributes}>{text}</{tag.split()[0]}>"
 
     def markdown(self) -> str:
         """A table of GitHub's kind under a heading."""

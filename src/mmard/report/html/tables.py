@@ -74,7 +74,7 @@ def _joined(found: Any) -> str:
 
 def runs(groups: Sequence[Group], kind: str) -> Sheet | None:
     """Every run with its intervals."""
-    attacks = attacks_of(groups, kind)
+    attacks = headline_first(attacks_of(groups, kind))
     if not attacks or sum(len(group.runs) for group in groups) < 2:
         return None
     rows = []
