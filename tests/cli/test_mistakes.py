@@ -306,7 +306,8 @@ def test_a_broken_checkpoint_is_one_line_and_is_kept(content: bytes | None, mmar
     file = finished / "checkpoint.pt"
     file.write_bytes(file.read_bytes()[:-1000] if content is None else content)
     kept = file.read_bytes()
-    assert_one_line(mmard("train", *SHORT, "--method", "pgd_at", "--resume"), "checkpoint.pt is no whole checkpoint")
+    words = "is damaged" if content is None else "is no whole checkpoint"  # a part of an archive has lost its digest
+    assert_one_line(mmard("train", *SHORT, "--method", "pgd_at", "--resume"), f"checkpoint.pt {words}")
     assert file.read_bytes() == kept
 
 

@@ -138,8 +138,3 @@ def test_mistakes_are_one_clear_line(make: object, words: str) -> None:
 def test_an_attack_on_a_narrower_range_is_refused_by_autoattack() -> None:
     with pytest.raises(MmardError, match=r"pixels in \[0, 1\]"):
         AutoAttack()(Linear(4), torch.rand(1, 1, 2, 2), torch.zeros(1, dtype=torch.long), Threat(eps=0.1, upper=0.9))
-
-
-def test_two_classes_are_too_few_for_autoattack() -> None:
-    with pytest.raises(MmardError, match="at least 4 classes, got 2"):
-        AutoAttack()(Linear(4), torch.rand(1, 1, 2, 2), torch.zeros(1, dtype=torch.long), Threat(eps=0.1))
