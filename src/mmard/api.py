@@ -20,9 +20,18 @@ from mmard.judge.extras import formula_of, keep_card
 from mmard.models.students import Architecture, Classifier, build
 from mmard.models.teachers import Card, find_model, load_teacher, weights_file
 from mmard.models.weights import describes_itself
-from mmard.objects import check, data_of, engine_of, known_of, may_be_read, method_of, plan_of, teachers_of
+from mmard.objects import (
+    averaging_of,
+    check,
+    data_of,
+    engine_of,
+    known_of,
+    may_be_read,
+    method_of,
+    plan_of,
+    teachers_of,
+)
 from mmard.runs import RunFolder, changes, differences, listed, look_told
-from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
 from mmard.training.extension import EXTENDABLE, Extension
 from mmard.training.progress import Watcher
@@ -220,11 +229,6 @@ def extension_of(folder: RunFolder, settings: Settings) -> Extension | None:
 def _changed(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
     a, b = (s.model_dump(mode="json", exclude=UNIMPORTANT) for s in (old, new))
     return changes(a, b)
-
-
-def averaging_of(settings: Settings) -> Averaging:
-    """The average of the weights."""
-    return Averaging(**settings.averaging.model_dump())
 
 
 def _trainer(

@@ -253,9 +253,8 @@ def main() -> None:
         with suppress(OSError):  # of a terminal that is gone
             if console.RANK == "0":
                 console.tell("", f"stopped by {e}; {GOES_ON}", "")
-        sys.exit(
-            e.code if console.LOCAL == "0" else 0
-        )  # the others are children: their code would be taken for a fault
+        # The other processes are children of the first, which would take their code for a fault.
+        sys.exit(e.code if console.LOCAL == "0" else 0)
     except Exception as e:
         sys.exit(_told(e))
 

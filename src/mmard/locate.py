@@ -36,7 +36,7 @@ def function_at(name: str) -> Callable[..., Any]:
     """Import ``file.py:function`` or ``module:function``, which runs its code: only for what the caller has typed or trusts.
 
     Raises:
-        MmardError: when there is none, with the nearest names.
+        MmardError: when there is none, with the nearest names; or where its file or module cannot be imported.
     """
     place, _, function = name.rpartition(":")
     module = _from_file(Path(place)) if place.endswith(".py") else _imported(place)
@@ -77,7 +77,7 @@ def build_method(spec: str | dict[str, Any], trust: Trust = Trust()) -> Method:
         inspect.signature(builder).bind(**spec)
     except TypeError as e:
         raise MmardError(f"method {name}: {e}") from e
-    method = _run(lambda: builder(**spec), f"method {name}", "fails")
+    method = run_foreign(lambda: builder(**spec), f"method {name}", "fails")
     if not isinstance(method, Method):
         raise MmardError(f"{name} gave a {type(method).__name__}, expected a mmard.Method")
     return method
@@ -183,7 +183,7 @@ def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
 def _number(value: Any, key: str) -> float:
     """A number; temperatures are above 0, rates and powers are not below."""
     try:
-        number = parse_number(None if isinstance(value, bool) else value)
+        number = parse_number(value)
     except ValueError as e:
         raise MmardError(f"{key} is {value!r}, {e}") from e
     name = key.rpartition(".")[2]
@@ -200,17 +200,18 @@ def _from_file(path: Path) -> Any:
     assert spec.loader is not None
     module, loader = importlib.util.module_from_spec(spec), spec.loader
     sys.modules[spec.name] = module
-    _run(lambda: loader.exec_module(module), str(path))
+    run_foreign(lambda: loader.exec_module(module), str(path))
     return module
 
 
 def _imported(place: str) -> Any:
-    return _run(lambda: importlib.import_module(place), place)
+    return run_foreign(lambda: importlib.import_module(place), place)
 
 
-def _run(load: Callable[[], Any], place: str, what: str = "cannot be imported") -> Any:
+def run_foreign(call: Callable[[], Any], place: str, what: str = "cannot be imported") -> Any:
+    """Call code of somebody's own; whatever it raises becomes an `MmardError` that names the ``place`` and ``what`` it did."""
     try:
-        return load()
+        return call()
     except MmardError:
         raise
     except Exception as e:

@@ -12,7 +12,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.config import Settings, recipes
 from mmard.core.errors import MmardError
 from mmard.core.method import Method
-from mmard.core.numbers import NeverBeginsError, beginning
+from mmard.core.numbers import NeverBeginsError
 from mmard.core.threat import Threat
 from mmard.core.views import MissingModelError, Models, Views
 from mmard.data.images import DataSet
@@ -26,6 +26,7 @@ from mmard.terms import OVER_THE_BATCH
 from mmard.terms.fairness import Fairness
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
+from mmard.training.extension import beginnings
 from mmard.training.plan import Plan
 
 
@@ -163,8 +164,7 @@ def check(settings: Settings) -> None:
     processes, batch = settings.engine.devices * settings.engine.nodes, plan_of(settings).batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
-    if settings.averaging.kind != "none":
-        Averaging(**settings.averaging.model_dump()).in_run_of(settings.train.epochs)
+    beginnings(settings.train.epochs, averaging_of(settings), method)
     fresh = {companion.fresh for companion in method.companions.values()} - {None, "student"}
     with torch.device("meta"):
         for name in (settings.student, *sorted(filter(None, fresh))):
@@ -194,10 +194,7 @@ def must_be_whole(method: Method, names: Iterable[str], epochs: int = 200) -> No
     Before anything is loaded: by a `MissingModelError` or a `NeverBeginsError`. A copy of the method is evaluated on made-up images
     and networks; whatever else fails on those is left to training.
     """
-    for name, companion in method.companions.items():
-        beginning(f"the training of {name!r}", companion.begin, epochs)
-    if method.perturbation is not None:
-        beginning("awp", method.perturbation.begin, epochs)
+    beginnings(epochs, Averaging(), method)
     with torch.random.fork_rng(devices=[]):  # the generator is the caller's
         torch.manual_seed(0)
         x, weights, numbers = torch.rand(10, 3, 8, 8), torch.randn(3 * 8 * 8, 10), torch.arange(10)
@@ -217,3 +214,8 @@ def must_be_whole(method: Method, names: Iterable[str], epochs: int = 200) -> No
 def plan_of(settings: Settings) -> Plan:
     """The schedule."""
     return Plan(**settings.train.model_dump())
+
+
+def averaging_of(settings: Settings) -> Averaging:
+    """Build the average of the weights from settings."""
+    return Averaging(**settings.averaging.model_dump())

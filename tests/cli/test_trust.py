@@ -18,7 +18,7 @@ from mmard import api
 from mmard.core import trust as trust_module
 from mmard.core.errors import MmardError
 from mmard.core.trust import Trust
-from mmard.judge.extras import known_of
+from mmard.judge.extras import settings_and_formula_of
 from mmard.models.teachers import load_model
 from mmard.models.tensors import load_tensors, save_tensors
 from mmard.models.weights import facts_of, save_weights
@@ -184,13 +184,13 @@ def test_an_old_folder_shows_our_formula_and_only_the_name_of_others(
         (run / "method.txt").unlink()
         facts = {key: value for key, value in facts_of(run / "best.safetensors").items() if key != "formula"}
         save_weights(run / "best.safetensors", load_model(run), facts)
-    assert "CE(S(x'), y)" in known_of(ours)[1]
-    assert known_of(foreign)[1] == ""
+    assert "CE(S(x'), y)" in settings_and_formula_of(ours)[1]
+    assert settings_and_formula_of(foreign)[1] == ""
 
 
 def test_a_kept_formula_is_shown_as_text(foreign: Path) -> None:
     RunFolder(foreign).formula_file.write_text("```\n# not code\n\x1b[31m" + "a" * 20_000)
-    formula = known_of(foreign)[1]
+    formula = settings_and_formula_of(foreign)[1]
     assert formula.startswith("```\n# not code\n[31maaa")
     assert len(formula) <= 10_000
 

@@ -17,7 +17,7 @@ from mmard.evaluation.curve import radii_of
 from mmard.evaluation.evaluate import choose, evaluate, suite
 from mmard.evaluation.examples import Examples, examples
 from mmard.evaluation.scores import wilson
-from mmard.judge.extras import known_of
+from mmard.judge.extras import settings_and_formula_of
 from mmard.report.html import tables
 from mmard.report.html.chart import ticks
 from mmard.report.html.classes import by_class
@@ -62,9 +62,9 @@ def test_runs_that_differ_by_their_seed_stand_together(two_seeds: list[Group]) -
 def test_an_old_file_that_lacks_a_new_setting_stands_with_the_others(tmp_path: Path) -> None:
     make_run(tmp_path / "s/a/seed-0")
     make_run(tmp_path / "s/a/seed-1", seed=1, train={"epochs": 3, "hold": 0.0})  # the default, written out
-    assert len(read_all([tmp_path / "s"], known_of)) == 1
+    assert len(read_all([tmp_path / "s"], settings_and_formula_of)) == 1
     make_run(tmp_path / "s/a/seed-2", seed=2, train={"epochs": 3, "hold": 0.5})
-    assert [len(group.runs) for group in read_all([tmp_path / "s"], known_of)] == [2, 1]
+    assert [len(group.runs) for group in read_all([tmp_path / "s"], settings_and_formula_of)] == [2, 1]
 
 
 def test_a_seed_twice_is_another_group(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmard.attacks.spared import Pruned, Remembering
 from mmard.core.errors import MmardError
-from mmard.core.numbers import must_be_whole
+from mmard.core.numbers import must_be_whole_number
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
 
@@ -49,9 +49,9 @@ class AutoAttack:
     classes: int = WHOLE
 
     def __post_init__(self) -> None:
-        must_be_whole(batch_size=self.batch_size)
-        must_be_whole(0, seed=self.seed)
-        must_be_whole(2, classes=self.classes)
+        must_be_whole_number(batch_size=self.batch_size)
+        must_be_whole_number(0, seed=self.seed)
+        must_be_whole_number(2, classes=self.classes)
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmard.attacks.auto import NORMS
 from mmard.core.errors import MmardError
-from mmard.core.numbers import must_be_whole
+from mmard.core.numbers import must_be_whole_number
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
 
@@ -26,8 +26,8 @@ class Square:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        must_be_whole(queries=self.queries)
-        must_be_whole(0, seed=self.seed)
+        must_be_whole_number(queries=self.queries)
+        must_be_whole_number(0, seed=self.seed)
 
     def __call__(self, predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """The adversarial images where one was found, the natural ones elsewhere. (B, C, H, W) → the same."""

@@ -81,11 +81,11 @@ def report_of(runs: list[Path], title: str | None = None) -> "Report":
     Raises:
         MmardError: when one of them is neither, or its settings cannot be read.
     """
-    from mmard.judge.extras import known_of
+    from mmard.judge.extras import settings_and_formula_of
     from mmard.report.html.groups import read_all
     from mmard.report.html.page import Report
 
-    groups = read_all([run.expanduser() for run in runs], known_of)
+    groups = read_all([run.expanduser() for run in runs], settings_and_formula_of)
     names = [run.resolve().name for run in runs]
     results = _results(runs[0].expanduser() / "results.json") if len(runs) == 1 else {}
     count = sum(len(group.runs) for group in groups)

@@ -67,10 +67,10 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
-def listed(names: Any) -> Any:
+def comma_separated(names: Any) -> Any:
     """Join a list of names by commas, as the command line has them.
 
-    >>> listed(["fgsm", "pgd-20"])
+    >>> comma_separated(["fgsm", "pgd-20"])
     'fgsm,pgd-20'
     """
     if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
@@ -78,5 +78,5 @@ def listed(names: Any) -> Any:
     return names
 
 
-Names = Annotated[str | None, BeforeValidator(listed)]
+Names = Annotated[str | None, BeforeValidator(comma_separated)]
 """Names with commas between them, or a list of names; an empty list is ``"none"``."""

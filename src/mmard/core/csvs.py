@@ -29,8 +29,7 @@ def csv_of_records(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, str) and RUN.match(value) and not NUMBER.fullmatch(value):
-        value = f"'{value}"
-    return (
-        value.replace("\r", " ") if isinstance(value, str) else value
-    )  # the writer leaves it bare: it would end the row
+    if not isinstance(value, str):
+        return value
+    mark = "'" if RUN.match(value) and not NUMBER.fullmatch(value) else ""
+    return mark + value.replace("\r", " ")  # which the writer does not quote: it would end the row

@@ -45,9 +45,8 @@ def write_whole(path: Path, write: Callable[[Path], object], *, make_folder: boo
             path.parent.mkdir(parents=True, exist_ok=True)
         path.parent.stat()  # native writers say less clearly that it is gone
         _make_room(path)
-        os.close(
-            os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        )  # a new file: no link can stand in its place
+        # A new file, so that no link can stand in its place.
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         write(part)
         with part.open("rb+") as f:
             os.fsync(f.fileno())

@@ -29,10 +29,10 @@ def parse_number(value: Any) -> float:
     return number
 
 
-def must_be_whole(least: int = 1, **named: Any) -> None:
+def must_be_whole_number(least: int = 1, **named: Any) -> None:
     """Raise unless each of these is a whole number from ``least`` on; true and false are no numbers.
 
-    >>> must_be_whole(batch_size=500)
+    >>> must_be_whole_number(batch_size=500)
 
     Raises:
         MmardError: with the name of the first that is not.
@@ -42,7 +42,7 @@ def must_be_whole(least: int = 1, **named: Any) -> None:
             raise MmardError(f"{name} is {value!r}, expected a whole number, at least {least}")
 
 
-def must_lie(low: float, high: float, **named: Any) -> None:
+def must_lie_within(low: float, high: float, **named: Any) -> None:
     """Raise unless each of these is a number in [low, high]; true and false are none.
 
     Raises:

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from mmard.core.errors import MmardError
 
+NEW_TENSOR = (
+    "make a new tensor: (x - mean) / std in place of x.sub_(mean).div_(std), and inplace=False in a first layer"
+)
 WRITES = "leaf Variable that requires grad is being used in an in-place operation"  # torch's words, inside an attack
 
 
@@ -52,7 +55,7 @@ def changes_input(who: str) -> PredictionError:
     return PredictionError(
         "input",
         f"{who} changes its input: its forward pass writes into the images that it is given",
-        "let it make a new tensor: (x - mean) / std in place of x.sub_(mean).div_(std), and inplace=False in a first layer",
+        f"let it {NEW_TENSOR}",
     )
 
 

@@ -85,12 +85,7 @@ def parse_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except _Fault as e:
         raise MmardError(f"{where}: {e}") from e
-    except (
-        yaml.YAMLError,
-        ValueError,
-        LookupError,
-        RecursionError,
-    ) as e:  # the reader's own, and those of its conversions
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as e:  # the reader's own, and its conversions'
         fault = " ".join(str(e).replace('in "<unicode string>", ', "in ").split())
         raise NoYamlError(f"{where} is no YAML: {fault}") from e
 

@@ -33,15 +33,12 @@ class Section(BaseModel):
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse true and false where numbers are wanted: pydantic reads them as 1 and 0."""
-        kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
         given = value if isinstance(value, list | tuple) else [value]
+        if not any(isinstance(each, bool) for each in given):
+            return value
+        kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
         words = any(isinstance(kind, str) for kind in kinds)  # such fields say themselves what they take
-        if (
-            kinds & {int, float}
-            and not words
-            and not kinds & {bool, Any}
-            and any(isinstance(each, bool) for each in given)
-        ):
+        if kinds & {int, float} and not kinds & {bool, Any} and not words:
             raise ValueError("expected a number")
         return value
 
@@ -89,13 +86,9 @@ def plain(value: Any, where: str, key: str = "") -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Number):  # numpy's, too
-        return (
-            int(value)
-            if isinstance(value, Integral)
-            else float(value)
-            if isinstance(value, Real)
-            else _odd(value, where, key)
-        )
+        if isinstance(value, Integral):
+            return int(value)
+        return float(value) if isinstance(value, Real) else _odd(value, where, key)
     if not isinstance(value, str | Path):
         return _odd(value, where, key)
     word = str(value)

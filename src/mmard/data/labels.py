@@ -79,9 +79,10 @@ def agreed(models: Iterable[Known]) -> Known | None:
         other.order(first.classes)
     takes = {model.channels for model in known}
     channels = 3 if 3 in takes else 1 if 1 in takes else None
-    return (
-        Known(named[0].what if named else known[0].what, named[0].classes if named else (), channels) if known else None
-    )
+    if not known:
+        return None
+    first = (named or known)[0]
+    return Known(first.what, first.classes, channels)
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from mmard.data.images import Batch, Images, mean_std
-from mmard.data.pictures import Pictures
+from mmard.data.pictures import PART, Pictures
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 THREADS = min(16, CORES)  # decoding releases Python's lock, what is around it does not: more would queue for it
 AHEAD = THREADS + 1  # batches decoded or being decoded, so that a thread which is done has the next one to begin
 CPU = torch.device("cpu")
-PART = 256  # images decoded at once where nobody asks for a batch
 
 
 @dataclass(frozen=True, eq=False)

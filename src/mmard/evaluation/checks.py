@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from mmard.core.errors import MmardError
+from mmard.core.predictions import NEW_TENSOR
 
 Level = Literal["error", "warning", "note"]
 How = Literal["full", "quick", "none"]
@@ -15,7 +16,7 @@ BEFORE: dict[str, tuple[str, str]] = {
     "pixels": ("eps is measured in units of [0, 1]; in another range it is another threat", "divide by 255, once"),
     "input": (
         "the attacks and the other checks look at images that it has changed: their figures are of other images",
-        "make a new tensor: (x - mean) / std in place of x.sub_(mean).div_(std), and inplace=False in a first layer",
+        NEW_TENSOR,
     ),
     "classifier": ("it is not one row of logits for each image", "give a classifier of these classes"),
     "finite": ("nothing can be said of its robustness", "train it again, with a smaller learning rate or in fp32"),

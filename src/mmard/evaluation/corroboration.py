@@ -15,10 +15,11 @@ from mmard.core.threat import Threat, per_sample
 from mmard.core.views import Predict
 from mmard.data.images import Images
 from mmard.evaluation.probes import first_found, transferred
+from mmard.evaluation.scores import is_no_fluke
 from mmard.evaluation.surrogate import fitted
 
 TRIED, QUERIES, STEPS, DRAWS = 50, 200, 20, 10
-BEYOND = 0.02  # of the images, and more than two: so many must one kind break that the other leaves
+NONE_LEFT = 0.02  # of the images
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,12 @@ class Attempt:
     @property
     def agrees(self) -> bool:
         """Did a blind search find what the gradient hides?"""
-        return self.blindly > max(2, BEYOND * self.count)
+        return is_no_fluke(self.blindly, self.count)
 
     @property
     def acquits(self) -> bool:
         """Does the gradient lead, further than any blind search?"""
-        return not self.agrees and (self.by_gradient > max(2, BEYOND * self.count) or self.left <= BEYOND)
+        return not self.agrees and (is_no_fluke(self.by_gradient, self.count) or self.left <= NONE_LEFT)
 
     def __str__(self) -> str:
         return f"attacks without the gradient broke {self.blindly} of {self.count} images that PGD left"
@@ -74,7 +75,7 @@ def losses_part(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> bool:
     pgd = Pgd(steps=STEPS, start="uniform")
     margin = _survives(model, untargeted(pgd, cw_loss), x, y, threat)
     entropy = _survives(model, untargeted(pgd), x, y, threat)
-    return int((entropy & ~margin).sum()) > max(2, BEYOND * len(y))
+    return is_no_fluke(int((entropy & ~margin).sum()), len(y))
 
 
 def _blind(x: Tensor, y: Tensor, model: nn.Module) -> list[Callable[[], Attack]]:

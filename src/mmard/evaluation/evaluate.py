@@ -12,7 +12,7 @@ from mmard.attacks.pgd import Pgd, untargeted
 from mmard.attacks.square import Square
 from mmard.core.errors import MmardError, unknown
 from mmard.core.method import Attack
-from mmard.core.numbers import must_be_whole
+from mmard.core.numbers import must_be_whole_number
 from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import Predict, held_still
@@ -199,8 +199,8 @@ def _judged(batches: Batches, trials: Mapping[str, Trial], tick: Tick) -> Judged
 
 def must_be_judgeable(model: nn.Module, images: Images, batch_size: int, seed: int) -> None:
     """Raise for what cannot be judged at all."""
-    must_be_whole(batch_size=batch_size)
-    must_be_whole(0, seed=seed)
+    must_be_whole_number(batch_size=batch_size)
+    must_be_whole_number(0, seed=seed)
     if torch.is_inference_mode_enabled():
         raise MmardError(
             "an evaluation takes gradients, and torch.inference_mode forbids them; call it outside of that"

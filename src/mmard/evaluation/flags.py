@@ -14,7 +14,7 @@ from torch import Tensor
 from mmard.evaluation.checks import Check
 from mmard.evaluation.evaluate import AGAIN, FAR
 from mmard.evaluation.probes import RESTARTED, SQUARE, STEPS_100, TRANSFER, TWICE, WHOLE
-from mmard.evaluation.scores import CLEAN, Scores
+from mmard.evaluation.scores import CLEAN, Scores, is_no_fluke
 
 CHAINS = (
     (CLEAN, "FGSM", "PGD-20", STEPS_100, "AutoAttack-quick", "AutoAttack"),
@@ -27,7 +27,6 @@ FLUKE = 2  # images that may be wrong when asked again, as by a rounding
 GAIN = 0.10  # of the images: what more steps or starts may gain
 LOSSES_APART = 0.15  # between PGD on cross-entropy and on the margin
 LEFT = 0.05  # of the images may still stand where everything is allowed
-BEYOND = 0.02  # of the images, and more than two, may be found by attacks without the model's gradient alone
 
 
 def beats(one: Tensor, other: Tensor) -> bool:
@@ -126,7 +125,7 @@ def _without_gradients(columns: dict[str, Tensor], names: Iterable[str]) -> list
     found = []
     for name in [n for n in names if n in searches or n.startswith(TRANSFER)]:
         alone = int((torch.stack(white).all(0) & ~columns[name]).sum())
-        if alone > max(2, BEYOND * len(white[0])):
+        if is_no_fluke(alone, len(white[0])):
             left = percent(torch.stack(white).all(0))
             said = f"{name}: {alone} of {len(white[0])} images that white-box attacks ({left}) left"
             found.append(Check("transfer" if name.startswith(TRANSFER) else "square", "warning", said))

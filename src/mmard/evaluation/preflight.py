@@ -1,6 +1,6 @@
 """Before any robust number: is this model, on these images, something whose robustness can be measured?
 
-About 2,000 images go through the network in all. What must hold raises `CheckError`; the rest is reported.
+About 4,000 images go through the network in all. What must hold raises `CheckError`; the rest is reported.
 """
 
 import sys
@@ -18,6 +18,7 @@ from mmard.evaluation.eot import Averaged
 from mmard.evaluation.evaluate import Trial
 from mmard.evaluation.predictions import LogitsModel
 from mmard.evaluation.sameness import SAME, Sample, check_batches, randomised_by
+from mmard.evaluation.scores import is_far_better
 from mmard.evaluation.slopes import check_slopes
 
 LOOKED_AT = 100  # images
@@ -146,8 +147,7 @@ def check_normalisation(sample: Sample, images: Images) -> list[Check]:
             then = sample.logits(x).argmax(1) == sample.y
         except CheckError:  # of pixels outside of [0, 1] nobody said that it has an answer
             continue
-        gained, lost = (then & ~right).sum().item(), (right & ~then).sum().item()
-        if then.float().mean() >= 0.5 and gained - lost >= max(0.15 * len(x), 4 * (gained + lost) ** 0.5):
+        if then.float().mean() >= 0.5 and is_far_better(then, right):
             better = f"{right.float().mean():.0%} right as pixels in [0, 1], {then.float().mean():.0%} {how}"
             raise CheckError("normalisation", f"of {len(x)} images {better}")
     if _normalises_again(sample):

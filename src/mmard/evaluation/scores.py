@@ -17,6 +17,21 @@ CLEAN = "clean"
 WORST = "worst case"
 
 
+MUCH, SURE = 0.15, 4.0
+"""So much better is far better: share of the images, and standard deviations of what chance gives to equals."""
+
+
+def is_far_better(one: Tensor, other: Tensor) -> bool:
+    """Compare verdicts (N,) bool: is ``one`` right on far more images than ``other``? See `MUCH` and `SURE`."""
+    gained, lost = (one & ~other).sum().item(), (other & ~one).sum().item()
+    return bool(gained - lost >= max(MUCH * len(one), SURE * (gained + lost) ** 0.5))
+
+
+def is_no_fluke(alone: int, count: int) -> bool:
+    """Tell whether ``alone`` of ``count`` images, which only one kind of attack broke, are more than a matter of luck."""
+    return alone > max(2, 0.02 * count)
+
+
 def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's 95 % interval of a share seen in n samples."""
     middle, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))

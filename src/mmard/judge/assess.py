@@ -81,9 +81,8 @@ def _evaluate(
         engine.on_global_zero(
             lambda: held.enter_context(alone_in(results, "wait for it, and start this evaluation again"))
         )
-        engine.on_global_zero(
-            lambda: write_json(results / "settings.json", portable(settings.resolved()))
-        )  # can it be written?
+        # Written before the attacks, so that a folder that cannot be written in is known.
+        engine.on_global_zero(lambda: write_json(results / "settings.json", portable(settings.resolved())))
         threat = source.threat(settings, asked.overrides, needed=len(trials) > 0)
         besides = extras(subject, threat)
         scores = checked(

@@ -15,10 +15,11 @@ from mmard.core.portable import portable
 from mmard.core.trust import Trust, known_file
 from mmard.data.images import Images
 from mmard.data.labels import Known
+from mmard.evaluation.checks import BEFORE
 from mmard.evaluation.evaluate import Trial
 from mmard.evaluation.predictions import must_answer
 from mmard.evaluation.runtime import choose_exported, exported_suite
-from mmard.locate import function_at
+from mmard.locate import function_at, run_foreign
 from mmard.models.checkpoints import fit
 from mmard.models.runtime import RuntimeModel
 from mmard.models.students import Classifier
@@ -26,7 +27,7 @@ from mmard.models.teachers import find_model, hub_of, load_model, must_fit, weig
 from mmard.models.weights import read_state
 from mmard.objects import known_of
 
-LITTLE = "only Square attacks it, and what withstands Square alone often falls to gradients"
+LITTLE = BEFORE["surrogate"][0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +80,9 @@ class Exported:
     def known(self) -> list[Known]:
         """What the file and its twin say of their data."""
         own = Known.of(self.model.what, self.model.facts.get("classes"), self.model.classes, self.model.shape[0])
-        return (
-            [own]
-            if not isinstance(self.twin, Classifier) or self.twin_path is None
-            else [own, known_of(self.twin_path, f"its float twin {self.twin_path}")]
-        )
+        if not isinstance(self.twin, Classifier) or self.twin_path is None:
+            return [own]
+        return [own, known_of(self.twin_path, f"its float twin {self.twin_path}")]
 
     def described(self) -> dict[str, Any]:
         """For the record of an evaluation."""
@@ -103,7 +102,7 @@ def foreign(surrogate: str) -> tuple[nn.Module, Path]:
     ``BUILD()`` gives the network: pixels in [0, 1] → logits. The caller has typed its name, so its code runs.
 
     Raises:
-        MmardError: where there is no such function, or the weights are not its network's.
+        MmardError: where there is no such function, it fails, or the weights are not its network's.
     """
     place, _, weights = surrogate.partition("@")
     if not weights:
@@ -111,7 +110,7 @@ def foreign(surrogate: str) -> tuple[nn.Module, Path]:
     path = Path(weights).expanduser()
     if not path.is_file():
         raise MmardError(f"there are no weights {path} of the surrogate {place}")
-    network = function_at(place)()
+    network = run_foreign(function_at(place), place, "fails")
     if not isinstance(network, nn.Module):
         raise MmardError(f"{place} gives a {type(network).__name__}, expected a network, a torch.nn.Module")
     fit(network, read_state(path), path)

@@ -96,10 +96,10 @@ def _forget(results: Path) -> None:
 def keep_card(folder: Path) -> None:
     """Write the model card of a run folder; a folder of another kind gets none."""
     if (folder / "settings.yaml").is_file():
-        write_card(folder, known_of(folder)[1])
+        write_card(folder, settings_and_formula_of(folder)[1])
 
 
-def known_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
+def settings_and_formula_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """Read the resolved settings (None where they cannot be) and the formula of a run; nothing that the folder names is run."""
     try:
         settings = read_settings(folder)

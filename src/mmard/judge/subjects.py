@@ -78,9 +78,7 @@ class Source:
         told = settings_of_weights({**self.given, "engine": {}}, self.path.parent, trust=trust)
         settings = read_settings(told, dict(words))
         asked = [key.removeprefix("data.") for key in words if key.startswith("data.") and key != "data.stream"]
-        must_be_used(
-            settings.data.name, asked
-        )  # the training images are not looked at, so how they are kept is all one
+        must_be_used(settings.data.name, asked)  # but for data.stream: no training image is looked at
         return settings
 
     def known(self) -> list[Known]:
@@ -157,9 +155,8 @@ class Subject:
     def of(source: Source, settings: Settings, limit: int | None, device: torch.device) -> "Subject":
         """Load both."""
         model = source.exported or load_model(source.path)  # its faults come before images are read
-        test = data_of(
-            read_settings(settings, {"data.stream": True}), source.known()
-        ).test  # nobody sees the training images
+        streamed = read_settings(settings, {"data.stream": True})  # nobody sees the training images
+        test = data_of(streamed, source.known()).test
         whole = len(test) if settings.data.test_limit is None else math.inf
         if isinstance(model, Exported):
             return Subject(model.on(device, test), some(test, limit, seed=0).to(device), whole, model.twin)

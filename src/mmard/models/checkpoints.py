@@ -24,26 +24,12 @@ from mmard.models.students import Classifier
 from mmard.models.tensors import load_tensors
 
 SAVE = "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
-UNUSED = (
-    "sub_block1.",
-    "n_averaged",
-)  # a block that the TRADES code builds and never calls; torch's count of an average
+# A block that the TRADES code builds and never calls; torch's count of the models in an average.
+UNUSED = ("sub_block1.", "n_averaged")
 COMPILED = "_orig_mod."  # what torch.compile puts before the names of whatever it compiles
 DEEPEST = 4  # dictionaries within each other
-KINDS = (
-    "f2",
-    "f4",
-    "f8",
-    "i1",
-    "i2",
-    "i4",
-    "i8",
-    "u1",
-    "u2",
-    "u4",
-    "u8",
-    "?",
-)  # numpy's, of numbers that may lie beside them
+KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")
+"""NumPy's, of the numbers that may lie beside the weights."""
 MEANS, STDS = ("mean", "mu"), ("std", "sigma")
 
 

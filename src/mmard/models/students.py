@@ -117,10 +117,8 @@ def _must_fit_in_memory(architecture: Architecture, make: Callable[[], nn.Module
     """Raise where the weights alone are more than the machine's memory: some systems would end the process without a word."""
     what = f"a {architecture.name} of {architecture.classes:,} classes and {architecture.channels:,} channels"
     try:
-        with (
-            torch.random.fork_rng(devices=[]),
-            torch.device("meta"),
-        ):  # no memory is taken; the generator is the caller's
+        # No memory is taken, and the generator stays as the caller has it.
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
             size = sum(p.numel() * p.element_size() for p in make().parameters())
     except (RuntimeError, TypeError, OverflowError) as e:  # sizes that no tensor can have
         raise MmardError(f"{what} is larger than any memory ({first_line(e)}); choose a smaller one") from e

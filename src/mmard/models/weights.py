@@ -56,22 +56,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """What `save_weights` was told of these weights; nothing, for a file from elsewhere."""
-    header = _header(path).get("facts", "{}") if path.suffix == ".safetensors" else "{}"
-    try:
-        facts = parse_json(header, f"the header of {path}")
-    except MmardError:
-        return {}
-    return facts if isinstance(facts, dict) else {}
+    """Read what `save_weights` was told of these weights; nothing, for a file from elsewhere."""
+    return _in_header(path, "facts")
 
 
 def architecture_facts(path: Path) -> dict[str, Any]:
-    """What the header says of the architecture, unchecked; nothing, for a file from elsewhere."""
+    """Read what the header says of the architecture, unchecked; nothing, for a file from elsewhere."""
+    return _in_header(path, "architecture")
+
+
+def _in_header(path: Path, key: str) -> dict[str, Any]:
+    """Read an object of the header; an empty one where there is none, or where it is no JSON object."""
+    text = _header(path).get(key, "{}") if path.suffix == ".safetensors" else "{}"
     try:
-        given = json.loads(_header(path)["architecture"]) if describes_itself(path) else {}
-    except ValueError:
+        found = parse_json(text, f"the header of {path}")
+    except MmardError:
         return {}
-    return given if isinstance(given, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def describes_itself(path: Path) -> bool:

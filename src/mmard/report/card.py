@@ -49,9 +49,8 @@ def card(run: Run) -> str:
     front = yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True, width=1000)
     s = run.settings
     epochs, planned = run.epochs
-    fence = "`" * max(
-        3, *(len(ticks) + 1 for ticks in re.findall("`+", run.formula) or [""])
-    )  # a folder may be anybody's
+    longest = max(map(len, re.findall("`+", run.formula)), default=0)
+    fence = "`" * max(3, longest + 1)  # a folder may be anybody's: its formula must not end the block
     method = f"{fence}\n{run.formula}\n{fence}" if run.formula else f"`{portable(s.get('method'))}`"
     parts = [
         f"---\n{front}---\n{MARK}",

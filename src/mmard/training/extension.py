@@ -102,7 +102,11 @@ class Extension:
 
 
 def beginnings(epochs: int, averaging: Averaging, method: Method) -> dict[str, float]:
-    """Find the parts of a run that begin within it, as shares of so many epochs."""
+    """Find the parts of a run that begin within it, as shares of so many epochs.
+
+    Raises:
+        MmardError: for one that would begin when the run is over.
+    """
     found = {"averaging.start": averaging.in_run_of(epochs).start} if averaging.kind != "none" else {}
     for name, companion in method.companions.items():
         found[f"the training of {name!r}"] = beginning(f"the training of {name!r}", companion.begin, epochs)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mmard.core.errors import MmardError
-from mmard.core.numbers import must_be_whole, must_lie, share_of_run
+from mmard.core.numbers import must_be_whole_number, must_lie_within, share_of_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +43,11 @@ class Plan:
     clip: float | None = None
 
     def __post_init__(self) -> None:
-        must_be_whole(epochs=self.epochs, batch_size=self.batch_size)
-        must_lie(0, 100, lr=self.lr)  # what is larger is a slip of the pen, and only ends in a loss that is not finite
-        must_lie(0, 1, momentum=self.momentum, decay=self.decay)
-        must_lie(0, 10, weight_decay=self.weight_decay)
+        must_be_whole_number(epochs=self.epochs, batch_size=self.batch_size)
+        # A larger rate is a slip of the pen, and only ends in a loss that is not finite.
+        must_lie_within(0, 100, lr=self.lr)
+        must_lie_within(0, 1, momentum=self.momentum, decay=self.decay)
+        must_lie_within(0, 10, weight_decay=self.weight_decay)
         if self.hold and (self.schedule != "cosine" or not 0 < share_of_run(self.hold, self.epochs) < 1):
             raise MmardError(
                 f"hold {self.hold:g} is when a cosine of {self.epochs} epochs begins to fall; this is {self.schedule}"

@@ -33,9 +33,8 @@ def computes_in_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    has: Mapping[str, Any] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # not in every PyTorch; without it nothing is known of the CPU
+    # Not in every PyTorch; without it nothing is known of the CPU.
+    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(bool(has.get(name)) for name in BF16_ON_CPUS)
 
 

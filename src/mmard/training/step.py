@@ -12,9 +12,8 @@ from mmard.core.threat import Threat
 from mmard.core.views import Predict, Views, held_still
 
 ROUNDING = 1e-4  # of a pixel's range: what augmentation may do to it
-SEEN: WeakSet[nn.Module] = (
-    WeakSet()
-)  # networks whose images have been looked at once, where a look would wait for the device
+SEEN: WeakSet[nn.Module] = WeakSet()
+"""Networks whose images have been looked at once, where a look would wait for the device."""
 
 
 def must_be_a_step(method: Method, views: Views, *trained: str) -> None:
@@ -27,11 +26,8 @@ def must_be_a_step(method: Method, views: Views, *trained: str) -> None:
         MmardError: under ``no_grad`` or inference mode, and for a teacher in training mode or with gradients for its weights.
     """
     if not torch.is_grad_enabled() or views.nat.x.is_inference():
-        where = (
-            "torch.inference_mode"
-            if torch.is_inference_mode_enabled() or views.nat.x.is_inference()
-            else "torch.no_grad"
-        )
+        inference = torch.is_inference_mode_enabled() or views.nat.x.is_inference()
+        where = "torch.inference_mode" if inference else "torch.no_grad"
         raise MmardError(f"a step of training takes gradients, and {where} forbids them; call it outside of that")
     for name in views.models.by_name.keys() - {"student", *method.companions, *trained}:
         net = views.models.by_name[name]

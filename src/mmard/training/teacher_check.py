@@ -15,12 +15,11 @@ from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images, some
+from mmard.evaluation.scores import MUCH, SURE, is_far_better
 from mmard.models.students import Classifier
 
 MOST, ENOUGH, FEW = 500, 50, 20  # images: looked at; for a robust accuracy; for a verdict
 STEPS = 10
-MUCH = 0.15  # of the images: below a claim by more, or better with another normalisation by more
-SURE = 4.0  # standard deviations
 TRUST = "teacher_check=none teaches with it all the same"
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 USUAL: dict[int, dict[str, Normalisation]] = {
@@ -119,11 +118,8 @@ class TeacherCheck:
         for name, (mean, std) in _usual(few):
             other = replace(teacher.architecture, mean=mean, std=std)
             then = torch.eq(self._classes(Classifier(teacher.net, other).to(few.labels.device), few), few.labels)
-            gained, lost = (then & ~right).sum().item(), (right & ~then).sum().item()
-            far = then.float().mean() >= (1 + usual) / 2 and gained - lost >= max(
-                MUCH * len(right), SURE * (gained + lost) ** 0.5
-            )
-            if far and then.sum() > best.sum():
+            learnt = then.float().mean() >= (1 + usual) / 2
+            if learnt and is_far_better(then, right) and then.sum() > best.sum():
                 shown = f'"mean": {list(mean)}, "std": {list(std)}' if mean else "no mean and std"
                 best, words = then, f"with {name} ({shown} in its card) it is right on {then.float().mean():.1%}"
         return words

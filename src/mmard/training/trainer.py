@@ -336,11 +336,8 @@ class Trainer:
             self.meter.load_state_dict(state["meter"])
             self.step, self.best, self.at_once = state["step"], state["best"], state.get("at_once")
             self.looks_without_gain = state.get("looks_without_gain", 0)
-            self.history, self.record, self.pending = (
-                state.get("history", []),
-                state.get("record"),
-                state.get("pending"),
-            )
+            self.history = state.get("history", [])
+            self.record, self.pending = state.get("record"), state.get("pending")
             if begun := state.get("precision"):
                 self.engine.choose_precision(begun)
         except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError) as e:

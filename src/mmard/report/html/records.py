@@ -155,7 +155,6 @@ def _judged(run: Path, faults: list[str]) -> dict[str, Judged]:
 def _hash(weights: Path) -> str | None:
     """Of a file, or of the one that a card names; None where it is not here, as in a folder of figures alone."""
     if weights.suffix == ".json" and weights.is_file():
-        weights = inside(
-            weights.parent, str(read_json(weights).get("file"))
-        )  # what is on the hub is not fetched for this
+        name = str(read_json(weights).get("file"))  # what is on the hub is not fetched for this
+        weights = inside(weights.parent, name)
     return sha256(weights) if weights.is_file() else None
