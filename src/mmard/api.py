@@ -111,7 +111,7 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine, exten
 
 
 def known_to(settings: Settings, folder: RunFolder) -> list[Known]:
-    """What is known of the data: by this run where it goes on, and by the networks that it learns from."""
+    """Collect what is known of the data: by this run where it goes on, and by the networks that it learns from."""
     own = [known_of(folder.last_file, f"the run {folder.path}")] if folder.last_file.is_file() else []
     return own + [known_of(source, f"the {name} {source}") for name, source in teachers_of(settings).items()]
 
@@ -204,7 +204,7 @@ def must_be_free(folder: RunFolder, settings: Settings, resume: bool, extend: bo
 
 
 def made_with(folder: RunFolder) -> Settings:
-    """The settings a run was made with: its checkpoint's, where it has them."""
+    """Read the settings a run was made with: its checkpoint's, where it has them."""
     kept = folder.made_with()
     return read_settings(folder.path) if kept is None else read_settings(None, kept, own=False)
 
@@ -218,7 +218,7 @@ def as_begun(settings: Settings, folder: RunFolder) -> Settings:
 
 
 def extension_of(folder: RunFolder, settings: Settings) -> Extension | None:
-    """What the settings change in the run that the folder holds; None where there is no run, or nothing changes."""
+    """Find what the settings change in the run that the folder holds; None where there is no run, or nothing changes."""
     if not folder.has_run:
         return None
     old = made_with(folder)

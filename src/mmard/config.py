@@ -261,7 +261,7 @@ def settings_of_weights(raw: Any, folder: Path, *, trust: bool = False) -> Setti
 
 
 def is_package_file(path: Path) -> bool:
-    """Does the file come with this package, as its recipes and studies do?"""
+    """Tell whether the file comes with this package, as its recipes and studies do."""
     return any(path.resolve().is_relative_to(folder) for folder in recipe_folders())
 
 

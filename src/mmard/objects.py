@@ -73,7 +73,7 @@ def _must_go_together(settings: Settings, method: Method) -> None:
 
 
 def data_of(settings: Settings, models: Iterable[Known] = ()) -> DataSet:
-    """The data set, its held-out split cut, with classes and channels as these models know them.
+    """Load the data set, its held-out split cut, with classes and channels as these models know them.
 
     Raises:
         MmardError: where it lies at a place that somebody's weights name and the user does not, before anything is read; for data
@@ -86,7 +86,7 @@ def data_of(settings: Settings, models: Iterable[Known] = ()) -> DataSet:
 
 
 def known_of(source: str | Path, what: str) -> Known:
-    """What a model says of its data: the header of its weights, or its card.
+    """Read what a model says of its data: the header of its weights, or its card.
 
     Raises:
         MmardError: where there is no such model, and for a card whose class names are not those in its file.

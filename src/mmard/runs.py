@@ -269,7 +269,7 @@ def listed(changed: dict[str, tuple[Any, Any]]) -> str:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Settings that differ, as ``key: old → new``."""
+    """Find settings that differ, as ``key: old → new``."""
     return [listed({key: pair}) for key, pair in changes(old, new, prefix).items()]
 
 

@@ -93,7 +93,7 @@ def test_an_exported_file(mmard: Run, tmp_path: Path, far: Path, data: list[str]
     assert facts["source"] == "best.safetensors"
     words = ["model.onnx", "--attacks", "pgd-20", "--limit", "20", "--checks", "none", *data[1:3]]
     done = mmard("eval", *words)
-    assert "--twin" not in done.stderr  # this user's file of this digest is found again
+    assert "float twin" not in done.stderr  # this user's file of this digest is found again
     assert done.returncode == 0, done.stderr
     assert "transfer" in done.stdout
 

@@ -61,7 +61,7 @@ class AutoAttack:
 
     @property
     def note(self) -> str:
-        """What is another than in the package's protocol, where there are few classes; else nothing."""
+        """Say what differs from the package's protocol, where there are few classes; else nothing."""
         return NOTES.get(self.classes, "")
 
     def __call__(self, predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:

@@ -33,7 +33,7 @@ def as_mistake(e: Exception) -> Exception:
 
 
 def is_out_of_memory(e: BaseException) -> bool:
-    """Is it that memory was asked for that there is not, on whichever device? Every library says so in its own words."""
+    """Tell whether memory was asked for that is not there, on whichever device; each library says so in its own words."""
     words = ("out of memory", "can't allocate memory", "alloc_cpu", "Unable to allocate", "bad_alloc", "bad allocation")
     kinds = "OutOfMemoryError", "_ArrayMemoryError"
     if isinstance(e, MemoryError) or type(e).__name__ in kinds:

@@ -51,7 +51,7 @@ def predict_logits(predict: Callable[[Tensor], object], x: Tensor, who: str, cla
 
 
 def changes_input(who: str) -> PredictionError:
-    """The error for a network that writes into the images it is given."""
+    """Make the error for a network that writes into the images it is given."""
     return PredictionError(
         "input",
         f"{who} changes its input: its forward pass writes into the images that it is given",

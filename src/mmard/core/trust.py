@@ -67,7 +67,7 @@ class Trust:
 
 
 def state_folder() -> Path:
-    """Where this user's places are kept: ``$XDG_STATE_HOME/mmard``, by default ``~/.local/state/mmard``."""
+    """Find the folder where this user's places are kept: ``$XDG_STATE_HOME/mmard``, by default ``~/.local/state/mmard``."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()) / "mmard" / "places"
 
 
@@ -86,7 +86,7 @@ def known_file(digest: str) -> Path | None:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The file ``name`` in ``folder``.
+    """Find the file ``name`` in ``folder``.
 
     Raises:
         MmardError: for an absolute path, and one that leads out of the folder.

@@ -72,7 +72,7 @@ def validated(section: type[S], raw: Any, where: str) -> S:
 
 
 def plain(value: Any, where: str, key: str = "") -> Any:
-    """The same in words, numbers, true and false, None, lists and mappings: what YAML and JSON can say; paths become words.
+    """Turn a value into words, numbers, true and false, None, lists and mappings: what YAML and JSON can say; paths become words.
 
     Raises:
         MmardError: for a value of another kind, a word that is no text (a null byte, half a character), or deep nesting.

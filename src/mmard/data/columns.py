@@ -16,7 +16,7 @@ CURE = "name another: data.label=COLUMN"
 
 
 def image_column(rows: Any) -> tuple[Any, str]:
-    """The table with its image column as one of the type Image, and the column's name.
+    """Find the image column; gives the table with it as one of the type Image, and its name.
 
     Encoded pictures are taken where no column says that it holds images: bytes, or ``{bytes, path}`` as pandas writes them.
     """
@@ -47,7 +47,7 @@ def _holds_bytes(feature: Any) -> bool:
 
 
 def label_column(rows: Any, asked: str | None) -> str:
-    """The name of the label column: the one asked for, one with a usual name, or the only one of the type ClassLabel."""
+    """Find the name of the label column: the one asked for, one with a usual name, or the only one of the type ClassLabel."""
     kinds = {column: type(feature).__name__ for column, feature in rows.features.items()}
     if asked is not None:
         if asked not in kinds:
@@ -70,7 +70,7 @@ def label_column(rows: Any, asked: str | None) -> str:
 
 
 def labels_of(rows: Any, column: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Class numbers (N,) int64, and the names of the classes; no names where numbers are all that there is.
+    """Read class numbers (N,) int64, and the names of the classes; no names where numbers are all that there is.
 
     Words are classes in order of their names, or of their numbers where all are whole numbers; so are true and false.
     """

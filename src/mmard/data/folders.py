@@ -35,7 +35,7 @@ class Files:
 
 
 def folder_splits(root: str) -> dict[str, Any]:
-    """The parts of an image folder, as Hugging Face data sets with the columns image and label.
+    """Read the parts of an image folder, as Hugging Face data sets with the columns image and label.
 
     A picture's class is the name of the folder it lies in. Classes are those of the training folders, in order of their
     names, or of their numbers where all are whole numbers.

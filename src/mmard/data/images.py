@@ -79,7 +79,7 @@ class Images:
 
     @staticmethod
     def of(pixels: np.ndarray | Tensor, labels: np.ndarray | Tensor, classes: Sequence[str]) -> "Images":
-        """Checked images.
+        """Check and convert images.
 
         Args:
             pixels: (N, C, H, W), uint8 or floats in [0, 1].

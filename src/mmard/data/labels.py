@@ -62,7 +62,7 @@ class Known:
 
 
 def agreed(models: Iterable[Known]) -> Known | None:
-    """What several models know together: the order of the first that names its classes; 3 channels if one takes 3.
+    """Join what several models know: the order of the first that names its classes; 3 channels if one takes 3.
 
     Raises:
         MmardError: for models with the same classes in different orders, which no numbering of the labels suits.
@@ -97,7 +97,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def renumbered(labels: Tensor, names: Sequence[str], order: Sequence[str]) -> Tensor:
-    """Class numbers (N,) of ``names`` as numbers in ``order``, which holds all of the names."""
+    """Turn class numbers (N,) of ``names`` into numbers in ``order``, which holds all of the names."""
     if tuple(names) == tuple(order):
         return labels
     place = {name: k for k, name in enumerate(order)}
@@ -105,7 +105,7 @@ def renumbered(labels: Tensor, names: Sequence[str], order: Sequence[str]) -> Te
 
 
 def class_numbers(given: Any, what: str = "labels") -> Tensor:
-    """Class numbers (N,) int64 of whole numbers (N,) or (N, 1), also as floats without a fraction.
+    """Make class numbers (N,) int64 of whole numbers (N,) or (N, 1), also as floats without a fraction.
 
     Raises:
         MmardError: for anything else, with what to do: one row a sample, words, fractions, missing values, negative numbers.
@@ -145,7 +145,7 @@ def must_be_classes(labels: Tensor, classes: Sequence[str], what: str = "labels"
 
 
 def as_array(given: Any, what: str) -> NDArray[Any]:
-    """A NumPy array of what was given; an `MmardError` where it is none, such as rows of several lengths."""
+    """Make a NumPy array of what was given; an `MmardError` where it is none, such as rows of several lengths."""
     try:
         if isinstance(given, Tensor):
             given = given.detach().cpu()

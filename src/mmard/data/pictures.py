@@ -77,7 +77,7 @@ class Pictures:
         return self._one(self.first, self.encoded[self.first][self.column]).shape
 
     def but(self, first: int, channels: int) -> "Pictures":
-        """The same with another first picture and another number of channels."""
+        """Make the same with another first picture and another number of channels."""
         other = copy.copy(self)
         other.__dict__.pop("shape", None)
         other.first, other.channels = first, channels
@@ -95,7 +95,7 @@ class Pictures:
         return pixels
 
     def all_grey(self, numbers: Sequence[int]) -> bool:
-        """Is none of these coloured, by what the files say of themselves? Reads only to the first that is."""
+        """Tell whether all of these are grey, by what the files say of themselves. Reads only to the first that is."""
         for start in range(0, len(numbers), PART):
             files = self.encoded[numbers[start : start + PART]][self.column]
             if not all(_is_grey(file, self.feature.mode) for file in files):
@@ -103,7 +103,7 @@ class Pictures:
         return True
 
     def broken(self, numbers: Sequence[int], threads: int) -> dict[int, str]:
-        """Number → what is wrong with it, for those of these pictures that cannot be decoded. Decodes them all."""
+        """Find those of these pictures that cannot be decoded: number → what is wrong with it. Decodes them all."""
 
         def look(part: Sequence[int]) -> dict[int, str]:
             faults = {}

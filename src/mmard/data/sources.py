@@ -38,7 +38,7 @@ MOST_BROKEN = 0.01  # share of the images that data.on_error=skip may leave out
 
 
 def unused(name: str, keys: Sequence[str]) -> list[str]:
-    """Those of the settings ``keys`` (such as ``"size"``) that the data set ``name`` does not look at."""
+    """Find those of the settings ``keys`` (such as ``"size"``) that the data set ``name`` does not look at."""
     used = USES.get(name, USES["OWNER/NAME"])
     return [key for key in keys if key not in used and any(key in other for other in USES.values())]
 
@@ -83,7 +83,7 @@ class FileOptions:
             raise MmardError(f"channels is {self.channels!r}, expected 1 or 3")
 
     def given(self) -> list[str]:
-        """Names of those that are not as usual."""
+        """Name those that are not as usual."""
         return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
 
 

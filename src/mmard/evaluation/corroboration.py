@@ -70,7 +70,7 @@ def attempt(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Attempt:
 
 
 def losses_part(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> bool:
-    """Does PGD on the margin break more than PGD on the cross-entropy?"""
+    """Tell whether PGD on the margin breaks more than PGD on the cross-entropy."""
     x, y = x[:TRIED], y[:TRIED]
     pgd = Pgd(steps=STEPS, start="uniform")
     margin = _survives(model, untargeted(pgd, cw_loss), x, y, threat)
@@ -88,7 +88,7 @@ def _blind(x: Tensor, y: Tensor, model: nn.Module) -> list[Callable[[], Attack]]
 
 
 def noise(predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-    """The last of `DRAWS` random points of each ball that is classified wrong; x where none is."""
+    """Find the last of `DRAWS` random points of each ball that is classified wrong; x where none is."""
     found = x
     with torch.no_grad():
         for _ in range(DRAWS):

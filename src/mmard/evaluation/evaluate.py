@@ -111,7 +111,7 @@ def unspared(trials: Mapping[str, Trial]) -> dict[str, Trial]:
 
 
 def for_classes(trials: Mapping[str, Trial], count: int) -> dict[str, Trial]:
-    """The same for data of so many classes: of AutoAttack what works there, which its line names."""
+    """Give the same attacks for data of so many classes: of AutoAttack what works there, which its line names."""
     return {name: _for_classes(trial, trial.attack, min(count, WHOLE)) for name, trial in trials.items()}
 
 

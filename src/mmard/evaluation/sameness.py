@@ -25,7 +25,7 @@ class Sample:
     classes: int
 
     def logits(self, x: Tensor) -> Tensor:
-        """The model's answer (B, K), without gradient.
+        """Ask the model for its logits (B, K), without gradient.
 
         Raises:
             CheckError: when it is none.

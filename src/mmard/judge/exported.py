@@ -78,7 +78,7 @@ class Exported:
             must_answer(twin, one)
 
     def known(self) -> list[Known]:
-        """What the file and its twin say of their data."""
+        """Collect what the file and its twin say of their data."""
         own = Known.of(self.model.what, self.model.facts.get("classes"), self.model.classes, self.model.shape[0])
         if not isinstance(self.twin, Classifier) or self.twin_path is None:
             return [own]
@@ -92,7 +92,7 @@ class Exported:
 
 
 def is_code(surrogate: str) -> bool:
-    """Is it ``FILE.py:BUILD@WEIGHTS``, and no run or file of this package?"""
+    """Tell whether a surrogate is named as ``FILE.py:BUILD@WEIGHTS``, and is no run or file of this package."""
     return ".py:" in surrogate
 
 

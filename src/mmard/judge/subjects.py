@@ -53,8 +53,6 @@ class Source:
     @staticmethod
     def of(source: str | Path | RunFolder, twin: str | None, *, trust: bool = False) -> "Source":
         """Find them; another machine may be judging."""
-        if not isinstance(source, str | Path | RunFolder):
-            raise MmardError(f"got a {type(source).__name__}, expected a run folder, a weights file or a card")
         path = find_model(source.path if isinstance(source, RunFolder) else source)
         if exported := opened(path, twin, Trust(everything=trust, folder=path.parent)):
             return Source(path, exported, exported.model.facts)
@@ -82,7 +80,7 @@ class Source:
         return settings
 
     def known(self) -> list[Known]:
-        """What the weights, an exported model and its twin say of their data."""
+        """Collect what the weights, or an exported model and its twin, say of their data."""
         if self.exported is None:
             return [known_of(self.path, str(self.path))]
         return self.exported.known()

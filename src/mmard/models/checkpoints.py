@@ -98,7 +98,7 @@ class WeightSet:
 
 
 def weights_for(model: Classifier, raw: Any, source: Path, key: str | None = None) -> dict[str, Tensor]:
-    """The one set of weights in a checkpoint that fits a model's network; where none fits, the nearest, for `fit` to tell.
+    """Find the one set of weights in a checkpoint that fits a model's network; where none fits, the nearest, for `fit` to tell.
 
     Args:
         raw: what `read_checkpoint` gave.

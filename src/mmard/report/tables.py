@@ -38,7 +38,7 @@ def scores_table(title: str, rows: Rows) -> Table:
 
 
 def checks_lines(name: str, facts: Mapping[str, Any]) -> list[Text]:
-    """What the checks of an evaluation found, three lines a finding, or that they found nothing."""
+    """Say what the checks of an evaluation found, three lines a finding, or that they found nothing."""
     checked = facts.get("checked", {"how": "none"})
     if checked["how"] == "none":
         return [line(f"{name}: nothing was checked")]

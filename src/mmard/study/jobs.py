@@ -62,7 +62,7 @@ def scores_of(folder: RunFolder, evaluation: Evaluation) -> Path | None:
 
 
 def is_done(folder: RunFolder, evaluation: Evaluation) -> bool:
-    """Is the run at its end, and are the scores and the verdicts those of its weights, by their digests?"""
+    """Tell whether the run is at its end, and the scores and verdicts are those of its weights, by their digests."""
     scores, weights = scores_of(folder, evaluation), weights_of(folder, evaluation)
     verdicts = scores / "verdicts.safetensors" if scores else None  # the last file of an evaluation
     if verdicts is None or not (verdicts.exists() and weights.exists() and folder.last_file.exists()):

@@ -152,7 +152,7 @@ def _number(value: Any) -> float | None:
 
 
 def robust_claim(claimed: Mapping[str, Any], threat: Threat) -> float | None:
-    """The robust accuracy that a card claims under this threat or a wider one of its norm, in percent; None: it claims none."""
+    """Find the robust accuracy in percent that a card claims under this threat or a wider one of its norm; None: it claims none."""
     text = str(claimed.get("threat", ""))
     radius = re.search(r"(\d[\d.]*(?:/\d+)?)\s*$", text)
     if radius is None or ("2" in text.partition(radius[0])[0]) != (threat.norm == "l2"):

@@ -96,7 +96,7 @@ def chosen_by(found: Mapping[str, float], images: int, natural: bool) -> str:
 
 
 def is_better(found: Mapping[str, float], best: Mapping[str, float], images: int, natural: bool) -> bool:
-    """Is a checkpoint to be kept in the place of the best one so far? By robust accuracy, then by clean; see `chosen_by`."""
+    """Tell whether a checkpoint is better than the best one so far: by robust accuracy, then by clean; see `chosen_by`."""
 
     def rank(of: Mapping[str, float]) -> tuple[float, float]:
         return (of["robust"] if chosen_by(of, images, natural) == "robust" else 0.0, of["clean"])
