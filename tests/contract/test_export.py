@@ -26,6 +26,7 @@ from mmard.evaluation.runtime import choose_exported, exported_suite, straight_t
 from mmard.exporting.compare import compare
 from mmard.exporting.graph import bytes_of, onnx_of
 from mmard.exporting.int8 import quantised
+from mmard.judge.exported import foreign
 from mmard.models.runtime import RuntimeModel
 from mmard.models.students import FAMILIES, Architecture, Classifier, build
 from mmard.models.weights import save_weights
@@ -465,3 +466,10 @@ def _a_strangers_surrogate(here: Path, mmard: Run) -> None:
     records = [Scores.load(file.parent) for file in here.glob("eval/foreign.onnx*/scores.json")]
     (alone,) = [record for record in records if record.attacks == ("clean", "Square")]
     assert [check["name"] for check in alone.facts["checks"] if check["level"] == "warning"] == ["surrogate"]
+
+
+def test_a_surrogate_whose_function_fails_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def build():\n    return 1 / 0\n")
+    (tmp_path / "own.pt").write_bytes(b"")
+    with pytest.raises(MmardError, match=r"own.py:build fails: ZeroDivisionError: division by zero"):
+        foreign(f"{tmp_path}/own.py:build@{tmp_path}/own.pt")
