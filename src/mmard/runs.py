@@ -15,6 +15,7 @@ import yaml
 
 from mmard.core.errors import MmardError, first_line
 from mmard.core.files import load_safely, read_json, write_text, write_whole
+from mmard.core.numbers import is_number
 from mmard.core.opening import open_to_append
 from mmard.core.reading import NoJsonError, parse_json, read_text
 from mmard.core.seal import is_whole, seal
@@ -232,7 +233,7 @@ def _record(line: str, where: str) -> dict[str, Any] | None:
             if isinstance(number, NO_NUMBERS.get(part, ())):
                 continue
             kind = int if part in ("step", "epoch") else int | float
-            if isinstance(number, bool) or not isinstance(number, kind):
+            if not is_number(number) or not isinstance(number, kind):
                 what = "a whole number" if kind is int else "a number"
                 raise MmardError(f"{where}: {part!r} is {number!r}, expected {what}; mend that line, or remove it")
     return record
@@ -282,7 +283,7 @@ def extension_told(entry: Mapping[str, Any]) -> str:
 def look_told(name: str, found: Mapping[str, Any]) -> str:
     """Tell in one line what a look at a teacher found, from its entry in teachers.json."""
     robust = f", PGD-10 {found['pgd_10']:.1f} % ({found['threat']})" if "pgd_10" in found else ""
-    claims = {k: v for k, v in found["claimed"].items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    claims = {k: v for k, v in found["claimed"].items() if is_number(v)}
     claimed = f"; claimed: {', '.join(f'{k} {v:g} %' for k, v in claims.items())}" if claims else ""
     who = "teacher" if name == "teacher" else f"teachers.{name}"
     return f"{who}: clean {found['clean']:.1f} %{robust} on {found['images']} held-out images{claimed}"

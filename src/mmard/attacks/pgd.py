@@ -10,6 +10,7 @@ from torch import Tensor
 from mmard import losses
 from mmard.core.errors import MmardError
 from mmard.core.method import Attack, Maximizer
+from mmard.core.numbers import is_number, must_be_whole_number
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import Predict
 
@@ -51,14 +52,14 @@ class Pgd(Process):
     start: Start = "gaussian"
 
     def __post_init__(self) -> None:
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise MmardError(f"steps is {self.steps!r}, expected a whole number, at least 1")
+        must_be_whole_number(steps=self.steps)
         if self.start not in ("none", "gaussian", "uniform"):
             raise MmardError(f"start {self.start!r} is not known; expected 'none', 'gaussian' or 'uniform'")
-        size = 1 if self.step_size is None else self.step_size
-        if isinstance(size, bool) or not isinstance(size, int | float):
-            raise MmardError(f"step_size is {size!r}, expected a number such as 2/255")
-        if self.step_size is not None and not self.step_size > 0:
+        if self.step_size is None:
+            return
+        if not is_number(self.step_size):
+            raise MmardError(f"step_size is {self.step_size!r}, expected a number such as 2/255")
+        if not self.step_size > 0:
             raise MmardError(f"step_size {self.step_size:g} is not positive; expected something like 2/255")
 
     def step_for(self, threat: Threat) -> float:

@@ -134,6 +134,12 @@ def load_safely(path: Path, *, mapped: bool = False) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
+def state_of(path: Path) -> tuple[int, ...]:
+    """Tell by what a file's metadata change when it is written anew: a key for what is kept of it in memory."""
+    stat = path.stat()
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     must_be_plain(path)

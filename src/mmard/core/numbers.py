@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 from mmard.core.errors import MmardError
 
@@ -29,6 +29,15 @@ def parse_number(value: Any) -> float:
     return number
 
 
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Tell whether a value is a number; true and false are none.
+
+    >>> is_number(0.5), is_number(True), is_number("1")
+    (True, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def must_be_whole_number(least: int = 1, **named: Any) -> None:
     """Raise unless each of these is a whole number from ``least`` on; true and false are no numbers.
 
@@ -38,7 +47,7 @@ def must_be_whole_number(least: int = 1, **named: Any) -> None:
         MmardError: with the name of the first that is not.
     """
     for name, value in named.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if not is_number(value) or not isinstance(value, int) or value < least:
             raise MmardError(f"{name} is {value!r}, expected a whole number, at least {least}")
 
 
@@ -49,7 +58,7 @@ def must_lie_within(low: float, high: float, **named: Any) -> None:
         MmardError: with the name of the first that is not.
     """
     for name, value in named.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        if not is_number(value) or not low <= value <= high:
             raise MmardError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
 
 

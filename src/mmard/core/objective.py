@@ -12,6 +12,7 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from mmard.core.errors import MmardError, first_line, is_out_of_memory
+from mmard.core.numbers import is_number
 from mmard.core.views import Views
 
 TermFunction = Callable[..., Tensor]
@@ -121,7 +122,7 @@ class Objective:
     __radd__ = __add__
 
     def __mul__(self, factor: float) -> "Objective":
-        if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor):
+        if not is_number(factor) or not math.isfinite(factor):
             raise MmardError(f"'{self}' times {factor!r}: expected a finite number")
         return Objective(tuple((factor * w, t) for w, t in self.terms))
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mmard.core.errors import MmardError
+from mmard.core.numbers import is_number
 
 Norm = Literal["linf", "l2"]
 
@@ -38,7 +39,7 @@ class Threat:
         if self.norm not in ("linf", "l2"):
             raise MmardError(f"norm {self.norm!r} is not known; expected 'linf' or 'l2'")
         for name in ("eps", "lower", "upper"):
-            if isinstance(value := getattr(self, name), bool) or not isinstance(value, int | float):
+            if not is_number(value := getattr(self, name)):
                 raise MmardError(f"{name} is {value!r}, expected a number such as 8/255")
         if not self.lower < self.upper:
             raise MmardError(f"lower {self.lower:g} and upper {self.upper:g} are no range of a pixel, expected 0 and 1")

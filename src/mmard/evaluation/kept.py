@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mmard.core.errors import MmardError
-from mmard.models.tensors import load_tensors, save_tensors
+from mmard.models.tensors import digest_of, load_tensors, save_tensors
 
 Timed = tuple[Tensor, float]
 """A value, and the seconds that it took to find."""
@@ -58,8 +58,4 @@ def _read(path: Path) -> Timed | None:
 
 def fingerprint(tensors: Mapping[str, Tensor], *facts: object) -> str:
     """A name for weights, images, and all else that verdicts depend on; two evaluations of one name may share what they found."""
-    digest = hashlib.sha256(repr(facts).encode())
-    for name, value in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(f"{facts!r} {digest_of(tensors, {})}".encode()).hexdigest()[:16]

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mmard.core.errors import MmardError, first_line
+from mmard.core.files import state_of
 from mmard.core.portable import portable
 from mmard.core.reading import parse_json
 from mmard.models.checkpoints import fit, read_checkpoint
@@ -82,8 +83,7 @@ def describes_itself(path: Path) -> bool:
 
 def _header(path: Path) -> dict[str, str]:
     try:
-        stat = path.stat()
-        return _checked_header(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return _checked_header(path, state_of(path))
     except (SafetensorError, OSError) as e:
         if path.exists() and not os.access(path, os.R_OK):
             raise MmardError(f"{path} may not be read; change its permissions") from e

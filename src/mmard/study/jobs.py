@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from mmard import api
 from mmard.config import Settings
 from mmard.core.errors import MmardError
-from mmard.core.files import read_json, sha256
+from mmard.core.files import read_json, sha256, state_of
 from mmard.evaluation.evaluate import choose, suite
 from mmard.models.tensors import digest_of, load_tensors
 from mmard.runs import RunFolder, differences
@@ -70,8 +70,7 @@ def is_done(folder: RunFolder, evaluation: Evaluation) -> bool:
     told = read_json(verdicts.parent / "scores.json")
     if "weights" not in told:  # an evaluation from before they were kept
         return verdicts.stat().st_mtime >= weights.stat().st_mtime
-    stat = weights.stat()
-    if told["weights"] != _digest(weights, (stat.st_mtime_ns, stat.st_size, stat.st_ino)):
+    if told["weights"] != _digest(weights, state_of(weights)):
         return False
     try:
         return told.get("verdicts") in (None, digest_of(load_tensors(verdicts)[0], {}))
@@ -81,7 +80,7 @@ def is_done(folder: RunFolder, evaluation: Evaluation) -> bool:
 
 @lru_cache(maxsize=1024)
 def _digest(path: Path, _: tuple[int, ...]) -> str:
-    """Of a file: once, as long as it stays what it is."""
+    """Compute the digest of a file: once, as long as it stays what it is."""
     return sha256(path)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.errors import MmardError
-from mmard.core.numbers import parse_number, seed_of
+from mmard.core.numbers import is_number, parse_number, seed_of
 from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
@@ -148,7 +148,7 @@ def _cause(said: Tensor, few: Images) -> str:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return float(value) if is_number(value) else None
 
 
 def robust_claim(claimed: Mapping[str, Any], threat: Threat) -> float | None:
