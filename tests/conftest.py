@@ -9,6 +9,7 @@ import pytest
 
 # Before torch looks, and for the processes that tests start: bit-equality is promised on the CPU, for one number of threads.
 os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": os.environ.get("MMARD_TEST_THREADS", "1")}
+import hypothesis
 import torch
 from helpers import SEED, Run, blobs, command, small_net
 from rich.console import Console
@@ -20,6 +21,8 @@ from mmard.data.sources import load
 from mmard.models.weights import save_weights
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+hypothesis.settings.register_profile("untimed", deadline=None)  # no test hangs on how busy the machine is
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

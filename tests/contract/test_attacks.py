@@ -68,7 +68,7 @@ def test_l2_attacks_come_within_a_quarter_of_the_optimum(name: str) -> None:
     assert (found * 1.25 >= optimum).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     name=st.sampled_from(sorted(ATTACKS)), eps=st.floats(0.001, 1), norm=st.sampled_from(["linf", "l2"]),
     seed=st.integers(0, 1000), edge=st.booleans(),
