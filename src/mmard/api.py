@@ -31,7 +31,7 @@ from mmard.objects import (
     plan_of,
     teachers_of,
 )
-from mmard.runs import RunFolder, changes, differences, listed, look_told
+from mmard.runs import NO_EFFECT, RunFolder, changes, differences, listed, look_told
 from mmard.training.engine import Engine
 from mmard.training.extension import EXTENDABLE, Extension
 from mmard.training.progress import Watcher
@@ -174,11 +174,7 @@ def _warn_of_other_data(teacher: RunFolder, pupil: Settings) -> None:
             )
 
 
-# These change nothing in a result.
-UNIMPORTANT: dict[str, Any] = {
-    **dict.fromkeys(("about", "out", "tensorboard", "teacher_recipe", "teacher_check", "licence"), True),
-    "data": {"stream"},
-}
+UNIMPORTANT: dict[str, Any] = {**dict.fromkeys(NO_EFFECT, True), "data": {"stream"}}
 
 
 def must_be_free(folder: RunFolder, settings: Settings, resume: bool, extend: bool = False) -> None:

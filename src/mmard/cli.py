@@ -18,7 +18,7 @@ from mmard.commands.diagnose import diagnose
 from mmard.commands.eval import evaluate
 from mmard.commands.export import export
 from mmard.commands.report import report
-from mmard.commands.unexpected import told
+from mmard.commands.unexpected import describe_fault
 from mmard.core.errors import Interrupted, MmardError, Note, as_mistake
 from mmard.core.files import write_text
 from mmard.core.signals import Stopped, end_at_once, on_signals
@@ -285,5 +285,5 @@ def _told(e: Exception) -> int:
     if isinstance(mistake := as_mistake(e), MmardError):
         console.tell("bold red", "error", " ".join(str(mistake).splitlines()))
         return 2
-    console.tell("bold red", "error", told(e))
+    console.tell("bold red", "error", describe_fault(e))
     return UNEXPECTED

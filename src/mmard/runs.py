@@ -20,6 +20,8 @@ from mmard.core.opening import open_to_append
 from mmard.core.reading import NoJsonError, parse_json, read_text
 from mmard.core.seal import is_whole, seal
 
+NO_EFFECT = ("about", "out", "tensorboard", "teacher_recipe", "teacher_check", "licence")
+"""Settings that change nothing in a result."""
 NO_NUMBERS: dict[str, type] = {"precision": str, "chosen_by": str, "collapsed": bool}  # all else in the metrics is one
 
 

@@ -67,6 +67,12 @@ def test_an_old_file_that_lacks_a_new_setting_stands_with_the_others(tmp_path: P
     assert [len(group.runs) for group in read_all([tmp_path / "s"], settings_and_formula_of)] == [2, 1]
 
 
+def test_settings_without_an_effect_make_no_other_group(tmp_path: Path) -> None:
+    make_run(tmp_path / "s/a/seed-0")
+    make_run(tmp_path / "s/a/seed-1", seed=1, teacher_check="none", about="another word")
+    assert len(read_all([tmp_path / "s"], settings_and_formula_of)) == 1
+
+
 def test_a_seed_twice_is_another_group(tmp_path: Path) -> None:
     for name in ("a", "b"):
         make_run(tmp_path / name, judged=scores(FIRST))

@@ -13,7 +13,7 @@ from pathlib import Path
 PACKAGES = ("mmard", "torch", "lightning-fabric", "numpy", "pydantic", "pyautoattack", "safetensors", "typer", "rich")
 
 
-def told(e: BaseException) -> str:
+def describe_fault(e: BaseException) -> str:
     """Say in one line what happened, where the details are, and where to report it."""
     words = " ".join(str(e).split())[:200]
     what = f"{type(e).__name__}: {words}" if words else type(e).__name__

@@ -15,8 +15,9 @@ from mmard.core.portable import portable
 from mmard.evaluation.scores import WORST
 from mmard.report.html.judged import Judged, Row
 from mmard.report.html.records import Run, is_run, read_run
+from mmard.runs import NO_EFFECT
 
-SAME = ("seed", "out", "about", "tensorboard", "teacher_recipe", "licence")
+SAME = ("seed", *NO_EFFECT)
 """Settings by which runs of a group may differ."""
 Known = tuple[Row | None, str]
 """Resolved settings, None where they cannot be; and the formula, empty where there is none."""
