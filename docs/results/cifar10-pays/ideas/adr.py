@@ -1,7 +1,7 @@
 """ADR: Wu et al., "Annealing Self-Distillation Rectification Improves Adversarial Training", ICLR 2024, arXiv 2305.12118.
 
-No teacher: the label is P = λᵢ·T_ema(x)^τ + (1 − λᵢ)·y in attack and loss, λᵢ = clip₀¹(λ − (max P_ema − P_ema,y)), T_ema the student's own
-average; τ 2.5 → 2.0 and λ .70 → .95 along a cosine over the run.
+No teacher: the label is P = λᵢ·T_ema(x)^τ + (1 − λᵢ)·y in attack and loss, λᵢ = clip₀¹(λ − (max P_ema − P_ema,y)), T_ema the
+student's own average; τ 2.5 → 2.0 and λ .70 → .95 along a cosine over the run.
 """
 
 import math
