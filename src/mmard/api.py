@@ -1,7 +1,7 @@
 """From settings to a trained and judged student: what the command line does, for Python."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from mmard.data.labels import Known
 from mmard.judge.assess import evaluate
 from mmard.judge.extras import formula_of, keep_card
 from mmard.models.students import Architecture, Classifier, build
-from mmard.models.teachers import Card, find_model, load_teacher, weights_file
+from mmard.models.teachers import Card, as_teacher, find_model, load_model, weights_file
 from mmard.models.weights import describes_itself
 from mmard.objects import (
     averaging_of,
@@ -94,8 +94,9 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine, exten
         engine.choose_precision(settings.engine.precision)
         if settings.teacher and engine.is_global_zero:
             _warn_of_other_data(RunFolder(settings.teacher), settings)
+        nets = {name: load_model(source) for name, source in teachers_of(settings).items()}  # before images are decoded
         data = data_of(settings, known_to(settings, folder))
-        trainer = _trainer(settings, data, engine, folder, watch(folder.path.name), extension)
+        trainer = _trainer(settings, data, engine, folder, watch(folder.path.name), nets, extension)
         engine.on_global_zero(lambda: _look_at_teachers(trainer, settings))
         trainer.restore()  # whatever is refused leaves the folder as it was
         formula = str(trainer.method)
@@ -233,6 +234,7 @@ def _trainer(
     engine: Engine,
     folder: RunFolder,
     watcher: Watcher,
+    nets: Mapping[str, Classifier],
     extension: Extension | None = None,
 ) -> Trainer:
     classes, channels = len(data.train.classes), data.train.channels
@@ -247,7 +249,7 @@ def _trainer(
         train=data.train,
         held_out=data.held_out,
         folder=folder,
-        teachers={name: load_teacher(source, classes, channels) for name, source in sources.items()},
+        teachers={name: as_teacher(nets[name], source, classes, channels) for name, source in sources.items()},
         plan=plan_of(settings),
         averaging=averaging_of(settings),
         validation=Validation(**settings.validation.model_dump()),

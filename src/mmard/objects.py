@@ -103,7 +103,7 @@ def known_of(source: str | Path, what: str) -> Known:
             f"the card {path} has other class_names ({', '.join(card.class_names[:4])} ...) than its file says "
             f"({', '.join(known.classes[:4])} ...); leave them out of the card"
         )
-    return Known(what, known.classes or card.class_names, card.channels)
+    return Known(what, known.classes or card.class_names, card.channels, {what: (card.classes, card.channels)})
 
 
 def may_be_read(settings: Settings) -> None:

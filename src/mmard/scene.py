@@ -17,7 +17,7 @@ from mmard.data.images import Images, ImageSet, some
 from mmard.diagnostics.boundary import Places, direct, look, searches_of
 from mmard.diagnostics.triangle import triangle
 from mmard.models.students import Classifier
-from mmard.models.teachers import load_model, load_teacher, must_fit
+from mmard.models.teachers import as_teacher, load_model, must_fit
 from mmard.objects import data_of, known_of, teachers_of
 from mmard.training.engine import Engine
 from mmard.training.folding import folded
@@ -45,14 +45,17 @@ class Scene:
         sources = teachers_of(settings)
         known = [known_of(weights, f"the student {weights}")]
         known += [known_of(source, f"the {name} {source}") for name, source in sources.items()]
+        student, nets = load_model(weights), {n: load_model(s) for n, s in sources.items()}  # before images are decoded
         data = data_of(read_settings(settings, {"data.stream": True}), known)  # few of them are looked at
         whole: ImageSet = {"held-out": data.held_out, "test": data.test, "train": data.train}[split]
         if len(whole) < 2:
             raise MmardError(f"the {split} split has {len(whole)} image, expected at least 2; try another split")
-        student, shape = load_model(weights), (len(whole.classes), whole.channels)
+        shape = len(whole.classes), whole.channels
         must_fit(student, str(weights), *shape)
         device = Engine().device  # another machine may be looking
-        loaded: dict[str, Classifier] = {"student": student} | {n: load_teacher(s, *shape) for n, s in sources.items()}
+        loaded: dict[str, Classifier] = {"student": student} | {
+            n: as_teacher(nets[n], s, *shape) for n, s in sources.items()
+        }
         networks = {name: net.to(device, memory_format=torch.channels_last) for name, net in loaded.items()}  # type: ignore[call-overload]
         return Scene(
             networks,

@@ -1,8 +1,8 @@
 """Labels: class numbers from what people have, and the order of the classes."""
 
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,13 @@ class Known:
         what: the model's name in messages.
         classes: its class names in the order of its outputs; empty where it does not say.
         channels: of the images that it takes; None where it does not say.
+        shapes: name → numbers of classes and of channels, of each model that this is of; None where it does not say.
     """
 
     what: str
     classes: tuple[str, ...] = ()
     channels: int | None = None
+    shapes: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict, compare=False)
 
     @staticmethod
     def of(what: str, names: object, count: object = None, channels: object = None) -> "Known":
@@ -35,7 +37,18 @@ class Known:
         given = tuple(names) if isinstance(names, list | tuple) else ()
         sound = all(isinstance(name, str) for name in given) and len(set(given)) == len(given)
         fits = sound and count in (None, len(given))
-        return Known(what, given if fits else (), channels if isinstance(channels, int) else None)
+        classes, takes = (n if isinstance(n, int) else None for n in (count, channels))
+        return Known(what, given if fits else (), takes, {what: (classes, takes)})
+
+    def must_fit(self, classes: int, channels: int | None = None) -> None:
+        """Raise unless all the models are for so many classes and channels; None: these are not known yet."""
+        for what, (own, takes) in self.shapes.items():
+            if own not in (None, classes):
+                raise MmardError(f"{what} has {own} classes, the data {classes}")
+            if takes is not None and channels not in (None, takes):
+                have, data = ("", "") if own is None else (f"{own} classes and ", f"{classes} and ")
+                cure = "; data.channels=1 makes all images grey" if takes == 1 else ""
+                raise MmardError(f"{what} has {have}{takes} channels, the data {data}{channels}{cure}")
 
     def order(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Give the order in which the data's classes, called ``names``, are to be numbered: the model's, if it has the same.
@@ -81,8 +94,8 @@ def agreed(models: Iterable[Known]) -> Known | None:
     channels = 3 if 3 in takes else 1 if 1 in takes else None
     if not known:
         return None
-    first = (named or known)[0]
-    return Known(first.what, first.classes, channels)
+    first, shapes = (named or known)[0], {what: own for model in known for what, own in model.shapes.items()}
+    return Known(first.what, first.classes, channels, shapes)
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:

@@ -108,7 +108,8 @@ def load(
         **files: as in `FileOptions`.
 
     Raises:
-        MmardError: for data that are not there or not what they should be, and for options that they do not look at.
+        MmardError: for data that are not there or not what they should be, for options that they do not look at, and, before an
+            image is decoded, for a model of other classes or channels.
     """
     options, limits = FileOptions(**files), (limit, test_limit)
     must_be_used(name, [key for key in options.given() if key != "stream"])
@@ -118,6 +119,8 @@ def load(
     parts = _parts(_open(name, options), name, options, limits, seed, model)
     found, broken = (parts, []) if options.on_error == "stop" else _without_broken(parts)
     train, test = _of_one_shape(found, options.channels, model)
+    if model is not None:
+        model.must_fit(len(train.classes), train.channels)  # the first of each is decoded, the rest is not yet
     learnt: ImageSet = train if options.stream else train.in_memory()
     return replace(split(name, learnt, test.in_memory(), held_out=held_out, seed=seed), skipped=tuple(broken))
 
@@ -155,6 +158,8 @@ def _parts(
         raise MmardError(f"{name} has the splits {', '.join(splits)}; expected train and {' or '.join(TEST_SPLITS)}")
     train, test = (_Table.of(splits[part], options.label) for part in ("train", test_name))
     names = _classes_of(train)
+    if model is not None:
+        model.must_fit(len(names))
     order, notes = model.order(names) if model else names, Notes()
     labels = [renumbered(train.labels, names, order), _as_in_training(test, train, names, order)]
     parts = []

@@ -152,7 +152,9 @@ class Subject:
     @staticmethod
     def of(source: Source, settings: Settings, limit: int | None, device: torch.device) -> "Subject":
         """Load both."""
-        model = source.exported or load_model(source.path)  # its faults come before images are read
+        model = source.exported or load_model(source.path)  # its faults come before images are decoded
+        if isinstance(model, Exported):
+            model.model.must_answer()
         streamed = read_settings(settings, {"data.stream": True})  # nobody sees the training images
         test = data_of(streamed, source.known()).test
         whole = len(test) if settings.data.test_limit is None else math.inf

@@ -1,6 +1,7 @@
 """Exported models: an ONNX file as a network, run by onnxruntime on the CPU. Pixels in [0, 1] in, logits out, no gradients."""
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from mmard.core.errors import MmardError, first_line
 from mmard.core.reading import parse_json
+
+PROBED = 10_000_000  # values of an image up to which a graph is tried on made-up ones
 
 
 def need_onnx() -> None:
@@ -87,6 +90,16 @@ class RuntimeModel(nn.Module):
                 f"{self.what} is for {self.classes} classes and images of {sizes[0]}, the data has {classes} and {sizes[1]}; "
                 "name its data: data.name=..., data.size=..."
             )
+
+    def must_answer(self) -> None:
+        """Ask it of two grey images, where it says their size: a graph that fails is known before images are decoded.
+
+        Raises:
+            MmardError: where it fails.
+        """
+        sizes = [n for n in self.shape if n is not None]
+        if len(sizes) == 3 and math.prod(sizes) <= PROBED:
+            self(torch.full((2, *sizes), 0.5))
 
     def extra_repr(self) -> str:
         return f"onnxruntime {self.version}"

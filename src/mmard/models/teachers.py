@@ -142,6 +142,10 @@ def must_fit(model: Classifier, what: str, classes: int, channels: int) -> None:
 
 def load_teacher(source: str | Path, classes: int, channels: int) -> Classifier:
     """A frozen teacher for data with that many classes and channels."""
-    model = load_model(source)
+    return as_teacher(load_model(source), source, classes, channels)
+
+
+def as_teacher(model: Classifier, source: str | Path, classes: int, channels: int) -> Classifier:
+    """Freeze a classifier that was loaded before the data, once it is known to fit them."""
     must_fit(model, f"the teacher {source}", classes, channels)
     return model.requires_grad_(False)
