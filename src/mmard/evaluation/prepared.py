@@ -45,15 +45,16 @@ def prepared(model: nn.Module, images: Images) -> nn.Module:
     """
     x, _, _ = images.batch(slice(0, TRIED))
     with held_still(model):
-        if _needs_plain_memory(model, x):
+        if needs_plain_memory(model, x):
             plain = Contiguous(model)
-            if _needs_plain_memory(plain, x):  # weights that lie channel by channel make features that do
+            if needs_plain_memory(plain, x):  # weights that lie channel by channel make features that do
                 plain = Contiguous(copy.deepcopy(model).to(memory_format=torch.contiguous_format))  # type: ignore[call-overload]
             model = plain
         return FiniteGradients(model) if _has_infinite_slopes(model, x) else model
 
 
-def _needs_plain_memory(model: nn.Module, x: Tensor) -> bool:
+def needs_plain_memory(model: nn.Module, x: Tensor) -> bool:
+    """Does the network call ``.view`` on what does not lie in the usual order of memory? Asked of images (N, C, H, W)."""
     try:
         with torch.no_grad():
             model(x)

@@ -15,6 +15,7 @@ from mmard.core.numbers import beginning, seed_of
 from mmard.core.views import MissingModelError, Predict, Views
 from mmard.models.students import Classifier, build
 from mmard.training.engine import Engine
+from mmard.training.layout import lay_out
 from mmard.training.plan import Plan
 
 
@@ -91,13 +92,19 @@ class TrainedCompanion:
 
 
 def companions_of(
-    method: Method, student: nn.Module, given: Mapping[str, nn.Module], plan: Plan, engine: Engine, seed: int
+    method: Method,
+    student: nn.Module,
+    given: Mapping[str, nn.Module],
+    plan: Plan,
+    engine: Engine,
+    seed: int,
+    shape: torch.Size | None = None,
 ) -> list[TrainedCompanion]:
     """The method's companions, each a copy of the given network of its name, or fresh."""
     found = []
     for name, companion in method.companions.items():
         net = copy.deepcopy(given[name]) if name in given else _fresh(name, companion, student, given, seed)
-        net.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out(net, engine.device, shape)
         found.append(TrainedCompanion(name, companion, net, plan, engine))
     return found
 

@@ -102,6 +102,7 @@ class Trainer:
         self.update = Update(
             method=self.method, threat=self.threat, student=self.student, teachers=self.teachers, plan=plan,
             engine=engine, scale=self.scale, compile=self.compile, seed=self.seed,
+            shape=self.train.shape,
         )  # fmt: skip
         self.beside = {companion.name: companion.net for companion in self.update.companions}
         self.average = Average(self.averaging.in_run_of(plan.epochs), self.student)

@@ -21,6 +21,7 @@ from mmard.core.views import Frame, Models, Predict, Views, held_still
 from mmard.training.companions import TrainedCompanion, companions_of
 from mmard.training.engine import Engine
 from mmard.training.folding import Folded, folded
+from mmard.training.layout import lay_out
 from mmard.training.plan import Plan
 from mmard.training.step import make_example, outer_losses
 from mmard.training.weight_perturbation import moved_up, state_kept
@@ -38,6 +39,7 @@ class Update:
         scale: the KL terms of the outer objectives are multiplied by it.
         compile: run the networks of the inner process through ``torch.compile``.
         seed: of the weights of fresh companions.
+        shape: (C, H, W) of the images: networks that call ``.view`` are found by it; None: there are none.
     """
 
     method: Method
@@ -49,6 +51,7 @@ class Update:
     scale: float = 1.0
     compile: bool = False
     seed: int = 0
+    shape: torch.Size | None = None
     optimizer: Optimizer = field(init=False)
     companions: list[TrainedCompanion] = field(init=False)
 
@@ -57,12 +60,14 @@ class Update:
         self.method = self.method.scale_divergences(self.scale)
         frozen = {name: net for name, net in self.teachers.items() if name not in self.method.companions}
         for network in (self.student, *frozen.values()):
-            network.to(engine.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            lay_out(network, engine.device, self.shape)
         for name, teacher in frozen.items():
             shadows[name] = folded(teacher.eval().requires_grad_(False))
         self.optimizer = self.plan.optimizer_for(self.student)
         self.wrapped, self.stepper = engine.setup(self.student, self.optimizer)
-        self.companions = companions_of(self.method, self.student, self.teachers, self.plan, engine, self.seed)
+        self.companions = companions_of(
+            self.method, self.student, self.teachers, self.plan, engine, self.seed, self.shape
+        )
         self.in_training = engine.predictor(self.student)  # without the wrapper, whose gradients are averaged
         self.shadow = self.student if self.method.attack_in_train_mode else folded(self.student)
         networks = {**shadows, "student": self.shadow}
