@@ -187,7 +187,9 @@ def must_be_free(folder: RunFolder, settings: Settings, resume: bool, extend: bo
     if not folder.has_run:
         return
     if not resume:
-        raise MmardError(f"{folder.path} holds a run already; go on with --resume, or choose another out=")
+        raise MmardError(
+            f"{folder.path} holds a run already; go on with --resume (Python: resume=True), or choose another out="
+        )
     changed = _changed(made_with(folder), as_begun(settings, folder))
     other = {key: pair for key, pair in changed.items() if not (extend and key in EXTENDABLE)}
     if other:

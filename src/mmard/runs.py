@@ -41,6 +41,9 @@ class RunFolder:
         self._board: Any = None
         self._lock: IO[str] | None = None
 
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
     def lock(self) -> None:
         """Keep other processes out until `close`; the lock goes with the process, however that ends."""
         try:

@@ -18,7 +18,7 @@ from mmard.evaluation.checked import checked, how_to_check
 from mmard.evaluation.checks import AFTER, ALL, BEFORE, Check, CheckError, as_dicts
 from mmard.evaluation.eot import Averaged
 from mmard.evaluation.evaluate import Trial, choose, evaluate, suite
-from mmard.evaluation.preflight import check_pixels, check_threat, preflight
+from mmard.evaluation.preflight import check_logits, check_pixels, check_threat, preflight
 from mmard.evaluation.slopes import check_slopes
 from mmard.models.weights import save_weights
 
@@ -87,6 +87,17 @@ def test_however_many_images_there_are(n: int) -> None:
 )
 def test_what_is_no_classifier_is_one_line(say: Callable[[Tensor], object], name: str) -> None:
     assert refused(Says(say)) == name
+
+
+def test_one_row_of_positive_logits_is_no_probability_and_one_that_adds_up_to_1_is() -> None:
+    row = torch.tensor([[0.31, 0.02, 0.19]])
+    for honest in (row, row.expand(9, -1), torch.tensor([[3.0, 0.0, 1.0]])):
+        check_logits(honest)
+    for n in (1, 9):
+        with pytest.raises(CheckError, match="add up to 1: probabilities"):
+            check_logits(torch.rand(n, 10, generator=torch.Generator().manual_seed(0)).softmax(1))
+    with pytest.raises(CheckError, match="votes"):
+        check_logits(torch.eye(3)[[0, 1, 0, 2]])
 
 
 def test_what_is_no_model_and_zero_images_are_one_line() -> None:

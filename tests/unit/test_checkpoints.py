@@ -114,6 +114,16 @@ def test_a_mean_and_a_std_beside_the_weights_must_be_those_of_the_card(tmp_path:
             loaded(tmp_path, content, **facts)
 
 
+@pytest.mark.parametrize("names", [("mean", "std"), ("mean",)])
+def test_weights_that_bring_the_identity_are_those_of_a_card_without_a_normalisation(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    identity = {"mean": torch.zeros(3), "std": torch.ones(3)}
+    assert is_that_of(loaded(tmp_path, weights() | {name: identity[name] for name in names}), 0)
+    with pytest.raises(MmardError, match="a normalisation of its own"):
+        loaded(tmp_path, weights() | identity | {"std": torch.full((3,), 2.0)})
+
+
 def test_a_refusal_says_what_to_save(tmp_path: Path) -> None:
     for content in (build(Architecture(name="cnn-4-2", classes=10)), {"epoch": 3}, [1, 2]):
         with pytest.raises(MmardError, match=r"torch\.save\(model\.state_dict\(\), 'weights\.pt'\)"):

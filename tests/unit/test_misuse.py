@@ -14,6 +14,7 @@ import mmard as package
 from mmard import Method, MmardError, Objective, Pgd, Scores, Threat, diagnose, evaluate, load_model, term, train
 from mmard.core.csvs import csv_text
 from mmard.delivering import export
+from mmard.runs import RunFolder
 from mmard.study.file import read_study
 from mmard.study.plan import cells_of
 
@@ -27,6 +28,8 @@ MISUSES: list[tuple[Callable[[], object], str]] = [
     (lambda: evaluate("nowhere", batch_size=A or 1.5), "batch_size is 1.5, expected a whole number"),
     (lambda: evaluate("nowhere", batch_size=0), "batch_size 0"),
     (lambda: evaluate("nowhere", limit=0), "limit 0"),
+    (lambda: evaluate("nowhere", limit=True), "evaluate: limit is True, expected a whole number"),
+    (lambda: evaluate("nowhere", seed=True), "evaluate: seed is True, expected a whole number"),
     (lambda: evaluate("nowhere", seed=A or "x"), "seed is 'x'"),
     (lambda: evaluate("nowhere", seed=A), "seed is None"),
     (lambda: evaluate("nowhere", tick=A or 3), "tick is 3, expected a function"),
@@ -172,3 +175,7 @@ def test_a_study_at_home_is_one_folder(tmp_path: Path, monkeypatch: pytest.Monke
     study = read_study(tmp_path / "s.yaml")
     assert study.folder == tmp_path / "home/x"
     assert [cell.folder.path for cell in cells_of(study)] == [study.folder / name / "seed-0" for name in ("1", "0.5")]
+
+
+def test_a_run_folder_prints_as_its_path(tmp_path: Path) -> None:
+    assert repr(RunFolder(tmp_path / "a")) == f"RunFolder({str(tmp_path / 'a')!r})"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import wraps
 from inspect import signature
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar, get_args
 
 from pydantic import BeforeValidator, ConfigDict, ValidationError, validate_call
 
@@ -28,10 +28,16 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
         MmardError: by the new function, for a value of another type, and for files, folders and memory that are not there.
     """
     checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
-    names = list(signature(function).parameters)
+    parameters = signature(function).parameters
+    names = list(parameters)
+    kinds = {name: get_args(p.annotation) or (p.annotation,) for name, p in parameters.items()}
+    numbers = {name for name, kind in kinds.items() if int in kind and bool not in kind}
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            if name in numbers and isinstance(value, bool):  # to Python, true is 1
+                raise MmardError(f"{function.__name__}: {name} is {value}, expected a whole number")
         try:
             return checked(*args, **kwargs)
         except ValidationError as e:

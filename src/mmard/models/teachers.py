@@ -134,7 +134,8 @@ def must_fit(model: Classifier, what: str, classes: int, channels: int) -> None:
     """Raise unless the model is for data with that many classes and channels."""
     have = model.architecture
     if (have.classes, have.channels) != (classes, channels):
-        cure = "; data.channels=1 makes all images grey" if (have.channels, channels) == (1, 3) else ""
+        grey = (have.classes, have.channels, channels) == (classes, 1, 3)
+        cure = "; data.channels=1 makes all images grey" if grey else ""
         raise MmardError(
             f"{what} has {have.classes} classes and {have.channels} channels, the data {classes} and {channels}{cure}"
         )
