@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 from helpers import QUICK, Run
+from PIL import Image
 
 import mmard as package
 from mmard import Method, MmardError, Objective, Pgd, Scores, Threat, diagnose, evaluate, load_model, term, train
 from mmard.core.csvs import csv_text
 from mmard.delivering import export
+from mmard.models.students import Architecture, build
+from mmard.models.weights import save_weights
 from mmard.runs import RunFolder
 from mmard.study.file import read_study
 from mmard.study.plan import cells_of
@@ -175,6 +178,17 @@ def test_a_study_at_home_is_one_folder(tmp_path: Path, monkeypatch: pytest.Monke
     study = read_study(tmp_path / "s.yaml")
     assert study.folder == tmp_path / "home/x"
     assert [cell.folder.path for cell in cells_of(study)] == [study.folder / name / "seed-0" for name in ("1", "0.5")]
+
+
+def test_a_setting_of_an_evaluation_may_be_a_path(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "pictures" / split / name).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / split / name / f"{i}.png")
+    save_weights(tmp_path / "w.safetensors", build(Architecture(name="cnn-4-2", classes=2, channels=3)), {})
+    given = {"data__name": "imagefolder", "data__root": tmp_path / "pictures", "data__channels": 3, "threat__eps": 0.1}
+    assert len(evaluate(tmp_path / "w.safetensors", "none", **given).correct) == 4
 
 
 def test_a_run_folder_prints_as_its_path(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def evaluate(
     asked = Asked(
         attacks=attacks, protocol=protocol, limit=limit, batch_size=batch_size, seed=seed, checks=checks,
         twin=None if twin is None else str(twin),
-        overrides={key.replace("__", "."): value for key, value in overrides.items()},
+        overrides={key.replace("__", "."): str(v) if isinstance(v, Path) else v for key, v in overrides.items()},
     )  # fmt: skip
     known = Source.of(source, asked.twin, trust=trust)
     settings = known.settings(asked.overrides, trust=trust)
