@@ -37,7 +37,8 @@ def write(path: Path, **keys: Any) -> None:
 def lesson(tmp_path: Path) -> dict[str, Any]:
     """Settings of a pupil whose teacher has to be trained first."""
     (tmp_path / "teach.yaml").write_text(yaml.safe_dump(TINY))
-    return {**TINY, "method": "rslad", "attack.steps": 1, "teacher": "runs/teacher", "teacher_recipe": "teach.yaml"}
+    return {**TINY, "method": "rslad", "attack.steps": 1, "teacher": "runs/teacher", "teacher_recipe": "teach.yaml",
+            "teacher_check": "none"}  # fmt: skip
 
 
 def test_a_cell_that_fails_is_listed_and_the_others_go_on(mmard: Run, lesson: dict[str, Any], tmp_path: Path) -> None:
@@ -122,7 +123,10 @@ def test_a_job_waits_for_a_folder_that_is_just_being_left(tmp_path: Path) -> Non
     timer = threading.Timer(0.5, holder.close)
     begun = time.monotonic()
     timer.start()
-    error = do({"settings": {**TINY, "student": "cnn-0-1", "out": str(tmp_path / "run")}, "evaluation": None})
+    trust = {"everything": False, "own": []}
+    error = do(
+        {"settings": {**TINY, "student": "cnn-0-1", "out": str(tmp_path / "run")}, "evaluation": None, "trust": trust}
+    )
     assert error is not None  # and it is not that of the folder
     assert "width and depth are at least 1" in error
     assert time.monotonic() - begun > 0.4
