@@ -175,6 +175,10 @@ class Settings(Section):
         return self.model_dump(mode="json")
 
 
+SECTIONS = {name for name, info in Settings.model_fields.items() if isinstance(info.default, Section)}
+"""Settings that are a section of their own: ``data``, ``train`` ..."""
+
+
 def recipe_folders() -> list[Path]:
     """Where recipes live: in the installed package, or in the repository's ``recipes/``."""
     here = Path(__file__).resolve()
@@ -224,10 +228,22 @@ def read_settings(
     elif recipe is not None:
         raw, found = _of_file(str(recipe))
         known = found.also(everything=trust)
-    _forget_other_data(raw, overrides or {})
-    for key, value in (overrides or {}).items():
+    changes = _by_key(overrides or {})
+    _forget_other_data(raw, changes)
+    for key, value in changes.items():
         _put(raw, key, value)
-    return validated(Settings, raw, "setting").trusting(known.also(_words(overrides or {})) if own else known)
+    return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known)
+
+
+def _by_key(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Write a mapping for a section as its keys: ``train={"epochs": 5}`` changes the epochs and leaves the batch size."""
+    changes: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if isinstance(value, dict) and key in SECTIONS:
+            changes |= {f"{key}.{inner}": each for inner, each in value.items()}
+        else:
+            changes[key] = value
+    return changes
 
 
 def _of_file(recipe: str) -> tuple[dict[str, Any], Trust]:

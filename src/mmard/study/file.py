@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
-from mmard.config import Count, Seed, Settings, is_package_file, read_settings, recipe_folders, stand_once
+from mmard.config import SECTIONS, Count, Seed, Settings, is_package_file, read_settings, recipe_folders, stand_once
 from mmard.core.arguments import Names
 from mmard.core.errors import MmardError, unknown
 from mmard.core.files import write_text
@@ -14,11 +14,6 @@ from mmard.core.portable import portable
 from mmard.core.reading import read_yaml
 from mmard.core.validate import Section, keys_of, validated
 
-SECTIONS = {
-    name
-    for name, info in Settings.model_fields.items()
-    if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
-}
 OF_THE_STUDY = {"out": "the study's own out", "seed": "seeds: [0, 1, 2]"}
 
 

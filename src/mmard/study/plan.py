@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmard import api
-from mmard.config import Settings, read_settings
+from mmard.config import SECTIONS, Settings, read_settings
 from mmard.core.errors import MmardError, unknown
 from mmard.runs import RunFolder
-from mmard.study.file import OF_THE_STUDY, SECTIONS, StudyFile, flat, is_setting, not_ours
+from mmard.study.file import OF_THE_STUDY, StudyFile, flat, is_setting, not_ours
 
 Axes = dict[str, dict[str, dict[str, Any]]]
 """axis → label → settings by dotted key."""
