@@ -15,5 +15,5 @@ def test_a_mapping_for_a_section_changes_the_keys_it_names_and_leaves_the_others
 
 
 def test_a_mapping_for_a_section_with_an_unknown_key_is_one_line() -> None:
-    with pytest.raises(MmardError, match="unknown setting 'train.epoch'; did you mean train.epochs"):
+    with pytest.raises(MmardError, match=r"unknown setting 'train.epoch'; did you mean train.epochs"):
         read_settings(None, {"train": {"epoch": 5}})
