@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import pickle
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -181,7 +180,7 @@ class RunFolder:
             return None
         try:
             state = load_safely(self.checkpoint_file, mapped=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
+        except Exception:  # damaged bytes fail in every way there is
             state = self.load()  # which says what is wrong
         settings = state.get("settings") if isinstance(state, dict) else None
         return settings if isinstance(settings, dict) else None
@@ -201,7 +200,9 @@ class RunFolder:
                     "remove it to start anew"
                 )
             state = load_safely(self.checkpoint_file)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
+        except MmardError:
+            raise
+        except Exception as e:  # of an old one without a digest: damaged bytes fail in every way there is
             raise MmardError(
                 f"{self.checkpoint_file} is no whole checkpoint (it cannot be read); remove it to start anew"
             ) from e
