@@ -104,7 +104,7 @@ def ours(model: nn.Module, images: Images, threat: Threat, auto: AutoAttack, clo
     """The same by `mmard eval`'s means."""
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = Batches(model, in_parts(folded(model)), images, threat, auto.batch_size, auto.seed, Alone(), Forgotten())
-    right, *_ = batches.column("clean", lambda _p, x, _y, _t: x, lambda _: None)
+    (right, *_), _ = batches.column("clean", lambda _p, x, _y, _t: x, lambda _: None)
     auto = replace(auto, clock=clock)
     stages, _ = timed(clock, "all", batches.stages)("AutoAttack", auto, right, lambda _: None)
     return [stage.right for stage in stages]
