@@ -244,9 +244,13 @@ def test_a_run_that_ended_early_needs_more_patience(tiny: DataSet, tmp_path: Pat
 
 @contextmanager
 def ended_by(number: int) -> Iterator[None]:
-    """As the command line ends by a signal; the tests' own process stays."""
-    with pytest.raises(Stopped) as stopped, on_signals(end_at_once):
-        yield
+    """As the command line ends by a signal; the tests' own process stays, and hears it also where it was begun by nohup."""
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(Stopped) as stopped, on_signals(end_at_once):
+            yield
+    finally:
+        signal.signal(number, before)
     assert stopped.value.code == 128 + number
 
 
