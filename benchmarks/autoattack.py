@@ -23,18 +23,18 @@ import torch
 from pyautoattack import AutoAttack as Package
 from torch import Tensor, nn
 
-from mmard.attacks.auto import AutoAttack
-from mmard.attacks.spared import in_parts
-from mmard.config import parse_overrides, read_settings
+from mmard.api.build import data_of
+from mmard.api.settings import parse_overrides, read_settings
+from mmard.attacks.autoattack import AutoAttack
+from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
 from mmard.data.images import Images, some
-from mmard.evaluation.batches import Alone, Batches
-from mmard.evaluation.kept import Forgotten
+from mmard.evaluation.cache import Forgotten
+from mmard.evaluation.loop import Alone, Batches
+from mmard.models.folding import folded
 from mmard.models.teachers import find_model, load_model, weights_file
 from mmard.models.weights import facts_of
-from mmard.objects import data_of
-from mmard.training.folding import folded
 
 Clock = dict[str, list[float]]  # attack → wall and CPU seconds
 

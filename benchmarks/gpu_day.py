@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from mmard import MmardError, train
-from mmard.config import Settings
-from mmard.core.files import sha256, write_json
-from mmard.core.validate import validated
+from mmard.api.settings import Settings
 from mmard.models.weights import facts_of, load_weights, save_weights
-from mmard.runs import RunFolder
-from mmard.training.progress import Watcher
+from mmard.runs.folder import RunFolder
+from mmard.training.callbacks import Watcher
+from mmard.utils.files import sha256, write_json
+from mmard.utils.validation import validated
 
 SCHEDULE = {
     "batch_size": 256,

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmard.api.settings import read_settings
 from mmard.bench.measure import forward_flops, paired_seconds
-from mmard.bench.report import Case, Subject, memory_of
-from mmard.config import read_settings
-from mmard.core.files import write_json
+from mmard.bench.step import Case, Subject, memory_of
 from mmard.training.engine import Engine
+from mmard.utils.files import write_json
 
 STUDENT_PASSES = 10 * 2 + 2 + 4  # ten steps forward and back, two outer forwards, their backwards to input and weights
 USUAL: dict[str, Any] = {"teacher": "wrn-16-2", "batch": 8, "size": 32, "classes": 10}

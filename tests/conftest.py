@@ -14,8 +14,8 @@ import torch
 from helpers import SEED, Run, blobs, command, small_net
 from rich.console import Console
 
-from mmard import api, cli
-from mmard.commands import console
+from mmard.api.train import train
+from mmard.cli import console, main
 from mmard.data.images import DataSet, split
 from mmard.data.sources import load
 from mmard.models.weights import save_weights
@@ -63,7 +63,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     runs: dict[str, Path] = {}
     for method in ("pgd_at", "trades", "rslad", "mmard"):
         taught = {"teacher": str(runs["pgd_at"])} if method in ("rslad", "mmard") else {}
-        runs[method] = api.train(method=method, out=str(base / method), **settings, **taught).path
+        runs[method] = train(method=method, out=str(base / method), **settings, **taught).path
     return runs
 
 
@@ -90,7 +90,7 @@ def mmard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         monkeypatch.setattr(sys, "argv", ["mmard", *map(str, words)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
         code = ended.value.code
         return subprocess.CompletedProcess(sys.argv, code if isinstance(code, int) else 0, *capsys.readouterr())
 

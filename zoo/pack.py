@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from mmard import load_model
-from mmard.config import read_settings
-from mmard.core.files import sha256, write_json
+from mmard.api.settings import read_settings
 from mmard.models.weights import facts_of, save_weights
+from mmard.utils.files import sha256, write_json
 
 KEPT = ("method", "student", "threat", "attack", "train", "averaging", "seed")  # no paths of the machine that trained
 

@@ -1,16 +1,22 @@
 """Adversarial robustness distillation: small image classifiers that resist attack, learnt from large robust ones."""
 
-from mmard import losses, methods
-from mmard.api import evaluate, train
-from mmard.attacks.pgd import Pgd
-from mmard.core.errors import MmardError
-from mmard.core.method import Method
-from mmard.core.objective import Objective, term
-from mmard.core.threat import Threat
-from mmard.core.views import Point, Views
-from mmard.diagnosing import diagnose
-from mmard.evaluation.scores import Scores
-from mmard.models.teachers import load_model
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mmard.utils.moved import install
+
+if TYPE_CHECKING:
+    from mmard import losses, methods
+    from mmard.api.diagnose import diagnose
+    from mmard.api.train import evaluate, train
+    from mmard.attacks.pgd import Pgd
+    from mmard.core.method import Method
+    from mmard.core.objective import Objective, term
+    from mmard.core.threat import Threat
+    from mmard.core.views import Point, Views
+    from mmard.evaluation.scores import Scores
+    from mmard.models.teachers import load_model
+    from mmard.utils.errors import MmardError
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,3 +36,30 @@ __all__ = [
     "term",
     "train",
 ]
+_HOME = {
+    "api.diagnose": ("diagnose",),
+    "api.train": ("evaluate", "train"),
+    "attacks.pgd": ("Pgd",),
+    "core.method": ("Method",),
+    "core.objective": ("Objective", "term"),
+    "core.threat": ("Threat",),
+    "core.views": ("Point", "Views"),
+    "evaluation.scores": ("Scores",),
+    "models.teachers": ("load_model",),
+    "utils.errors": ("MmardError",),
+}
+install()
+_HOME_OF = {name: f"mmard.{module}" for module, names in _HOME.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: torch takes seconds, and ``mmard --help`` needs none of it."""
+    if name in ("losses", "methods"):
+        return import_module(f"mmard.{name}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'mmard' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -8,8 +8,8 @@ import yaml
 from helpers import QUICK, Run
 
 from mmard import Scores
-from mmard.catalogue import catalogue
-from mmard.config import Settings, recipes
+from mmard.api.catalogue import catalogue
+from mmard.api.settings import Settings, recipes
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "my_method.py"
 

@@ -9,11 +9,11 @@ import torch
 from helpers import QUICK, Run
 from safetensors.torch import load_file
 
-from mmard import diagnosing, scene
+from mmard.api import comparison, diagnose
+from mmard.api.build import method_of
+from mmard.api.settings import read_settings
 from mmard.attacks.minimal import Minimal
-from mmard.config import read_settings
-from mmard.objects import method_of
-from mmard.runs import RunFolder
+from mmard.runs.folder import RunFolder
 
 SHORT = [*QUICK, "student=cnn-2-1", "train.epochs=1"]
 METHODS = "rslad,mmard(inner=margin, beta=5),standard"
@@ -60,10 +60,10 @@ def test_a_run_is_diagnosed_into_a_table_files_and_figures(mmard: Run, run: Path
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures and short searches: they take most of the seconds, and another test has them whole."""
     for name in ("plot_margins", "plot_slices"):
-        monkeypatch.setattr(diagnosing, name, lambda found, path: None)
+        monkeypatch.setattr(diagnose, name, lambda found, path: None)
     short = tuple(Minimal(norm=norm, steps=3, targets=2, restarts=1) for norm in ("linf", "l2"))  # type: ignore[arg-type]
-    monkeypatch.setattr(scene, "searches_of", lambda classes: short)
-    monkeypatch.setattr(scene, "direct", lambda teacher, x, own, threat: x)
+    monkeypatch.setattr(comparison, "searches_of", lambda classes: short)
+    monkeypatch.setattr(comparison, "direct", lambda teacher, x, own, threat: x)
 
 
 def test_same_seed_same_examples_whatever_came_before_and_the_run_stays_as_it_was(
@@ -84,7 +84,7 @@ def test_same_seed_same_examples_whatever_came_before_and_the_run_stays_as_it_wa
 
 def test_by_default_the_runs_own_method_comes_first_and_once(mmard: Run, run: Path) -> None:
     settings = read_settings(run, {"method": "adaad", "attack.steps": 3})
-    chosen = diagnosing.inner_processes(settings, method_of(settings), None, False)
+    chosen = diagnose.inner_processes(settings, method_of(settings), None, False)
     assert list(chosen) == ["adaad", "ard", "rslad", "mmard(inner=drift)", "mmard(inner=margin)"]
     assert {(m.maximizer.steps, m.maximizer.start) for m in chosen.values()} == {(3, "gaussian")}  # type: ignore[union-attr]
 
@@ -95,11 +95,11 @@ def test_the_runs_own_method_has_the_state_that_training_left_it(
     words = ["train.epochs=2", "--method", "absld", "--teacher", digits_teacher, "out=runs/absld"]
     assert mmard("train", *SHORT, *words).returncode == 0
     settings = read_settings(tmp_path / "runs/absld")
-    own = diagnosing.as_trained(method_of(settings), RunFolder(tmp_path / "runs/absld"))
+    own = diagnose.as_trained(method_of(settings), RunFolder(tmp_path / "runs/absld"))
     (state,) = own.modules()
     assert state.taus.shape == (2, 10)
     assert (state.taus != 1).any()
-    assert diagnosing.inner_processes(settings, own, "rslad,absld", False)["absld"].inner is own.inner
+    assert diagnose.inner_processes(settings, own, "rslad,absld", False)["absld"].inner is own.inner
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from helpers import QUICK, Run, command
 
 from mmard.models.weights import read_state
-from mmard.runs import RunFolder
+from mmard.runs.folder import RunFolder
 
 LONG = [
     *QUICK, "train.epochs=24", "student=cnn-4-3", "checkpoint_every=2",

@@ -12,14 +12,15 @@ import torch
 from helpers import Run, command, small_net
 from rich.console import Console
 
-from mmard import catalogue, cli
-from mmard.commands import console
-from mmard.core.errors import MmardError, as_mistake, is_out_of_memory
-from mmard.core.files import write_text, write_whole
-from mmard.core.terminal import Table, line
+from mmard.api import catalogue
+from mmard.cli import console
+from mmard.cli.ls import list_all
 from mmard.models.students import Architecture, build
 from mmard.models.weights import save_weights
-from mmard.runs import RunFolder
+from mmard.runs.folder import RunFolder
+from mmard.utils.errors import MmardError, as_mistake, is_out_of_memory
+from mmard.utils.files import write_text, write_whole
+from mmard.utils.terminal import Table, line
 
 HOSTILE = "a [red]b[/red] [/x] [link=x] \\[c] :smile: \\"
 
@@ -107,7 +108,7 @@ def test_ctrl_c_is_one_line_and_130(mmard: Run, monkeypatch: pytest.MonkeyPatch)
 def test_python_gets_the_exception_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "catalogue", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        cli.list_all(None)
+        list_all(None)
 
 
 def test_a_closed_pipe_is_quiet() -> None:

@@ -12,10 +12,10 @@ import pytest
 import torch
 from helpers import QUICK, Run, small_net
 
-from mmard.core.errors import MmardError
+from mmard.api.build import must_be_whole
 from mmard.methods import awp, ciard, iad, mtard, rslad
 from mmard.models.weights import save_weights
-from mmard.objects import must_be_whole
+from mmard.utils.errors import MmardError
 
 SHORT = [*QUICK, "student=cnn-2-1", "train.epochs=1"]
 

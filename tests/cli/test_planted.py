@@ -13,15 +13,15 @@ import pytest
 import yaml
 from helpers import QUICK, Run
 
+import mmard
 import mmard as package
-from mmard import api
-from mmard.core.errors import MmardError
-from mmard.core.files import load_safely, read_json, sha256, write_text
-from mmard.core.opening import must_be_plain, open_to_append
-from mmard.core.reading import read_text
-from mmard.models.tensors import load_tensors
+from mmard.models.tensor_files import load_tensors
 from mmard.models.weights import load_weights
-from mmard.runs import RunFolder
+from mmard.runs.folder import RunFolder
+from mmard.utils.errors import MmardError
+from mmard.utils.files import load_safely, read_json, sha256, write_text
+from mmard.utils.safe_open import must_be_plain, open_to_append
+from mmard.utils.text_files import read_text
 
 SHORT = [*QUICK, "student=cnn-2-1", "train.epochs=1"]
 SRC = Path(package.__file__).parent
@@ -31,8 +31,8 @@ SRC = Path(package.__file__).parent
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on the digits, judged once."""
     overrides = {key.replace(".", "__"): yaml.safe_load(value) for key, value in (word.split("=") for word in SHORT)}
-    run = api.train(method="pgd_at", out=str(tmp_path_factory.mktemp("made") / "run"), **overrides)
-    api.evaluate(run, "none", limit=20)
+    run = mmard.train(method="pgd_at", out=str(tmp_path_factory.mktemp("made") / "run"), **overrides)
+    mmard.evaluate(run, "none", limit=20)
     return run.path
 
 
@@ -161,10 +161,10 @@ def test_files_are_opened_in_the_few_places_that_look_first() -> None:
     found = {name for name, text in sources.items() if OPENS.search(text)}
     # a picture is one that `Path.is_file` has seen, and the details of an unexpected error go to a file that is new
     assert found <= {
-        "core/files.py", "core/seal.py", "core/reading.py", "models/tensors.py", "report/html/pictures.py",
-        "commands/unexpected.py",
+        "utils/files.py", "utils/checkpoint_digest.py", "utils/text_files.py", "models/tensor_files.py", "report/pictures.py",
+        "cli/crash_report.py",
     }  # fmt: skip
     text = "".join(sources.values())
     assert text.count("torch.load(") == text.count("weights_only=True") == 1
-    assert "class _Loader(yaml.SafeLoader)" in sources["core/reading.py"]
+    assert "class _Loader(yaml.SafeLoader)" in sources["utils/text_files.py"]
     assert not re.search(r"allow_pickle=True|weights_only=False|trust_remote_code|[^_\w.](eval|exec)\(", text)

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from helpers import QUICK, Run, small_net
 
-from mmard.core.portable import bare, portable
 from mmard.models.weights import facts_of, save_weights
+from mmard.utils.portable_paths import bare, portable
 
 SECRET = "home-of-somebody"
 

@@ -11,11 +11,11 @@ from helpers import QUICK, Run, small_net
 from torch import nn
 
 from mmard import Scores
-from mmard.core.files import load_safely
 from mmard.models.students import FAMILIES, Architecture
 from mmard.models.weights import read_state, save_weights
-from mmard.runs import RunFolder
+from mmard.runs.folder import RunFolder
 from mmard.training.engine import Engine
+from mmard.utils.files import load_safely
 
 # A net without BatchNorm, examples without a random start: then the number of processes can change nothing but rounding.
 METHOD = """
@@ -194,7 +194,8 @@ def test_processes_share_an_evaluation_and_give_the_same_verdicts(
 
 WITNESS = """
 import torch, torch.distributed as dist
-from mmard import api, config
+from mmard.api.settings import parse_overrides, read_settings
+from mmard.api.train import train
 from mmard.training import trainer
 
 old = trainer.Trainer.fit
@@ -207,7 +208,7 @@ def fit(self):  # looks here and keeps nothing: a process group that is held out
     print("EQUAL" if torch.equal(both[0], both[1]) else f"DIFFER {(both[0] - both[1]).abs().max()}")
     return found
 trainer.Trainer.fit = fit
-api.train(config.read_settings(None, config.parse_overrides(__import__("sys").argv[1:])))
+train(read_settings(None, parse_overrides(__import__("sys").argv[1:])))
 """
 
 

@@ -14,7 +14,7 @@ import pytest
 from handmade import judge, make_run, scores, verdicts
 from helpers import QUICK, Run
 
-from mmard.commands.report import report_of
+from mmard.cli.report import report_of
 from mmard.evaluation.scores import Scores
 
 BEST = scores(verdicts([1] * 9 + [0], [1] * 5 + [0] * 5))

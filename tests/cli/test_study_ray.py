@@ -18,7 +18,7 @@ import yaml
 from helpers import command
 
 from mmard.models.weights import read_state
-from mmard.runs import RunFolder
+from mmard.runs.folder import RunFolder
 
 pytest.importorskip("ray")
 RAY = Path(sys.executable).parent / "ray"

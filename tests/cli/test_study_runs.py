@@ -15,8 +15,8 @@ import yaml
 from helpers import Run, command
 
 from mmard.models.weights import read_state
-from mmard.runs import RunFolder
-from mmard.study.work import do
+from mmard.runs.folder import RunFolder
+from mmard.study.worker import do
 
 TINY: dict[str, Any] = {
     "method": "standard",

@@ -14,19 +14,18 @@ import yaml
 from helpers import QUICK, Run, small_net
 
 import mmard as package
-from mmard import api
-from mmard.core import trust as trust_module
-from mmard.core.errors import MmardError
-from mmard.core.trust import Trust
-from mmard.judge.extras import settings_and_formula_of
+from mmard.api.artifacts import settings_and_formula_of
 from mmard.models.teachers import load_model
-from mmard.models.tensors import load_tensors, save_tensors
+from mmard.models.tensor_files import load_tensors, save_tensors
 from mmard.models.weights import facts_of, save_weights
-from mmard.runs import RunFolder
-from mmard.study.file import Evaluation, read_study
+from mmard.runs.folder import RunFolder
+from mmard.study.grid import cells_of
 from mmard.study.jobs import jobs_of
-from mmard.study.plan import cells_of
-from mmard.study.work import as_dict, do
+from mmard.study.spec import Evaluation, read_study
+from mmard.study.worker import as_dict, do
+from mmard.utils import trust as trust_module
+from mmard.utils.errors import MmardError
+from mmard.utils.trust import Trust
 
 SHORT = [*QUICK, "student=cnn-2-1", "train.epochs=1"]
 MINE = "from pathlib import Path\nfrom mmard.methods import pgd_at\nPath('imported').touch()\n\ndef build():\n    return pgd_at()\n"
@@ -37,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on the digits."""
     settings = dict(word.split("=") for word in SHORT)
     overrides = {key.replace(".", "__"): yaml.safe_load(value) for key, value in settings.items()}
-    return api.train(method="pgd_at", out=str(tmp_path_factory.mktemp("made") / "run"), **overrides).path
+    return package.train(method="pgd_at", out=str(tmp_path_factory.mktemp("made") / "run"), **overrides).path
 
 
 @pytest.fixture
@@ -277,7 +276,7 @@ def test_teachers_that_weights_name_are_not_loaded(
 ) -> None:
     loaded: list[str] = []
     monkeypatch.setattr(
-        "mmard.judge.subjects.load_teacher", lambda source, *_: loaded.append(str(source)) or small_net(10)
+        "mmard.api.evaluation_target.load_teacher", lambda source, *_: loaded.append(str(source)) or small_net(10)
     )
     run = shutil.copytree(trained, tmp_path / "theirs")
     card = {"architecture": "cnn-2-1", "classes": 10, "channels": 1, "hub": {"repo": "a/b", "filename": "c"}}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mmard import MmardError, Pgd, Threat
-from mmard.attacks.auto import AutoAttack
+from mmard.attacks.autoattack import AutoAttack
 from mmard.attacks.cw import cw
 from mmard.attacks.pgd import untargeted
 from mmard.core.method import Attack

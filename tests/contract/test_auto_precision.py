@@ -8,17 +8,17 @@ import torch
 from test_training import Stops, assert_same_runs, trainer
 
 from mmard import MmardError, train
-from mmard.config import read_settings, recipes
+from mmard.api.settings import read_settings, recipes
 from mmard.data.images import DataSet
 from mmard.report.card import write_card
-from mmard.report.html.groups import Group
-from mmard.report.html.records import read_run
-from mmard.report.html.setup_tables import setups
-from mmard.runs import RunFolder
-from mmard.training import precision
+from mmard.report.setup_tables import setups
+from mmard.runs.folder import RunFolder
+from mmard.runs.groups import Group
+from mmard.runs.record import read_run
+from mmard.training.callbacks import Watcher
 from mmard.training.engine import Engine
-from mmard.training.precision import computes_in_bf16, slowdown_of_bf16
-from mmard.training.progress import Watcher
+from mmard.utils import precision
+from mmard.utils.precision import computes_in_bf16, slowdown_of_bf16
 
 pytestmark = pytest.mark.figures
 

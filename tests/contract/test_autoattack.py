@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmard import MmardError, Scores, Threat
-from mmard.attacks.auto import AutoAttack
-from mmard.attacks.spared import Pruned, Remembering, in_parts, prints
-from mmard.config import read_settings
-from mmard.evaluation.checked import checked
+from mmard.api.build import data_of
+from mmard.api.evaluation_target import Subject
+from mmard.api.settings import read_settings
+from mmard.attacks.autoattack import AutoAttack
+from mmard.attacks.autoattack_pruning import Pruned, Remembering, in_parts, prints
+from mmard.evaluation.cache import KeptIn, fingerprint
+from mmard.evaluation.checks.run import checked
 from mmard.evaluation.evaluate import choose, evaluate, suite
-from mmard.evaluation.kept import KeptIn, fingerprint
-from mmard.judge.subjects import Subject
+from mmard.models.folding import folded
 from mmard.models.weights import save_weights
-from mmard.objects import data_of
-from mmard.training.folding import folded
 
 pytestmark = pytest.mark.figures
 
@@ -258,7 +258,7 @@ def test_a_randomised_model_is_attacked_with_every_pass(net: nn.Module, monkeypa
             return net(x + 0.1 * torch.randn_like(x))  # type: ignore[no-any-return]
 
     spared: list[str] = []
-    monkeypatch.setattr("mmard.attacks.auto.Pruned", lambda *_: spared.append("passes of APGD"))
+    monkeypatch.setattr("mmard.attacks.autoattack.Pruned", lambda *_: spared.append("passes of APGD"))
     trials = choose("autoattack", suite(6, 0), "quick")
     scores = checked(Noisy(), blobs(6, seed=3), Threat(eps=EPS), trials, batch_size=6)
     assert [check["name"] for check in scores.facts["checks"]][:1] == ["randomised"]

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 import mmard
-from mmard import MmardError, api
-from mmard.config import read_settings
+from mmard import MmardError
+from mmard.api.build import data_of, known_of
+from mmard.api.comparison import Scene
+from mmard.api.settings import read_settings
+from mmard.api.train import known_to
 from mmard.data.images import Images
 from mmard.models.weights import facts_of, load_weights, save_weights
-from mmard.objects import data_of, known_of
-from mmard.runs import RunFolder
-from mmard.scene import Scene
+from mmard.runs.folder import RunFolder
 
 datasets = pytest.importorskip("datasets")
 Image = pytest.importorskip("PIL.Image")
@@ -138,7 +139,7 @@ def test_a_run_goes_on_in_its_own_order(run: RunFolder, places: dict[str, dict[s
     save_weights(folder.last_file, load_weights(run.best_file), {"classes": list(OTHER)})
     settings = read_settings(None, {key.replace("__", "."): v for key, v in (QUICK | places["same"]).items()})
     with pytest.warns(UserWarning, match=f"the run {tmp_path} {ORDER}"):
-        data = data_of(settings, api.known_to(settings, folder))
+        data = data_of(settings, known_to(settings, folder))
     assert data.train.classes == OTHER
     assert [OTHER[k] for k in data.test.labels] == shown(data.test)
 
@@ -175,8 +176,8 @@ def test_a_card_s_names_are_as_many_as_its_classes_and_those_of_its_file(run: Ru
 
 def test_an_exported_model_keeps_its_order(run: RunFolder, places: dict[str, dict[str, str]], tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    from mmard.delivering import export
-    from mmard.models.runtime import need_onnx
+    from mmard.api.export import export
+    from mmard.models.onnx_runtime import need_onnx
 
     try:
         need_onnx()

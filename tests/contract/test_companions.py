@@ -35,12 +35,12 @@ from mmard.methods import (
 )
 from mmard.models.students import Architecture, Classifier
 from mmard.models.weights import facts_of, load_weights, read_state
-from mmard.runs import RunFolder
+from mmard.runs.folder import RunFolder
 from mmard.terms import hard_nat, hard_peer
 from mmard.terms.fairness import Fairness
 from mmard.training.averaging import Average, Averaging
 from mmard.training.engine import Engine
-from mmard.training.plan import Plan
+from mmard.training.schedule import Plan
 from mmard.training.update import Update
 from mmard.training.validation import Validation
 

@@ -10,15 +10,15 @@ from helpers import blobs, small_net
 from torch import Tensor
 
 from mmard import Method, MmardError, Pgd, Threat
-from mmard.attacks.inner import Inner
-from mmard.config import read_settings
+from mmard.api.build import method_of
+from mmard.api.settings import read_settings
+from mmard.attacks.inner.compose import Inner
 from mmard.methods import METHODS, adaad, adaiad, awp, ciard, fair, igdm, mmard, mtard, peeraid, pgd_at, rslad
 from mmard.methods.igdm import PUBLISHED
-from mmard.objects import method_of
 from mmard.terms.fairness import Fairness
+from mmard.training.attack_state import prepared
 from mmard.training.engine import Engine
-from mmard.training.inner_state import prepared
-from mmard.training.plan import Plan
+from mmard.training.schedule import Plan
 from mmard.training.update import Update
 
 pytestmark = pytest.mark.figures
@@ -208,8 +208,8 @@ def test_what_settings_put_together(words: dict[str, Any], why: str | None) -> N
 
 def test_a_term_over_the_batch_is_found_inside_a_balanced_one() -> None:
     """Early stops take samples out of the batch that such a term is over."""
-    from mmard.core.balance import balanced
-    from mmard.core.held import held
     from mmard.terms import OVER_THE_BATCH, joint
+    from mmard.terms.held_gradient import held
+    from mmard.terms.normalised_gradient import balanced
 
     assert {term.name for term in balanced(held(joint, 2)).within()} & OVER_THE_BATCH == {"joint"}

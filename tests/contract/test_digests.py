@@ -14,13 +14,13 @@ from helpers import small_net
 from safetensors.torch import load_file, save_file
 
 from mmard import MmardError, Scores
-from mmard.core.files import sha256, write_whole
-from mmard.core.opening import alone_in
-from mmard.models.tensors import DIGEST, load_tensors
+from mmard.models.tensor_files import DIGEST, load_tensors
 from mmard.models.weights import facts_of, load_weights, read_state, save_weights
-from mmard.runs import RunFolder
-from mmard.study.file import Evaluation
+from mmard.runs.folder import RunFolder
 from mmard.study.jobs import is_done
+from mmard.study.spec import Evaluation
+from mmard.utils.files import sha256, write_whole
+from mmard.utils.safe_open import alone_in
 
 STATE = {"step": 7, "student": {"w": torch.arange(600.0).view(20, 30), "b": torch.ones(3)}, "best": {"robust": 41.5}}
 FACTS = {"settings": {"threat": {"eps": 0.1}}, "classes": ["cat", "dog", "cow", "hen"]}

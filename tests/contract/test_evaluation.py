@@ -11,13 +11,13 @@ from helpers import blobs, small_net
 from torch import Tensor, nn
 
 from mmard import MmardError, Scores, Threat
-from mmard.attacks.auto import AutoAttack
+from mmard.attacks.autoattack import AutoAttack
 from mmard.data.images import DataSet, Images, split
 from mmard.evaluation.evaluate import choose, evaluate, suite
 from mmard.evaluation.scores import wilson
 from mmard.methods import pgd_at
-from mmard.runs import RunFolder
-from mmard.training.plan import Plan
+from mmard.runs.folder import RunFolder
+from mmard.training.schedule import Plan
 from mmard.training.trainer import Trainer
 
 pytestmark = pytest.mark.figures

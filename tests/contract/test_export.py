@@ -15,21 +15,21 @@ from helpers import Run, blobs, small_net
 from pyautoattack import AutoAttack as Package
 from torch import Tensor, nn
 
-from mmard import MmardError, Pgd, Scores, Threat, delivering
-from mmard.attacks.auto import AutoAttack
+from mmard import MmardError, Pgd, Scores, Threat
+from mmard.api import export
+from mmard.api.exported import foreign
+from mmard.attacks.autoattack import AutoAttack
 from mmard.attacks.pgd import untargeted
 from mmard.attacks.square import Square
-from mmard.core.numbers import seed_of
 from mmard.data.sources import load
 from mmard.evaluation.evaluate import choose, evaluate
-from mmard.evaluation.runtime import choose_exported, exported_suite, straight_through
-from mmard.exporting.compare import compare
-from mmard.exporting.graph import bytes_of, onnx_of
-from mmard.exporting.int8 import quantised
-from mmard.judge.exported import foreign
-from mmard.models.runtime import RuntimeModel
+from mmard.evaluation.exported import choose_exported, exported_suite, straight_through
+from mmard.models.onnx_export import bytes_of, compare, onnx_of
+from mmard.models.onnx_runtime import RuntimeModel
+from mmard.models.quantise import quantised
 from mmard.models.students import FAMILIES, Architecture, Classifier, build
 from mmard.models.weights import save_weights
+from mmard.utils.numbers import seed_of
 
 pytestmark = pytest.mark.figures
 
@@ -238,7 +238,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     facts = {"settings": {"data": {"name": "digits"}, "threat": {"eps": 0.3}}}
     save_weights(folder / "net.safetensors", lively("cnn-4-3", channels=1), facts)
     for int8 in (False, True):
-        delivering.export(folder / "net.safetensors", int8=int8, calibration=100)
+        export.export(folder / "net.safetensors", int8=int8, calibration=100)
     return folder
 
 
@@ -268,16 +268,14 @@ def test_the_file_explains_itself_to_those_who_have_only_it(made: Path) -> None:
 
 def test_calibration_sees_training_images_only(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
-    monkeypatch.setattr(
-        delivering, "onnx_of", lambda model, size: onnx.load(made / "net.onnx")
-    )  # which takes no second
+    monkeypatch.setattr(export, "onnx_of", lambda model, size: onnx.load(made / "net.onnx"))  # which takes no second
 
     def spy(graph: Any, images: Tensor) -> Any:
         seen.append(images)
         return graph
 
-    monkeypatch.setattr(delivering, "quantised", spy)
-    delivering.export(made / "net.safetensors", tmp_path / "m.onnx", int8=True, calibration=50)
+    monkeypatch.setattr(export, "quantised", spy)
+    export.export(made / "net.safetensors", tmp_path / "m.onnx", int8=True, calibration=50)
     data = load("digits")
     known = {image.numpy().tobytes() for image in data.train.in_memory().batch(slice(None))[0]}
     assert len(seen[0]) == 50
@@ -287,7 +285,7 @@ def test_calibration_sees_training_images_only(made: Path, tmp_path: Path, monke
 def test_an_export_that_is_another_network_is_not_written(
     here: Path, mmard: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivering, "onnx_of", lambda model, size: onnx.load(here / "net.onnx"))
+    monkeypatch.setattr(export, "onnx_of", lambda model, size: onnx.load(here / "net.onnx"))
     save_weights(here / "other.safetensors", small_net(classes=10))
     done = mmard("export", "other.safetensors", "data.name=digits")
     assert done.returncode == 2

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from mmard import Pgd, Threat
 from mmard.data.images import Images
-from mmard.evaluation import probes
-from mmard.evaluation.checked import checked
+from mmard.evaluation.checks import probes
+from mmard.evaluation.checks.consistency import beats, flags_of_probes, flags_of_verdicts
+from mmard.evaluation.checks.run import checked
 from mmard.evaluation.evaluate import Trial, evaluate
-from mmard.evaluation.flags import beats, flags_of_probes, flags_of_verdicts
 from mmard.evaluation.scores import Scores, Stage
 
 pytestmark = pytest.mark.figures

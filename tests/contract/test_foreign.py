@@ -10,10 +10,10 @@ from torch import nn
 from mmard import Threat
 from mmard.data.images import DataSet, Images, some
 from mmard.data.sources import load
-from mmard.evaluation.checked import checked
-from mmard.evaluation.corroboration import Attempt, attempt
+from mmard.evaluation.checks.confirmation import Attempt, attempt
+from mmard.evaluation.checks.run import checked
 from mmard.evaluation.evaluate import choose, evaluate, suite
-from mmard.evaluation.prepared import Contiguous, FiniteGradients, prepared
+from mmard.evaluation.prepare import Contiguous, FiniteGradients, prepared
 from mmard.models.students import Architecture, build
 
 THREAT = Threat(eps=0.1)

@@ -12,20 +12,20 @@ from test_training import Stops, assert_same_runs, trainer
 from torch import Tensor, nn
 
 from mmard import Method, MmardError, Pgd, Threat, Views, term
-from mmard.attacks.adaptive import EarlyStop, WarmStart
-from mmard.attacks.inner import Inner
-from mmard.attacks.single import RS_FGSM
-from mmard.attacks.stages import Guard, Late
-from mmard.config import read_settings
+from mmard.api.build import method_of
+from mmard.api.settings import read_settings
+from mmard.attacks.inner.adaptive import EarlyStop, WarmStart
+from mmard.attacks.inner.compose import Inner
+from mmard.attacks.inner.one_step import RS_FGSM
+from mmard.attacks.inner.switching import Guard, Late
 from mmard.data.augment import drawn
 from mmard.data.images import DataSet
 from mmard.methods import METHODS
-from mmard.objects import method_of
-from mmard.runs import RunFolder
+from mmard.runs.folder import RunFolder
 from mmard.terms import hard_adv
 from mmard.training.engine import Engine
-from mmard.training.memory import short
-from mmard.training.plan import Plan
+from mmard.training.micro_batch import short
+from mmard.training.schedule import Plan
 from mmard.training.trainer import Trainer
 from mmard.training.update import Update
 from mmard.training.validation import Validation

@@ -15,10 +15,10 @@ from mmard.data.images import split
 from mmard.methods import METHODS
 from mmard.models.students import Architecture, Classifier
 from mmard.models.weights import save_weights
-from mmard.runs import RunFolder
+from mmard.runs.folder import RunFolder
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
-from mmard.training.plan import Plan
+from mmard.training.schedule import Plan
 from mmard.training.trainer import Trainer
 from mmard.training.update import Update
 

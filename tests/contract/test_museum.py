@@ -15,8 +15,8 @@ import mmard
 from mmard import Threat, load_model
 from mmard.data.images import DataSet, some
 from mmard.data.sources import load
-from mmard.evaluation.checked import checked
-from mmard.evaluation.checks import CheckError
+from mmard.evaluation.checks.messages import CheckError
+from mmard.evaluation.checks.run import checked
 from mmard.evaluation.evaluate import choose, suite
 from mmard.evaluation.scores import Scores
 from mmard.models.students import Classifier

@@ -8,8 +8,8 @@ from helpers import blobs
 from torch import Tensor, nn
 
 from mmard import MmardError, Threat
-from mmard.evaluation.checked import checked
-from mmard.evaluation.checks import CheckError
+from mmard.evaluation.checks.messages import CheckError
+from mmard.evaluation.checks.run import checked
 from mmard.evaluation.evaluate import choose, evaluate, suite
 
 THREAT = Threat(eps=0.1)

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 import mmard
 from mmard import MmardError, Threat
-from mmard.attacks.auto import AutoAttack
-from mmard.core.files import write_json
+from mmard.attacks.autoattack import AutoAttack
 from mmard.data.images import Images
-from mmard.evaluation.checked import checked, how_to_check
-from mmard.evaluation.checks import AFTER, ALL, BEFORE, Check, CheckError, as_dicts
+from mmard.evaluation.checks.gradients import check_slopes
+from mmard.evaluation.checks.messages import AFTER, ALL, BEFORE, Check, CheckError, as_dicts
+from mmard.evaluation.checks.preflight import check_logits, check_pixels, check_threat, preflight
+from mmard.evaluation.checks.run import checked, how_to_check
 from mmard.evaluation.eot import Averaged
 from mmard.evaluation.evaluate import Trial, choose, evaluate, suite
-from mmard.evaluation.preflight import check_logits, check_pixels, check_threat, preflight
-from mmard.evaluation.slopes import check_slopes
 from mmard.models.weights import save_weights
+from mmard.utils.files import write_json
 
 pytestmark = pytest.mark.figures
 

@@ -16,16 +16,16 @@ from helpers import blobs, small_net
 from test_training import Stops, assert_same_runs, same, trainer
 
 from mmard import MmardError, Threat
-from mmard.core.signals import Stopped, end_at_once, on_signals
 from mmard.data.images import DataSet, split
 from mmard.methods import METHODS
-from mmard.runs import RunFolder
+from mmard.runs.folder import RunFolder
 from mmard.training.averaging import Averaging
+from mmard.training.callbacks import Watcher
 from mmard.training.extension import Extension
-from mmard.training.plan import Plan
-from mmard.training.progress import Watcher
+from mmard.training.schedule import Plan
 from mmard.training.trainer import Trainer
 from mmard.training.validation import Validation
+from mmard.utils.signals import Stopped, end_at_once, on_signals
 
 PLAN = Plan(epochs=3, batch_size=40, lr=0.05)
 NO_AVERAGE = Averaging()

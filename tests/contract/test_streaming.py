@@ -19,14 +19,14 @@ from test_training import Stops, assert_same_runs
 
 import mmard
 from mmard import MmardError
-from mmard.data import streamed
-from mmard.data.pictures import Pictures
+from mmard.data import streaming
+from mmard.data.encoded import Pictures
 from mmard.data.sources import load
-from mmard.data.streamed import Streamed
-from mmard.runs import RunFolder
+from mmard.data.streaming import Streamed
+from mmard.runs.folder import RunFolder
+from mmard.training.callbacks import Bar
 from mmard.training.engine import Engine
-from mmard.training.feed import Feed
-from mmard.training.progress import Bar
+from mmard.training.loader import Feed
 
 pytestmark = pytest.mark.figures
 
@@ -180,7 +180,7 @@ def test_train_and_test_of_different_sizes_are_one_line(files: dict[str, Any], t
 
 
 def test_a_few_batches_are_decoded_ahead_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streamed, "AHEAD", 3)
+    monkeypatch.setattr(streaming, "AHEAD", 3)
     fake, images = fakes(200)
     batches = images.batches(torch.split(torch.arange(200), 4))
     x, y, index = next(batches)
@@ -196,7 +196,7 @@ def test_a_few_batches_are_decoded_ahead_and_no_more(monkeypatch: pytest.MonkeyP
 
 
 def test_a_feed_that_is_closed_decodes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streamed, "THREADS", 1)
+    monkeypatch.setattr(streaming, "THREADS", 1)
     fake, images = fakes(400, seconds=0.005)
     feed = Feed(images=images, batch_size=4, seed=0, engine=Engine())
     batches = feed.batches(0, 100)
@@ -229,7 +229,7 @@ def test_the_wait_for_a_slow_decoder_is_measured_epoch_by_epoch(
         time.sleep(next(slow, 0.0) if len(numbers) == BATCH else 0.0)
         return decode(pictures, numbers)
 
-    monkeypatch.setattr(streamed, "THREADS", 1)
+    monkeypatch.setattr(streaming, "THREADS", 1)
     monkeypatch.setattr(Pictures, "decode", first_epoch_slow)
     waits = {}
     for stream in (False, True):

@@ -12,16 +12,16 @@ from helpers import small_net
 from torch import Tensor, nn
 
 from mmard import Method, MmardError, Objective, Pgd, Threat, Views, term
-from mmard.core.files import write_whole
 from mmard.data.images import DataSet
 from mmard.methods import METHODS
 from mmard.models.weights import facts_of, load_weights, read_state
-from mmard.runs import RunFolder
+from mmard.runs.folder import RunFolder
 from mmard.terms import hard_adv, hard_nat
 from mmard.training.averaging import Average, Averaging
-from mmard.training.plan import Plan
-from mmard.training.progress import Watcher
+from mmard.training.callbacks import Watcher
+from mmard.training.schedule import Plan
 from mmard.training.trainer import Trainer
+from mmard.utils.files import write_whole
 
 pytestmark = pytest.mark.figures
 

@@ -6,11 +6,11 @@ from helpers import small_net
 
 from mmard import Pgd, Threat
 from mmard.attacks.pgd import untargeted
-from mmard.core.numbers import seed_of
 from mmard.data.images import DataSet
 from mmard.diagnostics.triangle import triangle
 from mmard.training.engine import Engine
 from mmard.training.validation import Validation
+from mmard.utils.numbers import seed_of
 
 pytestmark = pytest.mark.figures
 

@@ -14,8 +14,8 @@ from torch import nn
 from mmard import Threat
 from mmard.data.images import Images, some
 from mmard.data.sources import load
-from mmard.evaluation.checked import checked
-from mmard.evaluation.checks import CheckError
+from mmard.evaluation.checks.messages import CheckError
+from mmard.evaluation.checks.run import checked
 from mmard.evaluation.evaluate import choose, suite
 from mmard.evaluation.scores import Scores
 

@@ -24,7 +24,7 @@ from mmard.methods.peeraid import peeraid
 from mmard.methods.rslad import rslad
 from mmard.terms.push import Push
 from mmard.training.engine import Engine
-from mmard.training.plan import Plan
+from mmard.training.schedule import Plan
 from mmard.training.update import Update
 
 from . import nets

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.core.objective import Objective, term
 from mmard.core.threat import Threat
 from mmard.core.views import Views
 from mmard.methods import METHODS
 from mmard.training.step import make_example
+from mmard.utils.errors import MmardError
 
 from . import nets
 from .cases import ATTACKED, CASES, Inner, live, soft

@@ -16,7 +16,7 @@ from mmard.core.threat import Threat
 from mmard.core.views import Models, Views
 from mmard.training import update as updating
 from mmard.training.engine import Engine
-from mmard.training.plan import Plan
+from mmard.training.schedule import Plan
 from mmard.training.step import make_example, outer_losses
 
 GOLDEN = Path(__file__).parent / "golden"

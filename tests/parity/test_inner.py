@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mmard import MmardError, Pgd, Threat
-from mmard.attacks.adaptive import EarlyStop, WarmStart
+from mmard.attacks.inner.adaptive import EarlyStop, WarmStart
+from mmard.attacks.inner.one_step import N_FGSM, RS_FGSM, OneStep
 from mmard.attacks.pgd import Loss
-from mmard.attacks.single import N_FGSM, RS_FGSM, OneStep
 from mmard.core.ascent import Ascent
 from mmard.core.views import Frame, Models, Views
 from mmard.data.augment import drawn

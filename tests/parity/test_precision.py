@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmard import Threat, train
-from mmard.config import read_settings
+from mmard.api.settings import read_settings
 from mmard.core.views import Models, Views
 from mmard.methods import METHODS
 from mmard.models.students import Architecture, Classifier, build

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from mmard import MmardError, Pgd, Threat, term
-from mmard.core.balance import balanced
 from mmard.core.objective import Objective, nothing
 from mmard.core.views import Models, Views
 from mmard.methods import fair, mmard, rslad
+from mmard.terms.normalised_gradient import balanced
 from mmard.training.step import make_example
 
 pytestmark = pytest.mark.figures

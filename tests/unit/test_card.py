@@ -7,8 +7,8 @@ import pytest
 import yaml
 from handmade import judge, make_run, scores, verdicts
 
-from mmard.core.trust import Trust
 from mmard.report.card import MARK, licence_of, write_card
+from mmard.utils.trust import Trust
 
 hub = pytest.importorskip("huggingface_hub")
 JUDGED = scores(verdicts([1] * 9 + [0], [1] * 5 + [0] * 5))

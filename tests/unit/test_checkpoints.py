@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mmard import MmardError, load_model
-from mmard.core.errors import Note
 from mmard.models.students import Architecture, build
+from mmard.utils.errors import Note
 
 State = dict[str, Tensor]
 

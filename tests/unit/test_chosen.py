@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from mmard import MmardError, train
-from mmard.config import read_settings
+from mmard.api.settings import read_settings
 from mmard.models.weights import facts_of
-from mmard.training.plan import Plan
+from mmard.training.schedule import Plan
 from mmard.training.validation import chosen_by, is_better
 
 

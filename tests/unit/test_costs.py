@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mmard.core.method import Method
-from mmard.core.tf32 import tf32
-from mmard.costs import cost_of, page
 from mmard.methods import METHODS, adaad, awp, ciard, fair, igdm, mmard, peeraid, pgd_at, rslad, standard
-from mmard.papers import paper_of
+from mmard.methods.papers import paper_of
+from mmard.training.passes import cost_of, page
+from mmard.utils.precision import tf32
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 
@@ -54,7 +54,7 @@ def test_every_method_names_its_paper() -> None:
 
 
 def test_the_page_is_what_the_code_says() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "make it anew: python -m mmard.costs > docs/methods.md"
+    assert PAGE.read_text(encoding="utf-8") == page(), "make it anew: python -m mmard.training.passes > docs/methods.md"
     assert all(f"\n## {name}\n" in page() for name in METHODS)
 
 

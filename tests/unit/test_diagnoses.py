@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from mmard import MmardError
-from mmard.core.files import write_json
-from mmard.report.diagnoses import diagnoses_markdown
-from mmard.study.pages import refresh
+from mmard.report.study_tables import diagnoses_markdown
+from mmard.study.publish import refresh
+from mmard.utils.files import write_json
 
 
 def diagnosis(run: str, share: float, transfer: float | None = None) -> dict[str, Any]:

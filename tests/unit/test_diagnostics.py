@@ -8,12 +8,12 @@ from helpers import blobs
 from torch import Tensor, nn
 
 from mmard import MmardError, Threat, losses
+from mmard.api.comparison import Scene
+from mmard.api.registry import build_method, label_of, method_specs
 from mmard.diagnostics.boundary import Drop, Places, direct, look, searches_of, summary
 from mmard.diagnostics.slices import axes, cut
 from mmard.diagnostics.triangle import triangle
-from mmard.locate import build_method, label_of, method_specs
 from mmard.methods import fair, igdm, mmard, rslad
-from mmard.scene import Scene
 
 pytestmark = pytest.mark.figures
 

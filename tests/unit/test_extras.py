@@ -7,9 +7,9 @@ import pytest
 from helpers import blobs, small_net
 
 from mmard import Threat
+from mmard.api.artifacts import Extras
+from mmard.api.evaluation_target import Subject
 from mmard.evaluation.examples import Examples
-from mmard.judge.extras import Extras
-from mmard.judge.subjects import Subject
 from mmard.training.engine import Engine
 
 

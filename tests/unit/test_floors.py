@@ -7,17 +7,14 @@ import mmard
 
 SRC = Path(mmard.__file__).parent
 FLOORS = [
-    {"core", "losses"},
-    {"terms", "attacks", "models", "data", "runs"},
+    {"utils", "losses"},
+    {"core"},
+    {"terms", "attacks", "models", "data"},
     {"methods", "evaluation", "diagnostics"},
-    {"training", "report", "exporting"},
-    {"locate", "papers"},
-    {"config", "costs"},
-    {"objects"},
-    {"judge", "scene"},
-    {"api", "diagnosing", "delivering", "catalogue"},
-    {"commands"},
-    {"study", "bench", "demo"},
+    {"runs"},
+    {"training", "report"},
+    {"api"},
+    {"study", "bench"},
     {"cli", "__init__"},
     {"__main__"},
 ]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmard.models.folding import Folded, folded
 from mmard.models.students import Architecture, Classifier, build
-from mmard.training.folding import Folded, folded
 
 pytestmark = pytest.mark.figures
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from mmard import MmardError, Pgd, Threat, term
-from mmard.core.held import held
 from mmard.core.objective import Objective
 from mmard.core.views import Models, Views
 from mmard.methods import rslad
 from mmard.terms import drift
+from mmard.terms.held_gradient import held
 from mmard.training.step import make_example
 
 pytestmark = pytest.mark.figures

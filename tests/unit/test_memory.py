@@ -15,11 +15,11 @@ from mmard.core.views import Views
 from mmard.data.images import DataSet
 from mmard.methods import pgd_at
 from mmard.models.students import Architecture, Classifier
-from mmard.runs import RunFolder
-from mmard.training import memory
+from mmard.runs.folder import RunFolder
+from mmard.training import micro_batch
 from mmard.training.engine import Engine, precisions_of
-from mmard.training.memory import Need, images_at_once
-from mmard.training.plan import Plan
+from mmard.training.micro_batch import Need, images_at_once
+from mmard.training.schedule import Plan
 from mmard.training.trainer import Trainer
 from mmard.training.update import Update, compiled
 
@@ -66,8 +66,8 @@ def test_the_line_is_found_on_a_step_whose_memory_is_known() -> None:
 
     need = Need.of(step, torch.device("cpu"))
     assert need is not None
-    assert need.each / memory.SPARE == pytest.approx(8 * MIB, rel=0.15)
-    assert need.fixed / memory.SPARE == pytest.approx(50 * MIB, rel=0.3)
+    assert need.each / micro_batch.SPARE == pytest.approx(8 * MIB, rel=0.15)
+    assert need.fixed / micro_batch.SPARE == pytest.approx(50 * MIB, rel=0.3)
     assert need.images_in(need.bytes_for(100) + 1) == 100
 
 
@@ -89,7 +89,7 @@ def test_measuring_changes_nothing() -> None:
     step.method = replace(step.method, outer=step.method.outer + term("0")(counter.look))
     before = {name: value.clone() for name, value in step.student.state_dict().items()}
     state = torch.get_rng_state()
-    assert memory.need_of(step, torch.Size([1, 8, 8])) is not None
+    assert micro_batch.need_of(step, torch.Size([1, 8, 8])) is not None
     assert counter.looks == 0
     assert torch.equal(torch.get_rng_state(), state)
     for name, value in step.student.state_dict().items():
@@ -100,8 +100,8 @@ def test_measuring_changes_nothing() -> None:
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """25 images fit."""
-    monkeypatch.setattr(memory, "free_bytes", lambda *_: 3.5e9)
-    monkeypatch.setattr(memory, "need_of", lambda *_: Need(1e9, 1e8))
+    monkeypatch.setattr(micro_batch, "free_bytes", lambda *_: 3.5e9)
+    monkeypatch.setattr(micro_batch, "need_of", lambda *_: Need(1e9, 1e8))
 
 
 @pytest.mark.usefixtures("little_memory")
@@ -125,7 +125,7 @@ def test_a_run_that_was_begun_is_not_told_to_change_what_it_cannot() -> None:
 
 def test_processes_of_one_host_share_its_memory() -> None:
     cpu = torch.device("cpu")
-    whole, quarter = memory.free_bytes(cpu), memory.free_bytes(cpu, 4)
+    whole, quarter = micro_batch.free_bytes(cpu), micro_batch.free_bytes(cpu, 4)
     assert whole is None or (quarter is not None and quarter == pytest.approx(whole / 4, rel=0.1))
 
 
@@ -134,8 +134,8 @@ def test_no_line_is_drawn_through_too_few_images() -> None:
 
 
 def test_where_not_even_one_image_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free_bytes", lambda *_: 1e6)
-    monkeypatch.setattr(memory, "need_of", lambda *_: Need(1e9, 1e8))
+    monkeypatch.setattr(micro_batch, "free_bytes", lambda *_: 1e6)
+    monkeypatch.setattr(micro_batch, "need_of", lambda *_: Need(1e9, 1e8))
     with pytest.raises(MmardError, match="0 images would fit; choose a smaller student"):
         images_at_once(update(), torch.Size([3, 64, 64]), 40, "auto")
 
@@ -159,7 +159,7 @@ def test_a_resumed_run_keeps_the_parts_that_were_found(
     first = trainer()
     first.fit()
     assert first.at_once == 20
-    monkeypatch.setattr(memory, "free_bytes", lambda *_: 9e9)  # the next machine has more
+    monkeypatch.setattr(micro_batch, "free_bytes", lambda *_: 9e9)  # the next machine has more
     again = trainer()
     again.fit()
     assert again.at_once == 20
@@ -218,4 +218,4 @@ def test_small_steps_that_do_not_fit_are_one_line(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(
         MmardError, match=r"even 32 images at once do not fit on cpu \(CUDA out of memory.\); choose a smaller"
     ):
-        memory.need_of(update(), torch.Size([1, 8, 8]))
+        micro_batch.need_of(update(), torch.Size([1, 8, 8]))

@@ -13,13 +13,13 @@ from PIL import Image
 
 import mmard as package
 from mmard import Method, MmardError, Objective, Pgd, Scores, Threat, diagnose, evaluate, load_model, term, train
-from mmard.core.csvs import csv_text
-from mmard.delivering import export
+from mmard.api.export import export
 from mmard.models.students import Architecture, build
 from mmard.models.weights import save_weights
-from mmard.runs import RunFolder
-from mmard.study.file import read_study
-from mmard.study.plan import cells_of
+from mmard.runs.folder import RunFolder
+from mmard.study.grid import cells_of
+from mmard.study.spec import read_study
+from mmard.utils.csv_files import csv_text
 
 soft = term("x")(lambda v: v.y)
 A: Any = None  # whatever a caller gives

@@ -10,10 +10,10 @@ from helpers import small_net
 from torch import nn
 
 from mmard import MmardError, load_model
-from mmard.core.files import sha256
 from mmard.models.students import Architecture, build
 from mmard.models.teachers import load_teacher
 from mmard.models.weights import facts_of, load_weights, save_weights
+from mmard.utils.files import sha256
 
 # counted by hand from the papers' tables: 10 classes, 3 channels
 PARAMETERS = {"resnet18": 11_173_962, "preactresnet18": 11_172_170, "wrn-34-10": 46_160_474, "mobilenetv2": 2_296_922,

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from mmard import MmardError, api
-from mmard.config import read_settings
+from mmard import MmardError
+from mmard.api.settings import read_settings
+from mmard.api.train import check, train
 from mmard.data.labels import Known
 from mmard.data.sources import load
 
@@ -270,7 +271,7 @@ def test_broken_images_are_skipped_with_a_count_and_a_list(tmp_path: Path) -> No
         assert len(data.train) + len(data.held_out) == 198
         assert not {50, 51} & {*data.train.index.tolist(), *data.held_out.index.tolist()}
         assert torch.equal(data.train.in_memory().pixels, sets[0].train.in_memory().pixels)
-    run = api.train(
+    run = train(
         method="standard", student="cnn-4-2", train__epochs=1, train__batch_size=64, out=str(tmp_path / "run"),
         data__name="imagefolder", data__root=root, data__on_error="skip", validation__steps=1,
     )  # fmt: skip
@@ -303,7 +304,7 @@ def test_settings_that_the_data_do_not_look_at_are_refused(options: dict[str, An
         load(**options)
     settings = read_settings(None, {f"data.{key}": value for key, value in options.items()})
     with pytest.raises(MmardError, match=words):
-        api.check(settings)
+        check(settings)
 
 
 def test_other_data_forget_where_the_recipe_s_are() -> None:
@@ -315,7 +316,7 @@ def test_other_data_forget_where_the_recipe_s_are() -> None:
     again = read_settings(base, {"data.train": "c", "data.name": "parquet"}).data
     assert (again.train, again.test) == ("c", "b")
     with pytest.raises(MmardError, match=r"data\.root means nothing"):
-        api.check(read_settings(base, {"data.name": "digits", "data.root": "x"}))
+        check(read_settings(base, {"data.name": "digits", "data.root": "x"}))
 
 
 def png(level: int) -> bytes:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from mmard.api.build import method_of, must_be_whole, plan_of
+from mmard.api.settings import Settings, read_settings, recipe_folders, recipes
 from mmard.attacks.pgd import Pgd
-from mmard.config import Settings, read_settings, recipe_folders, recipes
 from mmard.core.threat import Threat
 from mmard.methods import METHODS
 from mmard.models.students import Architecture, build
-from mmard.objects import method_of, must_be_whole, plan_of
 from mmard.training.averaging import Averaging
 
 FOLDER = recipe_folders()[0] / "published"

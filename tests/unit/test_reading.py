@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from helpers import Run
 
-from mmard.config import parse_overrides, read_settings
-from mmard.core.errors import MmardError
-from mmard.core.reading import parse_json, parse_yaml, read_text, read_yaml
-from mmard.locate import build_method
-from mmard.runs import RunFolder
-from mmard.study.file import read_study
+from mmard.api.registry import build_method
+from mmard.api.settings import parse_overrides, read_settings
+from mmard.runs.folder import RunFolder
+from mmard.study.spec import read_study
+from mmard.utils.errors import MmardError
+from mmard.utils.text_files import parse_json, parse_yaml, read_text, read_yaml
 
 CASE_10 = "method: pgd_at\ntrain: {epochs: 5, lr: 0.01}\nthreat: {eps: 8/255}\ntrain: {epochs: 30, batch_size: 64}\n"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 from handmade import judge, make_run
 
-from mmard.config import parse_overrides
-from mmard.core.files import sha256
+from mmard.api.settings import parse_overrides
+from mmard.report import result_tables
 from mmard.report.card import card
-from mmard.report.html import records, tables
-from mmard.report.html.again import again, as_word
-from mmard.report.html.flags import LEFT_OUT, ONE_SEED, UNCHECKED, flags_of
-from mmard.report.html.groups import Group, kind_of, read_all
-from mmard.report.html.looks import LOOKS
-from mmard.report.html.missing import missing_of
-from mmard.report.html.page import Report
+from mmard.report.page import Report
+from mmard.runs import record
+from mmard.runs.command import again, as_word
+from mmard.runs.findings import LEFT_OUT, ONE_SEED, UNCHECKED, flags_of
+from mmard.runs.groups import Group, kind_of, read_all
+from mmard.runs.missing import missing_of
+from mmard.runs.rules import LOOKS
+from mmard.utils.files import sha256
 
 EXPORTED = {"runtime": "onnxruntime", "twin": "runs/a/best.safetensors"}
 USUAL = ("PGD-20", "AutoAttack")
@@ -35,7 +36,7 @@ def test_the_best_checkpoints_own_figures_come_first(tmp_path: Path) -> None:
     judge(run, "best_threat.eps-4-255", *USUAL, asked={"overrides": {"threat.eps": "4/255"}}, threat="L∞ 4/255")
     groups = read(run)
     assert kind_of(groups) == "best"
-    sheet = tables.evaluations(groups, "best")
+    sheet = result_tables.evaluations(groups, "best")
     assert sheet is not None
     assert {(row[1].text, row[2].text) for row in sheet.rows} == {
         ("last", "L∞ 8/255"), ("model.onnx", "L∞ 8/255"), ("best_threat.eps-4-255", "L∞ 4/255")
@@ -64,7 +65,7 @@ def test_figures_at_another_threat_are_said_to_be_at_that(tmp_path: Path) -> Non
     run = make_run(tmp_path / "a")
     judge(run, "best_threat.eps-4-255", *USUAL, asked={"overrides": {"threat.eps": "4/255"}}, threat="L∞ 4/255")
     groups = read(run)
-    sheet = tables.summary(groups, kind_of(groups))
+    sheet = result_tables.summary(groups, kind_of(groups))
     assert sheet is not None
     assert "10 test images, L∞ 4/255. " in sheet.note
     assert "8/255" not in sheet.note
@@ -224,7 +225,7 @@ def test_a_file_of_weights_is_read_once(tmp_path: Path, monkeypatch: pytest.Monk
     run = make_run(tmp_path / "a")
     (run / "best.safetensors").write_bytes(b"weights")
     seen: list[Path] = []
-    monkeypatch.setattr(records, "sha256", lambda path: seen.append(path) or "now")
+    monkeypatch.setattr(record, "sha256", lambda path: seen.append(path) or "now")
     for name in ("best", "best_PGD-20", "best_10-images"):
         judge(run, name, "PGD-20", weights="now")
     judge(run, "best_old", "PGD-20", weights="then")

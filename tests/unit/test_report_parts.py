@@ -12,22 +12,22 @@ from handmade import CLASSES, curve, make_run, scores, shown, verdicts
 from helpers import blobs, small_net
 
 from mmard import MmardError, Threat
+from mmard.api.artifacts import settings_and_formula_of
 from mmard.evaluation.curve import curve as curve_of
 from mmard.evaluation.curve import radii_of
 from mmard.evaluation.evaluate import choose, evaluate, suite
 from mmard.evaluation.examples import Examples, examples
 from mmard.evaluation.scores import wilson
-from mmard.judge.extras import settings_and_formula_of
-from mmard.report.html import tables
-from mmard.report.html.chart import ticks
-from mmard.report.html.classes import by_class
-from mmard.report.html.curves import mean_line
-from mmard.report.html.flags import flags_of
-from mmard.report.html.groups import Group, kind_of, read_all
-from mmard.report.html.missing import missing_of
-from mmard.report.html.pictures import shown as cards
-from mmard.report.html.setup_tables import checks, cost, diagnosis
-from mmard.report.html.sheet import Cell, Sheet, interval, number, spread, words, written
+from mmard.report import result_tables
+from mmard.report.chart import ticks
+from mmard.report.curve_charts import mean_line
+from mmard.report.pictures import shown as cards
+from mmard.report.setup_tables import checks, cost, diagnosis
+from mmard.report.table import Cell, Sheet, interval, number, spread, words, written
+from mmard.runs.by_class import by_class
+from mmard.runs.findings import flags_of
+from mmard.runs.groups import Group, kind_of, read_all
+from mmard.runs.missing import missing_of
 
 FIRST = verdicts([1] * 9 + [0], [1, 1, 1, 1, 1, 0, 0, 0, 0, 0])  # clean 90 %, robust 50 %
 SECOND = verdicts([1] * 7 + [0] * 3, [1, 1, 1, 0, 0, 0, 0, 0, 0, 0])  # 70 % and 30 %
@@ -48,7 +48,7 @@ def two_seeds(tmp_path: Path) -> list[Group]:
 
 def test_runs_that_differ_by_their_seed_stand_together(two_seeds: list[Group]) -> None:
     assert [(g.name, [run.seed for run in g.runs]) for g in two_seeds] == [("rslad", [0, 1]), ("trades", [0])]
-    sheet = tables.summary(two_seeds, kind_of(two_seeds))
+    sheet = result_tables.summary(two_seeds, kind_of(two_seeds))
     assert sheet is not None
     rows = {row[0].text: row for row in sheet.rows}
     sd = statistics.stdev([50, 30])
@@ -262,7 +262,7 @@ def test_a_studys_own_order_and_differences_are_kept(tmp_path: Path) -> None:
     results = {"rows": [{"run": "b/seed-0"}, {"run": "a/seed-0"}], "comparisons": [pair, {**pair, "n": 1}, {}]}
     (tmp_path / "s/results.json").write_text(json.dumps(results))
     assert [group.name for group in read(tmp_path / "s")] == ["b", "a"]
-    sheet = tables.comparisons(results)
+    sheet = result_tables.comparisons(results)
     assert sheet is not None
     assert [[c.text for c in row] for row in sheet.rows] == [
         ["a − b", "clean", "3", "−1.50", "−4.00 to +1.00", "0.200", "–"]

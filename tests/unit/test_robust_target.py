@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmard.core.trust import Trust
+from mmard.api.registry import build_method
 from mmard.core.views import Models, Views
-from mmard.locate import build_method
 from mmard.methods import METHODS
+from mmard.utils.trust import Trust
 
 pytestmark = pytest.mark.figures
 

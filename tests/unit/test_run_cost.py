@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmard.training import cost
+from mmard.training import resources
 from mmard.training.engine import Engine
 
 STATUS = Path("/proc/self/status")
@@ -16,7 +16,7 @@ STATUS = Path("/proc/self/status")
 @pytest.mark.skipif(not STATUS.exists(), reason="only Linux says it there")
 def test_peak_memory_is_what_the_kernel_says() -> None:
     held = torch.ones(32 * 2**20, dtype=torch.uint8)
-    found, said = cost.peak_mib(torch.device("cpu")), re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
+    found, said = resources.peak_mib(torch.device("cpu")), re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
     assert said is not None
     assert found == pytest.approx(int(said[1]) / 1024, rel=0.02)
     assert found > len(held) / 2**20
@@ -27,13 +27,13 @@ def test_energy_is_the_difference_of_the_counter(
     readings: tuple[float, float], joules: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = iter(readings)
-    monkeypatch.setattr(cost, "_counter", lambda device: lambda: next(said))
-    meter = cost.Cost(Engine(accelerator="cpu"))
+    monkeypatch.setattr(resources, "_counter", lambda device: lambda: next(said))
+    meter = resources.Cost(Engine(accelerator="cpu"))
     meter.start()
     assert meter.spent().get("joules") == joules
 
 
 def test_a_cpu_counts_no_energy() -> None:
-    meter = cost.Cost(Engine(accelerator="cpu"))
+    meter = resources.Cost(Engine(accelerator="cpu"))
     meter.start()
     assert set(meter.spent()) == {"peak_mib"}

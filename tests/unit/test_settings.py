@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmard.config import read_settings
-from mmard.core.errors import MmardError
+from mmard.api.settings import read_settings
+from mmard.utils.errors import MmardError
 
 
 def test_a_mapping_for_a_section_changes_the_keys_it_names_and_leaves_the_others() -> None:

@@ -11,13 +11,13 @@ import yaml
 from helpers import Run
 
 from mmard import MmardError
-from mmard.study import pages
-from mmard.study.file import StudyFile, read_study, studies
+from mmard.study import publish
+from mmard.study.grid import axes_of, cells_of
 from mmard.study.jobs import Job, jobs_of
-from mmard.study.local import cores, slots
-from mmard.study.plan import axes_of, cells_of
+from mmard.study.local_backend import cores, slots
+from mmard.study.queue import Audience, run_all
 from mmard.study.results import results_of
-from mmard.study.schedule import Audience, run_all
+from mmard.study.spec import StudyFile, read_study, studies
 from mmard.study.statistics import mean_sd, paired, sign_flip
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -172,7 +172,7 @@ class Pretend:
 def test_the_schedule_keeps_the_order_and_a_failure_stops_only_who_waits_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mmard.study.schedule.TICK", 0)
+    monkeypatch.setattr("mmard.study.queue.TICK", 0)
     settings = cells_of(study())[0].settings
     t, u = (Job(name, settings) for name in "tu")
     jobs = [t, u, *(Job(f"{n}{i}", settings, needs=n) for n in "tu" for i in range(3)), Job("free", settings)]
@@ -254,7 +254,7 @@ def faked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyFile:
 
 
 def test_results_against_hand_computed_numbers(faked: StudyFile) -> None:
-    results = pages.write_results(faked)
+    results = publish.write_results(faked)
     a, b = results["groups"]
     assert a["figures"]["worst case"] == {"mean": 44.0, "sd": 4.0}
     assert b["figures"]["clean"] == {"mean": 92.0, "sd": 10.0}
@@ -298,7 +298,7 @@ def test_one_seed_and_a_missing_cell_are_told(tmp_path: Path, monkeypatch: pytes
     fake(plan, without="b/seed-1")
     with pytest.raises(MmardError, match="no cell is trained and judged"):
         results_of(plan.model_copy(update={"seeds": (2,)}))
-    pages.write_results(plan)
+    publish.write_results(plan)
     table = Path("runs/study/table.md").read_text()
     assert "| a | 1 | 88.0 (83.0–93.0) |" in table
     assert "**Not there yet:** b/seed-1." in table

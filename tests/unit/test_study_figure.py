@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmard.config import read_settings
-from mmard.report.study_figure import front, plot_study, spread
-from mmard.study.plan import Cell
+from mmard.api.settings import read_settings
+from mmard.report.figures.study import front, plot_study, spread
+from mmard.study.grid import Cell
 from mmard.study.results import _seconds
 
 

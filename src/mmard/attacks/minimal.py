@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mmard import losses
-from mmard.core.errors import MmardError
 from mmard.core.threat import Norm, Threat, per_sample
 from mmard.core.views import Predict
+from mmard.utils.errors import MmardError
 
 BEYOND = 1.05  # a step goes a little past the hyperplane, so that a linear network is crossed at once
 BIAS = 0.5  # at most so much of a step goes to the hyperplane's point that is nearest to x

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from mmard import losses
-from mmard.core.errors import MmardError
 from mmard.core.method import Attack, Maximizer
-from mmard.core.numbers import is_number, must_be_whole_number
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import Predict
+from mmard.utils.errors import MmardError
+from mmard.utils.numbers import is_number, must_be_whole_number
 
 Loss = Callable[[Tensor], Tensor]
 Start = Literal["none", "gaussian", "uniform"]

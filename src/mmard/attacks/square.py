@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmard.attacks.auto import NORMS
-from mmard.core.errors import MmardError
-from mmard.core.numbers import must_be_whole_number
+from mmard.attacks.autoattack import NORMS
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
+from mmard.utils.errors import MmardError
+from mmard.utils.numbers import must_be_whole_number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmard.core.errors import MmardError
 from mmard.core.objective import Objective
+from mmard.utils.errors import MmardError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from mmard.core.companion import Companion, WeightPerturbation
-from mmard.core.errors import MmardError
 from mmard.core.objective import Objective, nothing
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
+from mmard.utils.errors import MmardError
 
 Attack = Callable[[Predict, Tensor, Tensor, Threat], Tensor]
 """(predict, x, y, threat) → x_adv: what an evaluation runs."""

@@ -11,9 +11,9 @@ from typing import Any, overload
 
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError, first_line, is_out_of_memory
-from mmard.core.numbers import is_number
 from mmard.core.views import Views
+from mmard.utils.errors import MmardError, first_line, is_out_of_memory
+from mmard.utils.numbers import is_number
 
 TermFunction = Callable[..., Tensor]
 

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmard.core.errors import MmardError
-from mmard.core.numbers import is_number
+from mmard.utils.errors import MmardError
+from mmard.utils.numbers import is_number
 
 Norm = Literal["linf", "l2"]
 

@@ -7,8 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError
-from mmard.core.predictions import predict_logits
+from mmard.core.logits import predict_logits
+from mmard.utils.errors import MmardError
 
 Predict = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1] → logits (B, K)."""

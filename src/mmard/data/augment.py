@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmard.core.errors import MmardError
 from mmard.core.threat import per_sample
+from mmard.utils.errors import MmardError
 
 KINDS = ("none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix")
 MOST_COLOUR, MOST_TURN, MOST_SHEAR = 0.5, math.pi / 6, 0.3  # of a colour's factor from 1, of an angle, of a slope

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmard.core.errors import MmardError, first_line
 from mmard.data.labels import as_array, class_numbers, in_order
+from mmard.utils.errors import MmardError, first_line
 
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 IMAGE_COLUMNS = ("image", "img", "picture", "pixels")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmard.core.errors import MmardError, first_line
 from mmard.data.labels import in_order
+from mmard.utils.errors import MmardError, first_line
 
 PARTS = {
     "train": ("train", "training"),

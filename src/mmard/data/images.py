@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmard.core.errors import MmardError
 from mmard.data.labels import as_array, class_numbers, must_be_classes
+from mmard.utils.errors import MmardError
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """x (B, C, H, W) float32 in [0, 1] in channels-last memory, y (B,), index (B,)."""
 
 
 class ImageSet(Protocol):
-    """What training asks of its images, in memory (`Images`) or on disk (`mmard.data.streamed.Streamed`)."""
+    """What training asks of its images, in memory (`Images`) or on disk (`mmard.data.streaming.Streamed`)."""
 
     @property
     def labels(self) -> Tensor:

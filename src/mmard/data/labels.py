@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmard.core.errors import MmardError, first_line
+from mmard.utils.errors import MmardError, first_line
 
 MOST_CLASSES = 100_000
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmard.core.errors import MmardError, first_line
 from mmard.data.columns import image_column, label_column, labels_of
+from mmard.data.encoded import COLOURABLE, CURE, Notes, Pictures
 from mmard.data.folders import folder_splits
 from mmard.data.images import DataSet, Images, ImageSet, some, split, stratified
 from mmard.data.labels import Known, must_be_classes, renumbered
-from mmard.data.pictures import COLOURABLE, CURE, Notes, Pictures
-from mmard.data.streamed import THREADS, Streamed
+from mmard.data.streaming import THREADS, Streamed
+from mmard.utils.errors import MmardError, first_line
 
 SOURCES = {
     "digits": "1,797 handwritten digits, 8×8 grey, 10 classes, from scikit-learn; nothing to download",

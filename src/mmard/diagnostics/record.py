@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmard.core.csvs import csv_of_records
-from mmard.core.files import write_json, write_text
-from mmard.core.portable import portable
 from mmard.diagnostics.boundary import Drop, Places, Row, summary
 from mmard.diagnostics.slices import Slice
-from mmard.models.tensors import save_tensors
+from mmard.models.tensor_files import save_tensors
+from mmard.utils.csv_files import csv_of_records
+from mmard.utils.files import write_json, write_text
+from mmard.utils.portable_paths import portable
 
 NATURAL, DIRECT = "natural images", "direct attack on T"
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from mmard.core.errors import MmardError
 from mmard.core.threat import Threat
 from mmard.data.images import Images
-from mmard.evaluation.batches import Alone, Crew
 from mmard.evaluation.evaluate import Tick, Trial, evaluate, suite
+from mmard.evaluation.loop import Alone, Crew
+from mmard.utils.errors import MmardError
 
 SHARES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 """The radii, in units of eps."""

@@ -6,23 +6,23 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks.auto import WHOLE, AutoAttack
+from mmard.attacks.autoattack import WHOLE, AutoAttack
 from mmard.attacks.cw import cw
 from mmard.attacks.pgd import Pgd, untargeted
 from mmard.attacks.square import Square
-from mmard.core.errors import MmardError, unknown
 from mmard.core.method import Attack
-from mmard.core.numbers import must_be_whole_number
-from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import Predict, held_still
 from mmard.data.images import Images
-from mmard.evaluation.batches import Alone, Batches, Crew
-from mmard.evaluation.kept import Forgotten, Kept
-from mmard.evaluation.predictions import who_answer
-from mmard.evaluation.prepared import prepared
+from mmard.evaluation.cache import Forgotten, Kept
+from mmard.evaluation.checks.memory import Witness
+from mmard.evaluation.loop import Alone, Batches, Crew
+from mmard.evaluation.predict import who_answer
+from mmard.evaluation.prepare import prepared
 from mmard.evaluation.scores import CLEAN, Scores, Stage
-from mmard.evaluation.witness import Witness
+from mmard.utils.errors import MmardError, unknown
+from mmard.utils.numbers import must_be_whole_number
+from mmard.utils.precision import full_precision
 
 Tick = Callable[[str, int, int], None]
 """Progress of this process: (attack, samples done, samples in all)."""

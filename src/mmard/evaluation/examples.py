@@ -8,14 +8,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError, first_line
-from mmard.core.reading import parse_json
-from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images, some
 from mmard.evaluation.evaluate import suite
-from mmard.models.tensors import load_tensors, save_tensors
+from mmard.models.tensor_files import load_tensors, save_tensors
+from mmard.utils.errors import MmardError, first_line
+from mmard.utils.precision import full_precision
+from mmard.utils.text_files import parse_json
 
 ATTACK = "PGD-20"
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmard.core.csvs import csv_of_records
-from mmard.core.errors import MmardError, unknown
-from mmard.core.files import read_json, write_json, write_text
-from mmard.models.tensors import digest_of, load_tensors, save_tensors
+from mmard.models.tensor_files import digest_of, load_tensors, save_tensors
+from mmard.utils.csv_files import csv_of_records
+from mmard.utils.errors import MmardError, unknown
+from mmard.utils.files import read_json, write_json, write_text
 
 CLEAN = "clean"
 WORST = "worst case"

@@ -8,9 +8,9 @@ step, so that weight decay sees the moved ones; here before it.
 from dataclasses import replace
 
 from mmard.core.companion import WeightPerturbation
-from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.methods.trades import trades
+from mmard.utils.errors import MmardError
 
 
 def awp(base: Method | None = None, *, gamma: float = 5e-3, begin: float = 0.0) -> Method:

@@ -7,11 +7,11 @@ weighed.
 
 from dataclasses import replace
 
-from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.core.objective import term
 from mmard.methods.ard import ard
 from mmard.terms.fairness import Fairness
+from mmard.utils.errors import MmardError
 
 
 def fair(base: Method | None = None, *, beta: float = 2.0) -> Method:

@@ -7,10 +7,10 @@ base: `PUBLISHED`. A ``scale`` in the settings is of this KL too: with 1/num_cla
 
 from dataclasses import replace
 
-from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.methods.rslad import rslad
 from mmard.terms import gradient_match
+from mmard.utils.errors import MmardError
 
 PUBLISHED = {"ard": 5, "iad": 50, "rslad": 0.9, "adaad": 5, "adaiad": 5, "pgd_at": 60, "trades": 20}
 

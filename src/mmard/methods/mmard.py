@@ -7,13 +7,13 @@ prediction at x' nears its decision boundary. Outer: mutual information along th
 from dataclasses import replace
 
 from mmard.attacks.pgd import Pgd
-from mmard.core.balance import balanced
-from mmard.core.errors import MmardError, chosen
-from mmard.core.held import held
 from mmard.core.method import Method
 from mmard.core.objective import nothing
 from mmard.methods.rslad import rslad
 from mmard.terms import BOUNDARIES, TRIANGLES
+from mmard.terms.held_gradient import held
+from mmard.terms.normalised_gradient import balanced
+from mmard.utils.errors import MmardError, chosen
 
 
 def mmard(

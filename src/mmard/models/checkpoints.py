@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError, Note, first_line
-from mmard.core.files import load_safely
 from mmard.models.students import Classifier
-from mmard.models.tensors import load_tensors
+from mmard.models.tensor_files import load_tensors
+from mmard.utils.errors import MmardError, Note, first_line
+from mmard.utils.files import load_safely
 
 SAVE = "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
 # A block that the TRADES code builds and never calls; torch's count of the models in an average.

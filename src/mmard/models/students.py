@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError, first_line, unknown
 from mmard.models.cnn import Cnn
 from mmard.models.mobilenet import MobileNetV2
 from mmard.models.resnet import ResNet18
 from mmard.models.vit import VisionTransformer
 from mmard.models.wideresnet import WideResNet
+from mmard.utils.errors import MmardError, first_line, unknown
 
 GIB = 2**30
 LARGEST = 9999

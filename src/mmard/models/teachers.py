@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from mmard.core.arguments import public
-from mmard.core.errors import MmardError, first_line
-from mmard.core.files import read_json, sha256
-from mmard.core.trust import inside
-from mmard.core.validate import Section, validated
 from mmard.models.checkpoints import fit, read_checkpoint, weights_for
 from mmard.models.students import Architecture, Classifier, build
 from mmard.models.weights import describes_itself, load_weights
+from mmard.utils.argument_types import public
+from mmard.utils.errors import MmardError, first_line
+from mmard.utils.files import read_json, sha256
+from mmard.utils.trust import inside
+from mmard.utils.validation import Section, validated
 
 
 class Card(Section):

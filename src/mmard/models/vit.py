@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError
+from mmard.utils.errors import MmardError
 
 HEAD = 32  # width of an attention head, or the whole width where that is smaller
 SLOWEST = 10_000.0  # ratio of the slowest to the fastest wave of the positions (Vaswani et al., 2017, section 3.5)

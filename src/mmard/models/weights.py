@@ -10,13 +10,13 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mmard.core.errors import MmardError, first_line
-from mmard.core.files import state_of
-from mmard.core.portable import portable
-from mmard.core.reading import parse_json
 from mmard.models.checkpoints import fit, read_checkpoint
 from mmard.models.students import Architecture, Classifier, build
-from mmard.models.tensors import load_tensors, save_tensors
+from mmard.models.tensor_files import load_tensors, save_tensors
+from mmard.utils.errors import MmardError, first_line
+from mmard.utils.files import state_of
+from mmard.utils.portable_paths import portable
+from mmard.utils.text_files import parse_json
 
 
 def save_weights(

@@ -7,7 +7,7 @@ also hold a ``sub_block1`` that no forward pass uses; `mmard.models.weights` lea
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError
+from mmard.utils.errors import MmardError
 
 
 class BasicBlock(nn.Module):

@@ -7,16 +7,16 @@ from typing import Any
 
 import yaml
 
-from mmard.core.errors import MmardError
-from mmard.core.files import read_json, write_text
-from mmard.core.portable import portable
-from mmard.core.trust import Trust
 from mmard.evaluation.scores import CLEAN, WORST
-from mmard.report.html.flags import flags_of
-from mmard.report.html.groups import Group, kind_of
-from mmard.report.html.judged import BEST, Judged
-from mmard.report.html.records import Run, data_of, read_run, threat_of
-from mmard.report.html.sheet import Sheet, interval, words
+from mmard.report.table import Sheet, interval, words
+from mmard.runs.evaluation import BEST, Judged
+from mmard.runs.findings import flags_of
+from mmard.runs.groups import Group, kind_of
+from mmard.runs.record import Run, data_of, read_run, threat_of
+from mmard.utils.errors import MmardError
+from mmard.utils.files import read_json, write_text
+from mmard.utils.portable_paths import portable
+from mmard.utils.trust import Trust
 
 MARK = "<!-- written by mmard; mmard eval writes it anew -->"
 KNOWN = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "gpl-3.0",

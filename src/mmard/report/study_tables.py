@@ -1,9 +1,11 @@
 """A study's results as Markdown."""
 
 from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
 from typing import Any
 
 from mmard.evaluation.scores import CLEAN, WORST
+from mmard.utils.errors import MmardError
 
 HELD_OUT = ("held-out clean", "held-out robust")
 SECONDS = "seconds an epoch"
@@ -101,3 +103,54 @@ def _safe(text: str) -> str:
 def _table(titles: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:
     rule = "|" + "---|" * left + "---:|" * (len(titles) - left)
     return "\n".join([f"| {' | '.join(titles)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+COLUMNS = {  # key of a row: its title, and the factor and digits it is shown with
+    "margin": ("margin", 1, 2), "share": ("share of the possible drop, %", 100, 1), "distance": ("distance", 1, 4),
+    "crossed": ("crossed, %", 100, 1), "fooled": ("fools S, %", 100, 1), "transfer": ("transfer, %", 100, 0),
+    "entropy": ("H, nats", 1, 2),
+}  # fmt: skip
+NEEDED = ("examples", "threat", "split", "inner", "norm", "run", "images", "own_attacks")
+
+
+def diagnoses_markdown(found: Sequence[Mapping[str, Any]]) -> str:
+    """Mean ± sample sd over runs of what `mmard diagnose` wrote for each into diagnosis.json.
+
+    Raises:
+        MmardError: when there are none, or they are not of the same methods, threat and split.
+    """
+    if not found:
+        raise MmardError("no diagnosis.json to make a table of; expected PAGE/NAME/RUN/diagnosis.json")
+    for d in found:
+        if lacks := [key for key in NEEDED if key not in d]:
+            raise MmardError(
+                f"a diagnosis.json lacks {lacks[0]!r}; make it anew: mmard diagnose RUN --out PAGE/NAME/RUN"
+            )
+    for key in ("examples", "threat", "split", "inner"):
+        seen = {str(list(d[key]) if key == "examples" else d[key]) for d in found}
+        if len(seen) > 1:
+            raise MmardError(f"diagnoses of different {key} make no table: {' and '.join(sorted(seen))}")
+    first = found[0]
+    lines = [["examples by", *(title for title, _, _ in COLUMNS.values())]]
+    for name in first["examples"]:
+        rows = [d["examples"][name] | {"distance": d["examples"][name][f"distance_{d['norm']}"]} for d in found]
+        cells = [
+            _mean_and_sd([row[key] for row in rows], factor, digits) for key, (_, factor, digits) in COLUMNS.items()
+        ]
+        lines.append([name.replace("|", r"\|"), *cells])
+    lines.insert(1, ["---", *["---:"] * len(COLUMNS)])
+    attack = first["inner"][next(iter(first["inner"]))].rsplit(" by ", 1)[-1]
+    runs = ", ".join(d["run"] for d in found)
+    how = (
+        f"Mean ± sample standard deviation over {len(found)} students ({runs}). {first['images']} {first['split']} images, "
+        f"{first['threat']}, {'each by its own attack' if first['own_attacks'] else attack}. "
+        "What the columns mean: [diagnose](diagnose.md)."
+    )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{how}\n"
+
+
+def _mean_and_sd(values: Sequence[float | None], factor: float, digits: int) -> str:
+    known = [factor * value for value in values if value is not None]
+    if not known:
+        return "–"
+    return f"{mean(known):.{digits}f}" + (f" ± {stdev(known):.{digits}f}" if len(known) > 1 else "")

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from mmard import api
-from mmard.config import Settings
-from mmard.core.errors import MmardError
-from mmard.core.files import read_json, sha256, state_of
+from mmard.api.settings import Settings
+from mmard.api.train import UNIMPORTANT, check, lesson_of, must_be_free
 from mmard.evaluation.evaluate import choose, suite
-from mmard.models.tensors import digest_of, load_tensors
-from mmard.runs import RunFolder, differences
-from mmard.study.file import Evaluation
-from mmard.study.plan import Cell
+from mmard.models.tensor_files import digest_of, load_tensors
+from mmard.runs.folder import RunFolder, differences
+from mmard.study.grid import Cell
+from mmard.study.spec import Evaluation
+from mmard.utils.errors import MmardError
+from mmard.utils.files import read_json, sha256, state_of
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def jobs_of(cells: Sequence[Cell], evaluation: Evaluation) -> list[Job]:
         if job.state() != "done":
             try:
                 one_device(cell.settings)
-                api.check(cell.settings)
+                check(cell.settings)
                 job = Job(cell.name, cell.settings, evaluation, _teacher_first(cell.settings, teachers))
             except MmardError as e:
                 raise MmardError(f"cell {cell.name}: {e}") from e
@@ -120,7 +120,7 @@ def must_be_ours(jobs: Iterable[Job]) -> None:
     faults = []
     for job in jobs:
         try:
-            api.must_be_free(job.folder, job.settings, resume=True)
+            must_be_free(job.folder, job.settings, resume=True)
         except MmardError as e:
             faults.append(str(e).replace("another out=", "another out: for the study, or remove the folder"))
     if faults:
@@ -129,7 +129,7 @@ def must_be_ours(jobs: Iterable[Job]) -> None:
 
 def _teacher_first(pupil: Settings, teachers: dict[Path, Job]) -> str | None:
     """The name of the job that trains this pupil's teacher, added where it is new; None if there is nothing to train."""
-    lesson = api.lesson_of(pupil)
+    lesson = lesson_of(pupil)
     if lesson is None:
         return None
     place = Path(lesson.out).expanduser().resolve()
@@ -137,7 +137,7 @@ def _teacher_first(pupil: Settings, teachers: dict[Path, Job]) -> str | None:
         needs = _teacher_first(lesson, teachers)
         teachers[place] = Job(f"teacher {lesson.out}", lesson, needs=needs)
     known = teachers[place]
-    old, new = (s.model_dump(mode="json", exclude=api.UNIMPORTANT) for s in (known.settings, lesson))
+    old, new = (s.model_dump(mode="json", exclude=UNIMPORTANT) for s in (known.settings, lesson))
     if changed := differences(old, new):
         raise MmardError(
             f"another cell needs another teacher in {lesson.out}: {'; '.join(changed)}; give each its own folder"

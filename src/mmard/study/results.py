@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from mmard.core.errors import MmardError
-from mmard.core.files import read_json
 from mmard.report.study_tables import HELD_OUT, SECONDS
-from mmard.study.file import StudyFile
+from mmard.study.grid import Cell, axes_of, cells_of
 from mmard.study.jobs import Job, must_be_ours, scores_of
-from mmard.study.plan import Cell, axes_of, cells_of
+from mmard.study.spec import StudyFile
 from mmard.study.statistics import mean_sd, paired
+from mmard.utils.errors import MmardError
+from mmard.utils.files import read_json
 
 Row = dict[str, Any]
 

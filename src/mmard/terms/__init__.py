@@ -6,12 +6,12 @@
 from torch import Tensor
 
 from mmard import losses
-from mmard.core.errors import MmardError
 from mmard.core.objective import Objective, term
 from mmard.core.views import Views
 from mmard.terms.gradient import gradient_match as gradient_match
 from mmard.terms.trust import introspect as introspect
 from mmard.terms.trust import trusted as trusted
+from mmard.utils.errors import MmardError
 
 # ---- one scenario at a time -------------------------------------------------------------------------------
 

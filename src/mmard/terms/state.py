@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.core.numbers import share_of_run
-from mmard.core.processes import over_processes
 from mmard.core.views import Views
+from mmard.utils.distributed import over_processes
+from mmard.utils.numbers import share_of_run
 
 
 def rate_at(rate: float, drops: Sequence[float], v: Views) -> float:

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from mmard import losses
-from mmard.core.numbers import beginning
 from mmard.core.objective import term
 from mmard.core.views import Views
+from mmard.utils.numbers import beginning
 
 
 def trust(v: Views, power: float, begin: float) -> Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from mmard.core.errors import MmardError
-from mmard.core.numbers import beginning
+from mmard.utils.errors import MmardError
+from mmard.utils.numbers import beginning
 
 Net = TypeVar("Net", bound=nn.Module)
 

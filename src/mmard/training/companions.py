@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from mmard.core.companion import Companion
-from mmard.core.errors import MmardError, unknown
 from mmard.core.method import Method
-from mmard.core.numbers import beginning, seed_of
 from mmard.core.views import MissingModelError, Predict, Views
 from mmard.models.students import Classifier, build
 from mmard.training.engine import Engine
-from mmard.training.layout import lay_out
-from mmard.training.plan import Plan
+from mmard.training.memory_layout import lay_out
+from mmard.training.schedule import Plan
+from mmard.utils.errors import MmardError, unknown
+from mmard.utils.numbers import beginning, seed_of
 
 
 class TrainedCompanion:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmard.core.errors import MmardError, first_line
-from mmard.core.tf32 import allow_tf32
 from mmard.core.views import Predict
-from mmard.training.precision import (
+from mmard.utils.errors import MmardError, first_line
+from mmard.utils.precision import (
     AUTO,
     PRECISIONS,
+    allow_tf32,
     choose,
     computes_in_bf16,
     precisions_of,

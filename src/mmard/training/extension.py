@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmard.core.errors import MmardError
 from mmard.core.method import Method
-from mmard.core.numbers import beginning
 from mmard.training.averaging import Averaging
-from mmard.training.plan import Plan
+from mmard.training.schedule import Plan
 from mmard.training.validation import Validation
+from mmard.utils.errors import MmardError
+from mmard.utils.numbers import beginning
 
 EXTENDABLE = (
     *(f"train.{key}" for key in ("epochs", "lr", "schedule", "milestones", "decay", "hold", "warmup", "weight_decay", "clip")),

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmard.core.errors import MmardError
 from mmard.training.engine import Engine
+from mmard.utils.errors import MmardError
 
 NEVER = 2**62
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from mmard.core.ascent import Ascent
-from mmard.core.errors import MmardError
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import Predict, Views, held_still
+from mmard.utils.errors import MmardError
 
 ROUNDING = 1e-4  # of a pixel's range: what augmentation may do to it
 SEEN: WeakSet[nn.Module] = WeakSet()

@@ -1,7 +1,7 @@
 """A signal that asks a training run to end, heard by all its processes at the same step."""
 
-from mmard.core.signals import Stopped
 from mmard.training.engine import Engine
+from mmard.utils.signals import Stopped
 
 APART = 10
 """Looks of which one asks the other processes, on a GPU: each makes the host wait for the device."""

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from mmard.attacks.pgd import Pgd, untargeted
-from mmard.core.errors import MmardError
-from mmard.core.numbers import is_number, parse_number, seed_of
-from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images, some
 from mmard.evaluation.scores import MUCH, SURE, is_far_better
 from mmard.models.students import Classifier
+from mmard.utils.errors import MmardError
+from mmard.utils.numbers import is_number, parse_number, seed_of
+from mmard.utils.precision import full_precision
 
 MOST, ENOUGH, FEW = 500, 50, 20  # images: looked at; for a robust accuracy; for a verdict
 STEPS = 10

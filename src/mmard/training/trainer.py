@@ -15,30 +15,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.core.errors import MmardError, first_line, is_out_of_memory
 from mmard.core.method import Method
-from mmard.core.numbers import seed_of
-from mmard.core.signals import Stopped, on_signals
 from mmard.core.threat import Threat
 from mmard.data.augment import changed, drawn
 from mmard.data.images import Images, ImageSet
 from mmard.models.students import Classifier
 from mmard.models.weights import save_weights
-from mmard.runs import RunFolder, extension_told
+from mmard.runs.folder import RunFolder, extension_told
+from mmard.training.attack_state import prepared, tell_guards
 from mmard.training.averaging import Average, Averaging
-from mmard.training.cost import Cost
+from mmard.training.callbacks import Watcher
 from mmard.training.engine import Engine
 from mmard.training.extension import Extension
-from mmard.training.feed import Feed
-from mmard.training.identity import identity_of, must_be_of
-from mmard.training.inner_state import prepared, tell_guards
-from mmard.training.memory import MicroBatch, images_at_once
+from mmard.training.fingerprint import identity_of, must_be_of
+from mmard.training.loader import Feed
 from mmard.training.meter import LossMeter, not_finite
-from mmard.training.plan import Plan
-from mmard.training.progress import Watcher
+from mmard.training.micro_batch import MicroBatch, images_at_once
+from mmard.training.resources import Cost
+from mmard.training.schedule import Plan
 from mmard.training.stopping import Stop
 from mmard.training.update import Update
 from mmard.training.validation import JUDGED, Validation, chosen_by, is_better
+from mmard.utils.errors import MmardError, first_line, is_out_of_memory
+from mmard.utils.numbers import seed_of
+from mmard.utils.signals import Stopped, on_signals
 
 
 @dataclass(kw_only=True)

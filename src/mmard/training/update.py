@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmard.attacks.adaptive import WarmStart
-from mmard.core.errors import MmardError, first_line
+from mmard.attacks.inner.adaptive import WarmStart
 from mmard.core.method import Method
-from mmard.core.numbers import beginning
 from mmard.core.threat import Threat
 from mmard.core.views import Frame, Models, Predict, Views, held_still
+from mmard.models.folding import Folded, folded
+from mmard.training.awp import moved_up, state_kept
 from mmard.training.companions import TrainedCompanion, companions_of
 from mmard.training.engine import Engine
-from mmard.training.folding import Folded, folded
-from mmard.training.layout import lay_out
-from mmard.training.plan import Plan
+from mmard.training.memory_layout import lay_out
+from mmard.training.schedule import Plan
 from mmard.training.step import make_example, outer_losses
-from mmard.training.weight_perturbation import moved_up, state_kept
+from mmard.utils.errors import MmardError, first_line
+from mmard.utils.numbers import beginning
 
 
 @dataclass(kw_only=True)

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from mmard import losses
 from mmard.attacks.pgd import Pgd, untargeted
-from mmard.core.errors import MmardError
-from mmard.core.numbers import seed_of
-from mmard.core.tf32 import full_precision
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images
 from mmard.diagnostics.triangle import EDGES
 from mmard.models.students import Classifier
 from mmard.training.engine import Engine
+from mmard.utils.errors import MmardError
+from mmard.utils.numbers import seed_of
+from mmard.utils.precision import full_precision
 
 NOISE = 3  # held-out images that are right under attack tell nothing
 JUDGED = 250  # held-out images attacked at once, or as many as a batch has

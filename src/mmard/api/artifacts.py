@@ -1,0 +1,128 @@
+"""What reports and model cards show beside scores, kept when a model is judged."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmard.api.build import method_of
+from mmard.api.evaluation_target import Subject
+from mmard.api.settings import Settings, read_settings
+from mmard.core.threat import Threat
+from mmard.data.images import some
+from mmard.evaluation.curve import curve as curve_of
+from mmard.evaluation.curve import radii_of
+from mmard.evaluation.evaluate import Tick
+from mmard.evaluation.examples import Examples
+from mmard.evaluation.examples import examples as examples_of
+from mmard.models.students import Classifier
+from mmard.models.weights import facts_of
+from mmard.report.card import write_card
+from mmard.runs.folder import RunFolder, printable
+from mmard.training.engine import Engine
+from mmard.utils.errors import MmardError
+from mmard.utils.files import read_json, write_json
+
+CURVE_IMAGES = 500
+CURVE, EXAMPLES = "curve.json", "examples.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Extras:
+    """What is kept beside scores; of an exported model, which has no gradients, nothing.
+
+    Args:
+        curve: accuracy under PGD-20 at eight radii from 0 to 4 eps, on about `CURVE_IMAGES` of the images: curve.json.
+        examples: so many images with what PGD-20 makes of them: examples.safetensors; 0: none.
+
+    Raises:
+        MmardError: where there can be no curve; before the attacks.
+    """
+
+    subject: Subject
+    threat: Threat
+    curve: bool
+    examples: int
+
+    def __post_init__(self) -> None:
+        if self.examples < 0:
+            raise MmardError(f"examples {self.examples} is no number of images; expected 0 for none, or more")
+        if self.curve:
+            radii_of(self.threat)
+        if self.curve and not isinstance(self.subject.model, Classifier):
+            raise MmardError(
+                "a curve asks for gradients, and an exported model has none; draw it of the run it came from"
+            )
+
+    def keep(self, results: Path, engine: Engine, tick: Tick, batch_size: int, seed: int) -> None:
+        """Write examples.safetensors and curve.json where they are asked for, beside the scores that are there by now.
+
+        Those of other weights, which would stand beside these scores in a report, are removed.
+        """
+        engine.on_global_zero(lambda: _forget(results))
+        model, images = self.subject.model, self.subject.images
+        if self.examples and isinstance(model, Classifier):
+            shown = examples_of(model, images, self.threat, count=self.examples, seed=seed)
+            told = shown.facts
+            engine.on_global_zero(lambda: replace(shown, facts={**told, **_weights(results)}).save(results / EXAMPLES))
+        if self.curve:
+            few, how = some(images, CURVE_IMAGES, seed=0), {"batch_size": batch_size, "seed": seed}
+            found = curve_of(model, few, self.threat, **how, tick=tick, crew=engine)
+            engine.on_global_zero(lambda: write_json(results / CURVE, found | _weights(results)))
+
+
+def _weights(results: Path) -> dict[str, str]:
+    """``{"weights": sha256}`` of those that the scores are of; empty where they do not say."""
+    known = read_json(results / "scores.json").get("weights")
+    return {"weights": known} if isinstance(known, str) else {}
+
+
+def _forget(results: Path) -> None:
+    """Remove what an earlier evaluation kept here, unless it was of the weights that the scores are of now."""
+    now = _weights(results).get("weights")
+    told: dict[str, Callable[[Path], Mapping[str, Any]]] = {
+        CURVE: read_json,
+        EXAMPLES: lambda at: Examples.load(at).facts,
+    }
+    for name, read in told.items():
+        try:
+            then = read(results / name).get("weights")
+        except MmardError:
+            then = None
+        if now is None or then != now:
+            (results / name).unlink(missing_ok=True)
+
+
+def keep_card(folder: Path) -> None:
+    """Write the model card of a run folder; a folder of another kind gets none."""
+    if (folder / "settings.yaml").is_file():
+        write_card(folder, settings_and_formula_of(folder)[1])
+
+
+def settings_and_formula_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """Read the resolved settings (None where they cannot be) and the formula of a run; nothing that the folder names is run."""
+    try:
+        settings = read_settings(folder)
+    except MmardError:
+        return None, ""
+    return settings.resolved(), formula_of(settings, RunFolder(folder))
+
+
+def formula_of(settings: Settings, folder: RunFolder | None = None) -> str:
+    """Tell a method as it reads in its paper: as the run folder keeps it, else from `mmard.methods`; empty where it is not known.
+
+    A method from elsewhere is built only where the user vouches for it.
+    """
+    if folder is not None and (kept := folder.formula() or _in_header(folder.best_file)):
+        return kept
+    try:
+        return str(method_of(settings))
+    except MmardError:
+        return ""
+
+
+def _in_header(weights: Path) -> str:
+    try:
+        return printable(facts_of(weights).get("formula")) if weights.is_file() else ""
+    except MmardError:
+        return ""

@@ -1,0 +1,221 @@
+"""From settings to the things that they describe, and whether those can be."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mmard.api.registry import build_method
+from mmard.api.settings import Settings, recipes
+from mmard.attacks.inner.compose import Inner
+from mmard.attacks.pgd import Pgd
+from mmard.core.method import Method
+from mmard.core.threat import Threat
+from mmard.core.views import MissingModelError, Models, Views
+from mmard.data.images import DataSet
+from mmard.data.labels import Known, agreed
+from mmard.data.sources import load, must_be_used, unused
+from mmard.models.students import Architecture, build
+from mmard.models.teachers import Card, find_model, hub_of, weights_file
+from mmard.models.weights import architecture_facts, facts_of
+from mmard.terms import OVER_THE_BATCH
+from mmard.terms.fairness import Fairness
+from mmard.training.averaging import Averaging
+from mmard.training.engine import Engine
+from mmard.training.extension import beginnings
+from mmard.training.schedule import Plan
+from mmard.utils.errors import MmardError
+from mmard.utils.numbers import NeverBeginsError
+
+
+def method_of(settings: Settings) -> Method:
+    """The method with the attack's changes applied, its step checked against the threat."""
+    method, threat = build_method(settings.method, settings.trust), Threat(**settings.threat.model_dump())
+    changes = {k: v for k, v in settings.attack.model_dump().items() if v is not None and v is not False}
+    if isinstance(method.maximizer, Pgd):
+        _must_go_together(settings, method)
+        late = settings.attack.late and (settings.attack.late.after, settings.attack.late.steps)
+        return replace(method, maximizer=Inner(**{**changes, "late": late}).of(method.maximizer, threat))
+    if changes and method.maximizer is not None:
+        raise MmardError(f"attack.{next(iter(changes))} changes a PGD, and this method attacks by {method.maximizer}")
+    return method
+
+
+def _must_go_together(settings: Settings, method: Method) -> None:
+    """Raise where a part of the attack asks for what the rest of the run does not give."""
+    if settings.attack.warm_start and set(settings.data.augment.split("+")) & {"idbh", "cutmix"}:
+        raise MmardError(
+            f"attack.warm_start keeps perturbations of the image itself, and data.augment={settings.data.augment} does more "
+            "than move it; choose crop+flip, or leave one of them out"
+        )
+    if settings.attack.stop_at is None:
+        return
+    if over := sorted({term.name for term in method.inner.within()} & OVER_THE_BATCH):
+        raise MmardError(
+            f"attack.stop_at takes samples out of the batch, and the inner term {over[0]} is over all of it"
+        )
+    if any(isinstance(module, Fairness) for module in method.inner.modules()):
+        raise MmardError(
+            "attack.stop_at takes samples out of the attack, and fair counts how many of all its iterates are right; leave one "
+            "of them out"
+        )
+    if settings.engine.compile:
+        raise MmardError(
+            "attack.stop_at makes batches of every size, and engine.compile is for one; leave one of them out"
+        )
+    if method.attack_in_train_mode:
+        raise MmardError(
+            "attack.stop_at takes samples out of the batch, whose statistics this method's attack uses; leave out one of "
+            "attack.stop_at and method.attack_in_train_mode"
+        )
+
+
+def data_of(settings: Settings, models: Iterable[Known] = ()) -> DataSet:
+    """Load the data set, its held-out split cut, with classes and channels as these models know them.
+
+    Raises:
+        MmardError: where it lies at a place that somebody's weights name and the user does not, before anything is read; for data
+            that are not there, and for models that know the same classes in different orders.
+    """
+    _data_may_be_read(settings)
+    given = settings.data.model_dump(exclude={"augment"})
+    ignored = unused(settings.data.name, list(given))  # an old run's; `check` refuses them
+    return load(**{key: value for key, value in given.items() if key not in ignored}, model=agreed(models))
+
+
+def known_of(source: str | Path, what: str) -> Known:
+    """Read what a model says of its data: the header of its weights, or its card.
+
+    Raises:
+        MmardError: where there is no such model, and for a card whose class names are not those in its file.
+    """
+    path = find_model(source)
+    weights = weights_file(path)
+    own = architecture_facts(weights)
+    known = Known.of(what, facts_of(weights).get("classes"), own.get("classes"), own.get("channels"))
+    if path.suffix != ".json":
+        return known
+    card = Card.read(path)
+    if known.classes and card.class_names and known.classes != card.class_names:
+        raise MmardError(
+            f"the card {path} has other class_names ({', '.join(card.class_names[:4])} ...) than its file says "
+            f"({', '.join(known.classes[:4])} ...); leave them out of the card"
+        )
+    return Known(what, known.classes or card.class_names, card.channels, {what: (card.classes, card.channels)})
+
+
+def may_be_read(settings: Settings) -> None:
+    """Raise unless all that the settings name may be read: data, teachers, and the teacher's recipe.
+
+    Raises:
+        MmardError: for what somebody's run folder names outside of itself and the user does not.
+    """
+    _data_may_be_read(settings)
+    teachers_of(settings)
+    if settings.teacher_recipe and settings.teacher_recipe not in recipes():
+        settings.trust.must_allow_place(settings.teacher_recipe, "teacher_recipe")
+
+
+def _data_may_be_read(settings: Settings) -> None:
+    data = settings.data
+    keys = {"digits": (), "parquet": ("train", "test"), "imagefolder": ("root",)}.get(data.name)
+    if keys is None:  # a name of the hub, or of a folder that `datasets` takes for one
+        settings.trust.must_allow_place(data.name if Path(data.name).exists() else f"hub://{data.name}", "data.name")
+        return
+    for key in keys:
+        given = getattr(data, key)
+        for place in given if isinstance(given, list) else [given] if given else []:
+            settings.trust.must_allow_place(place, f"data.{key}")
+
+
+def teachers_of(settings: Settings) -> dict[str, str]:
+    """List the networks that the student learns from: name → run folder, weights or card; ``teacher`` is the last.
+
+    Raises:
+        MmardError: where one lies at a place that somebody's weights name and the user does not; before anything is read.
+    """
+    named = settings.teachers | ({"teacher": settings.teacher} if settings.teacher else {})
+    for name, source in named.items():
+        must_allow_teacher(settings, name, source)
+    return named
+
+
+def must_allow_teacher(settings: Settings, name: str, source: str) -> None:
+    """Raise unless the network may be read, and fetched where a card asks for that."""
+    settings.trust.must_allow_place(source, name if name == "teacher" else f"teachers.{name}")
+    if settings.trust.folder is not None and (hub := hub_of(source)):
+        settings.trust.must_allow_place(f"hub://{hub}", f"the card {source}, whose hub")
+
+
+def engine_of(settings: Settings) -> Engine:
+    """The device, the precision and the processes."""
+    return Engine(**settings.engine.model_dump(exclude={"micro_batch", "compile"}))
+
+
+def check(settings: Settings) -> None:
+    """Whatever can be wrong without looking at data or weights, found before anything heavy runs."""
+    must_be_used(settings.data.name, list(settings.data.model_dump(exclude_defaults=True)))
+    method = method_of(settings)
+    if settings.scale != 1 and not method.has_divergences():
+        raise MmardError(f"scale={settings.scale} is of KL terms, and this method descends none; leave it out")
+    may_be_read(settings)
+    processes, batch = settings.engine.devices * settings.engine.nodes, plan_of(settings).batch_size
+    if batch % processes:
+        raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
+    beginnings(settings.train.epochs, averaging_of(settings), method)
+    fresh = {companion.fresh for companion in method.companions.values()} - {None, "student"}
+    with torch.device("meta"):
+        for name in (settings.student, *sorted(filter(None, fresh))):
+            build(Architecture(name=name, classes=10))
+    if settings.teacher and Path(settings.teacher).expanduser().resolve() == Path(settings.out).expanduser().resolve():
+        raise MmardError(f"{settings.out} cannot be its own teacher; choose another out=")
+    will_come = (
+        settings.teacher_recipe and settings.teacher and Path(settings.teacher).suffix not in (".safetensors", ".json")
+    )
+    if wrong := {"student", "teacher", ""} & set(settings.teachers):
+        raise MmardError(
+            f"teachers.{min(wrong)} is no name for a further network; the robust teacher is given by teacher="
+        )
+    for source in [source for name, source in teachers_of(settings).items() if name != "teacher" or not will_come]:
+        if (file := find_model(source)).suffix == ".json":
+            Card.read(file)
+    made = [name for name, companion in method.companions.items() if companion.fresh is not None]
+    have = [*settings.teachers, *(["teacher"] if settings.teacher else []), *made]
+    must_be_whole(method, have, settings.train.epochs)
+    if settings.attack.stop_at == "teacher" and "teacher" not in have:
+        raise MissingModelError("teacher", ["student", *have], "attack.stop_at=teacher")
+
+
+def must_be_whole(method: Method, names: Iterable[str], epochs: int = 200) -> None:
+    """Raise where the method asks for a network that is not one of these, or a part of it begins after so many epochs.
+
+    Before anything is loaded: by a `MissingModelError` or a `NeverBeginsError`. A copy of the method is evaluated on made-up images
+    and networks; whatever else fails on those is left to training.
+    """
+    beginnings(epochs, Averaging(), method)
+    with torch.random.fork_rng(devices=[]):  # the generator is the caller's
+        torch.manual_seed(0)
+        x, weights, numbers = torch.rand(10, 3, 8, 8), torch.randn(3 * 8 * 8, 10), torch.arange(10)
+        models = Models(dict.fromkeys([*names, "student"], lambda x: x.flatten(1) @ weights))
+        for progress in (0.0, 1.0):  # some terms begin late
+            try:
+                tried = copy.deepcopy(method)
+                views = Views.of(x, numbers, numbers, models, progress, epochs).moved_to(x.clone().requires_grad_())
+                for objective in (tried.inner, tried.outer, *(c.outer for c in tried.companions.values())):
+                    objective(views)
+            except (MissingModelError, NeverBeginsError):
+                raise
+            except Exception:  # somebody's term may need what these images do not have
+                continue
+
+
+def plan_of(settings: Settings) -> Plan:
+    """The schedule."""
+    return Plan(**settings.train.model_dump())
+
+
+def averaging_of(settings: Settings) -> Averaging:
+    """Build the average of the weights from settings."""
+    return Averaging(**settings.averaging.model_dump())

@@ -1,0 +1,115 @@
+"""The same student, teacher, images and random starts for every method that is compared."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmard.api.build import data_of, known_of, teachers_of
+from mmard.api.settings import Settings, read_settings
+from mmard.core.method import Method
+from mmard.core.threat import Threat
+from mmard.core.views import Models, Views
+from mmard.data.images import Images, ImageSet, some
+from mmard.diagnostics.boundary import Places, direct, look, searches_of
+from mmard.diagnostics.triangle import triangle
+from mmard.models.folding import folded
+from mmard.models.students import Classifier
+from mmard.models.teachers import as_teacher, load_model, must_fit
+from mmard.training.engine import Engine
+from mmard.training.step import make_example
+from mmard.utils.errors import MmardError
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """The networks in evaluation mode, the images, and the threat; the same for every method.
+
+    Attributes:
+        networks: student, teacher and whatever others the run's method knows, on one device.
+        seed: of the random starts: batch i of every method begins from seed + i.
+    """
+
+    networks: dict[str, nn.Module]
+    images: Images
+    threat: Threat
+    batch_size: int
+    seed: int
+
+    @staticmethod
+    def of(settings: Settings, weights: Path, split: str, limit: int, batch_size: int, seed: int) -> "Scene":
+        """Load all that is needed."""
+        sources = teachers_of(settings)
+        known = [known_of(weights, f"the student {weights}")]
+        known += [known_of(source, f"the {name} {source}") for name, source in sources.items()]
+        student, nets = load_model(weights), {n: load_model(s) for n, s in sources.items()}  # before images are decoded
+        data = data_of(read_settings(settings, {"data.stream": True}), known)  # few of them are looked at
+        whole: ImageSet = {"held-out": data.held_out, "test": data.test, "train": data.train}[split]
+        if len(whole) < 2:
+            raise MmardError(f"the {split} split has {len(whole)} image, expected at least 2; try another split")
+        shape = len(whole.classes), whole.channels
+        must_fit(student, str(weights), *shape)
+        device = Engine().device  # another machine may be looking
+        loaded: dict[str, Classifier] = {"student": student} | {
+            n: as_teacher(nets[n], s, *shape) for n, s in sources.items()
+        }
+        networks = {name: net.to(device, memory_format=torch.channels_last) for name, net in loaded.items()}  # type: ignore[call-overload]
+        return Scene(
+            networks,
+            some(whole, limit, seed=0).in_memory().to(device),
+            Threat(**settings.threat.model_dump()),
+            batch_size,
+            seed,
+        )
+
+    def with_student(self, weights: Path) -> "Scene":
+        """The same scene with another checkpoint of the student."""
+        student = load_model(weights).to(self.images.labels.device)
+        return replace(self, networks={**self.networks, "student": student})
+
+    def batches(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """Number, x, y, index."""
+        for i, start in enumerate(range(0, len(self.images), self.batch_size)):
+            yield i, *self.images.batch(slice(start, start + self.batch_size))
+
+    def examples(self, method: Method) -> Tensor:
+        """x' of every image by this method's inner process, at the end of training (progress 1)."""
+        network = self.networks["student"]
+        network = copy.deepcopy(network) if method.attack_in_train_mode else folded(network)  # BatchNorm would move
+        models = Models({**{name: folded(net) for name, net in self.networks.items()}, "student": network})
+        made = []
+        for i, x, y, index in self.batches():
+            torch.manual_seed(self.seed + i)
+            made.append(make_example(method, Views.of(x, y, index, models, 1.0), network, self.threat).adv.x)
+        return torch.cat(made)
+
+    def logits(self, name: str, images: Tensor) -> Tensor:
+        """What a network says of these images, (N, K)."""
+        with torch.no_grad():
+            return torch.cat([self.networks[name](x) for x in torch.split(images, self.batch_size)])
+
+    def triangle(self, x_adv: Tensor) -> dict[str, dict[str, float]]:
+        """The mutual informations between the natural images and these examples."""
+        x = self.images.batch(slice(None))[0]
+        return triangle(*(self.logits(name, at) for name in ("student", "teacher") for at in (x, x_adv)))
+
+    def places(self, points: Tensor) -> Places:
+        """Where these points lie, (N, C, H, W), one for each image."""
+        student, teacher, parts = self.networks["student"], folded(self.networks["teacher"]), []
+        searches = searches_of(len(self.images.classes))
+        for i, x, y, _ in self.batches():
+            torch.manual_seed(self.seed + i)
+            x_adv = points[i * self.batch_size :][: len(x)]
+            parts.append(look(student, teacher, x_adv, y, teacher(x).argmax(1), searches))
+        return Places.joined(parts)
+
+    def direct(self) -> Tensor:
+        """x* of every image: a direct attack on the teacher."""
+        teacher, found = folded(self.networks["teacher"]), []
+        for i, x, _, _ in self.batches():
+            torch.manual_seed(self.seed + i)
+            found.append(direct(teacher, x, teacher(x).argmax(1), self.threat))
+        return torch.cat(found)

@@ -1,0 +1,216 @@
+"""From a run folder to a diagnosis: where do several methods' examples lie, made on the run's student with its teacher?"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from mmard.api.build import method_of
+from mmard.api.comparison import Scene
+from mmard.api.registry import label_of, method_specs, names_of
+from mmard.api.settings import Settings, read_settings
+from mmard.attacks.inner.adaptive import WarmStart
+from mmard.attacks.minimal import Minimal
+from mmard.attacks.pgd import Pgd
+from mmard.core.method import Method
+from mmard.core.views import held_still
+from mmard.diagnostics.boundary import Places
+from mmard.diagnostics.record import Diagnosis
+from mmard.diagnostics.slices import Slice, cut
+from mmard.evaluation.evaluate import Tick
+from mmard.models.weights import facts_of
+from mmard.report.figures.diagnosis import plot_margins, plot_slices
+from mmard.report.figures.learning import plot_triangle
+from mmard.runs.folder import RunFolder
+from mmard.utils.argument_types import Names, public
+from mmard.utils.errors import MmardError, unknown
+from mmard.utils.files import write_json
+from mmard.utils.portable_paths import portable
+from mmard.utils.precision import full_precision
+from mmard.utils.safe_open import must_stay_in
+
+T = TypeVar("T")
+USUAL = "ard,rslad,adaad,mmard(inner=drift),mmard(inner=margin)"
+SPLITS = ("held-out", "test", "train")
+COLUMNS = (0.2, 0.4, 0.6, 0.8)  # images of the slices: these quantiles of the natural image's distance to the boundary
+
+
+@public
+def diagnose(
+    source: str | Path | RunFolder,
+    methods: Names = None,
+    *,
+    teacher: str | Path | None = None,
+    split: str = "held-out",
+    limit: int = 500,
+    own_attacks: bool = False,
+    batch_size: int = 100,
+    seed: int = 0,
+    to: str | Path | None = None,
+    tick: Tick = lambda *_: None,
+    trust: bool = False,
+) -> Diagnosis:
+    """Where do the examples of several methods lie to the teacher's boundary? Tables and figures go to ``diagnose/`` in the run.
+
+    Args:
+        source: run folder; its best student stands for every method.
+        methods: such as ``"rslad,mmard(inner=entropy, beta=2)"``; None: the run's own, ARD, RSLAD, AdaAD, MMARD (two).
+        teacher: run folder, weights or card; None: the run's own.
+        split: ``"held-out"``, ``"test"`` or ``"train"``; what is chosen by these figures is chosen on the held-out split.
+        limit: about so many images, every class in proportion.
+        own_attacks: give each method its own maximiser (starts differ) instead of the run's to all.
+        to: folder to write to.
+        trust: run a method from a file, and read data and teachers, that only the folder names.
+    """
+    _check(split, limit, batch_size)
+    folder = _run_of(source)
+    settings = _trusting(_with_teacher(folder, None if teacher is None else str(teacher), trust), methods)
+    chosen = inner_processes(settings, own := as_trained(method_of(settings), folder), methods, own_attacks)
+    scene = Scene.of(settings, folder.best_file, split, limit, batch_size, seed)
+    results = _results(folder, to, settings)
+    with held_still(*scene.networks.values()), full_precision():
+        found = _diagnosis(scene, chosen, own, folder, tick)
+    found.facts.update(_facts(scene, settings, chosen), split=split, seed=seed, own_attacks=own_attacks)
+    found.facts.update(run=str(folder.path), folder=str(results))
+    _write(found, results, folder)
+    return found
+
+
+def _results(folder: RunFolder, to: str | Path | None, settings: Settings) -> Path:
+    """Choose the folder to write to, and write the settings now, so that one that cannot be written is known."""
+    results = Path(to).expanduser() if to is not None else folder.path / "diagnose"
+    if to is None:
+        must_stay_in(folder.path, results)
+    write_json(results / "settings.json", portable(settings.resolved()))
+    return results
+
+
+def _write(found: Diagnosis, results: Path, folder: RunFolder) -> None:
+    found.save(results)
+    plot_margins(found, results / "margins.png")
+    plot_slices(found, results / "slices.png")
+    plot_triangle(folder, results / "triangle.png")
+
+
+def _check(split: str, limit: int, batch_size: int) -> None:
+    if limit < 2 or batch_size < 1:
+        raise MmardError(
+            f"limit is {limit}, batch_size {batch_size}; expected at least 2 images, for errors of means, and 1"
+        )
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+
+
+def _facts(scene: Scene, settings: Settings, chosen: dict[str, Method]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"teacher": settings.teacher, "data": settings.data.name, "images": len(scene.images)}
+    facts |= {"threat": str(scene.threat), "norm": scene.threat.norm, "eps": scene.threat.eps}
+    return facts | {"inner": {name: f"{m.inner} by {m.maximizer}" for name, m in chosen.items()}}
+
+
+def _run_of(source: str | Path | RunFolder) -> RunFolder:
+    folder = source if isinstance(source, RunFolder) else RunFolder(source)
+    if not folder.settings_file.is_file():
+        raise MmardError(f"{folder.path} is no run folder (no settings.yaml in it); expected one that mmard train made")
+    if not folder.best_file.is_file():
+        raise MmardError(f"{folder.path} has no best.safetensors yet; let its training judge at least once")
+    return folder
+
+
+def _trusting(settings: Settings, methods: str | None) -> Settings:
+    """Let the methods that the user names for the comparison run, which may be the run's own."""
+    named = {name for spec in method_specs(methods or USUAL).values() for name in names_of(spec)}
+    return settings.trusting(settings.trust.also(named))
+
+
+def _with_teacher(folder: RunFolder, teacher: str | None, trust: bool) -> Settings:
+    settings = read_settings(folder.path, {} if teacher is None else {"teacher": teacher}, trust=trust)
+    if settings.teacher is None:
+        raise MmardError(
+            f"{folder.path} was trained without a teacher; name one to measure against: --teacher RUN_OR_CARD"
+        )
+    return settings
+
+
+def as_trained(method: Method, folder: RunFolder) -> Method:
+    """The run's method with the state its terms had at the last checkpoint, but for the perturbations of its training images."""
+    if modules := list(method.modules()):
+        for module, saved in zip(modules, (folder.load() or {}).get("terms", ()), strict=False):
+            if not isinstance(module, WarmStart):
+                module.load_state_dict(saved)
+    return method
+
+
+def inner_processes(settings: Settings, own: Method, methods: str | None, own_attacks: bool) -> dict[str, Method]:
+    """The methods by label, all with the run's maximiser unless each is to keep its own; others' states are as in a first step."""
+    specs, mine = method_specs(methods or USUAL), label_of(settings.method)
+    built = {label: method_of(settings.model_copy(update={"method": spec})) for label, spec in specs.items()}
+    if methods is None:
+        others = {label: m for label, m in built.items() if str(m.inner) != str(own.inner)}
+        built = {mine: own} | others
+    built |= {mine: own} if mine in built else {}
+    if own_attacks:
+        return built
+    shared = own.maximizer or Pgd(steps=10)
+    return {label: replace(m, maximizer=shared) for label, m in built.items()}
+
+
+def _diagnosis(scene: Scene, chosen: dict[str, Method], own: Method, folder: RunFolder, tick: Tick) -> Diagnosis:
+    total, done = len(chosen) * 2 + 4, 0
+
+    def step(what: str, work: Callable[[], T]) -> T:
+        nonlocal done
+        tick(what, done, total)
+        done += 1
+        return work()
+
+    x = scene.images.batch(slice(None))[0]
+    points = {name: step(f"{name}: examples", partial(scene.examples, method)) for name, method in chosen.items()}
+    natural = step("natural images", partial(scene.places, x))
+    strongest = step("direct attack", lambda: scene.places(scene.direct()))
+    places = {name: step(f"{name}: distances", partial(scene.places, at)) for name, at in points.items()}
+    slices, titles = step("slices", partial(_slices, scene, points, natural))
+    triangles = {name: scene.triangle(at) for name, at in points.items()}
+    training = step("triangle", partial(_training, scene, own, folder))
+    tick("done", total, total)
+    return Diagnosis({}, places, natural, strongest, triangles, training, slices, titles)
+
+
+def _training(scene: Scene, own: Method, folder: RunFolder) -> dict[str, dict[str, dict[str, float]]]:
+    """The triangle under the run's own method, at each checkpoint there is."""
+    found = {}
+    for file in (folder.best_file, folder.last_file):
+        if file.is_file():
+            at, epoch = scene.with_student(file), facts_of(file).get("epoch")
+            with held_still(*at.networks.values()):
+                found[f"{file.stem}, epoch {epoch}"] = at.triangle(at.examples(own))
+    return found
+
+
+def _slices(scene: Scene, points: dict[str, Tensor], natural: Places) -> tuple[dict[str, list[Slice]], list[str]]:
+    """A few images that both networks classify rightly, from near the teacher's boundary to far, through each method's x'."""
+    distance = natural.linf if scene.threat.norm == "linf" else natural.l2
+    known = distance.isfinite() & natural.teacher_right & natural.student_right
+    rows = (known if known.any() else torch.ones_like(known)).nonzero()[:, 0]
+    order = rows[distance[rows].argsort()]
+    picked = torch.stack([order[min(len(order) - 1, int(q * len(order)))] for q in COLUMNS]).to(
+        scene.images.labels.device
+    )
+    student, teacher = scene.networks["student"], scene.networks["teacher"]
+    x, y, index = scene.images.batch(picked)
+    torch.manual_seed(scene.seed)
+    edge, far = Minimal(norm=scene.threat.norm)(teacher, x, teacher(x).argmax(1))
+    own, names, norm = teacher(x).argmax(1), scene.images.classes, "L∞" if scene.threat.norm == "linf" else "L2"
+    beyond = teacher(edge).scatter(1, own[:, None], float("-inf")).argmax(1)
+    titles = [
+        f"image {index[i]}: “{names[y[i]]}”\nfor the teacher, “{names[beyond[i]]}” is {norm} {far[i]:.3f} away"
+        for i in range(len(picked))
+    ]
+    cuts = {
+        n: [cut(student, teacher, x[i], p[picked][i], edge[i], scene.threat) for i in range(len(x))]
+        for n, p in points.items()
+    }
+    return cuts, titles

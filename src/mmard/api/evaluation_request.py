@@ -1,0 +1,73 @@
+"""What an evaluation was asked for, and the folder of its own that this gives it."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmard.evaluation.checks.run import how_to_check
+from mmard.evaluation.evaluate import Trial
+from mmard.utils.errors import MmardError
+from mmard.utils.portable_paths import portable
+
+OF_NOW = ("data", "threat", "teacher", "teachers", "engine")  # settings that are not the model's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The words of `mmard eval`; see `mmard.api.evaluate.evaluate`.
+
+    Attributes:
+        overrides: settings by dotted key.
+
+    Raises:
+        MmardError: for a batch or a part of the test set without images, and settings that nobody can change now.
+    """
+
+    attacks: str | None = None
+    protocol: str = "standard"
+    limit: int | None = None
+    batch_size: int = 500
+    seed: int = 0
+    checks: str | None = None
+    twin: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.limit is not None and self.limit < 1):
+            raise MmardError(f"batch_size {self.batch_size} and limit {self.limit} are at least 1")
+        for key in self.overrides:
+            if key.split(".")[0] not in OF_NOW:
+                raise MmardError(
+                    f"{key} was settled when the model was trained; an evaluation takes {', '.join(OF_NOW)}"
+                )
+
+    def facts(self, trials: Mapping[str, Trial]) -> dict[str, Any]:
+        """For the record, in which a study looks its own evaluations up; what is as usual is left out of the later words."""
+        own = {key: value for key, value in self.overrides.items() if not key.startswith("engine.")}  # no verdict's
+        special = {"protocol": self.protocol} if self.protocol != "standard" else {}
+        how = how_to_check(self.checks, trials)
+        special |= {"checks": how} if how != how_to_check(None, trials) else {}
+        common = {"attacks": self.attacks, "limit": self.limit, "batch_size": self.batch_size, "seed": self.seed}
+        return {**common, **special, "overrides": portable(own | ({"twin": self.twin} if self.twin else {}))}
+
+    def folder(self, path: Path, trials: Mapping[str, Trial], count: int) -> Path:
+        """Where the results on ``count`` images go: each kind has its own, so that a quick look never replaces a full one."""
+        facts = self.facts(trials)
+        usual = self.attacks is None and self.protocol == "standard"
+        parts = [path.name if path.suffix == ".onnx" else path.stem]
+        parts += [] if usual else [*trials] or ["clean"]
+        parts += [f"{count}-images"] if self.limit else []
+        parts += [f"{key}-{facts[key]}" for key in ("seed", "checks") if facts.get(key)]
+        given = {**self.overrides, "twin": self.twin}
+        parts += [f"{key}-{value}{_told_apart(given[key], value)}" for key, value in facts["overrides"].items()]
+        name = re.sub(r"[^\w.+-]", "-", "_".join(parts))
+        short = name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return path.parent / "eval" / short
+
+
+def _told_apart(given: Any, shown: Any) -> str:
+    """Tell files of one name in different folders apart, without naming the folders."""
+    return "" if given == shown else f"-{hashlib.sha256(str(given).encode()).hexdigest()[:8]}"

@@ -1,0 +1,196 @@
+"""What an evaluation is of: weights with their settings, the threat, the test images, and where the results go."""
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmard.api.build import data_of, known_of, must_allow_teacher
+from mmard.api.evaluation_request import Asked
+from mmard.api.exported import Exported, opened
+from mmard.api.settings import Settings, read_settings, settings_of_weights
+from mmard.attacks.autoattack_pruning import in_parts
+from mmard.core.threat import Threat
+from mmard.core.views import Predict
+from mmard.data.images import Images, some
+from mmard.data.labels import Known, agreed
+from mmard.data.sources import must_be_used
+from mmard.evaluation.cache import KeptIn, fingerprint
+from mmard.evaluation.checks.messages import CheckError
+from mmard.evaluation.evaluate import Trial, choose, suite
+from mmard.models.folding import folded
+from mmard.models.students import Classifier
+from mmard.models.teachers import find_model, load_model, load_teacher, must_fit, weights_file
+from mmard.models.weights import facts_of
+from mmard.runs.folder import RunFolder
+from mmard.utils.errors import MmardError
+from mmard.utils.files import sha256
+from mmard.utils.portable_paths import bare, portable
+from mmard.utils.text_files import read_yaml
+from mmard.utils.trust import Trust
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Weights on disk, and what they say of themselves.
+
+    Attributes:
+        path: their file or card.
+        exported: the runtime and its float twin, where the file is ONNX.
+        facts: what the file says: settings of its training, among others.
+    """
+
+    path: Path
+    exported: Exported | None
+    facts: dict[str, Any]
+
+    @staticmethod
+    def of(source: str | Path | RunFolder, twin: str | None, *, trust: bool = False) -> "Source":
+        """Find them; another machine may be judging."""
+        path = find_model(source.path if isinstance(source, RunFolder) else source)
+        if exported := opened(path, twin, Trust(everything=trust, folder=path.parent)):
+            return Source(path, exported, exported.model.facts)
+        return Source(path, None, facts_of(weights_file(path)))
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings of its training, as far as the file says them."""
+        found = self.facts.get("settings")
+        return _with_paths(found, self.path.parent) if isinstance(found, dict) else {}
+
+    def settings(self, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
+        """Join the settings that the weights were trained with, and what is asked for now.
+
+        Raises:
+            MmardError: where neither says on which data.
+        """
+        if not self.says("data", words):
+            cure = "name it: data.name=digits, or data.name=parquet data.train=... data.test=..."
+            raise MmardError(f"{self.path} does not say which data it is for, nor does the command; {cure}")
+        told = settings_of_weights({**self.given, "engine": {}}, self.path.parent, trust=trust)
+        settings = read_settings(told, dict(words))
+        asked = [key.removeprefix("data.") for key in words if key.startswith("data.") and key != "data.stream"]
+        must_be_used(settings.data.name, asked)  # but for data.stream: no training image is looked at
+        return settings
+
+    def known(self) -> list[Known]:
+        """Collect what the weights, or an exported model and its twin, say of their data."""
+        if self.exported is None:
+            return [known_of(self.path, str(self.path))]
+        return self.exported.known()
+
+    def says(self, section: str, words: Mapping[str, Any]) -> bool:
+        """Do the weights or these settings say something of ``data``, or of the ``threat``?"""
+        return section in self.given or any(key.split(".")[0] == section for key in words)
+
+    def trials(self, asked: Asked) -> dict[str, Trial]:
+        """The attacks asked for, or the usual ones."""
+        if self.exported:
+            return self.exported.trials(asked.attacks, asked.protocol, asked.batch_size, asked.seed)
+        return choose(asked.attacks, suite(asked.batch_size, asked.seed), asked.protocol)
+
+    def threat(self, settings: Settings, words: Mapping[str, Any], needed: bool) -> Threat:
+        """The adversary; where there is one, the file or the command must say what it may do: how far, and by which norm."""
+        given, asked = self.given.get("threat"), words.get("threat", {})
+        if needed and "threat.eps" not in words and not (isinstance(asked, dict) and "eps" in asked):
+            if given is None:
+                raise CheckError("threat", "neither the weights nor the command say which eps, expected one")
+            if given.get("norm", settings.threat.norm) != settings.threat.norm:
+                raise CheckError(
+                    "threat", f"the weights' eps is not meant for {settings.threat.norm}, expected one that is"
+                )
+        try:
+            return Threat(**settings.threat.model_dump())
+        except MmardError as e:
+            raise CheckError("threat", str(e)) from e
+
+    def described(self) -> dict[str, Any]:
+        """For the record of an evaluation: which file, and what was in it."""
+        weights = sha256(weights_file(self.path))
+        return {
+            "model": portable(str(self.path)),
+            "weights": weights,
+            "versions": versions(),
+            **(self.exported.described() if self.exported else {}),
+        }
+
+
+def _with_paths(told: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Take data and teachers from the run folder around the weights, where it names the same: its paths are whole."""
+    try:
+        here = read_yaml(folder / "settings.yaml")
+    except MmardError:  # no run folder
+        return told
+    found = dict(told)
+    for key in ("data", "teacher", "teachers"):
+        one, other = ({**v, "stream": None} if isinstance(v, dict) else v for v in (told.get(key), here.get(key)))
+        if key in told and bare(one) == bare(other):
+            found[key] = here[key]
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network on its device, and the test images that it is judged on.
+
+    Attributes:
+        whole: how many test images there are in all; ∞ where ``data.test_limit`` lets nobody know.
+        twin: the network that lends a runtime its gradients.
+    """
+
+    model: nn.Module
+    images: Images
+    whole: float
+    twin: nn.Module | None = None
+
+    @staticmethod
+    def of(source: Source, settings: Settings, limit: int | None, device: torch.device) -> "Subject":
+        """Load both."""
+        model = source.exported or load_model(source.path)  # its faults come before images are decoded
+        if isinstance(model, Exported):
+            model.model.must_answer()
+        streamed = read_settings(settings, {"data.stream": True})  # nobody sees the training images
+        test = data_of(streamed, source.known()).test
+        whole = len(test) if settings.data.test_limit is None else math.inf
+        if isinstance(model, Exported):
+            return Subject(model.on(device, test), some(test, limit, seed=0).to(device), whole, model.twin)
+        must_fit(model, str(source.path), len(test.classes), test.channels)
+        model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Subject(model, some(test, limit, seed=0).to(device), whole)
+
+    def faster(self) -> Predict | None:
+        """The same logits up to rounding at less cost, for AutoAttack; None for a runtime, which is as it is."""
+        return in_parts(folded(self.model)) if isinstance(self.model, Classifier) else None
+
+    def others(self, settings: Settings) -> dict[str, Classifier]:
+        """The networks that the model learnt from, where they are still there and fit."""
+        found, channels = {}, self.images.channels
+        named = settings.teachers | ({"teacher": settings.teacher} if settings.teacher else {})
+        for name, source in named.items():
+            with suppress(MmardError):  # they are a bonus: a student is often judged far from its teacher
+                must_allow_teacher(settings, name, source)
+                agreed([Known("the data", self.images.classes), known_of(source, f"the {name}")])
+                teacher = load_teacher(source, len(self.images.classes), channels)
+                found[f"the {name}"] = teacher.to(self.images.labels.device)
+        return found
+
+    def kept_in(self, folder: Path, trials: Mapping[str, Trial], threat: Threat, batch_size: int, seed: int) -> KeptIn:
+        """Where the verdicts of batches go: a folder for all that they depend on, so that none is taken for another's."""
+        found = [f"{name} {version}" for name, version in versions().items()]
+        attacks = [(name, trial.detail(threat)) for name, trial in trials.items()]
+        device = self.images.labels.device.type
+        networks = nn.ModuleList([self.model] if self.twin is None else [self.model, self.twin])
+        images = self.images.pixels, self.images.labels, self.images.index
+        facts = [repr(networks), attacks, threat, batch_size, seed, device, *found, "asked again"]
+        return KeptIn(folder / fingerprint({**networks.state_dict(), **dict(zip("xyi", images, strict=True))}, *facts))
+
+
+def versions() -> dict[str, str]:
+    """Name the versions that verdicts depend on: of this package, of PyTorch and of AutoAttack's package."""
+    return {name: metadata.version(name) for name in ("mmard", "torch", "pyautoattack")}

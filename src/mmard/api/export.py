@@ -1,0 +1,143 @@
+"""From trained weights to a model for others: what `mmard export` does."""
+
+import os
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mmard.api.build import data_of
+from mmard.api.evaluation_target import Source
+from mmard.api.exported import must_allow_twin
+from mmard.api.settings import Settings, read_settings
+from mmard.core.threat import Threat
+from mmard.data.images import DataSet, ImageSet, some
+from mmard.models.onnx_export import PORTS, Comparison, bytes_of, compare, onnx_of, save_onnx
+from mmard.models.onnx_runtime import RuntimeModel, need_onnx
+from mmard.models.quantise import HOW, quantised
+from mmard.models.students import Classifier
+from mmard.models.teachers import find_model, load_model, must_fit, weights_file
+from mmard.utils.argument_types import public
+from mmard.utils.errors import MmardError
+from mmard.utils.files import sha256
+from mmard.utils.portable_paths import portable
+from mmard.utils.trust import Trust, remember_file
+
+COMPARED = 256
+"""Held-out images on which the export is compared with the network."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        comparison: with the network it was made from.
+        facts: what the file says of itself.
+    """
+
+    path: Path
+    comparison: Comparison
+    facts: dict[str, Any]
+
+
+@public
+def export(
+    source: str | Path,
+    to: str | Path | None = None,
+    *,
+    int8: bool = False,
+    calibration: int = 512,
+    trust: bool = False,
+    **overrides: Any,
+) -> Delivery:
+    """Write a model as ONNX: pixels in [0, 1] in, logits out, any batch, and compare it with the network on held-out images.
+
+    Args:
+        source: run folder (its best checkpoint), weights file, or card.
+        to: the file to write; None: ``model.onnx`` or ``model-int8.onnx`` in the run folder, or beside the weights by their name.
+        int8: quantise to 8 bits, with ranges from training images.
+        calibration: about so many of those, every class in proportion.
+        trust: read and fetch the data that the weights name, though this user has never used them.
+        **overrides: settings, dots as double underscores: ``data__name=...``.
+
+    Raises:
+        MmardError: for any mistake in the input, and for a float export that is not the network up to rounding; nothing is
+            written then.
+    """
+    need_onnx()
+    path = find_model(source)
+    if path.suffix == ".onnx":
+        raise MmardError(f"{path} is an exported model already; export the run or weights that it came from")
+    target = _target(Path(source).expanduser(), path, to, int8)
+    known, words = Source.of(path, None), {key.replace("__", "."): value for key, value in overrides.items()}
+    settings = known.settings(words, trust=trust)
+    model = load_model(path)
+    data = data_of(read_settings(settings, {"data.stream": True}), known.known())
+    must_fit(model, str(path), len(data.test.classes), data.test.channels)
+    facts = _facts(path, target, model, data) | _declared(known, settings, words)
+    proto, comparison = _made(model, data, facts, calibration if int8 else None, str(target))
+    save_onnx(target, bytes_of(proto, facts))
+    must_allow_twin(path, Trust())  # an evaluation of the file finds it again
+    remember_file(facts["sha256"], path)
+    return Delivery(target, comparison, facts)
+
+
+def _made(
+    model: Classifier, data: DataSet, facts: dict[str, Any], calibration: int | None, target: str
+) -> tuple[Any, Comparison]:
+    """Make the graph, compare it with the network and add to the facts how it was made; ``calibration``: None for float."""
+    proto = onnx_of(model, (data.test.shape[1], data.test.shape[2]))
+    if calibration is not None:
+        images = _pixels(data.train, calibration)
+        proto = quantised(proto, images)
+        facts["quantisation"] = f"{HOW}; {len(images)} training images, seed 0"
+    facts["precision"] = "float32" if calibration is None else "int8"
+    comparison = compare(model, RuntimeModel(bytes_of(proto, {}), target), _pixels(data.held_out, COMPARED))
+    if calibration is None:
+        comparison.must_be_close(target)
+    facts["comparison"] = asdict(comparison)
+    return proto, comparison
+
+
+def _target(source: Path, weights: Path, to: str | Path | None, int8: bool) -> Path:
+    stem = ("model" if source.is_dir() else weights.stem) + ("-int8" if int8 else "")
+    target = weights.with_name(f"{stem}.onnx") if to is None else Path(to).expanduser()
+    if target.suffix != ".onnx":
+        raise MmardError(f"{target} is no name for an ONNX file; expected one that ends in .onnx")
+    if target.exists():
+        raise MmardError(f"{target} exists already; choose another name (--to FILE.onnx), or remove it")
+    return target
+
+
+def _pixels(images: ImageSet, count: int) -> Tensor:
+    return some(images, count, seed=0).in_memory().batch(slice(None))[0]
+
+
+def _facts(path: Path, target: Path, model: Classifier, data: DataSet) -> dict[str, Any]:
+    """What somebody who has only the file would want to know."""
+    return {
+        "mmard": metadata.version("mmard"),
+        **PORTS,
+        "architecture": asdict(model.architecture),
+        "classes": list(data.test.classes),
+        "source": _source(path, target),
+        "sha256": sha256(weights_file(path)),
+    }
+
+
+def _source(weights: Path, target: Path) -> str:
+    """The weights seen from the file, where both lie in the working folder or the weights below the file; else their name."""
+    place, folder, here = weights.resolve(), target.parent.resolve(), Path.cwd().resolve()
+    near = place.is_relative_to(folder) or (place.is_relative_to(here) and folder.is_relative_to(here))
+    return Path(os.path.relpath(place, folder)).as_posix() if near else place.name
+
+
+def _declared(known: Source, settings: Settings, words: dict[str, Any]) -> dict[str, Any]:
+    """Threat and settings, of those only what the weights or the command say, no defaults."""
+    whole = settings.resolved()
+    own = whole if known.given else {k: whole[k] for k in ("data", "threat") if known.says(k, words)}
+    return {"settings": portable(own)} | ({"threat": str(Threat(**own["threat"]))} if "threat" in own else {})

@@ -1,0 +1,218 @@
+"""From a name to the thing: built-in name | package.module:function | file.py:function."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+from mmard.core.method import Method
+from mmard.methods import METHODS
+from mmard.utils.errors import MmardError, first_line, unknown
+from mmard.utils.numbers import parse_number
+from mmard.utils.text_files import parse_yaml
+from mmard.utils.trust import Trust
+
+NOT_NEGATIVE = ("rate", "tau_rate", "power", "begin", "drops")
+
+
+def method_builder(name: str, trust: Trust) -> Callable[..., Method]:
+    """Find the function that builds the method of this name; by `function_at`, the only place that imports what a name says.
+
+    Raises:
+        MmardError: when there is none, with the nearest names; or where ``trust`` does not cover it.
+    """
+    if ":" not in name:
+        if name not in METHODS:
+            raise unknown("method", name, METHODS, "or give your own as file.py:function")
+        return METHODS[name]
+    trust.must_allow_code(name)
+    return function_at(name)
+
+
+def function_at(name: str) -> Callable[..., Any]:
+    """Import ``file.py:function`` or ``module:function``, which runs its code: only for what the caller has typed or trusts.
+
+    Raises:
+        MmardError: when there is none, with the nearest names; or where its file or module cannot be imported.
+    """
+    place, _, function = name.rpartition(":")
+    module = _from_file(Path(place)) if place.endswith(".py") else _imported(place)
+    found = getattr(module, function, None)
+    if not callable(found):
+        have = [n for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__]
+        raise unknown(f"function in {place}", function, have)
+    return found  # type: ignore[no-any-return]
+
+
+def build_method(spec: str | dict[str, Any], trust: Trust = Trust()) -> Method:
+    """Build a method from its name, or from ``{"name": ..., parameter: value, "base": another spec}``.
+
+    Args:
+        trust: whose code may run; by default that of `mmard.methods` alone.
+
+    Raises:
+        MmardError: for an unknown name or parameter, or a builder that gives no `Method`.
+    """
+    if not isinstance(spec, str | dict):
+        raise MmardError(f"a method is {spec!r}, expected a name or {{name: ..., parameter: value}}")
+    spec = spec_of(spec)
+    name = spec.pop("name", None)
+    if not isinstance(name, str):
+        raise MmardError(
+            f"got {spec or 'nothing'} and no method's name; expected one, such as method=rslad, or method.base.name=rslad"
+        )
+    builder = method_builder(name, trust)
+    try:
+        known = inspect.signature(builder).parameters
+    except (TypeError, ValueError) as e:
+        raise MmardError(f"{name} is no function that builds a method") from e
+    for key, value in spec.items():
+        if key not in known:
+            raise unknown(f"parameter of method {name}", key, known)
+        spec[key] = build_method(value, trust) if key == "base" else _typed(value, known[key], f"method.{key}")
+    try:
+        inspect.signature(builder).bind(**spec)
+    except TypeError as e:
+        raise MmardError(f"method {name}: {e}") from e
+    method = run_foreign(lambda: builder(**spec), f"method {name}", "fails")
+    if not isinstance(method, Method):
+        raise MmardError(f"{name} gave a {type(method).__name__}, expected a mmard.Method")
+    return method
+
+
+def names_of(spec: Any) -> set[str]:
+    """Collect the names of all methods in a spec, those of its bases too.
+
+    >>> sorted(names_of("awp(mmard(mine.py:build))"))
+    ['awp', 'mine.py:build', 'mmard']
+    """
+    if not isinstance(spec, str | dict):
+        return set()
+    whole = spec_of(spec)
+    name = whole.get("name")
+    return ({name} if isinstance(name, str) else set()) | names_of(whole.get("base"))
+
+
+def method_specs(text: str) -> dict[str, str | dict[str, Any]]:
+    """``"ard, mmard(base=adaad, inner=entropy)"`` → label → what `build_method` takes.
+
+    Raises:
+        MmardError: for brackets that do not match, or a part that is no key=value.
+    """
+    specs = {part: _spec(part) for part in _parts(text)}
+    if not specs:
+        raise MmardError("no methods given; expected names such as rslad,adaad,mmard(inner=entropy)")
+    return specs
+
+
+def label_of(spec: str | dict[str, Any]) -> str:
+    """The inverse of `method_specs`: ``{"name": "mmard", "inner": "entropy"}`` → ``"mmard(inner=entropy)"``."""
+    if isinstance(spec, str):
+        return spec
+    given = ", ".join(f"{k}={label_of(v) if k == 'base' else v}" for k, v in spec.items() if k != "name")
+    return f"{spec['name']}({given})" if given else str(spec["name"])
+
+
+def _parts(text: str) -> list[str]:
+    """Split at the commas that stand in no brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if depth < 0:
+            break
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    if depth != 0:
+        raise MmardError(f"the brackets of {text!r} do not match; expected for instance mmard(inner=entropy)")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def spec_of(method: str | dict[str, Any]) -> dict[str, Any]:
+    """A method's name and parameters; its name may hold some, as ``mmard(igdm(rslad), beta=2)`` does."""
+    spec = {"name": method} if isinstance(method, str) else dict(method)
+    inside = _bracketed(spec["name"]) if isinstance(spec.get("name"), str) else None
+    return {**inside, **{k: v for k, v in spec.items() if k != "name"}} if isinstance(inside, dict) else spec
+
+
+def _bracketed(name: str) -> str | dict[str, Any]:
+    """The spec within a name; the path of a file may have brackets of its own."""
+    own = name.endswith(")") and ":" not in name.partition("(")[0]
+    return _spec(name) if own and len(_parts(name)) == 1 else name
+
+
+def _spec(text: str) -> str | dict[str, Any]:
+    name, bracket, inside = text.partition("(")
+    if not bracket:
+        return text
+    spec: dict[str, Any] = {"name": name.strip()}
+    for place, part in enumerate(_parts(inside.rstrip().removesuffix(")"))):
+        key, equals, value = part.partition("=")
+        if "(" in key or not equals:  # a base without its key
+            if place > 0:
+                raise MmardError(f"{part!r} in {text!r} is no parameter; expected key=value, such as inner=entropy")
+            key, value = "base", part
+        if key.strip() in spec:
+            raise MmardError(f"{key.strip()} stands twice in {text!r}; give it once")
+        where = f"{part!r} in {text!r}"
+        spec[key.strip()] = _spec(value.strip()) if key.strip() == "base" else parse_yaml(value, where)
+    return spec
+
+
+def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
+    """The value in the type of the parameter's default: ``"5/6"`` for a float, true or false for a bool."""
+    kind = type(parameter.default)
+    if parameter.default is None and float in get_args(parameter.annotation) and value is not None:
+        kind = float
+    if kind is tuple:
+        if not isinstance(value, list | tuple):
+            raise MmardError(f"{key} is {value!r}, expected a list of numbers such as [215, 260]")
+        return tuple(_number(one, key) for one in value)
+    if kind in (float, int):
+        number = _number(value, key)
+        return int(number) if kind is int and number == int(number) else number
+    if kind in (bool, str) and type(value) is not kind:
+        raise MmardError(f"{key} is {value!r}, expected {'true or false' if kind is bool else 'a word'}")
+    return value
+
+
+def _number(value: Any, key: str) -> float:
+    """A number; temperatures are above 0, rates and powers are not below."""
+    try:
+        number = parse_number(value)
+    except ValueError as e:
+        raise MmardError(f"{key} is {value!r}, {e}") from e
+    name = key.rpartition(".")[2]
+    if (name == "tau" and number <= 0) or (name in NOT_NEGATIVE and number < 0):
+        raise MmardError(f"{key} is {number:g}, expected a number {'above 0' if name == 'tau' else 'not below 0'}")
+    return number
+
+
+def _from_file(path: Path) -> Any:
+    if not path.is_file():
+        raise MmardError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"user_{path.stem}", path)
+    assert spec is not None  # a .py file has a spec and a loader
+    assert spec.loader is not None
+    module, loader = importlib.util.module_from_spec(spec), spec.loader
+    sys.modules[spec.name] = module
+    run_foreign(lambda: loader.exec_module(module), str(path))
+    return module
+
+
+def _imported(place: str) -> Any:
+    return run_foreign(lambda: importlib.import_module(place), place)
+
+
+def run_foreign(call: Callable[[], Any], place: str, what: str = "cannot be imported") -> Any:
+    """Call code of somebody's own; whatever it raises becomes an `MmardError` that names the ``place`` and ``what`` it did."""
+    try:
+        return call()
+    except MmardError:
+        raise
+    except Exception as e:
+        raise MmardError(f"{place} {what}: {type(e).__name__}: {first_line(e)}") from e

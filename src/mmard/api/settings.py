@@ -1,0 +1,349 @@
+"""Settings: YAML recipes plus ``key.sub=value`` overrides, validated before anything heavy runs."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr
+
+from mmard.api.registry import names_of, spec_of
+from mmard.data.sources import unused
+from mmard.utils.errors import MmardError, unknown
+from mmard.utils.numbers import parse_number
+from mmard.utils.text_files import NoYamlError, parse_yaml, read_yaml
+from mmard.utils.trust import Trust
+from mmard.utils.validation import Section, validated
+
+Number = Annotated[float, BeforeValidator(parse_number)]
+
+
+def _parts(value: Any) -> Any:
+    if value is None or value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ValueError("expected a number of images from 1, or auto")
+
+
+Parts = Annotated[int | Literal["auto"] | None, BeforeValidator(_parts)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class DataSettings(Section):
+    """Which images; see ``mmard ls data``. ``stream`` leaves the training images on disk.
+
+    ``channels`` are by default what the files are: 1 where all are grey, else 3. ``on_error: skip`` leaves out broken images.
+    """
+
+    name: str = "digits"
+    train: str | list[str] | None = None
+    test: str | list[str] | None = None
+    root: str | None = None
+    label: str | None = None
+    size: Count | None = None
+    channels: Literal[1, 3] | None = None
+    held_out: Number = 0.1
+    limit: Count | None = None
+    test_limit: Count | None = None
+    seed: Seed = 0
+    stream: bool = False
+    on_error: Literal["stop", "skip"] = "stop"
+    augment: Literal["none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix"] = "none"
+
+
+class ThreatSettings(Section):
+    """The ball in which examples are made and judged."""
+
+    eps: Number = 8 / 255
+    norm: Literal["linf", "l2"] = "linf"
+
+
+class LateSettings(Section):
+    """The share of the run after which the inner process has ``steps`` steps."""
+
+    after: Number
+    steps: Count
+
+
+class AttackSettings(Section):
+    """Changes to the method's own inner process; see ``mmard ls inner``."""
+
+    kind: Literal["pgd", "rs-fgsm", "n-fgsm"] | None = None
+    steps: int | None = None
+    step_size: Number | None = None
+    start: Literal["none", "gaussian", "uniform"] | None = None
+    stop_at: Literal["teacher", "student"] | None = None
+    warm_start: bool = False
+    late: LateSettings | None = None
+    guard: Count | None = None
+
+
+class TrainSettings(Section):
+    """Schedule; see `mmard.training.schedule.Plan`."""
+
+    epochs: int = 30
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Number = 0.1
+    momentum: Number = 0.9
+    nesterov: bool = False
+    weight_decay: Number = 2e-4
+    schedule: Literal["piecewise", "cosine", "one_cycle", "constant"] = "cosine"
+    milestones: tuple[Number, ...] = (0.7, 0.9)
+    decay: Number = 0.1
+    hold: Number = 0.0
+    warmup: Number = 0.0
+    clip: Number | None = None
+
+
+class AveragingSettings(Section):
+    """Average of the weights; see `mmard.training.averaging.Averaging`."""
+
+    kind: Literal["none", "ema", "swa"] = "none"
+    decay: Number = 0.999
+    start: Number = 0.0
+
+
+class ValidationSettings(Section):
+    """Judging on the held-out split; see `mmard.training.validation.Validation`."""
+
+    every: Count = 1
+    steps: Count = 10
+    patience: Count | None = None
+
+
+class EngineSettings(Section):
+    """Where and how it runs; see `mmard.training.engine.Engine`, and `Trainer` for ``micro_batch`` and ``compile``."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: Count = 1
+    nodes: Count = 1
+    precision: Literal["auto", "32-true", "tf32", "bf16-mixed"] = "32-true"
+    micro_batch: Parts = None
+    compile: bool = False
+
+
+class Settings(Section):
+    """All the settings of a run.
+
+    ``method`` is a name or ``{name: ..., parameter: value}``; ``teacher`` a run folder, weights or a card, and
+    ``teacher_recipe`` the recipe that trains it where there is none yet; ``teachers`` further networks by name, such as
+    ``teachers.natural``. ``teachers.robust`` is another name of ``teacher``.
+    ``teacher_check: none`` does not look at teachers before they teach (docs/teachers.md).
+    ``normalize: data`` subtracts the training images' mean inside the network.
+    ``scale`` multiplies the KL terms; ``1/num_classes`` is for scripts that average KL over classes.
+    ``licence`` of the weights is for their card.
+    """
+
+    about: str = ""
+    method: str | dict[str, Any] = "rslad"
+    student: str = "cnn-16-3"
+    normalize: Literal["none", "data"] = "none"
+    teacher: str | None = None
+    teacher_recipe: str | None = None
+    teachers: dict[str, str] = Field(default_factory=dict)
+    teacher_check: Literal["stop", "none"] = "stop"
+    out: Annotated[str, Field(min_length=1)] = "runs/run"
+    seed: Seed = 0
+    scale: Literal["1/num_classes"] | Annotated[Number, Field(gt=0)] = 1.0
+    checkpoint_every: Count | None = None
+    tensorboard: bool = False
+    licence: str | None = None
+    data: DataSettings = DataSettings()
+    threat: ThreatSettings = ThreatSettings()
+    attack: AttackSettings = AttackSettings()
+    train: TrainSettings = TrainSettings()
+    averaging: AveragingSettings = AveragingSettings()
+    validation: ValidationSettings = ValidationSettings()
+    engine: EngineSettings = EngineSettings()
+    _trust: Trust = PrivateAttr(default=Trust())  # no key of a file: nothing can vouch for itself
+
+    @property
+    def trust(self) -> Trust:
+        """What the user vouches for of all that stands here; `read_settings` knows whose words they are."""
+        return self._trust
+
+    def trusting(self, trust: Trust) -> "Settings":
+        """Make the same settings with another trust."""
+        made = self.model_copy()
+        made._trust = trust
+        return made
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain values, for YAML and for a weights file's header."""
+        return self.model_dump(mode="json")
+
+
+SECTIONS = {name for name, info in Settings.model_fields.items() if isinstance(info.default, Section)}
+"""Settings that are a section of their own: ``data``, ``train`` ..."""
+
+
+def recipe_folders() -> list[Path]:
+    """Where recipes live: in the installed package, or in the repository's ``recipes/``."""
+    here = Path(__file__).resolve()
+    return [p for p in (here.parents[1] / "recipes", here.parents[3] / "recipes") if p.is_dir()]
+
+
+def recipes() -> dict[str, Path]:
+    """All the built-in recipes by name: our own, then the published settings."""
+    return {
+        p.stem: p for at in recipe_folders() for each in ("", "published/") for p in sorted(at.glob(f"{each}*.yaml"))
+    }
+
+
+def recipe_file(name: str) -> Path:
+    """The file of a recipe: a path, or the name of a built-in one."""
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml") or path.is_dir():
+        path = path / "settings.yaml" if path.is_dir() else path
+        if not path.is_file():
+            raise MmardError(f"there is no recipe at {name}; see mmard ls recipes")
+        return path
+    if name not in recipes():
+        raise unknown("recipe", name, recipes(), "or give a .yaml file or a run folder")
+    return recipes()[name]
+
+
+def read_settings(
+    recipe: "str | Path | Settings | None",
+    overrides: dict[str, Any] | None = None,
+    *,
+    trust: bool = False,
+    own: bool = True,
+) -> Settings:
+    """Read settings from a recipe, a run folder or other settings (None: the defaults), and overrides by dotted key.
+
+    Args:
+        trust: the user vouches for whatever they name.
+        own: are the overrides the user's own words? Not those of a file, such as a study's.
+
+    >>> read_settings(None, {"threat.eps": "4/255"}).threat.eps == 4 / 255
+    True
+    """
+    raw: dict[str, Any] = {}
+    known = Trust(everything=trust)
+    if isinstance(recipe, Settings):
+        raw, known = recipe.resolved(), recipe.trust.also(everything=trust)
+    elif recipe is not None:
+        raw, found = _of_file(str(recipe))
+        known = found.also(everything=trust)
+    changes = _by_key(overrides or {})
+    _forget_other_data(raw, changes)
+    for key, value in changes.items():
+        _put(raw, key, value)
+    return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known)
+
+
+def _by_key(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Write a mapping for a section as its keys: ``train={"epochs": 5}`` changes the epochs and leaves the batch size."""
+    changes: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if isinstance(value, dict) and key in SECTIONS:
+            changes |= {f"{key}.{inner}": each for inner, each in value.items()}
+        else:
+            changes[key] = value
+    return changes
+
+
+def _of_file(recipe: str) -> tuple[dict[str, Any], Trust]:
+    """Read a recipe or a run folder, and tell which of its words need nobody's."""
+    path = recipe_file(recipe)
+    flat = read_yaml(path)
+    stand_once(flat, str(path))
+    raw: dict[str, Any] = {}
+    if "teacher" in flat and isinstance(also := flat.get("teachers"), dict) and "robust" in also:
+        raise MmardError(f"{path} has teacher and teachers.robust, two names of one network; give one")
+    for key, value in flat.items():
+        _put(raw, key, value)
+    known = Trust(own=frozenset(_words(raw) if is_package_file(path) else ()))
+    if Path(recipe).expanduser().is_dir():
+        raw["out"] = recipe  # a folder that was moved is still this run
+        known = replace(known, folder=path.parent)
+    return raw, known
+
+
+def settings_of_weights(raw: Any, folder: Path, *, trust: bool = False) -> Settings:
+    """Validate the settings that weights in ``folder`` say they were trained with; what they name is nobody's word yet.
+
+    Raises:
+        MmardError: for settings that cannot be.
+    """
+    if not isinstance(raw, dict):
+        raise MmardError(
+            f"the weights in {folder} have settings of the kind {type(raw).__name__}, expected keys and values"
+        )
+    return validated(Settings, raw, "setting").trusting(Trust(everything=trust, folder=folder))
+
+
+def is_package_file(path: Path) -> bool:
+    """Tell whether the file comes with this package, as its recipes and studies do."""
+    return any(path.resolve().is_relative_to(folder) for folder in recipe_folders())
+
+
+def _words(overrides: dict[str, Any]) -> set[str]:
+    """What somebody names by these settings: all texts, and the methods within them."""
+    found: set[str] = set()
+    for key, value in overrides.items():
+        found |= set(_texts(value)) | (names_of(value) if str(key).split(".")[0] == "method" else set())
+    return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+def _forget_other_data(raw: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Drop what says where the data of a recipe are, where ``overrides`` name other data that do not look at it."""
+    data, name = raw.get("data"), overrides.get("data.name")
+    if isinstance(data, dict) and isinstance(name, str) and name != data.get("name", "digits"):
+        for key in unused(name, list(data)):
+            del data[key]
+
+
+def parse_overrides(words: list[str]) -> dict[str, Any]:
+    """``["train.lr=0.05", "method=adaad"]`` → a dict; values are read as YAML."""
+    pairs: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise MmardError(f"{word!r} is no setting; expected key=value, such as train.epochs=10")
+        try:
+            pairs[key] = parse_yaml(value, f"the value of {key}")
+        except NoYamlError:
+            pairs[key] = value
+    return pairs
+
+
+def stand_once(flat: Mapping[str, Any], where: str) -> None:
+    """Raise where a setting stands twice, such as ``train.lr`` and ``lr`` within ``train``: the first would be lost."""
+    seen: set[str] = set()
+    for key, value in flat.items():
+        inside = [f"{key}.{part}" for part in value] if isinstance(value, Mapping) else [key]
+        twice = [at for at in inside if at in seen] + [at for at in seen if at.startswith(f"{key}.")]
+        if twice:
+            raise MmardError(
+                f"{where}: {twice[0]} and {key} stand apart, and the first would be lost; give it once, in {key}"
+            )
+        seen |= set(inside)
+
+
+def _put(raw: dict[str, Any], key: str, value: Any) -> None:
+    if key == "teachers" and isinstance(value, dict) and "robust" in value:
+        value = dict(value)
+        raw["teacher"] = value.pop("robust")
+    key = "teacher" if key == "teachers.robust" else key
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = raw.get(parent)
+        if parent in ("method", "base") and isinstance(inner, str):
+            inner = spec_of(inner)
+        if inner is not None and not isinstance(inner, dict):
+            raise MmardError(f"{key}: {parent} is {inner!r} and has no parts")
+        raw[parent] = inner if inner is not None else ({"name": "rslad"} if parent == "method" else {})
+        raw = raw[parent]
+    raw[last] = copy.deepcopy(value)  # what is written into it later is this run's alone

@@ -1,0 +1,268 @@
+"""From settings to a trained and judged student: what the command line does, for Python."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from mmard.api.artifacts import formula_of, keep_card
+from mmard.api.build import (
+    averaging_of,
+    check,
+    data_of,
+    engine_of,
+    known_of,
+    may_be_read,
+    method_of,
+    plan_of,
+    teachers_of,
+)
+from mmard.api.evaluate import evaluate
+from mmard.api.settings import Settings, read_settings
+from mmard.core.threat import Threat
+from mmard.data.images import DataSet
+from mmard.data.labels import Known
+from mmard.models.students import Architecture, Classifier, build
+from mmard.models.teachers import Card, as_teacher, find_model, load_model, weights_file
+from mmard.models.weights import describes_itself
+from mmard.runs.folder import NO_EFFECT, RunFolder, changes, differences, listed, look_told
+from mmard.training.callbacks import Watcher
+from mmard.training.engine import Engine
+from mmard.training.extension import EXTENDABLE, Extension
+from mmard.training.teacher_check import TeacherCheck
+from mmard.training.trainer import Trainer
+from mmard.training.validation import JUDGED, Validation
+from mmard.utils.argument_types import public
+from mmard.utils.errors import MmardError
+from mmard.utils.files import read_json, write_json, write_text
+from mmard.utils.numbers import seed_of
+
+__all__ = ["check", "data_of", "engine_of", "evaluate", "formula_of", "may_be_read", "method_of", "plan_of", "train"]
+
+Watch = Callable[[str], Watcher]
+
+
+@public
+def train(
+    recipe: str | Path | Settings | None = None,
+    *,
+    resume: bool = False,
+    extend: bool = False,
+    watch: Watch = lambda _: Watcher(),
+    trust: bool = False,
+    **overrides: Any,
+) -> RunFolder:
+    """Train what a recipe says, its teacher first where there is none yet; returns the run folder.
+
+    Args:
+        recipe: name of a built-in recipe, a YAML file, or settings; None: the defaults.
+        resume: go on where the run folder's checkpoint ends.
+        extend: with ``resume``, by another plan: for more epochs, at another learning rate
+            (`mmard.training.extension.EXTENDABLE`). What changes is told, and kept in the run's history.json.
+        watch: title → what is told of the progress.
+        trust: run a method from a file although it is the recipe that names it, and read what a run folder names outside of
+            itself; what the overrides name needs none.
+        **overrides: settings, dots as double underscores: ``train__epochs=3``, ``teacher="runs/teacher"``.
+
+    SIGTERM and SIGHUP save a checkpoint before they end the process.
+
+    Raises:
+        MmardError: for any mistake in the input, before anything heavy runs where possible.
+    """
+    if extend and not resume:
+        raise MmardError("an extension goes on with a run: give --resume (resume=True) too")
+    settings = read_settings(recipe, {key.replace("__", "."): v for key, v in overrides.items()}, trust=trust)
+    check(settings)
+    engine = engine_of(settings)
+    with engine.together("the last checkpoint is kept, and the same command with --resume goes on"):
+        return _train(settings, resume, watch, engine, extend)
+
+
+def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine, extend: bool = False) -> RunFolder:
+    folder = RunFolder(settings.out)
+    try:
+        engine.on_global_zero(folder.lock)
+        if not folder.path.is_dir():
+            raise MmardError(f"{folder.path} is not on this host: hosts of one run need a disk that all of them share")
+        extension = extension_of(folder, settings) if extend else None  # before process 0 writes the new settings
+        engine.on_global_zero(lambda: must_be_free(folder, settings, resume, extend))
+        if lesson := lesson_of(settings):
+            _train(lesson, True, watch, engine)
+        settings = as_begun(settings, folder)
+        engine.choose_precision(settings.engine.precision)
+        if settings.teacher and engine.is_global_zero:
+            _warn_of_other_data(RunFolder(settings.teacher), settings)
+        nets = {name: load_model(source) for name, source in teachers_of(settings).items()}  # before images are decoded
+        data = data_of(settings, known_to(settings, folder))
+        trainer = _trainer(settings, data, engine, folder, watch(folder.path.name), nets, extension)
+        engine.on_global_zero(lambda: _look_at_teachers(trainer, settings))
+        trainer.restore()  # whatever is refused leaves the folder as it was
+        formula = str(trainer.method)
+        engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard, formula))
+        if data.skipped:
+            told = "".join(f"{line}\n" for line in data.skipped)
+            engine.on_global_zero(lambda: write_text(folder.path / "skipped.txt", told))
+        trainer.fit()
+        engine.on_global_zero(lambda: keep_card(folder.path))
+    finally:
+        folder.close()
+    return folder
+
+
+def known_to(settings: Settings, folder: RunFolder) -> list[Known]:
+    """Collect what is known of the data: by this run where it goes on, and by the networks that it learns from."""
+    own = [known_of(folder.last_file, f"the run {folder.path}")] if folder.last_file.is_file() else []
+    return own + [known_of(source, f"the {name} {source}") for name, source in teachers_of(settings).items()]
+
+
+def lesson_of(pupil: Settings) -> Settings | None:
+    """What trains the teacher that is not there yet; None where there is nothing to do.
+
+    It is the teacher's recipe on the student's data and split (it must not see what is held out), threat and machine.
+    """
+    teacher, recipe = pupil.teacher, pupil.teacher_recipe
+    if not (teacher and recipe) or RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file():
+        return None
+    shared = {f"data.{k}": v for k, v in pupil.data.model_dump(exclude={"augment"}).items()}
+    shared |= {f"threat.{k}": v for k, v in pupil.threat.model_dump().items()}
+    shared |= {f"engine.{k}": v for k, v in pupil.engine.model_dump(exclude={"micro_batch"}).items()}
+    shared["teacher_check"] = pupil.teacher_check
+    shared["engine.micro_batch"] = "auto" if pupil.engine.micro_batch else None  # its batch may be another
+    lesson = read_settings(recipe, {**shared, "out": teacher}, own=False)
+    lesson = lesson.trusting(lesson.trust.also(pupil.trust.own, everything=pupil.trust.everything))
+    check(lesson)
+    return lesson
+
+
+def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
+    """Raise where a teacher is not what it should be; keep what is found in the run's folder and in its weights. Once a run."""
+    folder, sources = trainer.folder, teachers_of(settings)
+    found: dict[str, Any] = read_json(folder.teachers_file) if folder.teachers_file.is_file() else {}
+    if settings.teacher_check == "stop" and not folder.has_run:
+        found = {}
+        for name in sorted(sources.keys() - trainer.method.companions.keys()):
+            path = find_model(sources[name])
+            look = TeacherCheck(
+                images=trainer.held_out,
+                threat=trainer.threat,
+                seed=settings.seed,
+                part=min(JUDGED, trainer.plan.batch_size),
+                claimed=Card.read(path).claimed if path.suffix == ".json" else {},
+                robust=name == "teacher",
+                foreign=not describes_itself(weights_file(path)),
+            )
+            found[name] = look(cast(Classifier, trainer.teachers[name]), f"the {name} {sources[name]}")
+            trainer.watcher.told(look_told(name, found[name]))
+    if found:
+        write_json(folder.teachers_file, found)
+        trainer.facts["teachers"] = found
+
+
+def _warn_of_other_data(teacher: RunFolder, pupil: Settings) -> None:
+    """A teacher that learnt from another split may have seen what is held out from the student."""
+    if teacher.settings_file.is_file():
+        old, new = (
+            s.data.model_dump(mode="json", exclude={"augment", "stream", "channels"})
+            for s in (read_settings(teacher.path), pupil)
+        )
+        if changed := differences(old, new, "data."):
+            warnings.warn(
+                f"the teacher {teacher.path} learnt from other data ({'; '.join(changed)}): "
+                "it may have seen the held-out images, whose accuracies then flatter",
+                stacklevel=2,
+            )
+
+
+UNIMPORTANT: dict[str, Any] = {**dict.fromkeys(NO_EFFECT, True), "data": {"stream"}}
+
+
+def must_be_free(folder: RunFolder, settings: Settings, resume: bool, extend: bool = False) -> None:
+    """Refuse (by an `MmardError`) to overwrite a run, or to go on with one that was made with other settings.
+
+    Args:
+        extend: those in `EXTENDABLE` may be others.
+    """
+    if not folder.has_run:
+        return
+    if not resume:
+        raise MmardError(
+            f"{folder.path} holds a run already; go on with --resume (Python: resume=True), or choose another out="
+        )
+    changed = _changed(made_with(folder), as_begun(settings, folder))
+    other = {key: pair for key, pair in changed.items() if not (extend and key in EXTENDABLE)}
+    if other:
+        folder.load()  # where it is damaged, that is what to say
+        cure = "choose another out="
+        if extend:
+            cure = f"an extension may change {', '.join(EXTENDABLE)}; else {cure}"
+        elif changed.keys() <= set(EXTENDABLE):
+            cure += ", or go on by another plan with --extend"
+        raise MmardError(f"{folder.path} was made with other settings: {listed(other)}; {cure}")
+
+
+def made_with(folder: RunFolder) -> Settings:
+    """Read the settings a run was made with: its checkpoint's, where it has them."""
+    kept = folder.made_with()
+    return read_settings(folder.path) if kept is None else read_settings(None, kept, own=False)
+
+
+def as_begun(settings: Settings, folder: RunFolder) -> Settings:
+    """Return the settings with the precision that a run in the folder names, where they leave it to the machine (``auto``)."""
+    if settings.engine.precision != "auto" or not (folder.has_run and folder.settings_file.is_file()):
+        return settings
+    named = {"precision": made_with(folder).engine.precision}
+    return settings.model_copy(update={"engine": settings.engine.model_copy(update=named)})
+
+
+def extension_of(folder: RunFolder, settings: Settings) -> Extension | None:
+    """Find what the settings change in the run that the folder holds; None where there is no run, or nothing changes."""
+    if not folder.has_run:
+        return None
+    old = made_with(folder)
+    changed = _changed(old, as_begun(settings, folder))
+    return Extension(changed=changed, before=plan_of(old), averaging=averaging_of(old)) if changed else None
+
+
+def _changed(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
+    a, b = (s.model_dump(mode="json", exclude=UNIMPORTANT) for s in (old, new))
+    return changes(a, b)
+
+
+def _trainer(
+    settings: Settings,
+    data: DataSet,
+    engine: Engine,
+    folder: RunFolder,
+    watcher: Watcher,
+    nets: Mapping[str, Classifier],
+    extension: Extension | None = None,
+) -> Trainer:
+    classes, channels = len(data.train.classes), data.train.channels
+    mean, std = data.train.mean_std() if settings.normalize == "data" else ((), ())
+    torch.manual_seed(seed_of(settings.seed, "weights"))
+    student = build(Architecture(name=settings.student, classes=classes, channels=channels, mean=mean, std=std))
+    sources, method = teachers_of(settings), method_of(settings)
+    return Trainer(
+        method=method,
+        threat=Threat(**settings.threat.model_dump()),
+        student=student,
+        train=data.train,
+        held_out=data.held_out,
+        folder=folder,
+        teachers={name: as_teacher(nets[name], source, classes, channels) for name, source in sources.items()},
+        plan=plan_of(settings),
+        averaging=averaging_of(settings),
+        validation=Validation(**settings.validation.model_dump()),
+        engine=engine,
+        micro_batch=settings.engine.micro_batch,
+        compile=settings.engine.compile,
+        augmentation=settings.data.augment,
+        scale=1 / classes if settings.scale == "1/num_classes" else settings.scale,
+        seed=settings.seed,
+        checkpoint_every=settings.checkpoint_every,
+        extension=extension,
+        facts={"classes": list(data.train.classes), "settings": settings.resolved(), "formula": str(method)},
+        watcher=watcher if engine.is_global_zero else Watcher(),
+    )

@@ -1,0 +1,89 @@
+"""The inner process that settings ask for: the method's own PGD, changed."""
+
+from dataclasses import dataclass, replace
+
+from mmard.attacks.inner.adaptive import EarlyStop, Stop, WarmStart
+from mmard.attacks.inner.one_step import N_FGSM, RS_FGSM, OneStep
+from mmard.attacks.inner.switching import Guard, Late
+from mmard.attacks.pgd import Pgd, Process, Start
+from mmard.core.method import Maximizer
+from mmard.core.threat import Threat
+from mmard.utils.errors import MmardError, unknown
+
+SINGLE: dict[str, OneStep] = {"rs-fgsm": RS_FGSM, "n-fgsm": N_FGSM}
+PARTS = {
+    "kind: pgd": "the method's own PGD, with steps, step_size, start",
+    **{f"kind: {name}": str(process) for name, process in SINGLE.items()},
+    "stop_at: teacher": "a sample rests once T(x') is of another class than T(x)",
+    "stop_at: student": "a sample rests once S(x') is not y",
+    "warm_start: true": "each attack of a sample starts where its last one ended",
+    "late: {after: 0.75, steps: 10}": "the method's own PGD with so many steps of eps/4 from that share of the run on",
+    "guard: 10": "the same from the epoch on in which held-out robust accuracy collapses",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    """Changes to a method's PGD; None leaves its own.
+
+    Args:
+        kind: ``pgd`` or one of `SINGLE`.
+        steps, step_size, start: of the PGD, see `Pgd`.
+        stop_at: see `EarlyStop`.
+        warm_start: see `WarmStart`.
+        late: (share of the run, steps), see `Late`.
+        guard: steps after a collapse, see `Guard`.
+    """
+
+    kind: str | None = None
+    steps: int | None = None
+    step_size: float | None = None
+    start: Start | None = None
+    stop_at: Stop | None = None
+    warm_start: bool = False
+    late: tuple[float, int] | None = None
+    guard: int | None = None
+
+    def of(self, own: Pgd, threat: Threat) -> Maximizer:
+        """The process made of a method's own PGD.
+
+        Raises:
+            MmardError: for parts that do not go together, and whatever the PGD and the threat do not allow.
+        """
+        process: Process = self._single(threat) if self.kind in SINGLE else self._few(own, threat)
+        if self.late is not None:
+            after, steps = self.late
+            process = Late(first=process, then=self._many(own, steps, threat), after=after)
+        if self.guard is not None:
+            process = Guard(process, self._many(own, self.guard, threat))
+        return WarmStart(process) if self.warm_start else process
+
+    def _few(self, own: Pgd, threat: Threat) -> Process:
+        if self.kind not in (None, "pgd"):
+            raise unknown("attack.kind", str(self.kind), ["pgd", *SINGLE])
+        steps = own.steps if self.steps is None else self.steps
+        step_size = own.step_size if self.step_size is None else self.step_size
+        return self._stopping(Pgd(steps=steps, step_size=step_size, start=self.start or own.start), threat)
+
+    def _many(self, own: Pgd, steps: int, threat: Threat) -> Process:
+        """Step length as for so many steps: what was given is for the few. One-step noise is no start for it either."""
+        return self._stopping(replace(own, steps=steps, start=self.start or own.start), threat)
+
+    def _stopping(self, pgd: Pgd, threat: Threat) -> Process:
+        if threat.eps > 0:
+            pgd.step_for(threat)
+        return pgd if self.stop_at is None else EarlyStop(pgd=pgd, at=self.stop_at)
+
+    def _single(self, threat: Threat) -> Process:
+        process = SINGLE[str(self.kind)]
+        for name in ("steps", "step_size", "start", "stop_at", "warm_start"):
+            if getattr(self, name) not in (None, False):
+                raise MmardError(
+                    f"attack.{name} does not go with attack.kind={self.kind}, which has one step and a start of its own; "
+                    "leave it out, or choose attack.kind=pgd"
+                )
+        if threat.norm != "linf":
+            raise MmardError(
+                f"attack.kind={self.kind} is for linf, the threat is {threat.norm}; choose attack.kind=pgd"
+            )
+        return process

@@ -1,0 +1,99 @@
+"""Inner processes that change on the way: few steps first and many later, or many once robustness has collapsed."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmard.attacks.inner.adaptive import asked
+from mmard.attacks.pgd import Loss, Process
+from mmard.core.threat import Threat
+from mmard.utils.errors import MmardError
+
+COLLAPSED = 0.5  # of its best: the robust accuracy is below, the clean accuracy is not
+
+
+@dataclass(frozen=True, kw_only=True)
+class Late(Process):
+    """One process up to a share of the run, another from there on.
+
+    Args:
+        first, then: the processes.
+        after: share of the training steps, in (0, 1).
+    """
+
+    first: Process
+    then: Process
+    after: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.after < 1:
+            raise MmardError(f"attack.late.after is {self.after:g}, expected a share of the run between 0 and 1")
+
+    def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
+        """Where today's process starts."""
+        return self._now(loss).begin(loss, x, threat)
+
+    def climb(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
+        """Today's process."""
+        return self._now(loss).climb(loss, x, x_adv, threat)
+
+    def _now(self, loss: Loss) -> Process:
+        return self.then if asked(loss, self).views.progress >= self.after else self.first
+
+    def __str__(self) -> str:
+        return f"{self.first}; from {100 * self.after:g} % of the run on {self.then}"
+
+
+class Guard(nn.Module):
+    """One process until catastrophic overfitting is noticed (Wong et al., ICLR 2020, arXiv 2001.03994), then another.
+
+    Noticed when, on the held-out split, robust accuracy is below half of its best so far while clean accuracy is not below half
+    of its own. A best that is not above twice chance says nothing: a student that always gives one answer has chance's, and
+    loses it as it begins to learn. What the guard knows is in the checkpoint.
+    """
+
+    def __init__(self, first: Process, then: Process) -> None:
+        super().__init__()
+        self.first: Any = first
+        self.then: Any = then
+        self.collapsed, self.best_clean, self.best_robust = False, 0.0, 0.0
+
+    def judged(self, clean: float, robust: float, chance: float) -> bool:
+        """Take in the accuracies of an epoch, and chance's, in percent; has it just collapsed?"""
+        before = self.collapsed
+        fell = robust < COLLAPSED * self.best_robust and clean >= COLLAPSED * self.best_clean
+        self.collapsed |= fell and self.best_robust > 2 * chance
+        self.best_clean, self.best_robust = max(clean, self.best_clean), max(robust, self.best_robust)
+        return self.collapsed and not before
+
+    def forward(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
+        """x' (B, C, H, W)."""
+        return x.clone() if threat.eps == 0 else self.climb(loss, x, self.begin(loss, x, threat), threat)
+
+    def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
+        """Where the process of now starts."""
+        begun: Tensor = self._now.begin(loss, x, threat)
+        return begun
+
+    def climb(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
+        """The process of now."""
+        made: Tensor = self._now.climb(loss, x, x_adv, threat)
+        return made
+
+    @property
+    def _now(self) -> Any:
+        return self.then if self.collapsed else self.first
+
+    def get_extra_state(self) -> Tensor:
+        """For the checkpoint. No buffer, for the choice would then wait for the device in each step."""
+        return torch.tensor([self.collapsed, self.best_clean, self.best_robust], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """From the checkpoint."""
+        collapsed, self.best_clean, self.best_robust = state.tolist()
+        self.collapsed = bool(collapsed)
+
+    def __str__(self) -> str:
+        return f"{self.first}; after a collapse {self.then}"

@@ -1,0 +1,192 @@
+"""The whole measurement of one step: ours, the plain one, and the base method's."""
+
+import statistics
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmard.api.build import engine_of, method_of, plan_of
+from mmard.api.registry import spec_of
+from mmard.api.settings import Settings
+from mmard.bench.measure import Passes, Ratio, Step, forward_flops, matrix_peak, paired_seconds
+from mmard.bench.plain import plain_step
+from mmard.core.method import Method
+from mmard.core.threat import Threat
+from mmard.models.students import Architecture, Classifier, build
+from mmard.training.engine import Engine
+from mmard.training.micro_batch import free_bytes, need_of, peak_bytes
+from mmard.training.passes import cost_of
+from mmard.training.update import Update
+from mmard.utils.errors import MmardError, first_line, is_out_of_memory
+from mmard.utils.precision import tf32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What is measured: the settings' method, student, threat and precision, on random images.
+
+    Args:
+        settings: as for training; its teacher is replaced by a fresh network of ``teacher``.
+        teacher: architecture of the teacher.
+        batch, size, classes: shape of the batch, (batch, 3, size, size).
+        repeats: turns that are counted.
+    """
+
+    settings: Settings
+    teacher: str = "wrn-16-4"
+    batch: int = 8
+    size: int = 32
+    classes: int = 10
+    repeats: int = 3
+
+    def network(self, name: str) -> Classifier:
+        """A fresh network; speed does not ask what it has learnt."""
+        torch.manual_seed(0)
+        return build(Architecture(name=name, classes=self.classes))
+
+
+WRAPPERS = {"mmard": "rslad", "igdm": "rslad", "fair": "ard"}  # and the base that each has unless given one
+
+
+def base_of(settings: Settings) -> Method | None:
+    """The base of a method that is given one, with the same attack."""
+    spec = spec_of(settings.method)
+    if spec.get("name") not in WRAPPERS:
+        return None
+    return method_of(settings.model_copy(update={"method": spec.get("base", WRAPPERS[spec["name"]])}))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The steps that are compared, the plain one's networks, and our update."""
+
+    steps: dict[str, Step]
+    plain: dict[str, nn.Module]
+    update: Update
+
+    @staticmethod
+    def of(case: Case, engine: Engine, x: Tensor, y: Tensor) -> "Subject":
+        """Ours, the plain one and, where the method has a base, the base's."""
+        settings, index = case.settings, torch.arange(len(y), device=engine.device)
+        method, threat = method_of(settings), Threat(**settings.threat.model_dump())
+        if method.companions or method.perturbation is not None:
+            raise MmardError(
+                "bench's plain step trains no companion and moves no weights up; give a method without either"
+            )
+        names = {"teacher"}
+        with suppress(MmardError):  # a user's term may not take the small images on which passes are counted
+            names |= cost_of(method).keys() - {"student"}
+
+        def update(method: Method) -> Update:
+            student, teachers = case.network(settings.student), {name: case.network(case.teacher) for name in names}
+            return Update(
+                method=method, threat=threat, student=student, teachers=teachers, plan=plan_of(settings),
+                engine=engine, compile=settings.engine.compile,
+            )  # fmt: skip
+
+        def step(update: Update) -> Step:
+            return lambda: update(laid_out(x), y, index, 0.5)
+
+        plain: dict[str, nn.Module] = {name: case.network(case.teacher).eval().requires_grad_(False) for name in names}
+        plain["student"] = case.network(settings.student)
+        for network in plain.values():
+            network.to(engine.device)
+        optimizer, base = plan_of(settings).optimizer_for(plain["student"], fused=False), base_of(settings)
+
+        def as_scripts_do() -> None:
+            with tf32(convolutions=True, products=False):  # PyTorch's default
+                plain_step(method, plain, optimizer, threat, x, y)
+
+        ours = update(method)
+        steps: dict[str, Step] = {"ours": step(ours), "plain": as_scripts_do}
+        return Subject(steps | ({"base": step(update(base))} if base is not None else {}), plain, ours)
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Time, memory, operations and passes of a step; ratios to the plain step and to the base method's.
+
+    Raises:
+        MmardError: for several processes or parts of a batch, or when a step does not fit in memory.
+    """
+    engine = case.settings.engine
+    if engine.devices * engine.nodes > 1 or engine.micro_batch is not None:
+        raise MmardError(
+            "bench measures one process with its whole batch; leave out engine.devices and engine.micro_batch"
+        )
+    try:
+        return _measured(case)
+    except (RuntimeError, MemoryError) as e:
+        if not is_out_of_memory(e):
+            raise
+        what = f"{case.batch} images of {case.size}×{case.size}"
+        raise MmardError(
+            f"a step on {what} does not fit in memory ({first_line(e)}); give a smaller --batch or --size"
+        ) from e
+
+
+def _measured(case: Case) -> dict[str, Any]:
+    settings, engine = case.settings, engine_of(case.settings)
+    torch.manual_seed(0)
+    x = torch.rand(case.batch, 3, case.size, case.size, device=engine.device)
+    y = torch.randint(0, case.classes, (case.batch,), device=engine.device)
+    subject = Subject.of(case, engine, x, y)
+    passes = Passes(subject.plain)
+    subject.steps["plain"]()
+    counted = passes.close()
+    work = sum(count.in_forwards * forward_flops(subject.plain[name], x) for name, count in counted.items())
+    seconds = paired_seconds(subject.steps, engine.device, case.repeats)
+    number = torch.bfloat16 if engine.precision == "bf16-mixed" else torch.float32
+    peak, median = matrix_peak(engine.device, number), {name: statistics.median(v) for name, v in seconds.items()}
+    about: dict[str, Any] = {"method": str(method_of(settings)), "student": settings.student, "teacher": case.teacher}
+    about |= {"batch": case.batch, "size": case.size, "repeats": case.repeats, "precision": engine.precision}
+    about |= {"device": str(engine.device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    ratios = {"faster_than_plain": Ratio.of(seconds["plain"], seconds["ours"])}
+    if "base" in seconds:
+        ratios["cost_over_base"] = Ratio.of(seconds["ours"], seconds["base"])
+    return {
+        **about,
+        "gflop": work / 1e9,
+        "matrix_peak_gflops": peak / 1e9,
+        "passes": {name: vars(count) for name, count in counted.items()},
+        "milliseconds": {name: 1000 * value for name, value in median.items()},
+        "images_per_second": {name: case.batch / value for name, value in median.items()},
+        "share_of_peak": {name: work / value / peak for name, value in median.items() if name != "base"},
+        "peak_mib": {name: _mib(peak_bytes(step, engine.device)) for name, step in subject.steps.items()},
+        "teacher_forward": teacher_forward(subject, laid_out(x), peak),
+        "memory": memory_of(subject.update, x.shape[1:]),
+        **{name: vars(ratio) for name, ratio in ratios.items()},
+    }
+
+
+def teacher_forward(subject: Subject, x: Tensor, peak: float) -> dict[str, float]:
+    """Milliseconds of the teacher's forward pass in our machinery, and its share of the matrix peak."""
+    device, teacher = subject.update.engine.device, subject.update.predictors["teacher"]
+    with torch.no_grad():
+        seconds = statistics.median(paired_seconds({"teacher": lambda: teacher(x)}, device, 5)["teacher"])
+    work = forward_flops(subject.plain["teacher"], x)
+    return {"milliseconds": 1000 * seconds, "share_of_peak": work / seconds / peak}
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """As the trainer's batches are."""
+    return x.to(memory_format=torch.channels_last)
+
+
+def memory_of(update: Update, shape: torch.Size) -> dict[str, float | int | None]:
+    """MiB of a step as a line in its images, and how many images the device has room for."""
+    free = free_bytes(update.engine.device)
+    need = need_of(update, shape)
+    if need is None or free is None:
+        return {"fixed_mib": None, "mib_an_image": None, "images_that_fit": None}
+    return {
+        "fixed_mib": _mib(need.fixed),
+        "mib_an_image": _mib(need.each),
+        "images_that_fit": need.images_in(free),
+    }
+
+
+def _mib(number: float | None) -> float | None:
+    return None if number is None else number / 2**20

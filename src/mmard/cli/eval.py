@@ -1,0 +1,63 @@
+"""`mmard eval`, as the command line takes it."""
+
+from typing import Annotated
+
+import typer
+
+from mmard.cli import console
+from mmard.utils.errors import Interrupted, MmardError
+
+ATTACKS = "Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: fgsm,pgd-20,cw,autoattack."
+PROTOCOL = "AutoAttack's: standard, or quick: APGD-CE and APGD-T only, named AutoAttack-quick."
+CHECKS = "Can it be believed? full, quick or none. Default: full where AutoAttack runs, else quick."
+SURROGATE = "Of an .onnx: run, weights or FILE.py:BUILD to take gradients from. --twin is its old name."
+CURVE = "Also PGD-20 at eight radii from 0 to 4 eps, on about 500 of the images."
+
+
+def evaluate(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL... [KEY=VALUE]...", help="Run folders, .safetensors, .onnx, cards; settings."),
+    ],
+    attacks: Annotated[str | None, typer.Option(help=ATTACKS)] = None,
+    protocol: Annotated[str, typer.Option(help=PROTOCOL)] = "standard",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only about so many test images, classes in proportion.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images attacked at once.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of the attacks' random starts.")] = 0,
+    checks: Annotated[str | None, typer.Option(help=CHECKS)] = None,
+    curve: Annotated[bool, typer.Option("--curve", help=CURVE)] = False,
+    examples: Annotated[
+        int, typer.Option(min=0, help="Keep so many images with what PGD-20 makes of them; 0: none.")
+    ] = 12,
+    surrogate: Annotated[str | None, typer.Option("--surrogate", "--twin", metavar="RUN", help=SURROGATE)] = None,
+    surrogate_weights: Annotated[str | None, typer.Option(metavar="FILE", help="Of a surrogate FILE.py:BUILD.")] = None,
+    trust: console.Trusted = False,
+) -> None:
+    """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
+
+    The table also goes to eval/ beside the weights, a folder for each choice of attacks, images and settings:
+    scores.json, scores.csv, stages.csv (AutoAttack's four), verdicts.safetensors (sample × attack), examples.safetensors.
+    What was stopped or killed goes on by the same command, with the same verdicts. A run's last checkpoint:
+    RUN/last.safetensors.
+    """
+    from mmard.cli.judging import judge_all
+
+    console.must_be_settings(words, evaluate)
+    surrogate = _with_weights(surrogate, surrogate_weights)
+    asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
+    asked["trust"] = trust
+    try:
+        stand = judge_all(words, console.out, attacks, surrogate, **asked, curve=curve, examples=examples)
+    except KeyboardInterrupt:
+        raise Interrupted("the same command goes on") from None
+    if not stand:
+        raise typer.Exit(1)
+
+
+def _with_weights(surrogate: str | None, weights: str | None) -> str | None:
+    """Join a surrogate and its weights to one word."""
+    if weights is not None and surrogate is None:
+        raise MmardError(f"--surrogate-weights {weights} go with --surrogate FILE.py:BUILD")
+    return surrogate if weights is None else f"{surrogate}@{weights}"

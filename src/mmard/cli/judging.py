@@ -1,0 +1,53 @@
+"""Evaluation with a progress bar, for the command line and the demo."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from mmard.api.exported import twins
+from mmard.api.settings import parse_overrides, read_settings
+from mmard.api.train import evaluate
+from mmard.evaluation.scores import Scores
+from mmard.report.screen import checks_lines, compare_table, scores_table
+from mmard.utils.errors import MmardError
+from mmard.utils.terminal import label_column, visible
+
+
+def judge(source: str | Path, out: Console, attacks: str | None = None, **settings: Any) -> Scores:
+    """`mmard.evaluate` with a bar that names the attack."""
+    name_of = visible(str(source))
+    columns = (label_column(), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True) as progress:
+        task = progress.add_task(name_of, total=None)
+
+        def tick(name: str, done: int, total: int) -> None:
+            progress.update(task, description=f"{name_of}: {name}", completed=done, total=total)
+
+        return evaluate(source, attacks, tick=tick, **settings)
+
+
+def judge_all(words: list[str], out: Console, attacks: str | None, twin: str | None = None, **asked: Any) -> bool:
+    """Judge models (KEY=VALUE apart) one after the other; a table of each with what its checks found, and one of all.
+
+    Returns:
+        Do all the figures stand? Not where a check after the attacks found an error.
+    """
+    models = [w for w in words if "=" not in w or Path(w).exists()]
+    overrides = parse_overrides([w for w in words if w not in models])
+    read_settings(None, overrides)  # all is there and fits before the first is attacked
+    if not models:
+        raise MmardError("no model given; expected a run folder, a .safetensors file or a card")
+    of_each = twins(models, twin)
+    stand, results, dotted = True, {}, {key.replace(".", "__"): value for key, value in overrides.items()}
+    for model, its in of_each.items():
+        scores = judge(model, out, attacks, **its, **asked, **dotted)
+        results[model] = scores.rows()
+        stand &= all(check["level"] != "error" for check in scores.facts["checks"])
+        out.print(scores_table(model, results[model]))
+        if len(scores.attacks) > 1 or scores.facts["checks"]:
+            out.print(*checks_lines(model, scores.facts), sep="\n", soft_wrap=True)
+    if len(results) > 1:
+        out.print(compare_table(results))
+    return stand

@@ -1,0 +1,21 @@
+"""`mmard results`, as the command line takes it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmard.cli import console
+
+
+def results(
+    page: Annotated[Path, typer.Argument(metavar="PAGE", help="A Markdown page, such as docs/results.md.")],
+) -> None:
+    """Make every study's tables and figure in a page anew, from the run folders kept beside it.
+
+    [bold]mmard study STUDY --into PAGE[/bold] puts them there.
+    """
+    from mmard.study.publish import refresh
+
+    for name in refresh(page):
+        console.say(f"{name}: tables and figure made anew")

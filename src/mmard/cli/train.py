@@ -1,0 +1,75 @@
+"""`mmard train`, as the command line takes it."""
+
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmard.cli import console
+from mmard.cli.recipe_words import Words, split
+from mmard.utils.errors import Interrupted
+
+if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
+    from mmard.api.settings import Settings
+
+EXTEND = "With --resume: for more epochs, or at another learning rate."
+
+
+def train(
+    words: Words = None,
+    method: Annotated[
+        str | None, typer.Option(help="A name, or your own: file.py:function, package.module:function.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Run folder, .safetensors file or card (.json).")] = None,
+    student: Annotated[str | None, typer.Option(help="Architecture, such as resnet18 or cnn-16-3.")] = None,
+    to: Annotated[str | None, typer.Option("--out", help="Run folder to make.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run folder's checkpoint ends.")] = False,
+    extend: Annotated[bool, typer.Option("--extend", help=EXTEND)] = False,
+    trust: console.Trusted = False,
+) -> None:
+    """Train a student (or, with a method that needs no teacher, a teacher).
+
+    [bold]mmard train digits-rslad[/bold]   a built-in recipe, its teacher first where there is none yet
+
+    [bold]mmard train digits-rslad train.epochs=5 threat.eps=0.1 --out runs/short[/bold]   with other settings
+
+    [bold]mmard train --method my_method.py:build --teacher runs/digits-teacher[/bold]   a method of your own
+
+    [bold]mmard train runs/short train.epochs=20 --resume --extend[/bold]   go on for more epochs than it was planned for
+    """
+    from mmard.api.build import method_of
+    from mmard.api.settings import Settings, read_settings
+    from mmard.api.train import train as run
+    from mmard.training.callbacks import Bar
+
+    console.must_be_settings(words or (), train, Settings.model_fields)
+    recipe, overrides = split(words)
+    given = {"method": method, "teacher": teacher, "student": student, "out": to}
+    settings = read_settings(recipe, {k: v for k, v in given.items() if v is not None} | overrides, trust=trust)
+    _must_be_there(teacher, recipe, settings)
+    console.say((settings.student, "bold"), f" on {settings.data.name}")
+    console.say(str(method_of(settings)))
+    try:
+        folder = run(settings, resume=resume, extend=extend, watch=lambda title: Bar(title, console.out))
+    except KeyboardInterrupt:
+        raise Interrupted("the same command with --resume goes on") from None
+    _tell_looks(folder.metrics())
+    console.say("judge the best on the test images: ", (f"mmard eval {quote(str(folder.path))}", "bold"))
+
+
+def _tell_looks(metrics: list[dict[str, Any]]) -> None:
+    """The best and the last look at the held-out images."""
+    judged = [r for r in metrics if "robust" in r]
+    ordered = sorted(judged, key=lambda r: (r["robust"], r["clean"], -r["epoch"]))
+    for which, r in [("best", ordered[-1]), ("last", judged[-1])] if judged else []:
+        figures = f"clean {r['clean']:.2f} %, robust {r['robust']:.2f} %"
+        console.say(f"{which} on the held-out split: epoch {r['epoch']}, {figures}")
+
+
+def _must_be_there(teacher: str | None, recipe: str | None, settings: "Settings") -> None:
+    """A teacher that the command names is not made where the recipe's own would be."""
+    from mmard.api.settings import read_settings
+    from mmard.models.teachers import find_model
+
+    if teacher is not None and settings.teacher_recipe and teacher != read_settings(recipe).teacher:
+        find_model(teacher)

@@ -1,1 +1,0 @@
-"""The longer commands of the command line, one a file."""

@@ -1,0 +1,84 @@
+"""The door between a network and whoever asks it: what comes out is logits, and the images stay as they are."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mmard.utils.errors import MmardError
+
+NEW_TENSOR = (
+    "make a new tensor: (x - mean) / std in place of x.sub_(mean).div_(std), and inplace=False in a first layer"
+)
+WRITES = "leaf Variable that requires grad is being used in an in-place operation"  # torch's words, inside an attack
+
+
+class PredictionError(MmardError):
+    """A network's answer is of no use.
+
+    Attributes:
+        kind: ``"input"`` it changes its input, ``"classifier"`` it gives no logits.
+        said: what was seen and expected, without the cure.
+    """
+
+    def __init__(self, kind: str, said: str, cure: str) -> None:
+        self.kind, self.said = kind, said
+        super().__init__(f"{said}; {cure}")
+
+
+def predict_logits(predict: Callable[[Tensor], object], x: Tensor, who: str, classes: int | None = None) -> Tensor:
+    """Ask a network about images (B, C, H, W) and give its logits (B, K), in float32 at least.
+
+    Nothing waits for an accelerator here: shapes, kinds, and torch's own count of writes into ``x`` are looked at, no values.
+
+    Args:
+        who: the network's name in errors.
+        classes: K; None: any number from 2.
+
+    Raises:
+        PredictionError: when the network writes into ``x``, or gives anything but real logits of this shape.
+    """
+    before = None if x.is_inference() else x._version
+    try:
+        logits = predict(x)
+    except RuntimeError as e:
+        if WRITES not in str(e):
+            raise
+        raise changes_input(who) from e
+    if before is not None and x._version != before:
+        raise changes_input(who)
+    return as_logits(logits, len(x), who, classes)
+
+
+def changes_input(who: str) -> PredictionError:
+    """Make the error for a network that writes into the images it is given."""
+    return PredictionError(
+        "input",
+        f"{who} changes its input: its forward pass writes into the images that it is given",
+        f"let it {NEW_TENSOR}",
+    )
+
+
+def as_logits(value: object, count: int, who: str, classes: int | None = None) -> Tensor:
+    """Check that ``value`` is (``count``, K) real numbers; float16 and bfloat16 become float32.
+
+    Raises:
+        PredictionError: when it is something else.
+    """
+    wanted = f"logits ({count}, {'K' if classes is None else classes})"
+    cure = "give a model that returns logits, a row for each image"
+    if not isinstance(value, Tensor):
+        raise PredictionError(
+            "classifier", f"{who} gives a {type(value).__name__}, expected a tensor of {wanted}", cure
+        )
+    got = tuple(value.shape)
+    if got in ((count,), (count, 1)) and got != (count, classes):
+        said = f"{who} gives {got} for {count} images, one number each, expected {wanted}; one logit z of a sigmoid becomes two by "
+        raise PredictionError("classifier", said + "torch.stack([torch.zeros_like(z), z], 1)", cure)
+    if value.dim() != 2 or len(value) != count or (classes is not None and got[1] != classes):
+        what = f"{count} images" if classes is None else f"{count} images of {classes} classes"
+        raise PredictionError("classifier", f"{who} gives {got} for {what}: not a fit", cure)
+    if not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.")
+        raise PredictionError("classifier", f"{who} gives numbers of kind {kind}, expected {wanted} in float32", cure)
+    return value if value.dtype.itemsize >= torch.float32.itemsize else value.float()

@@ -1,0 +1,108 @@
+"""The same image, the same answer: alone and among others, in any order, in batches as large as those of the attacks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmard.core.threat import Threat
+from mmard.data.images import Images
+from mmard.evaluation.checks.messages import Check, CheckError
+from mmard.evaluation.predict import logits_of
+from mmard.utils.errors import MmardError, first_line, is_out_of_memory
+
+SAME = 1e-3  # of the spread of an image's logits: so much may they differ between batch sizes
+ALONE, MOVED, AT_ONCE = 12, 40, 100  # images
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The model and the images that the pre-flight looks at: x (N, C, H, W) in [0, 1], y (N,), N ≤ 100."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    classes: int
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Ask the model for its logits (B, K), without gradient.
+
+        Raises:
+            CheckError: when it is none.
+        """
+        try:
+            with torch.no_grad():
+                logits = logits_of(self.model, x, self.classes)
+        except MmardError:
+            raise
+        except Exception as e:  # whatever a network says of images that it was not made for
+            if is_out_of_memory(e):
+                raise MmardError(f"{len(x)} images at once do not fit in memory; give a smaller --batch-size") from e
+            raise CheckError("classifier", f"it fails on images of shape {tuple(x.shape)}: {first_line(e)}") from e
+        if not logits.isfinite().all():
+            raise CheckError("finite", "the model's logits are not finite (NaN or infinity)")
+        return logits
+
+
+def check_batches(
+    sample: Sample, images: Images, threat: Threat, whole: Tensor, tolerance: Tensor, batch_size: int
+) -> list[Check]:
+    """Compare logits, of natural images ((N, K), ``whole``) and of random points in their balls, off the levels of 8 bits too.
+
+    Returns:
+        A finding that the model is randomised, where the same question gets several answers.
+
+    Raises:
+        CheckError: where they depend on the other images, or on their order.
+    """
+    torch.manual_seed(0)
+    moved = threat.uniform(sample.x)[:MOVED]
+    for what, x, known in (("", sample.x, whole), (" of moved images", moved, sample.logits(moved))):
+        for size, parts in _ways(len(x), x.device).items():
+            apart = torch.stack([(sample.logits(x[rows]) - known[rows]).abs().max() for rows in parts]).max()
+            if apart > 2 * tolerance:
+                said = f"logits{what} in batches of {size} differ by {apart:.3g} from those of {len(x)} together"
+                return _changing_or_stop(sample, x, known, tolerance, said)
+    return _check_size(sample, images, threat, tolerance, batch_size)
+
+
+def _ways(n: int, device: torch.device) -> dict[str, list[Tensor]]:
+    """Rows to ask about at once, by how they are put together: alone, in pairs of strangers, in another order."""
+    few = torch.linspace(0, n - 1, min(n, ALONE), device=device).long()
+    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(device)
+    ways = {"1": [row[None] for row in few], "2": [torch.stack([row, (row + n // 2) % n]) for row in few]}
+    return {**ways, f"{n}, in another order": [shuffled]}
+
+
+def _check_size(sample: Sample, images: Images, threat: Threat, tolerance: Tensor, batch_size: int) -> list[Check]:
+    """Compare batches of the sizes that attacks use with smaller ones in another order; every other image is moved."""
+    n = len(images)
+    for size, first in {min(batch_size, n): 0, n % batch_size: n - n % batch_size}.items():
+        if size <= AT_ONCE:
+            continue
+        x, _, _ = images.batch(slice(first, first + size))
+        x = torch.where((torch.arange(size, device=x.device) % 2 == 1).view(-1, 1, 1, 1), threat.uniform(x), x)
+        together = sample.logits(x)
+        rows = torch.randperm(size, generator=torch.Generator().manual_seed(1)).to(x.device)
+        apart = (
+            torch.cat([sample.logits(x[part]) - together[part] for part in torch.split(rows, AT_ONCE // 2)]).abs().max()
+        )
+        if apart > 2 * tolerance:
+            said = f"logits in batches of {size} differ by {apart:.3g} from those of {AT_ONCE // 2}, in another order"
+            return _changing_or_stop(sample, x, together, tolerance, said)
+    return []
+
+
+def _changing_or_stop(sample: Sample, x: Tensor, then: Tensor, tolerance: Tensor, said: str) -> list[Check]:
+    """Tell a model that answers the very same question in several ways from one that looks at the others of the batch."""
+    runs = torch.stack([then, *(sample.logits(x) for _ in range(3))])
+    if (runs - then).abs().max() > 2 * tolerance:
+        return [randomised_by(runs)]
+    raise CheckError("batch", said)
+
+
+def randomised_by(runs: Tensor) -> Check:
+    """Say what shows of it in runs (R, N, K) that are not the same."""
+    changing = (runs.argmax(2) != runs[0].argmax(1)).any(0).float().mean()
+    said = f"{len(runs)} runs give other logits, and other classes for {changing:.0%} of {runs.shape[1]} images"
+    return Check("randomised", "warning", said)

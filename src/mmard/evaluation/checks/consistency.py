@@ -1,0 +1,132 @@
+"""After the attacks: do their verdicts agree with each other, or does the model hide its gradients?
+
+Two columns of verdicts on the same images differ when their disagreements do: b samples that the first broke alone, c that the
+second did, and b − c > max(2, 3·√(b + c)), three standard deviations of what chance gives to equals.
+"""
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from mmard.evaluation.checks.messages import Check
+from mmard.evaluation.checks.probes import RESTARTED, SQUARE, STEPS_100, TRANSFER, TWICE, WHOLE
+from mmard.evaluation.evaluate import AGAIN, FAR
+from mmard.evaluation.scores import CLEAN, Scores, is_no_fluke
+
+CHAINS = (
+    (CLEAN, "FGSM", "PGD-20", STEPS_100, "AutoAttack-quick", "AutoAttack"),
+    (CLEAN, "C&W", "AutoAttack-quick", "AutoAttack"),
+)
+BY_GRADIENTS = "AutoAttack's gradients"  # the standing after FAB-T, before Square
+WHITE_BOX = ("FGSM", "PGD-20", "C&W", "AutoAttack-quick", BY_GRADIENTS, STEPS_100, RESTARTED)
+STRONG = ("AutoAttack-quick", BY_GRADIENTS)  # an honest model leaves a whole Square nothing to find after one of these
+FLUKE = 2  # images that may be wrong when asked again, as by a rounding
+GAIN = 0.10  # of the images: what more steps or starts may gain
+LOSSES_APART = 0.15  # between PGD on cross-entropy and on the margin
+LEFT = 0.05  # of the images may still stand where everything is allowed
+
+
+def beats(one: Tensor, other: Tensor) -> bool:
+    """Did ``one`` break significantly more than ``other``? (N,) bool each: who is still right."""
+    b, c = int((other & ~one).sum()), int((one & ~other).sum())
+    return b - c > max(2.0, 3 * math.sqrt(b + c))
+
+
+def percent(right: Tensor) -> str:
+    """Accuracy of a column."""
+    return f"{100 * right.double().mean():.1f} %"
+
+
+def flags_of_verdicts(scores: Scores) -> list[Check]:
+    """What the attacks' own verdicts tell, at no cost."""
+    far = {name: count for name, count in scores.facts.get(FAR, {}).items() if count}
+    found = [
+        Check("norm", "error", f"{name}: {count:,} of {len(scores.correct):,} images lie outside of the threat")
+        for name, count in far.items()
+    ]
+    again = {name: count for name, count in scores.facts.get(AGAIN, {}).items() if count}
+    for name, count in again.items():
+        said = f"{name}: {count} images count as right and are wrong when they are asked again, one by one"
+        found.append(Check("again", "error" if count > FLUKE else "warning", said))
+    columns = _columns(scores)
+    return found + _order(columns, CHAINS) + _losses(columns) + _without_gradients(columns, columns)
+
+
+def flags_of_probes(scores: Scores, probed: Scores) -> list[Check]:
+    """What the further attacks tell, on some of the images; what the verdicts of all tell is not told again."""
+    place = {number: row for row, number in enumerate(scores.index.tolist())}
+    rows = torch.tensor([place[number] for number in probed.index.tolist()])
+    own = {name: column[rows] for name, column in _columns(scores).items()}
+    columns = own | _columns(probed)
+    told = {(check.name, check.said) for check in _order(own, CHAINS)}
+    order = [check for check in _order(columns, CHAINS) if (check.name, check.said) not in told]
+    both = [] if {"PGD-20", "C&W"} <= own.keys() else _losses(columns)
+    return [*order, *both, *_gains(columns), *_growth(columns), *_without_gradients(columns, probed.attacks)]
+
+
+def _columns(scores: Scores) -> dict[str, Tensor]:
+    """Each attack's verdicts (N,), and what AutoAttack's gradients alone have left, where it ran whole."""
+    columns = dict(zip(scores.attacks, scores.correct.unbind(1), strict=True))
+    before_square = [stage.right for stage in scores.stages if (stage.of, stage.name) == ("AutoAttack", "FAB-T")]
+    return columns | ({BY_GRADIENTS: before_square[-1]} if before_square else {})
+
+
+def _order(columns: dict[str, Tensor], chains: Iterable[tuple[str, ...]]) -> list[Check]:
+    pairs = [pair for chain in chains for pair in pairwise(name for name in chain if name in columns)]
+    return [
+        Check("order", "warning", f"{weak} {percent(columns[weak])} < {strong} {percent(columns[strong])}")
+        for weak, strong in dict.fromkeys(pairs)
+        if beats(columns[weak], columns[strong])
+    ]
+
+
+def _losses(columns: dict[str, Tensor]) -> list[Check]:
+    """Cross-entropy against the margin, at one radius."""
+    if not {"PGD-20", "C&W"} <= columns.keys():
+        return []
+    ce, margin = columns["PGD-20"], columns["C&W"]
+    apart = abs(ce.double().mean() - margin.double().mean())
+    if not (apart > LOSSES_APART and (beats(ce, margin) or beats(margin, ce))):
+        return []
+    return [
+        Check("ce-against-margin", "warning", f"PGD-20 on cross-entropy {percent(ce)}, on the margin {percent(margin)}")
+    ]
+
+
+def _gains(columns: dict[str, Tensor]) -> list[Check]:
+    """More steps and more starts, against PGD-20."""
+    found, once = [], columns["PGD-20"]
+    for name, attack in (("steps", STEPS_100), ("restarts", RESTARTED)):
+        more = columns[attack]
+        if once.double().mean() - more.double().mean() > GAIN and beats(more, once):
+            found.append(Check(name, "warning", f"PGD-20 {percent(once)}, {attack} {percent(more)}"))
+    return found
+
+
+def _growth(columns: dict[str, Tensor]) -> list[Check]:
+    """Larger balls, up to one with room for anything."""
+    found, once, twice, whole = [], columns["C&W"], columns[TWICE], columns[WHOLE]
+    if beats(once, twice):
+        found.append(Check("eps-growth", "warning", f"C&W at eps {percent(once)}, at 2 eps {percent(twice)}"))
+    if whole.double().mean() > LEFT:
+        found.append(
+            Check("eps-1", "warning", f"C&W with 100 steps in all the range of pixels leaves {percent(whole)}")
+        )
+    return found
+
+
+def _without_gradients(columns: dict[str, Tensor], names: Iterable[str]) -> list[Check]:
+    """Square and transfer among these, against all that looked at the model's gradients."""
+    white = [columns[name] for name in WHITE_BOX if name in columns]
+    searches = {SQUARE} | ({"Square", "AutoAttack"} if any(name in columns for name in STRONG) else set())
+    found = []
+    for name in [n for n in names if n in searches or n.startswith(TRANSFER)]:
+        alone = int((torch.stack(white).all(0) & ~columns[name]).sum())
+        if is_no_fluke(alone, len(white[0])):
+            left = percent(torch.stack(white).all(0))
+            said = f"{name}: {alone} of {len(white[0])} images that white-box attacks ({left}) left"
+            found.append(Check("transfer" if name.startswith(TRANSFER) else "square", "warning", said))
+    return found

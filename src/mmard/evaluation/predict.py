@@ -1,0 +1,64 @@
+"""The model as an evaluation asks it: every prediction of an evaluation passes here."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from mmard.core.logits import PredictionError, changes_input, predict_logits
+from mmard.core.views import Predict
+from mmard.data.images import Images
+from mmard.evaluation.checks.messages import CheckError
+
+FIRST = 16  # images of the first look
+
+
+def logits_of(predict: Predict, x: Tensor, classes: int) -> Tensor:
+    """Ask a network about images (B, C, H, W) and give its logits (B, K) in float32, whatever kind of floats it computes in.
+
+    Raises:
+        CheckError: when it gives no such logits (``classifier``), or writes into the images (``input``).
+    """
+    try:
+        return predict_logits(predict, x, "the model", classes).float()
+    except PredictionError as e:
+        raise CheckError(e.kind, e.said) from e
+
+
+class LogitsModel(nn.Module):
+    """A model that answers by `logits_of`.
+
+    ``forward``: images (B, C, H, W) in [0, 1] → logits (B, K), float32.
+    """
+
+    def __init__(self, model: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.model, self.classes = model, classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return logits_of(self.model, x, self.classes)
+
+
+@torch.no_grad()
+def must_answer(model: nn.Module, images: Images) -> None:
+    """Look at one small batch, whatever is checked besides: logits come out, and the images are what they were.
+
+    Raises:
+        CheckError: where that is not so.
+    """
+    x, _, _ = images.batch(slice(0, FIRST))
+    before = x.clone()
+    logits_of(model, x, len(images.classes))
+    if not torch.equal(x, before):  # written by a way round torch's count
+        raise CheckError("input", changes_input("the model").said)
+
+
+def who_answer(model: nn.Module, faster: Predict | None, images: Images) -> tuple[nn.Module, Predict]:
+    """Give the model, and the network that answers in its place (None: the model too), each by way of `logits_of`.
+
+    Raises:
+        CheckError: from `must_answer`.
+    """
+    must_answer(model, images)
+    judged = LogitsModel(model, len(images.classes))
+    return judged, judged if faster is None else partial(logits_of, faster, classes=judged.classes)

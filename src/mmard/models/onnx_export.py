@@ -1,0 +1,127 @@
+"""From a classifier to an ONNX graph with its normalisation inside, and that graph to a file that explains itself."""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmard.models.students import Classifier
+from mmard.utils.errors import MmardError, first_line
+from mmard.utils.files import write_whole
+
+INPUT, OUTPUT = "pixels", "logits"
+PORTS = {
+    "input": f"{INPUT}: (batch, channels, height, width) float32 in [0, 1]; the normalisation is inside",
+    "output": f"{OUTPUT}: (batch, classes) float32, before any softmax",
+}
+
+
+def onnx_of(model: Classifier, size: tuple[int, int]) -> Any:
+    """The model as an `onnx.ModelProto`: ``pixels`` (batch, C, H, W) in [0, 1] → ``logits`` (batch, classes); any batch, one size.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+        size: height and width of an image.
+
+    Raises:
+        MmardError: for an architecture that PyTorch cannot export.
+    """
+    x = torch.rand(2, model.architecture.channels, *size)  # of a batch of one, it would take the 1 for a constant
+    with torch.no_grad(), _quiet():
+        model(x)  # what a net keeps between passes is kept now, as tensors; the export's stand-ins must not be
+        try:
+            program = torch.onnx.export(
+                model,
+                (x,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: "batch"},),
+                verbose=False,
+            )
+        except Exception as e:  # the exporter has many kinds of refusal, and all mean the same
+            raise MmardError(f"{model.architecture.name} cannot be exported: {first_line(e)}") from e
+    assert program is not None  # it is None only for the old exporter
+    return program.model_proto
+
+
+def bytes_of(proto: Any, facts: Mapping[str, Any]) -> bytes:
+    """The file's content, with ``facts`` as its properties, each as JSON."""
+    del proto.metadata_props[:]
+    for key, value in facts.items():
+        proto.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
+    try:
+        content: bytes = proto.SerializeToString()
+    except Exception as e:  # protobuf's kinds of error differ between its versions
+        raise MmardError(f"the model does not fit in one ONNX file, whose limit is 2 GiB: {first_line(e)}") from e
+    return content
+
+
+def save_onnx(path: Path, content: bytes) -> None:
+    """Write the file in one step."""
+    write_whole(path, lambda part: part.write_bytes(content))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on packages that are not needed here."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+TOLERANCE = 1e-4
+"""Most that a float export may differ, as a share of the largest logit (of 1, where that is smaller)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two networks on the same images.
+
+    Attributes:
+        images: how many.
+        largest, mean: absolute difference of two logits.
+        allowed: the largest that a float export may have.
+        agree: share of the images in the same class.
+    """
+
+    images: int
+    largest: float
+    mean: float
+    allowed: float
+    agree: float
+
+    def must_be_close(self, what: str) -> None:
+        """Raise unless the logits are the same up to rounding."""
+        if not self.largest <= self.allowed:  # also for a NaN
+            raise MmardError(
+                f"{what} is not the network it was made from: logits differ by up to {self.largest:.2g}, allowed is "
+                f"{self.allowed:.2g}; nothing was written"
+            )
+
+    def __str__(self) -> str:
+        said = f"logits differ by up to {self.largest:.2g} (mean {self.mean:.2g})"
+        return f"{said} from the network's on {self.images} held-out images, the class is the same on {self.agree:.1%}"
+
+
+@torch.no_grad()
+def compare(network: nn.Module, other: nn.Module, images: Tensor, batch_size: int = 64) -> Comparison:
+    """Compare on images (N, C, H, W) in [0, 1]."""
+    parts = torch.split(images, batch_size)
+    a, b = (torch.cat([model(x) for x in parts]) for model in (network, other))
+    gap, allowed = (a - b).abs(), TOLERANCE * max(1.0, a.abs().max().item())
+    agree = torch.eq(a.argmax(1), b.argmax(1)).double().mean().item()
+    return Comparison(len(images), gap.max().item(), gap.mean().item(), allowed, agree)

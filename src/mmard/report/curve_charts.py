@@ -1,0 +1,110 @@
+"""Figures over epochs and over the radius of the attack."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from html import escape
+
+from mmard.diagnostics.triangle import EDGES
+from mmard.report.chart import Line, legend, line_chart
+from mmard.runs.evaluation import Row
+from mmard.runs.groups import Group, curve_of
+from mmard.runs.record import Run
+
+Point = tuple[float, float]
+MOST_BANDS = 3
+"""Groups up to which their range is drawn; more bands hide each other."""
+
+
+def learning(groups: Sequence[Group]) -> str:
+    """Clean and robust accuracy on the held-out split, how far robustness fell from its best, loss; the triangle below."""
+    charts = [
+        _chart(groups, "Robust, held-out split", "accuracy, %", lambda run: _over_epochs(run.looks, "robust")),
+        _chart(groups, "Clean, held-out split", "accuracy, %", lambda run: _over_epochs(run.looks, "clean")),
+        _chart(groups, "Robust overfitting", "points below the best so far", _fallen),
+        _chart(groups, "Training loss", "outer loss, nats", lambda run: _over_epochs(run.metrics, "loss")),
+    ]
+    if not any(charts):
+        return ""
+    several = any(len(group.runs) > 1 for group in groups)
+    band = ", its band their range" if len(groups) <= MOST_BANDS else ""
+    text = f"A line is the mean over seeds{band}. " if several else ""
+    text += (
+        "Robust: under the validation's PGD, on images held out from training. Robust overfitting is how far robust accuracy has "
+        "fallen from the best look so far; 0 is none. Losses of different methods are not comparable."
+    )
+    edges = [_chart(groups, label, "nats", _edge(key)) for key, label in EDGES.items()]
+    triangle = ""
+    if any(edges):
+        what = "The triangle natural – robust – teacher: mutual information on the held-out split"
+        triangle = f'<details><summary>{what}</summary><div class="charts">{"".join(edges)}</div></details>'
+    names = legend([group.name for group in groups])
+    return f'{names}<div class="charts">{"".join(charts)}</div><p class="note">{text}</p>{triangle}'
+
+
+def _chart(groups: Sequence[Group], title: str, y_label: str, points: Callable[[Run], list[Point]]) -> str:
+    lines = [mean_line(group.name, i, [points(run) for run in group.runs]) for i, group in enumerate(groups)]
+    if len(groups) > MOST_BANDS:
+        lines = [replace(line, low=(), high=()) for line in lines]
+    return line_chart(title, lines, "epoch", y_label)
+
+
+def mean_line(name: str, number: int, curves: Sequence[Sequence[Point]]) -> Line:
+    """The mean of several curves at each x that one of them has, and their range where there are several."""
+    at: dict[float, list[float]] = {}
+    for x, y in (point for curve in curves for point in curve):
+        at.setdefault(x, []).append(y)
+    xs = sorted(at)
+    ys = [statistics.fmean(at[x]) for x in xs]
+    if sum(bool(curve) for curve in curves) < 2:
+        return Line(name, number, xs, ys)
+    return Line(name, number, xs, ys, [min(at[x]) for x in xs], [max(at[x]) for x in xs])
+
+
+def _over_epochs(records: Sequence[Row], key: str) -> list[Point]:
+    return [(r["epoch"], r[key]) for r in records if isinstance(r.get(key), int | float)]
+
+
+def _fallen(run: Run) -> list[Point]:
+    best, found = 0.0, []
+    for r in run.looks:
+        best = max(best, r["robust"])
+        found.append((r["epoch"], best - r["robust"]))
+    return found
+
+
+def _edge(key: str) -> Callable[[Run], list[Point]]:
+    def points(run: Run) -> list[Point]:
+        given = [(r["epoch"], r["triangle"]) for r in run.looks if isinstance(r.get("triangle"), dict)]
+        return [(epoch, edges[key]) for epoch, edges in given if isinstance(edges.get(key), int | float)]
+
+    return points
+
+
+def against_eps(groups: Sequence[Group], kind: str, table: str) -> str:
+    """Accuracy at each radius, and ``table`` below; the eps of training is marked."""
+    lines, details, eps = [], [], []
+    for i, group in enumerate(groups):
+        found = [c for run in group.runs if (c := curve_of(run, kind)) is not None]
+        curves = [list(zip(c["radii"], c["accuracy"], strict=True)) for c in found]
+        line = mean_line(group.name, i, curves)
+        if len(found) == 1:
+            line = Line(group.name, i, line.xs, line.ys, found[0]["low"], found[0]["high"])
+        lines.append(line)
+        details += [f"{c.get('attack')}: {c.get('detail')}, {c.get('samples')} test images" for c in found]
+        eps += [float(c["eps"]) for c in found if isinstance(c.get("eps"), int | float)]
+    if sum(bool(line.ys) for line in lines) > MOST_BANDS:
+        lines = [replace(line, low=(), high=()) for line in lines]
+    norms = {c.get("norm") for group in groups for run in group.runs if (c := curve_of(run, kind)) is not None}
+    unit = "L∞ radius, of a pixel's range" if norms == {"linf"} else "radius"
+    marks = [(at, "eps") for at in dict.fromkeys(eps)]
+    picture = line_chart("Accuracy under attack, by the radius of the ball", lines, unit, "accuracy, %", marks)
+    if not picture:
+        return ""
+    text = (
+        f"{' or '.join(dict.fromkeys(details))}. A line is the mean over seeds; "
+        "a band is their range, or of one run Wilson's 95 % interval. "
+        "A sound curve never rises; how far it has fallen by 4 eps depends on eps."
+    )
+    shown = [group.name if lines[i].ys else f"{group.name} (none)" for i, group in enumerate(groups)]
+    return f'{legend(shown)}<div class="charts">{picture}</div><p class="note">{escape(text)}</p>{table}'

@@ -1,0 +1,178 @@
+"""The tables of a report."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmard.core.threat import in_255ths
+from mmard.evaluation.scores import CLEAN, WORST
+from mmard.report.table import DASH, Cell, Sheet, interval, number, spread, words
+from mmard.runs.by_class import ByClass, of_group
+from mmard.runs.evaluation import Row
+from mmard.runs.groups import Group, accuracy, attacks_of, curve_of, spread_of
+
+
+def summary(groups: Sequence[Group], kind: str) -> Sheet | None:
+    """Mean ± sd over seeds, a row a group; of one run the interval over the test images."""
+    attacks = headline_first(attacks_of(groups, kind))
+    if not attacks:
+        return None
+    rows = []
+    for group in groups:
+        cells = [_accuracy(group, kind, attack) for attack in attacks]
+        held_out = [spread(group.spread(lambda run, key=key: (run.best or {}).get(key))) for key in ("clean", "robust")]  # type: ignore[misc]
+        rows.append([words(group.name), *cells, *held_out, number(len(group.runs), "d")])
+    titles = [attack if attack in (CLEAN, WORST) else f"{attack}, %" for attack in attacks]
+    columns = [
+        "runs",
+        *(t if t.endswith("%") else f"{t}, %" for t in titles),
+        "held-out clean, %",
+        "held-out robust, %",
+        "seeds",
+    ]
+    return Sheet("summary", "Accuracy", columns, rows, note=f"{_how(groups)}{_details(groups, kind)}")
+
+
+def headline_first(attacks: Sequence[str]) -> list[str]:
+    """Put the figure that counts first: the worst case, or what stands for it; the rest keeps its order."""
+    return sorted(attacks, key=lambda attack: attack != WORST)
+
+
+def _accuracy(group: Group, kind: str, attack: str) -> Cell:
+    found = [row for run in group.runs if kind in run.judged and (row := run.judged[kind].row(attack)) is not None]
+    if len(found) == 1:
+        return interval(found[0]["accuracy"], found[0]["low"], found[0]["high"])
+    return spread(group.spread(lambda run: accuracy(run, kind, attack)))
+
+
+def _how(groups: Sequence[Group]) -> str:
+    several = any(len(group.runs) > 1 for group in groups)
+    text = "Mean ± sample standard deviation over seeds; a single run with" if several else "With"
+    held_out = "Held-out: the best look during training, by which the checkpoint was chosen."
+    return f"{text} Wilson's 95 % interval over the test images in brackets. {held_out}"
+
+
+def _details(groups: Sequence[Group], kind: str) -> str:
+    found = [(run, run.judged[kind]) for group in groups for run in group.runs if kind in run.judged]
+    judged = [j for _, j in found]
+    counts = " or ".join(f"{n:,}" for n in sorted({j.samples for j in judged}))
+    text = f" Evaluation {kind}: {counts} test images, {_joined(run.threat(j) for run, j in found)}."
+    for attack in attacks_of(groups, kind):
+        if attack not in (CLEAN, WORST):
+            text += f" {attack}: {_joined(str(row['detail']) for j in judged if (row := j.row(attack)) is not None)}."
+    seeds = _joined(str(seed) for j in judged if (seed := j.facts.get("seed")) is not None)
+    sizes = _joined(str(size) for j in judged if (size := j.asked.get("batch_size")) is not None)
+    text += f" Seed of the attacks: {seeds}." if seeds else ""
+    text += f" Images attacked at once: {sizes}." if sizes else ""
+    made = _joined(j.versions for j in judged if j.versions)
+    text += f" Judged with {made}." if made else ""
+    return f"{text} Worst case: each image's worst of these."
+
+
+def _joined(found: Any) -> str:
+    return " or ".join(dict.fromkeys(found))
+
+
+def runs(groups: Sequence[Group], kind: str) -> Sheet | None:
+    """Every run with its intervals."""
+    attacks = headline_first(attacks_of(groups, kind))
+    if not attacks or sum(len(group.runs) for group in groups) < 2:
+        return None
+    rows = []
+    for group in groups:
+        for run in group.runs:
+            found = [run.judged[kind].row(a) if kind in run.judged else None for a in attacks]
+            cells = [Cell(DASH) if r is None else interval(r["accuracy"], r["low"], r["high"]) for r in found]
+            best = run.best or {}
+            rows.append(
+                [words(run.name), words(run.seed), *cells, number(best.get("epoch"), "d"), number(run.epochs[0], "d")]
+            )
+    columns = ["run", "seed", *(f"{attack}, %" for attack in attacks), "best epoch", "epochs"]
+    return Sheet(
+        "runs", "Each run", columns, rows, words=2, note="In brackets Wilson's 95 % interval over the test images."
+    )
+
+
+def radii(groups: Sequence[Group], kind: str) -> Sheet | None:
+    """Accuracy at each radius of the curve, a row a radius, a column a group."""
+    curves = {group.name: [c for run in group.runs if (c := curve_of(run, kind)) is not None] for group in groups}
+    curves = {name: found for name, found in curves.items() if found}
+    if not curves:
+        return None
+    at = sorted({radius for found in curves.values() for c in found for radius in c["radii"]})
+    rows = []
+    for radius in at:
+        cells = []
+        for found in curves.values():
+            values = [c["accuracy"][c["radii"].index(radius)] for c in found if radius in c["radii"]]
+            cells.append(spread(spread_of(values) if values else None))
+        rows.append([Cell(in_255ths(radius) if radius else "0", radius), *cells])
+    columns = ["radius", *(f"{name}, %" for name in curves)]
+    return Sheet("radii", "Accuracy against the radius", columns, rows, note="Mean ± sd over seeds.")
+
+
+def evaluations(groups: Sequence[Group], kind: str) -> Sheet | None:
+    """The evaluations that are not the one shown first, a row an attack."""
+    rows = []
+    for group in groups:
+        for run in group.runs:
+            for judged in run.judged.values():
+                if judged.name != kind and judged.attacked:
+                    rows += [
+                        [words(run.name), words(judged.name), words(run.threat(judged)), words(r["attack"]), words(r["detail"]),
+                         interval(r["accuracy"], r["low"], r["high"]), number(r["samples"], ",d")]
+                        for r in judged.rows
+                    ]  # fmt: skip
+    columns = ["run", "evaluation", "threat", "attack", "how", "accuracy, %", "images"]
+    return Sheet("evaluations", "Other evaluations", columns, rows, words=5) if rows else None
+
+
+def comparisons(results: Row) -> Sheet | None:
+    """The paired differences that a study's results.json holds."""
+    given = results.get("comparisons")
+    rows = []
+    for c in given if isinstance(given, list) else []:
+        try:
+            if int(c["n"]) < 2:
+                continue
+            low, high = c["low"], c["high"]
+            reach = (
+                Cell(DASH) if low is None else Cell(f"{low:+.2f} to {high:+.2f}".replace("-", "−"), low, {"to": high})
+            )
+            name, against = f"{c['label']} − {c['baseline']}", words(c["attack"])
+            tests = [number(c[key], ".3f") for key in ("p_t", "p_exact")]
+            rows.append([words(name), against, number(c["n"], "d"), number(c["mean"], "+.2f"), reach, *tests])
+        except (KeyError, TypeError, ValueError):
+            continue  # a file of another version
+    note = (
+        "A pair is two runs with the same seed and the same other labels. Student's 95 % interval and paired t-test; the exact "
+        "test flips signs, and with n pairs its p cannot go under 2/2ⁿ. Two-sided, not corrected for the number of tests."
+    )
+    columns = ["difference, points", "of", "pairs", "mean", "95 % interval", "p (t)", "p (sign flips)"]
+    return Sheet("comparisons", "Paired differences", columns, rows, words=2, note=note) if rows else None
+
+
+def classes(groups: Sequence[Group], kind: str) -> Sheet | None:
+    """Robust and clean accuracy by class, a column a group."""
+    found = [(group, by) for group in groups if (by := of_group(group, kind)) is not None]
+    if not found:
+        return None
+    names = list(dict.fromkeys(name for _, by in found for name in by.names))
+    titles = [f"{group.name}: {what}, %" for group, _ in found for what in ("worst case", "clean")]
+    titles = [t.partition(": ")[2] for t in titles] if len(found) == 1 else titles
+    rows = [
+        [words(name), _count(found[0][1], name), *(c for _, by in found for c in _of_class(by, name))] for name in names
+    ]
+    worst = "; ".join(f"{group.name}: {by.names[by.worst]}, {by.robust[by.worst]:.1f} %" for group, by in found)
+    note = f"Worst class – {worst}. Means over seeds. Of {found[0][1].source}: right under every attack of it."
+    return Sheet("classes", "Accuracy by class", ["class", "images", *titles], rows, note=note)
+
+
+def _count(by: ByClass, name: str) -> Cell:
+    return number(by.count[by.names.index(name)] if name in by.names else None, ",d")
+
+
+def _of_class(by: ByClass, name: str) -> list[Cell]:
+    if name not in by.names:
+        return [Cell(DASH), Cell(DASH)]
+    k = by.names.index(name)
+    return [number(by.robust[k], tint=by.robust[k] / 100), number(by.clean[k])]

@@ -1,0 +1,113 @@
+"""Tables of results, for the screen and for Markdown."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from mmard.evaluation.scores import WORST
+from mmard.utils.terminal import Table, line
+
+Rows = list[dict[str, Any]]
+MOST_ACROSS = 50  # characters of the attacks' names: the models' names need the rest of a narrow screen
+
+
+def scores_table(title: str, rows: Rows) -> Table:
+    """One model: accuracy under each attack with its interval and time."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=f"{rows[0]['samples']:,} test images; 95 % interval: Wilson, over these; one training run",
+    )
+    for name, justify in (
+        ("attack", "left"),
+        ("accuracy", "right"),
+        ("95 %", "right"),
+        ("seconds", "right"),
+        ("how", "left"),
+    ):
+        table.add_column(name, justify=justify, no_wrap=name == "attack")
+    for r in rows:
+        table.add_row(
+            r["attack"], f"{r['accuracy']:.2f} %", f"{r['low']:.1f}–{r['high']:.1f}", f"{r['seconds']:.1f}", r["detail"]
+        )
+        for s in r.get("stages", ()):  # what each of AutoAttack's attacks left and broke
+            how = f"broke {s['broken']:,} of {s['attacked']:,}"
+            table.add_row(f"  {s['stage']}", f"{s['accuracy']:.2f} %", "", f"{s['seconds']:.1f}", how)
+    return table
+
+
+def checks_lines(name: str, facts: Mapping[str, Any]) -> list[Text]:
+    """Say what the checks of an evaluation found, three lines a finding, or that they found nothing."""
+    checked = facts.get("checked", {"how": "none"})
+    if checked["how"] == "none":
+        return [line(f"{name}: nothing was checked")]
+    lines = []
+    for check in facts["checks"]:
+        colour = {"error": "bold red", "warning": "yellow"}.get(check["level"], "bold")
+        lines.append(line((f"{check['level']}: {check['name']}", colour), f"  {check['said']}"))
+        lines += [line(f"  means: {check['means']}"), line(f"  do: {check['do']}")]
+    if all(check["level"] == "note" for check in facts["checks"]):
+        probed = f", with further attacks on {checked['probed']} images" if checked["probed"] else ""
+        found = f"checks ({checked['how']}) found nothing amiss{probed}; {checked['seconds']:.1f} s"
+        lines.append(line(f"{name}: {found}"))
+    return lines
+
+
+def bench_table(figures: dict[str, Any]) -> Table:
+    """Speed of a step: ours, plain and base side by side."""
+    passes = ", ".join(
+        f"{name} {p['forward']} forward {p['backward']} backward" for name, p in figures["passes"].items()
+    )
+    title = f"{figures['student']} from {figures['teacher']}, batch {figures['batch']}, {figures['device']}, {figures['precision']}"
+    caption = f"{figures['gflop']:.0f} GFLOP a step ({passes}); matrix peak {figures['matrix_peak_gflops']:.0f} GFLOP/s"
+    t = figures["teacher_forward"]
+    caption += f"\nthe teacher's forward pass: {t['milliseconds']:.0f} ms, {t['share_of_peak']:.0%} of the peak"
+    for key, words in (("faster_than_plain", "times faster than plain"), ("cost_over_base", "times the base's time")):
+        if key in figures:
+            r, n = figures[key], figures["repeats"]
+            caption += f"\n{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f}) {words}, median and range of {n} pairs"
+    if (m := figures["memory"])["fixed_mib"] is not None:
+        caption += f"\nours takes {m['fixed_mib']:.0f} MiB + {m['mib_an_image']:.1f} MiB an image: {m['images_that_fit']:,} fit"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    for name in ("step", "ms", "images/s", "share of peak", "peak MiB"):
+        table.add_column(name, justify="left" if name == "step" else "right")
+    for name, ms in figures["milliseconds"].items():
+        share, memory = figures["share_of_peak"].get(name), figures["peak_mib"][name]
+        cells = [f"{ms:.0f}", f"{figures['images_per_second'][name]:.1f}", f"{share:.0%}" if share else "–"]
+        table.add_row(name, *cells, f"{memory:.0f}" if memory else "–")
+    return table
+
+
+def compare_table(results: Mapping[str, Rows]) -> Table:
+    """Several models side by side: an attack a column; a model a column where the attacks are more than fit across."""
+    attacks = _attacks(results)
+    table = Table(title="Accuracy on the test images, in percent", title_justify="left")
+    names, cells = list(results), [cells for _, cells in _cells(results, attacks)]
+    across = sum(map(len, attacks)) <= MOST_ACROSS
+    table.add_column("model" if across else "attack")
+    for head in attacks if across else names:
+        table.add_column(head, justify="right", overflow="fold")
+    rows = zip(names, cells, strict=True) if across else zip(attacks, zip(*cells, strict=True), strict=True)
+    for name, row in rows:
+        table.add_row(name, *row)
+    return table
+
+
+def compare_markdown(results: Mapping[str, Rows]) -> str:
+    """The same table as Markdown."""
+    attacks = _attacks(results)
+    lines = ["| model | " + " | ".join(attacks) + " |", "|---|" + "---:|" * len(attacks)]
+    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in _cells(results, attacks)]
+    return "\n".join(lines) + "\n"
+
+
+def _attacks(results: Mapping[str, Rows]) -> list[str]:
+    """All the attacks, the worst case last."""
+    found = dict.fromkeys(r["attack"] for rows in results.values() for r in rows)
+    return sorted(found, key=lambda attack: attack == WORST)
+
+
+def _cells(results: Mapping[str, Rows], attacks: list[str]) -> list[tuple[str, list[str]]]:
+    found = {name: {r["attack"]: f"{r['accuracy']:.2f}" for r in rows} for name, rows in results.items()}
+    return [(name, [by_attack.get(a, "–") for a in attacks]) for name, by_attack in found.items()]

@@ -1,0 +1,138 @@
+"""The tables of what was trained, where its examples lie, what it cost, and what its checks found."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from mmard.evaluation.scores import WORST
+from mmard.report.study_tables import COLUMNS
+from mmard.report.table import DASH, Cell, Sheet, spread, words
+from mmard.runs.evaluation import Row, part
+from mmard.runs.findings import checks_of
+from mmard.runs.groups import Group, spread_of
+from mmard.runs.record import MEMORY, Run, data_of, threat_of
+
+ENERGY = "joules"
+
+
+def diagnosis(groups: Sequence[Group]) -> list[Sheet]:
+    """Where examples lie, a table a group: mean ± sd over its students that were diagnosed alike."""
+    sheets: list[Sheet] = []
+    for group in groups:
+        found = [
+            run.diagnosis for run in group.runs if run.diagnosis and isinstance(run.diagnosis.get("examples"), dict)
+        ]
+        alike = [d for d in found if _kind(d) == _kind(found[0])]
+        if not alike:
+            continue
+        rows = [[words(name), *_of_examples(alike, name)] for name in alike[0]["examples"]]
+        students = f" ± sd over {len(alike)} students" if len(alike) > 1 else ""
+        facts = ", ".join(str(alike[0].get(key, "")) for key in ("split", "threat"))
+        note = f"Means{students}; {alike[0].get('images')} images, {facts}. What the columns mean: docs/diagnose.md."
+        columns = ["examples by", *(column for column, *_ in COLUMNS.values())]
+        sheets.append(
+            Sheet(f"diagnosis-{len(sheets) + 1}", f"Where examples lie, {group.name}", columns, rows, note=note)
+        )
+    return sheets
+
+
+def _kind(found: Row) -> tuple[str, ...]:
+    return (str(list(found["examples"])), *(str(found.get(key)) for key in ("threat", "split", "norm")))
+
+
+def _of_examples(alike: Sequence[Row], name: str) -> list[Cell]:
+    given = [d["examples"][name] for d in alike if isinstance(d["examples"][name], dict)]
+    rows = [row | {"distance": row.get(f"distance_{alike[0].get('norm')}")} for row in given]
+    cells = []
+    for key, (_, factor, digits) in COLUMNS.items():
+        values = [factor * row[key] for row in rows if isinstance(row.get(key), int | float)]
+        cells.append(spread(spread_of(values) if values else None, f".{digits}f"))
+    return cells
+
+
+def cost(groups: Sequence[Group]) -> Sheet | None:
+    """What training and judging took. A column of which no run knows anything is left out."""
+    wanted: list[tuple[str, str, Any]] = [
+        ("ms a step", ".1f", lambda run: _median([1000 * s for s in _steps(run)])),
+        (
+            "images/s",
+            ",.0f",
+            lambda run: _median([r["images_per_second"] for r in run.metrics if "images_per_second" in r]),
+        ),
+        (
+            "waiting for images, %",
+            ".1f",
+            lambda run: _median([100 * r["data_wait"] for r in run.metrics if "data_wait" in r]),
+        ),
+        ("training, minutes", ".1f", lambda run: sum(r["seconds"] for r in run.metrics) / 60 if run.metrics else None),
+        ("peak memory, MiB", ",.0f", lambda run: max((r[MEMORY] for r in run.metrics if MEMORY in r), default=None)),
+        ("energy, kJ", ".1f", lambda run: _energy(run)),
+        ("judging, minutes", ".1f", lambda run: _judging(run)),
+    ]
+    columns = [(t, form, [g.spread(get) for g in groups]) for t, form, get in wanted]
+    columns = [column for column in columns if any(found is not None for found in column[2])]
+    if not columns:
+        return None
+    rows = [[words(g.name), *(spread(found[i], form) for _, form, found in columns)] for i, g in enumerate(groups)]
+    note = (
+        "By the runs' own clocks, on the machine and with as much beside them as there was; a step is an epoch's seconds over its "
+        "steps, median over epochs, without the looks at held-out images. Peak memory: of the GPU where there was one, else of the "
+        "process. Energy: of the GPUs, as their drivers count it, with whatever else they did."
+    )
+    return Sheet("cost", "Time, memory, energy", ["runs", *(title for title, *_ in columns)], rows, note=note)
+
+
+def _steps(run: Run) -> list[float]:
+    """Seconds of a step, an epoch each."""
+    before = [0, *(r["step"] for r in run.metrics)]
+    return [r["seconds"] / (r["step"] - b) for r, b in zip(run.metrics, before, strict=False) if r["step"] > b]
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def _energy(run: Run) -> float | None:
+    known = [r[ENERGY] for r in run.metrics if ENERGY in r]
+    return sum(known) / 1000 if known and len(known) == len(run.metrics) else None
+
+
+def _judging(run: Run) -> float | None:
+    seconds = [r["seconds"] for j in run.judged.values() for r in j.rows if r["attack"] == WORST]
+    return sum(seconds) / 60 if seconds else None
+
+
+def checks(groups: Sequence[Group]) -> Sheet | None:
+    """What evaluations found when they checked themselves, each once with the runs in which it said so."""
+    said: dict[tuple[str, ...], list[str]] = {}
+    for run in (run for group in groups for run in group.runs):
+        for check in checks_of(run):
+            said.setdefault(tuple(check.values()), []).append(run.name)
+    rows = [
+        [*map(words, key), words(", ".join(names[:6]) + (" …" if len(names) > 6 else ""))]
+        for key, names in said.items()
+    ]
+    columns = ["check", "level", "what it found", "what it means", "what to do", "evaluation", "runs"]
+    return Sheet("checks", "Checks before and during the evaluation", columns, rows, words=7) if rows else None
+
+
+def setups(groups: Sequence[Group]) -> Sheet:
+    """What each group is: method, student, teacher, data, threat, precision."""
+    rows = []
+    for group in groups:
+        s = group.runs[0].settings
+        epochs, formula = part(s, "train").get("epochs"), group.runs[0].formula.replace("\n", "; ")
+        seeds = ", ".join(str(run.seed) for run in group.runs)
+        what = (
+            group.name,
+            formula or s.get("method"),
+            s.get("student"),
+            s.get("teacher") or DASH,
+            data_of(s),
+            threat_of(s),
+            epochs,
+            "; ".join(dict.fromkeys(run.precision for run in group.runs)) or DASH,
+        )
+        rows.append([*map(words, (*what, seeds))])
+    columns = ["runs", "method", "student", "teacher", "data", "threat", "epochs", "precision", "seeds"]
+    return Sheet("setups", "What was trained", columns, rows, words=9)

@@ -1,0 +1,157 @@
+"""A table once, and as HTML, Markdown, LaTeX and CSV."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from mmard.utils.csv_files import csv_text
+
+DASH = "–"
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "∞": r"$\infty$", "−": r"$-$", "×": r"$\times$",
+    "≥": r"$\geq$", "≤": r"$\leq$", "‖": r"$\Vert$", "·": r"$\cdot$", "–": "--",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a cell.
+
+    Attributes:
+        text: as a person reads it.
+        value: by which it is sorted, and what stands in a CSV file; None: the text.
+        more: further numbers of it for CSV, such as its ``sd``.
+        tint: strength of its background, 0 to 1; None: none.
+    """
+
+    text: str
+    value: float | None = None
+    more: Mapping[str, float] = field(default_factory=dict)
+    tint: float | None = None
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table.
+
+    Attributes:
+        key: its name in addresses and files.
+        columns: their titles.
+        rows: as many cells each.
+        words: so many of the first columns hold words; the others hold numbers.
+        note: what stands below it, in plain text.
+    """
+
+    key: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    words: int = 1
+    note: str = ""
+
+    def html(self) -> str:
+        """With a button in each head that sorts; one row has nothing to sort."""
+        heads = "".join(self._head(i, name) for i, name in enumerate(self.columns))
+        body = "".join(f"<tr>{''.join(self._cell(i, c) for i, c in enumerate(row))}</tr>" for row in self.rows)
+        note = f'<p class="note">{escape(self.note)}</p>' if self.note else ""
+        return (
+            f'<div class="scroll" role="region" aria-label="{escape(self.title)}" tabindex="0">'
+            f'<table id="table-{escape(self.key)}"><caption>{escape(self.title)}</caption>'
+            f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{note}"
+        )
+
+    def _head(self, i: int, name: str) -> str:
+        kind = "" if i < self.words else ' class="number"'
+        inside = f'<button type="button">{escape(name)}</button>' if len(self.rows) > 1 else escape(name)
+        return f'<th scope="col"{kind}>{inside}</th>'
+
+    def _cell(self, i: int, cell: Cell) -> str:
+        value = "" if cell.value is None else f' data-value="{cell.value:.10g}"'
+        tint = "" if cell.tint is None else f' style="--tint:{min(1.0, max(0.0, cell.tint)):.0%}"'
+        text, bracket = escape(cell.text), i >= self.words and cell.text.endswith(")")
+        if bracket:  # where there is no room for both, the interval stands below its figure
+            figure, _, reach = text.partition(" (")
+            text = f"{figure} <span>({reach}</span>"
+        kinds = {"number": i >= self.words, "interval": bracket, "tinted": cell.tint is not None}
+        kind = " ".join(name for name, is_so in kinds.items() if is_so)
+        attributes = f"{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}{value}{tint}"
+        tag = 'th scope="row"' if i == 0 else "td"
+        return f"<{tag}{attributes}>{text}</{tag.split()[0]}>"
+
+    def markdown(self) -> str:
+        """A table of GitHub's kind under a heading."""
+        lines = [self.columns, ["---"] * self.words + ["---:"] * (len(self.columns) - self.words)]
+        texts = [
+            [_markdown(name) for name in self.columns],
+            lines[1],
+            *([_markdown(c.text) for c in r] for r in self.rows),
+        ]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in texts)
+        return f"### {_markdown(self.title)}\n\n{table}\n" + (f"\n{_markdown(self.note)}\n" if self.note else "")
+
+    def latex(self) -> str:
+        """A float with booktabs' rules."""
+        shape = "l" * self.words + "r" * (len(self.columns) - self.words)
+        lines = [" & ".join(map(_latex, self.columns)) + r" \\", r"\midrule"]
+        lines += [" & ".join(_latex(c.text) for c in row) + r" \\" for row in self.rows]
+        caption = f"{_latex(self.title)}. {_latex(self.note)}".strip()
+        top = ["\\begin{table}", "\\centering", f"\\caption{{{caption}}}", f"\\label{{tab:{self.key}}}"]
+        top += [f"\\begin{{tabular}}{{{shape}}}", r"\toprule"]
+        return "\n".join([*top, *lines, r"\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
+
+    def csv(self) -> str:
+        """Plain numbers; where cells have an sd or an interval, in columns of their own."""
+        extra = [list(dict.fromkeys(key for row in self.rows for key in row[i].more)) for i in range(len(self.columns))]
+        head = [t for name, keys in zip(self.columns, extra, strict=True) for t in (name, *_titles(name, keys))]
+        lines = []
+        for row in self.rows:
+            line: list[str | float] = []
+            for cell, keys in zip(row, extra, strict=True):
+                line += [cell.text if cell.value is None else cell.value, *(cell.more.get(key, "") for key in keys)]
+            lines.append(["" if value == DASH else value for value in line])
+        return csv_text(head, lines)
+
+
+def _titles(name: str, keys: Sequence[str]) -> list[str]:
+    return [f"{name} {key}" for key in keys]
+
+
+def words(text: object) -> Cell:
+    """A cell of words."""
+    return Cell(str(text))
+
+
+def number(value: float | None, form: str = ".1f", tint: float | None = None) -> Cell:
+    """A cell with a number; a dash where there is none."""
+    return Cell(DASH) if value is None else Cell(f"{value:{form}}".replace("-", "−"), value, tint=tint)
+
+
+def spread(found: tuple[float, float | None] | None, form: str = ".1f") -> Cell:
+    """``61.0 ± 1.8``; one value stands alone."""
+    if found is None or found[1] is None:
+        return number(None if found is None else found[0], form)
+    return Cell(f"{found[0]:{form}} ± {found[1]:{form}}", found[0], {"sd": found[1]})
+
+
+def interval(value: float, low: float, high: float) -> Cell:
+    """``61.0 (55.8–65.9)``."""
+    return Cell(f"{value:.1f} ({low:.1f}–{high:.1f})", value, {"low": low, "high": high})
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([|\\`*<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
+
+
+def written(sheets: Sequence[Sheet], kind: str, stem: str) -> dict[str, str]:
+    """File name → text: all the tables in one Markdown or LaTeX file, or a CSV file each."""
+    if kind == "md":
+        return {f"{stem}.md": "\n".join(sheet.markdown() for sheet in sheets)}
+    if kind == "tex":
+        return {f"{stem}.tex": "% needs \\usepackage{booktabs}\n\n" + "\n".join(sheet.latex() for sheet in sheets)}
+    return {f"{stem}.{sheet.key}.csv": sheet.csv() for sheet in sheets}

@@ -1,0 +1,72 @@
+"""Accuracy of each class, from verdicts and labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from mmard.runs.evaluation import Judged
+from mmard.runs.groups import Group, of_judged
+from mmard.runs.record import Run
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """Of one evaluation, in percent.
+
+    Attributes:
+        names: of the classes that have images.
+        count: images of each.
+        clean, robust: share still right without attack, and under every attack of the evaluation.
+        source: the evaluation's folder.
+    """
+
+    names: tuple[str, ...]
+    count: tuple[int, ...]
+    clean: tuple[float, ...]
+    robust: tuple[float, ...]
+    source: str
+
+    @property
+    def worst(self) -> int:
+        """The number of the least robust class; of twins the first."""
+        return self.robust.index(min(self.robust))
+
+    def mean(self, values: Sequence[float]) -> float:
+        """Over the classes, each counting the same."""
+        return sum(values) / len(values)
+
+
+def by_class(run: Run, kind: str) -> ByClass | None:
+    """Of the evaluation shown first, if it was an attack and its labels are there, else of another; None where none has them."""
+    judged = of_judged(run, lambda j: j.labels if j.correct is not None and j.attacked else None, kind)
+    return None if judged is None else _counted(judged)
+
+
+def _counted(judged: Judged) -> ByClass | None:
+    correct, labels, names = judged.correct, judged.labels, judged.classes()
+    if correct is None or labels is None or len(labels) != len(correct) or int(labels.max()) >= len(names):
+        return None
+    right = torch.stack([correct[:, 0].double(), correct.bool().all(1).double()])
+    count = torch.bincount(labels, minlength=len(names))
+    sums = torch.zeros(2, len(names), dtype=torch.float64).index_add_(1, labels, right)
+    there = count.nonzero()[:, 0]
+    clean, robust = (100 * sums / count.clamp_min(1))[:, there].tolist()
+    return ByClass(
+        tuple(names[k] for k in there), tuple(count[there].tolist()), tuple(clean), tuple(robust), judged.name
+    )
+
+
+def of_group(group: Group, kind: str) -> ByClass | None:
+    """The mean over a group's runs that were judged alike; None where none has labels."""
+    found = [one for run in group.runs if (one := by_class(run, kind)) is not None]
+    alike = [
+        one for one in found if (one.names, one.count, one.source) == (found[0].names, found[0].count, found[0].source)
+    ]
+    if not alike:
+        return None
+    clean, robust = (
+        tuple(sum(column) / len(alike) for column in zip(*(getattr(one, key) for one in alike), strict=True))
+        for key in ("clean", "robust")
+    )
+    return ByClass(alike[0].names, alike[0].count, clean, robust, alike[0].source)

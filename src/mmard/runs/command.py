@@ -1,0 +1,57 @@
+"""The command that makes an evaluation anew, in the folder where it is."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmard.runs.evaluation import BEST, Judged, part
+from mmard.utils.errors import MmardError
+from mmard.utils.text_files import NoYamlError, parse_yaml
+
+BATCH_SIZE = 500
+"""Of `mmard eval`, where it is told no other."""
+
+
+def again(judged: Judged, runs: Sequence[Path]) -> str:
+    """``mmard eval RUN ... --attacks pgd-20 --limit 500 threat.eps=4/255``, with all that the evaluation was asked for.
+
+    Without the attacks, the protocol, the number of images or a setting the figures would go to another folder. Where nothing
+    was checked, it checks what is usual.
+
+    Args:
+        runs: the folders to judge so; another run's weights have the same name there.
+    """
+    asked, overrides = judged.asked, part(judged.asked, "overrides")
+    words = [str(run if judged.weights == BEST else run / judged.weights) for run in runs]
+    batch_size = asked.get("batch_size")
+    options = {key: asked.get(key) for key in ("attacks", "protocol", "limit", "seed")}
+    options |= {"batch-size": None if batch_size == BATCH_SIZE else batch_size}
+    options |= {"checks": _checks(judged), "twin": overrides.get("twin")}
+    words += [word for key, value in options.items() if value for word in (f"--{key}", str(value))]
+    words += ["--curve"] if judged.curve is not None else []
+    words += [f"{key}={as_word(value)}" for key, value in overrides.items() if key != "twin"]
+    return shlex.join(["mmard", "eval", *words])
+
+
+def _checks(judged: Judged) -> str | None:
+    """Where others were asked for than the attacks bring with them."""
+    usual = "full" if "AutoAttack" in judged.attacks else "quick"
+    return None if judged.checked in ("none", usual) else judged.checked
+
+
+def as_word(value: Any) -> str:
+    """A setting's value as the command line reads it back: as YAML.
+
+    >>> [as_word(value) for value in ("4/255", 0.1, None, "8")]
+    ['4/255', '0.1', 'null', '"8"']
+    """
+    plain = value if isinstance(value, str) else json.dumps(value)
+    try:
+        same = parse_yaml(plain, "a setting") == value
+    except NoYamlError:
+        same = True  # what is no YAML is taken as it stands
+    except MmardError:
+        same = False
+    return plain if same else json.dumps(value)

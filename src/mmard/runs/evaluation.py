@@ -1,0 +1,169 @@
+"""An evaluation of a run, read for a report. What cannot be read is a line in the run's faults, and the rest is shown."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from mmard.evaluation.examples import Examples
+from mmard.evaluation.scores import CLEAN, WORST
+from mmard.models.tensor_files import load_tensors
+from mmard.utils.errors import MmardError, first_line
+from mmard.utils.files import read_json
+
+T = TypeVar("T")
+Row = dict[str, Any]
+BEST = "best.safetensors"
+OF_A_ROW = {
+    "attack": str,
+    "detail": str,
+    "accuracy": float,
+    "low": float,
+    "high": float,
+    "samples": int,
+    "seconds": float,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One evaluation of a run.
+
+    Attributes:
+        name: its folder, such as ``best_PGD-20_C-W``.
+        facts: scores.json without its rows.
+        rows: an attack each, as `mmard.Scores.rows` gives them.
+        correct: (N, K) bool, sample × attack; None where there are no verdicts.
+        labels: (N,) int64; None where they were not kept.
+        curve: accuracy against the radius; None where it was not asked for.
+        shown: a few images; None where there are none.
+    """
+
+    name: str
+    facts: Row
+    rows: list[Row]
+    correct: Tensor | None = None
+    labels: Tensor | None = None
+    curve: Row | None = None
+    shown: Examples | None = None
+
+    @property
+    def attacks(self) -> list[str]:
+        """The names, ``clean`` first and the worst case last."""
+        return [row["attack"] for row in self.rows]
+
+    @property
+    def attacked(self) -> bool:
+        """Was it more than a look at the natural images?"""
+        return any(name not in (CLEAN, WORST) for name in self.attacks)
+
+    @property
+    def samples(self) -> int:
+        """How many images."""
+        return int(self.rows[0]["samples"])
+
+    def row(self, attack: str) -> Row | None:
+        """The row of an attack, where it was run."""
+        return next((row for row in self.rows if row["attack"] == attack), None)
+
+    def classes(self) -> list[str]:
+        """Their names; numbers where the file does not have them."""
+        known = self.facts.get("classes")
+        if isinstance(known, list) and known:
+            return [str(name) for name in known]
+        return [] if self.labels is None else [str(k) for k in range(int(self.labels.max()) + 1)]
+
+    @property
+    def weights(self) -> str:
+        """The name of the file that was judged; where an old scores.json does not say it, the folder's name does."""
+        model = self.facts.get("model")
+        last = self.name.startswith("last")
+        return Path(model).name if isinstance(model, str) and model else "last.safetensors" if last else BEST
+
+    @property
+    def asked(self) -> Row:
+        """What the command named: attacks, limit, seed and so on; empty in old files."""
+        return part(self.facts, "asked")
+
+    @property
+    def checked(self) -> str:
+        """Whether it can be believed: looked at in ``full``, ``quick`` or, as in old files, not at all: ``none``."""
+        return str(part(self.facts, "checked").get("how", "none"))
+
+    @property
+    def versions(self) -> str:
+        """``mmard 1.0, torch 2.11, pyautoattack 0.2``; empty in old files."""
+        return ", ".join(f"{name} {version}" for name, version in part(self.facts, "versions").items())
+
+    @property
+    def of_best(self) -> bool:
+        """Is it of the run's best checkpoint, and not of the last one or of an exported file?"""
+        return self.weights == BEST and not {"twin", "runtime"} & self.facts.keys()
+
+    @property
+    def own(self) -> bool:
+        """Is it of the best checkpoint as it is, with no setting overridden?"""
+        return self.of_best and not self.asked.get("overrides")
+
+
+def part(settings: Mapping[str, Any], name: str) -> Row:
+    """A section of settings or facts; empty where it is none."""
+    found = settings.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def read_judged(folder: Path, faults: list[str]) -> Judged:
+    """Read an evaluation; files beside scores.json that cannot be read are a line in ``faults``.
+
+    Raises:
+        MmardError: where there is no table.
+    """
+    facts = read_json(folder / "scores.json")
+    rows = facts.pop("attacks", None)
+    if not isinstance(rows, list) or not rows or not all(_is_row(row) for row in rows):
+        raise MmardError(f"{folder / 'scores.json'} has no table of attacks; mmard eval writes it anew")
+    verdicts = optional(folder / "verdicts.safetensors", lambda at: load_tensors(at)[0], faults) or {}
+    correct = verdicts.get("correct")
+    if correct is not None and tuple(correct.shape) != (rows[0]["samples"], sum(r["attack"] != WORST for r in rows)):
+        faults.append(f"{folder / 'verdicts.safetensors'} does not fit scores.json; mmard eval writes both anew")
+        verdicts = {}
+    curve = optional(folder / "curve.json", _curve, faults)
+    shown = optional(folder / "examples.safetensors", Examples.load, faults)
+    if all(row["attack"] in (CLEAN, WORST) for row in rows):
+        rows = rows[:1]  # where nothing attacked there is no worst case
+    return Judged(folder.name, facts, rows, verdicts.get("correct"), verdicts.get("labels"), curve, shown)
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and all(
+        isinstance(row.get(key), (int, float) if kind is float else kind) for key, kind in OF_A_ROW.items()
+    )
+
+
+def _curve(file: Path) -> Row:
+    found = read_json(file)
+    columns = [found.get(key) for key in ("radii", "accuracy", "low", "high")]
+    if not all(isinstance(c, list) and c and all(isinstance(v, int | float) for v in c) for c in columns):
+        raise MmardError(f"{file} holds no curve; mmard eval --curve writes it anew")
+    if len({len(c) for c in columns if c is not None}) > 1:
+        raise MmardError(f"{file} has columns of several lengths; mmard eval --curve writes it anew")
+    return found
+
+
+def optional(file: Path, read: Callable[[Path], T], faults: list[str]) -> T | None:
+    """What a file holds, where there is one and it is whole."""
+    return attempt(lambda: read(file), file, faults) if file.is_file() else None
+
+
+def attempt(read: Callable[[], T], file: Path, faults: list[str]) -> T | None:
+    """What ``read`` gives; None, with a line in ``faults``, where the file cannot be read."""
+    try:
+        return read()
+    except MmardError as e:
+        faults.append(str(e))
+    except (OSError, ValueError, SafetensorError) as e:
+        faults.append(f"cannot read {file}: {first_line(e)}")
+    return None

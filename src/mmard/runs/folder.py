@@ -1,0 +1,295 @@
+"""A run folder: resolved settings, metrics, checkpoints. Killed at any moment, it stays whole."""
+
+import fcntl
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+import yaml
+
+from mmard.utils.checkpoint_digest import is_whole, seal
+from mmard.utils.errors import MmardError, first_line
+from mmard.utils.files import load_safely, read_json, write_text, write_whole
+from mmard.utils.numbers import is_number
+from mmard.utils.safe_open import open_to_append
+from mmard.utils.text_files import NoJsonError, parse_json, read_text
+
+NO_EFFECT = ("about", "out", "tensorboard", "teacher_recipe", "teacher_check", "licence")
+"""Settings that change nothing in a result."""
+NO_NUMBERS: dict[str, type] = {"precision": str, "chosen_by": str, "collapsed": bool}  # all else in the metrics is one
+
+
+class RunFolder:
+    """Files of one run, in ``path``: settings.yaml, method.txt, metrics.jsonl, checkpoint.pt, best and last weights, eval/."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).expanduser()
+        self.settings_file = self.path / "settings.yaml"
+        self.formula_file = self.path / "method.txt"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.checkpoint_file = self.path / "checkpoint.pt"
+        self.best_file = self.path / "best.safetensors"
+        self.last_file = self.path / "last.safetensors"
+        self.teachers_file = self.path / "teachers.json"
+        self.history_file = self.path / "history.json"
+        self._board: Any = None
+        self._lock: IO[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    def lock(self) -> None:
+        """Keep other processes out until `close`; the lock goes with the process, however that ends."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open_to_append(self.path / ".lock")
+        except OSError as e:
+            raise MmardError(f"cannot write in {self.path}: {first_line(e)}") from e
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            self._lock.seek(0)
+            holder = self._lock.read().strip() or "another"
+            raise MmardError(f"{self.path} is in use by process {holder}; wait, or choose another out=") from e
+        except OSError as e:
+            raise MmardError(f"cannot lock {self.path}: {first_line(e)}; choose an out= on another file system") from e
+        with suppress(OSError):  # on a full disk the lock holds, only without a name
+            self._lock.truncate(0)
+            self._lock.write(str(os.getpid()))
+            self._lock.flush()
+
+    @property
+    def has_run(self) -> bool:
+        """Has a run got so far that there is something to lose?"""
+        return self.checkpoint_file.exists() or self.best_file.exists() or bool(self.metrics())
+
+    def begin(self, settings: dict[str, Any], tensorboard: bool = False, formula: str = "") -> None:
+        """Write the resolved settings and the method's formula; ``tensorboard`` copies the metrics there too."""
+        write_text(self.formula_file, formula + "\n")
+        write_text(self.settings_file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+        self._board = _board(self.path / "tensorboard") if tensorboard else None
+
+    def formula(self) -> str:
+        """Read the method's formula as it was when it was trained; empty where the folder does not keep it."""
+        try:
+            return printable(read_text(self.formula_file)) if self.formula_file.is_file() else ""
+        except MmardError:
+            return ""
+
+    def close(self) -> None:
+        """Flush what is not on disk yet and let others in."""
+        for file in (self._board, self._lock):
+            with suppress(OSError):  # of a full disk, which the write that matters has named
+                if file is not None:
+                    file.close()
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a line to the metrics."""
+        try:
+            with open_to_append(self.metrics_file) as f:
+                f.write(json.dumps(record) + "\n")
+                f.flush()
+                os.fsync(f.fileno())  # as the checkpoint that follows: it must not be of an epoch that has no line
+        except OSError as e:
+            kept = (
+                "the last checkpoint is kept" if self.path.is_dir() else "its folder is gone: was it moved or removed?"
+            )
+            raise MmardError(f"cannot write {self.metrics_file}: {first_line(e)}; {kept}") from e
+        if self._board is not None:
+            for name, value in record.items():
+                parts = {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+                for tag, number in parts.items():
+                    if not isinstance(number, str):
+                        self._board.add_scalar(tag, number, record["step"])
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of the metrics; a last one cut short by a kill is left out, with a warning.
+
+        Raises:
+            MmardError: for another line that is no record of a step.
+        """
+        if not self.metrics_file.exists():
+            return []
+        lines = read_text(self.metrics_file).splitlines()
+        records = [_record(line, f"{self.metrics_file}: line {i}") for i, line in enumerate(lines, 1)]
+        whole = [r for r in records if r is not None]
+        if None in records[:-1]:
+            at = records.index(None) + 1
+            raise MmardError(f"{self.metrics_file}: line {at} is no record of a step; mend that line, or remove it")
+        if None in records:
+            warnings.warn(
+                f"{self.metrics_file}: its last line is cut short and left out; a run that goes on takes it from its checkpoint",
+                stacklevel=2,
+            )
+        return whole
+
+    def forget_after(self, step: int, last: dict[str, Any] | None = None) -> None:
+        """Drop the metrics of steps that a resumed run will do again; make the folder where there is none.
+
+        Args:
+            last: the line that the checkpoint says was the last, which is put back where it is missing.
+        """
+        kept = [r for r in self.metrics() if r["step"] <= step]
+        if last is not None and all(r["step"] != last["step"] for r in kept):
+            kept.append(last)
+        write_text(self.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
+
+    def keep_history(self, history: list[dict[str, Any]]) -> None:
+        """Write history.json: when the run was extended, and what changed then."""
+        text = json.dumps(history, indent=2, ensure_ascii=False) + "\n"
+        write_text(self.history_file, text, make_folder=False)
+
+    def history_told(self) -> list[str]:
+        """Tell the run's extensions, a line each; none where it was never extended.
+
+        Raises:
+            MmardError: for a file that is not as `keep_history` writes it.
+        """
+        file = self.history_file
+        found = parse_json(read_text(file), str(file)) if file.is_file() else []
+        try:
+            return [printable(extension_told(entry)) for entry in found]
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
+            raise MmardError(f"{file} is no history of a run ({first_line(e)}); mend it, or remove it") from e
+
+    def teachers_told(self) -> list[str]:
+        """Tell what the look at each teacher found before it taught, a line each; none where nobody looked.
+
+        Raises:
+            MmardError: for a file that is not as training writes it.
+        """
+        file = self.teachers_file
+        found = read_json(file) if file.is_file() else {}
+        try:
+            return [printable(look_told(name, look)) for name, look in found.items()]
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise MmardError(f"{file} does not say what was found of teachers ({first_line(e)}); remove it") from e
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint in one step, with a digest of its contents; a folder that is gone is an error."""
+        write_whole(self.checkpoint_file, lambda part: _save_sealed(state, part), make_folder=False)
+
+    def made_with(self) -> dict[str, Any] | None:
+        """Read the settings in the checkpoint, not those of a file that anyone may edit; None where it has none, as old ones."""
+        if not self.checkpoint_file.is_file():
+            return None
+        try:
+            state = load_safely(self.checkpoint_file, mapped=True)
+        except Exception:  # damaged bytes fail in every way there is
+            state = self.load()  # which says what is wrong
+        settings = state.get("settings") if isinstance(state, dict) else None
+        return settings if isinstance(settings, dict) else None
+
+    def load(self) -> dict[str, Any] | None:
+        """Read the checkpoint, None where there is none yet. It is read with ``weights_only`` and can run no code.
+
+        Raises:
+            MmardError: when it is not whole, not what was written, or no checkpoint.
+        """
+        if not self.checkpoint_file.exists():
+            return None
+        try:
+            if not is_whole(self.checkpoint_file):
+                raise MmardError(
+                    f"{self.checkpoint_file} is damaged: its contents do not match its digest; put a copy in its place, or "
+                    "remove it to start anew"
+                )
+            state = load_safely(self.checkpoint_file)
+        except MmardError:
+            raise
+        except Exception as e:  # of an old one without a digest: damaged bytes fail in every way there is
+            raise MmardError(
+                f"{self.checkpoint_file} is no whole checkpoint (it cannot be read); remove it to start anew"
+            ) from e
+        if not isinstance(state, dict) or not isinstance(step := state.get("step"), int) or step < 0:
+            raise MmardError(f"{self.checkpoint_file} is no checkpoint of this package; remove it to start anew")
+        return state
+
+
+def _save_sealed(state: dict[str, Any], path: Path) -> None:
+    sums = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)  # the seal stands on them
+    try:
+        torch.save(state, path)
+    finally:
+        torch.serialization.set_crc32_options(sums)
+    seal(path)
+
+
+def _record(line: str, where: str) -> dict[str, Any] | None:
+    """A line of the metrics; None where it is none, as one that a kill cut short.
+
+    Raises:
+        MmardError: for a record whose values are no numbers.
+    """
+    try:
+        record = parse_json(line, where)
+    except NoJsonError:
+        return None
+    if not isinstance(record, dict) or "step" not in record:
+        return None
+    for name, value in record.items():
+        parts = value if isinstance(value, dict) else {name: value}
+        for part, number in parts.items():
+            if isinstance(number, NO_NUMBERS.get(part, ())):
+                continue
+            kind = int if part in ("step", "epoch") else int | float
+            if not is_number(number) or not isinstance(number, kind):
+                what = "a whole number" if kind is int else "a number"
+                raise MmardError(f"{where}: {part!r} is {number!r}, expected {what}; mend that line, or remove it")
+    return record
+
+
+def printable(text: Any) -> str:
+    """Keep what can be shown of a text from somebody's file: no control characters but line breaks, at most 10,000 letters."""
+    return "".join(c for c in str(text or "")[:10_000] if c == "\n" or c.isprintable()).strip()
+
+
+def _board(path: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e:
+        raise MmardError("tensorboard=true needs one more package: pip install 'mmard[board]'") from e
+    return SummaryWriter(str(path))
+
+
+def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Find settings that differ: dotted key → old and new value."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in dict.fromkeys([*old, *new]):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found |= changes(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found[f"{prefix}{key}"] = (a, b)
+    return found
+
+
+def listed(changed: dict[str, tuple[Any, Any]]) -> str:
+    """Write changes as ``key: old → new; key: old → new``."""
+    return "; ".join(f"{key}: {old} → {new}" for key, (old, new) in changed.items())
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Find settings that differ, as ``key: old → new``."""
+    return [listed({key: pair}) for key, pair in changes(old, new, prefix).items()]
+
+
+def extension_told(entry: Mapping[str, Any]) -> str:
+    """Tell an extension of a run in one line, from its entry in history.json."""
+    changed = ", ".join(f"{key} {old} → {new}" for key, (old, new) in entry["changed"].items())
+    return f"extended at epoch {entry['epoch']:g}: {changed}; learning rate {entry['lr'][0]:.3g} → {entry['lr'][1]:.3g}"
+
+
+def look_told(name: str, found: Mapping[str, Any]) -> str:
+    """Tell in one line what a look at a teacher found, from its entry in teachers.json."""
+    robust = f", PGD-10 {found['pgd_10']:.1f} % ({found['threat']})" if "pgd_10" in found else ""
+    claims = {k: v for k, v in found["claimed"].items() if is_number(v)}
+    claimed = f"; claimed: {', '.join(f'{k} {v:g} %' for k, v in claims.items())}" if claims else ""
+    who = "teacher" if name == "teacher" else f"teachers.{name}"
+    return f"{who}: clean {found['clean']:.1f} %{robust} on {found['images']} held-out images{claimed}"

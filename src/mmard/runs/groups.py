@@ -1,0 +1,161 @@
+"""Runs that differ by their seed alone stand together: mean and spread over them."""
+
+import json
+import statistics
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmard.evaluation.scores import WORST
+from mmard.runs.evaluation import Judged, Row
+from mmard.runs.folder import NO_EFFECT
+from mmard.runs.record import Run, is_run, read_run
+from mmard.utils.errors import MmardError
+from mmard.utils.files import read_json
+from mmard.utils.portable_paths import portable
+
+SAME = ("seed", *NO_EFFECT)
+"""Settings by which runs of a group may differ."""
+Known = tuple[Row | None, str]
+"""Resolved settings, None where they cannot be; and the formula, empty where there is none."""
+Spread = tuple[float, float | None]
+"""Mean and sample standard deviation; None for a single value."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs with the same settings but for the seed, none of which has a seed twice."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    def spread(self, value: Callable[[Run], float | None]) -> Spread | None:
+        """Mean and sd of what a run is asked for, over the runs that have it; None where none has."""
+        found = [v for run in self.runs if (v := value(run)) is not None]
+        return spread_of(found) if found else None
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Mean and sample standard deviation (n − 1).
+
+    >>> spread_of([1.0, 3.0])
+    (2.0, 1.4142135623730951)
+    """
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def read_all(sources: Sequence[Path], known: Callable[[Path], Known]) -> list[Group]:
+    """The runs behind run folders and study folders, in groups.
+
+    Args:
+        known: settings and formula of a run folder; who gives it knows both, and this floor does not.
+
+    One whose settings cannot be read is left out with a warning; a folder that is named twice counts once.
+
+    Raises:
+        MmardError: where a source is neither, and where no run is left.
+    """
+    runs = []
+    for source in {path.resolve(): path for path in sources}.values():
+        if not source.is_dir():
+            raise MmardError(f"there is no folder {source}; expected a run folder or a study's")
+        inside = [source] if is_run(source) else _of_study(source)
+        if not inside:
+            raise MmardError(f"there is no run in {source}; expected a run folder, or a study's with runs in it")
+        runs += [(path, source) for path in inside]
+    found, inner = [], []
+    for path, source in runs:
+        try:
+            resolved, formula = known(path)
+            found.append(read_run(path, _name(path, source), formula, resolved))
+            inner.append(path != source)
+        except MmardError as e:
+            if len(runs) == 1:
+                raise
+            warnings.warn(f"left out: {e}", stacklevel=2)
+    if not found:
+        raise MmardError(f"none of the {len(runs)} runs can be read")
+    groups = grouped(found, in_a_study=inner)  # by whole paths; what is shown is handed on
+    return [Group(g.name, tuple(replace(r, settings=portable(dict(r.settings))) for r in g.runs)) for g in groups]
+
+
+def _of_study(folder: Path) -> list[Path]:
+    """The runs in a study's folder, in the study's order where its results.json has one: the baseline comes first."""
+    inside = sorted(file.parent for file in folder.rglob("settings.yaml"))
+    try:
+        rows = read_json(folder / "results.json").get("rows")
+    except MmardError:
+        rows = None
+    order = [str(row.get("run")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    place = {name: i for i, name in enumerate(order)}
+    return sorted(inside, key=lambda path: place.get(path.relative_to(folder).as_posix(), len(place)))
+
+
+def _name(path: Path, source: Path) -> str:
+    return path.relative_to(source).as_posix() if path != source else path.resolve().name
+
+
+def grouped(runs: Sequence[Run], in_a_study: Sequence[bool]) -> list[Group]:
+    """In the order in which the first of each group came; a run within a study is known by its cell's labels."""
+    members: dict[tuple[str, int], list[Run]] = {}
+    names: dict[tuple[str, int], str] = {}
+    seen: Counter[str] = Counter()
+    for run, inner in zip(runs, in_a_study, strict=True):
+        kind = json.dumps({k: v for k, v in run.settings.items() if k not in SAME}, sort_keys=True, default=str)
+        key = (kind, seen[f"{kind} {run.seed}"])  # the same seed twice: another group
+        seen[f"{kind} {run.seed}"] += 1
+        members.setdefault(key, []).append(run)
+        names.setdefault(key, run.name.rpartition("/")[0] if inner and "/" in run.name else run.name)
+    groups, taken = [], Counter[str]()
+    for key, name in names.items():
+        taken[name] += 1
+        groups.append(Group(f"{name} ({taken[name]})" if taken[name] > 1 else name, tuple(members[key])))
+    return groups
+
+
+def kind_of(groups: Sequence[Group]) -> str:
+    """The evaluation shown first: of best checkpoints, what most runs have, with no setting overridden, most attacks, most images.
+
+    An exported file, the last checkpoint or another threat say something else than a reader takes the first table for, however
+    many rows they have. One without an attack only where there is no other; empty where no run was judged.
+    """
+    found: dict[str, list[Judged]] = {}
+    for group in groups:
+        for run in group.runs:
+            for name, judged in run.judged.items():
+                found.setdefault(name, []).append(judged)
+
+    def rank(name: str) -> tuple[bool, bool, int, bool, int, int, str]:
+        every = found[name]
+        attacked, best = any(judged.attacked for judged in every), all(judged.of_best for judged in every)
+        own, rows = all(judged.own for judged in every), max(len(judged.rows) for judged in every)
+        return attacked, best, len(every), own, rows, every[0].samples, name
+
+    return max(found, key=rank, default="")
+
+
+def attacks_of(groups: Sequence[Group], kind: str) -> list[str]:
+    """All the attacks of that evaluation, in the order in which they came."""
+    every = [run.judged[kind].attacks for group in groups for run in group.runs if kind in run.judged]
+    return sorted(dict.fromkeys(a for attacks in every for a in attacks), key=lambda a: a == WORST)
+
+
+def accuracy(run: Run, kind: str, attack: str) -> float | None:
+    """Of a run under an attack, in percent."""
+    row = run.judged[kind].row(attack) if kind in run.judged else None
+    return None if row is None else float(row["accuracy"])
+
+
+def of_judged(run: Run, wanted: Callable[[Judged], Any], kind: str) -> Judged | None:
+    """The evaluation of a run that has what is wanted: the one shown first, else the best checkpoint's, with most images."""
+    fit = [j for j in run.judged.values() if wanted(j) is not None]
+    return max(fit, key=lambda j: (j.name == kind, j.own, j.samples, j.name), default=None)
+
+
+def curve_of(run: Run, kind: str) -> Row | None:
+    """Accuracy against the radius, where it was measured."""
+    judged = of_judged(run, lambda j: j.curve, kind)
+    return judged.curve if judged else None

@@ -1,0 +1,79 @@
+"""What a report could show and the run folders do not hold yet, each with the command that makes it."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mmard.runs.by_class import by_class
+from mmard.runs.command import again
+from mmard.runs.groups import Group, of_judged
+from mmard.runs.record import MEMORY, Run
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A part that is not there, of some runs, and the command that makes it for all of them."""
+
+    what: str
+    runs: tuple[str, ...]
+    command: str
+
+
+def missing_of(groups: Sequence[Group], kind: str) -> list[Missing]:
+    """In the order of the report; one entry for each part."""
+    runs = [run for group in groups for run in group.runs]
+    parts: list[tuple[str, Callable[[Run], bool], Callable[[Sequence[Run]], str]]] = [
+        ("an end of the training", lambda run: run.finished, _resume),
+        (
+            "scores on test images",
+            lambda run: any(j.attacked for j in run.judged.values()),
+            lambda r: f"mmard eval {_paths(r)}",
+        ),
+        ("accuracy by class", lambda run: by_class(run, kind) is not None, lambda r: _again(r, kind)),
+        (
+            "accuracy against eps",
+            lambda run: of_judged(run, lambda j: j.curve, kind) is not None,
+            lambda r: f"mmard eval {_paths(r)} --attacks none --curve",
+        ),
+        (
+            "examples",
+            lambda run: of_judged(run, lambda j: j.shown, kind) is not None,
+            lambda r: f"mmard eval {_paths(r)} --attacks none --examples 12",
+        ),
+        ("where its examples lie to the teacher's boundary", _diagnosed, _diagnose),
+        (
+            "peak memory (training writes it into metrics.jsonl)",
+            lambda run: any(MEMORY in r for r in run.metrics),
+            lambda r: f"mmard train {shlex.quote(str(r[0].path))} --out {shlex.quote(str(r[0].path) + '-again')}",
+        ),
+    ]
+    found = []
+    for what, there, command in parts:
+        lacking = [run for run in runs if not there(run)]
+        if lacking:
+            found.append(Missing(what, tuple(run.name for run in lacking), command(lacking)))
+    return found
+
+
+def _paths(runs: Sequence[Run]) -> str:
+    return " ".join(shlex.quote(str(run.path)) for run in runs)
+
+
+def _resume(runs: Sequence[Run]) -> str:
+    return "\n".join(f"mmard train {shlex.quote(str(run.path))} --resume" for run in runs)
+
+
+def _again(runs: Sequence[Run], kind: str) -> str:
+    """The evaluation shown first once more, which now keeps the labels; where it attacked nothing, a whole one."""
+    judged = next((run.judged[kind] for run in runs if kind in run.judged and run.judged[kind].attacked), None)
+    return f"mmard eval {_paths(runs)}" if judged is None else again(judged, [run.path for run in runs])
+
+
+def _diagnosed(run: Run) -> bool:
+    return run.diagnosis is not None or not run.settings.get("teacher")
+
+
+def _diagnose(runs: Sequence[Run]) -> str:
+    if len(runs) == 1:
+        return f"mmard diagnose {_paths(runs)}"
+    return f'for run in {_paths(runs)}; do mmard diagnose "$run"; done'

@@ -1,0 +1,162 @@
+"""What lies in a run folder, read for a report. What cannot be read is a line in `Run.faults`, and the rest is shown."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmard.core.threat import in_255ths
+from mmard.runs.command import again
+from mmard.runs.evaluation import Judged, Row, attempt, optional, part, read_judged
+from mmard.runs.folder import RunFolder
+from mmard.utils.errors import MmardError
+from mmard.utils.files import read_json, sha256
+from mmard.utils.text_files import read_yaml
+from mmard.utils.trust import inside
+
+MEMORY = "peak_mib"
+"""The peak memory of training, in a line of metrics.jsonl."""
+FIGURES = ("margins", "slices")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run folder.
+
+    Attributes:
+        name: how the report calls it.
+        settings: settings.yaml.
+        metrics: a record an epoch.
+        judged: its evaluations by folder.
+        diagnosis: diagnosis.json; None where there is none.
+        formula: the method as it reads in its paper; empty where it is not known.
+        faults: files that could not be read, a line each.
+        looks_at_teachers: what was found of each teacher before it taught, a line each.
+        history: how the run was extended, a line each.
+    """
+
+    name: str
+    path: Path
+    settings: Row
+    metrics: list[Row]
+    judged: Mapping[str, Judged]
+    diagnosis: Row | None = None
+    formula: str = ""
+    faults: list[str] = field(default_factory=list)
+    looks_at_teachers: Sequence[str] = ()
+    history: Sequence[str] = ()
+
+    @property
+    def seed(self) -> Any:
+        return self.settings.get("seed")
+
+    @property
+    def looks(self) -> list[Row]:
+        """The epochs at whose end the held-out images were looked at."""
+        return [r for r in self.metrics if all(isinstance(r.get(key), int | float) for key in ("robust", "clean"))]
+
+    @property
+    def epochs(self) -> tuple[int, int]:
+        """Done, and planned."""
+        return max((r["epoch"] for r in self.metrics), default=0), int(part(self.settings, "train").get("epochs") or 0)
+
+    @property
+    def finished(self) -> bool:
+        """Has it come to its end? A folder that was kept without weights is asked for its epochs."""
+        done, planned = self.epochs
+        return (self.path / "last.safetensors").is_file() or done >= planned > 0
+
+    @property
+    def precision(self) -> str:
+        """Of its training; several where it went on in another, with the first epoch of each."""
+        of = [(r["epoch"], r["precision"]) for r in self.metrics if isinstance(r.get("precision"), str)]
+        if not of:  # before it was kept
+            return str(part(self.settings, "engine").get("precision") or "")
+        changes = [(e, name) for i, (e, name) in enumerate(of) if i == 0 or name != of[i - 1][1]]
+        return ", ".join([changes[0][1], *(f"{name} from epoch {e}" for e, name in changes[1:])])
+
+    @property
+    def best(self) -> Row | None:
+        """The look by which the best checkpoint was chosen."""
+        return max(self.looks, key=lambda r: (r["robust"], r["clean"], -r["epoch"]), default=None)
+
+    def threat(self, judged: Judged) -> str:
+        """Under which an evaluation attacked: its own, which may be another than the training's."""
+        return str(judged.facts.get("threat") or threat_of(self.settings))
+
+    def figure(self, name: str) -> Path | None:
+        """A figure of its diagnosis, where there is one."""
+        path = self.path / "diagnose" / f"{name}.png"
+        return path if path.is_file() else None
+
+
+def threat_of(settings: Mapping[str, Any]) -> str:
+    """``L∞ 8/255``."""
+    given = part(settings, "threat")
+    eps, norm = given.get("eps"), "L2" if given.get("norm") == "l2" else "L∞"
+    return f"{norm} {in_255ths(float(eps))}" if isinstance(eps, int | float) else norm
+
+
+def data_of(settings: Mapping[str, Any]) -> str:
+    """What the images are called: a name of the hub, ``digits``, or that of the files they came from."""
+    data = part(settings, "data")
+    name, train, root = (data.get(key) for key in ("name", "train", "root"))
+    if name == "parquet" and train:
+        return Path(str(train[0] if isinstance(train, list) else train)).stem.removesuffix("-train")
+    return Path(str(root)).name if name == "imagefolder" and root else str(name or "images")
+
+
+def is_run(path: Path) -> bool:
+    """Did `mmard train` make this folder?"""
+    return (path / "settings.yaml").is_file()
+
+
+def read_run(path: Path, name: str, formula: str = "", resolved: Mapping[str, Any] | None = None) -> Run:
+    """Read a run folder.
+
+    Args:
+        resolved: its settings with the defaults that its file, if it is an old one, does not have; None: as they stand there.
+
+    Raises:
+        MmardError: when it is none, or its settings cannot be read.
+    """
+    if not is_run(path):
+        raise MmardError(
+            f"{path} is no run folder (no settings.yaml in it); expected one that mmard train made, or a study's"
+        )
+    settings = read_yaml(path / "settings.yaml")
+    settings, faults = dict(resolved or settings), list[str]()
+    metrics = attempt(lambda: RunFolder(path).metrics(), path / "metrics.jsonl", faults) or []
+    metrics = [r for r in metrics if isinstance(r.get("epoch"), int) and isinstance(r.get("seconds"), int | float)]
+    judged = _judged(path, faults)
+    diagnosis = optional(path / "diagnose" / "diagnosis.json", read_json, faults)
+    folder = RunFolder(path)
+    looks = attempt(folder.teachers_told, folder.teachers_file, faults) or []
+    history = attempt(folder.history_told, folder.history_file, faults) or []
+    return Run(name, path, settings, metrics, judged, diagnosis, formula, faults, looks, history)
+
+
+def _judged(run: Path, faults: list[str]) -> dict[str, Judged]:
+    """The evaluations by folder; one whose weights have been replaced since says nothing of those that are there now."""
+    judged: dict[str, Judged] = {}
+    hashes: dict[Path, str | None] = {}
+    for file in sorted((run / "eval").glob("*/scores.json")):
+        found = attempt(lambda file=file: read_judged(file.parent, faults), file, faults)  # type: ignore[misc]
+        if found is None:
+            continue
+        weights, then = run / found.weights, found.facts.get("weights")
+        if then is not None and weights not in hashes:  # large files: each is read once
+            hashes[weights] = attempt(lambda weights=weights: _hash(weights), weights, faults)  # type: ignore[misc]
+        if then is None or hashes[weights] in (then, None):
+            judged[found.name] = found
+        else:
+            faults.append(f"{file} is of other weights than {weights} has now; judge these: {again(found, [run])}")
+    return judged
+
+
+def _hash(weights: Path) -> str | None:
+    """Of a file, or of the one that a card names; None where it is not here, as in a folder of figures alone."""
+    if weights.suffix == ".json" and weights.is_file():
+        name = str(read_json(weights).get("file"))  # what is on the hub is not fetched for this
+        weights = inside(weights.parent, name)
+    return sha256(weights) if weights.is_file() else None

@@ -1,0 +1,36 @@
+"""What inner processes carry from step to step: room for it, and what the run tells them."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmard.attacks.inner.adaptive import WarmStart
+from mmard.attacks.inner.switching import Guard
+from mmard.core.method import Method
+from mmard.data.images import ImageSet
+from mmard.training.engine import Engine
+
+
+def prepared(method: Method, images: ImageSet, device: torch.device) -> list[nn.Module]:
+    """The modules with the method's state, on the device; with room for each training image where one asks for it."""
+    for module in method.modules():
+        if isinstance(module, WarmStart):
+            module.make_room(int(images.index.max()) + 1, images.shape)
+    return [module.to(device) for module in method.modules()]
+
+
+def tell_guards(method: Method, found: dict[str, float], classes: int, engine: Engine) -> dict[str, Any]:
+    """Tell the guards what was judged; for the metrics, whether robustness has collapsed, where there is a guard."""
+    guards = [part for module in method.modules() for part in module.modules() if isinstance(part, Guard)]
+    for guard in guards:
+        best = guard.best_robust
+        if guard.judged(found["clean"], found["robust"], 100 / classes) and engine.is_global_zero:
+            warnings.warn(
+                f"robust accuracy collapsed on the held-out split in epoch {found['epoch']:.0f}, to {found['robust']:.1f} % "
+                f"from {best:.1f} %, with clean accuracy at {found['clean']:.1f} %: catastrophic overfitting; "
+                f"from here on {guard.then}",
+                stacklevel=2,
+            )
+    return {"collapsed": any(guard.collapsed for guard in guards)} if guards else {}

@@ -1,0 +1,73 @@
+"""What a person sees while it trains."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mmard.utils.terminal import label_column, line
+
+NOTABLE = 0.05  # share of the time spent waiting for images of which a person should know
+
+
+class Watcher:
+    """Told of each event of a run; this one says nothing."""
+
+    def told(self, line: str) -> None:
+        """A line about the run that a person should read before it starts."""
+
+    def begin(self, total: int, done: int) -> None:
+        """Training starts, or goes on, at step ``done`` of ``total``."""
+
+    def stepped(self, step: int, images: int) -> None:
+        """A step on so many images is done."""
+
+    def judged(self, record: dict[str, Any]) -> None:
+        """An epoch is done; ``record`` is the line of metrics.jsonl."""
+
+    def end(self) -> None:
+        """Training is over, well or not."""
+
+
+class Bar(Watcher):
+    """A progress bar: images per second, time left, last clean and robust accuracy on the held-out split."""
+
+    def __init__(self, title: str, console: Console) -> None:
+        columns = (
+            label_column(),
+            BarColumn(16),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[held_out]}", markup=False),
+        )
+        self.progress = Progress(*columns, console=console)
+        self.task = self.progress.add_task(title, total=None, rate="", held_out="")
+        self.seconds = self.waited = 0.0
+
+    def told(self, line: str) -> None:
+        self.progress.console.print(line, highlight=False, markup=False)
+
+    def begin(self, total: int, done: int) -> None:
+        self.progress.update(self.task, total=total, completed=done)
+        self.progress.start()
+
+    def stepped(self, step: int, images: int) -> None:
+        speed = self.progress.tasks[0].speed
+        self.progress.update(self.task, completed=step, rate=f"{speed * images:,.0f} images/s" if speed else "")
+
+    def judged(self, record: dict[str, Any]) -> None:
+        self.seconds += record["seconds"]
+        self.waited += record["data_wait"] * record["seconds"]
+        if "robust" in record:
+            text = f"held-out clean {record['clean']:.1f} % robust {record['robust']:.1f} %"
+            self.progress.update(self.task, held_out=text)
+
+    def end(self) -> None:
+        self.progress.stop()
+        if self.waited > max(1.0, NOTABLE * self.seconds):  # a second in all is not worth a word
+            text = (
+                f"waited {self.waited / self.seconds:.0%} of the time for images; what helps: more CPU cores, smaller "
+                "pictures on disk, or data.stream=false where they fit in memory"
+            )
+            self.progress.console.print(line(text))

@@ -1,0 +1,62 @@
+"""Whatever changes a result, kept in the checkpoint, so that no other run goes on from it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mmard.core.method import Method
+from mmard.core.threat import Threat
+from mmard.data.images import ImageSet
+from mmard.models.students import Classifier
+from mmard.models.tensor_files import digest_of
+from mmard.runs.folder import changes, listed
+from mmard.utils.errors import MmardError
+
+
+def identity_of(
+    *,
+    student: nn.Module,
+    teachers: Mapping[str, nn.Module],
+    method: Method,
+    threat: Threat,
+    images: ImageSet,
+    **others: Any,
+) -> dict[str, Any]:
+    """Describe a run that has not begun, in plain values by the names of the settings.
+
+    Args:
+        student, teachers, method, images: what is trained, by whom, by what and on what.
+        **others: further settings, in plain values.
+    """
+    labels = hashlib.sha256(images.labels.cpu().contiguous().numpy().tobytes())
+    seen = {"images": len(images), "shape": list(images.shape), "classes": list(images.classes)}
+    found = {
+        **others,
+        "method": re.sub(r" at 0x[0-9a-f]+", "", str(method)),
+        "threat": asdict(threat),
+        "student": asdict(student.architecture) if isinstance(student, Classifier) else type(student).__name__,
+        "teachers": {name: digest_of(net.state_dict(), {})[:16] for name, net in teachers.items()},
+        "data": {**seen, "labels": labels.hexdigest()[:16], **others.get("data", {})},
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(found))  # as it comes back from a checkpoint
+    return plain
+
+
+def must_be_of(identity: dict[str, Any], told: dict[str, Any] | None, file: Path, allowed: Collection[str]) -> None:
+    """Raise for the checkpoint of another run, naming what differs.
+
+    Args:
+        told: what the checkpoint says of itself; None: it is an old one, and does not say.
+        allowed: keys that may differ.
+    """
+    changed = changes(told or identity, identity)
+    if other := {key: pair for key, pair in changed.items() if key not in allowed}:
+        raise MmardError(
+            f"{file} is of a run with other settings: {listed(other)}; choose another out=, or remove it to start anew"
+        )

@@ -1,0 +1,90 @@
+"""How long, how fast, in what batches: the optimiser and the learning rate as a pure function of progress."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from mmard.utils.errors import MmardError
+from mmard.utils.numbers import must_be_whole_number, must_lie_within, share_of_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Schedule of a training run.
+
+    Args:
+        epochs: passes over the training set.
+        batch_size: images per step over all processes; a last, smaller batch of an epoch is left out.
+        lr, momentum, weight_decay: of SGD; AdamW takes lr and weight_decay.
+        schedule: ``constant``; ``cosine`` goes to 0; ``one_cycle`` rises over ``warmup``, then falls to 0, linearly;
+            ``piecewise`` multiplies lr by ``decay`` after each of the ``milestones`` (epochs; below 1: shares of the run).
+        hold: a cosine begins to fall so late (epochs; below 1: share of the run).
+        warmup: share of the run over which lr rises linearly from 0 (one_cycle: where it peaks).
+        clip: largest L2 norm of the gradient; None: no limit.
+        nesterov: Nesterov's momentum.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 2e-4
+    schedule: Literal["piecewise", "cosine", "one_cycle", "constant"] = "cosine"
+    milestones: tuple[float, ...] = (0.7, 0.9)
+    decay: float = 0.1
+    hold: float = 0.0
+    warmup: float = 0.0
+    clip: float | None = None
+
+    def __post_init__(self) -> None:
+        must_be_whole_number(epochs=self.epochs, batch_size=self.batch_size)
+        # A larger rate is a slip of the pen, and only ends in a loss that is not finite.
+        must_lie_within(0, 100, lr=self.lr)
+        must_lie_within(0, 1, momentum=self.momentum, decay=self.decay)
+        must_lie_within(0, 10, weight_decay=self.weight_decay)
+        if self.hold and (self.schedule != "cosine" or not 0 < share_of_run(self.hold, self.epochs) < 1):
+            raise MmardError(
+                f"hold {self.hold:g} is when a cosine of {self.epochs} epochs begins to fall; this is {self.schedule}"
+            )
+        if any(m < 0 for m in self.milestones):
+            raise MmardError(f"milestones {self.milestones} are epochs, or shares of the run below 1; none is below 0")
+        if not 0 <= self.warmup < 1:
+            raise MmardError(f"warmup {self.warmup:g} is a share of the run, in [0, 1)")
+        if self.clip is not None and not self.clip > 0:
+            raise MmardError(f"clip {self.clip:g} is a norm above 0")
+        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
+            raise MmardError("nesterov needs a momentum above 0")
+        if self.schedule == "one_cycle" and not 0 < self.warmup < 1:
+            raise MmardError(f"one_cycle peaks at warmup {self.warmup:g}; expected a share of the run such as 0.3")
+
+    def lr_at(self, progress: float) -> float:
+        """Learning rate when this share of the run is done."""
+        if self.warmup and progress < self.warmup:
+            return self.lr * progress / self.warmup
+        if self.schedule == "piecewise":
+            passed = sum(progress >= share_of_run(m, self.epochs) for m in self.milestones)
+            return self.lr * self.decay**passed
+        begin = max(self.warmup, share_of_run(self.hold, self.epochs))
+        rest = max(0.0, progress - begin) / (1 - begin)
+        factor = {"constant": 1.0, "one_cycle": 1 - rest, "cosine": (1 + math.cos(math.pi * rest)) / 2}
+        return self.lr * factor[self.schedule]
+
+    def optimizer_for(self, model: nn.Module, fused: bool = True) -> Optimizer:
+        """The optimiser of the model's weights; ``fused``: all of an update in one kernel, where the device has it."""
+        weights, fused = list(model.parameters()), fused and next(model.parameters()).device.type in ("cpu", "cuda")
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(weights, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
+        return torch.optim.SGD(
+            weights, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov, fused=fused
+        )
+
+    def apply_to(self, optimizer: Optimizer) -> None:
+        """Give an optimiser that was restored this plan's weight decay, which an extension may change."""
+        for group in optimizer.param_groups:
+            group["weight_decay"] = self.weight_decay

@@ -1,0 +1,1 @@
+"""What knows nothing of the field: errors, files, numbers, validation, processes."""

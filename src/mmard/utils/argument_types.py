@@ -1,0 +1,88 @@
+"""Arguments of public functions: checked by their annotations, so that a wrong type is one line and no fault deep inside."""
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
+from typing import Annotated, Any, ParamSpec, TypeVar, get_args
+
+from pydantic import BeforeValidator, ConfigDict, ValidationError, validate_call
+
+from mmard.utils.errors import MmardError, as_mistake
+from mmard.utils.validation import EXPECTED, in_our_words
+
+P = ParamSpec("P")
+T = TypeVar("T")
+OF_NAMES = (
+    "missing_argument",
+    "missing_keyword_only_argument",
+    "unexpected_positional_argument",
+    "unexpected_keyword_argument",
+)
+
+
+def public(function: Callable[P, T]) -> Callable[P, T]:
+    """Check the types of a function's arguments, and tell the user's mistakes from the package's faults.
+
+    Raises:
+        TypeError: by the new function, for an argument that is missing or not known.
+        MmardError: by the new function, for a value of another type, and for files, folders and memory that are not there.
+    """
+    checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+    parameters = signature(function).parameters
+    names = list(parameters)
+    kinds = {name: get_args(p.annotation) or (p.annotation,) for name, p in parameters.items()}
+    numbers = {name for name, kind in kinds.items() if int in kind and bool not in kind}
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+            if name in numbers and isinstance(value, bool):  # to Python, true is 1
+                raise MmardError(f"{function.__name__}: {name} is {value}, expected a whole number")
+        try:
+            return checked(*args, **kwargs)
+        except ValidationError as e:
+            raise _mistake(e, function.__name__, names) from e
+        except (OSError, MemoryError, RuntimeError) as e:
+            mistake = as_mistake(e)
+            if mistake is e:
+                raise
+            raise mistake from e
+
+    return call
+
+
+def _mistake(e: ValidationError, function: str, names: list[str]) -> Exception:
+    faults = e.errors()
+    at = faults[0]["loc"][0] if faults[0]["loc"] else ""
+    name = names[at] if isinstance(at, int) and at < len(names) else at
+    if faults[0]["type"] in OF_NAMES:
+        return TypeError(f"{function}: {faults[0]['msg']}: {name}")
+    same = [fault for fault in faults if fault["loc"][:1] == (at,)]
+    expected = dict.fromkeys(EXPECTED.get(fault["type"]) or in_our_words(fault["msg"]) for fault in same)
+    words = " or ".join(word.removeprefix("expected ") for word in expected)
+    return MmardError(f"{function}: {name} is {shortened(faults[0]['input'])}, expected {words}")
+
+
+def shortened(value: Any) -> str:
+    """Show a user's value within a line.
+
+    >>> shortened("x" * 99)
+    "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"
+    """
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def comma_separated(names: Any) -> Any:
+    """Join a list of names by commas, as the command line has them.
+
+    >>> comma_separated(["fgsm", "pgd-20"])
+    'fgsm,pgd-20'
+    """
+    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+        return ",".join(names) if names else "none"
+    return names
+
+
+Names = Annotated[str | None, BeforeValidator(comma_separated)]
+"""Names with commas between them, or a list of names; an empty list is ``"none"``."""

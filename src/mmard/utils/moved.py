@@ -1,0 +1,69 @@
+"""Old names of modules: importing one says where it went, and works until the next version."""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from mmard.utils.errors import Note
+
+MOVED = {
+    "attacks.adaptive": "attacks.inner.adaptive",
+    "attacks.auto": "attacks.autoattack",
+    "attacks.single": "attacks.inner.one_step",
+    "attacks.stages": "attacks.inner.switching",
+    "catalogue": "api.catalogue",
+    "config": "api.settings",
+    "core.balance": "terms.normalised_gradient",
+    "core.errors": "utils.errors",
+    "core.files": "utils.files",
+    "core.held": "terms.held_gradient",
+    "core.numbers": "utils.numbers",
+    "core.processes": "utils.distributed",
+    "core.validate": "utils.validation",
+    "delivering": "api.export",
+    "diagnosing": "api.diagnose",
+    "locate": "api.registry",
+    "objects": "api.build",
+    "papers": "methods.papers",
+    "scene": "api.comparison",
+}
+"""Where a module of version 0.1 is now. Modules that no page of the documentation named are not in it."""
+
+
+class _Moved(MetaPathFinder, Loader):
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
+        return ModuleSpec(name, self) if name.removeprefix("mmard.") in MOVED and name.startswith("mmard.") else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        new = f"mmard.{MOVED[module.__name__.removeprefix('mmard.')]}"
+        warnings.warn(Note(f"{module.__name__} is {new} now; the old name goes with the next version"), stacklevel=2)
+        module.__dict__.update({k: v for k, v in vars(import_module(new)).items() if not k.startswith("__")})
+
+
+def install() -> None:
+    """Let the old names be imported."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())
+
+
+def forward(package: str, module: str) -> Callable[[str], Any]:
+    """Make the ``__getattr__`` of a package that was a module: its old names are those of one of its modules."""
+
+    def get(name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            found = getattr(import_module(module), name)
+        except AttributeError:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
+        warnings.warn(
+            Note(f"{package}.{name} is {module}.{name} now; the old name goes with the next version"), stacklevel=2
+        )
+        return found
+
+    return get

@@ -1,0 +1,85 @@
+"""Numbers as people write them, 8/255, 1e-3, 0.5; and seeds."""
+
+import hashlib
+import math
+from typing import Any, TypeGuard
+
+from mmard.utils.errors import MmardError
+
+
+class NeverBeginsError(MmardError):
+    """A part of a method would begin when the run is over."""
+
+
+def parse_number(value: Any) -> float:
+    """``"8/255"`` → 0.0313…
+
+    Raises:
+        ValueError: when it is no number.
+    """
+    if isinstance(value, bool):
+        raise ValueError("expected a number such as 8/255 or 0.03")
+    try:
+        above, slash, below = str(value).partition("/")
+        number = float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError) as e:
+        raise ValueError("expected a number such as 8/255 or 0.03") from e
+    if not math.isfinite(number):
+        raise ValueError("expected a finite number such as 8/255 or 0.03")
+    return number
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Tell whether a value is a number; true and false are none.
+
+    >>> is_number(0.5), is_number(True), is_number("1")
+    (True, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def must_be_whole_number(least: int = 1, **named: Any) -> None:
+    """Raise unless each of these is a whole number from ``least`` on; true and false are no numbers.
+
+    >>> must_be_whole_number(batch_size=500)
+
+    Raises:
+        MmardError: with the name of the first that is not.
+    """
+    for name, value in named.items():
+        if not is_number(value) or not isinstance(value, int) or value < least:
+            raise MmardError(f"{name} is {value!r}, expected a whole number, at least {least}")
+
+
+def must_lie_within(low: float, high: float, **named: Any) -> None:
+    """Raise unless each of these is a number in [low, high]; true and false are none.
+
+    Raises:
+        MmardError: with the name of the first that is not.
+    """
+    for name, value in named.items():
+        if not is_number(value) or not low <= value <= high:
+            raise MmardError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
+
+
+def seed_of(*parts: int | str) -> int:
+    """A seed that depends on all the parts and on nothing else."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())
+
+
+def share_of_run(when: float, epochs: int) -> float:
+    """A moment of a run as a share of it; from 1 on the moment is in epochs, below it is a share already."""
+    return when if when < 1 else when / epochs
+
+
+def beginning(what: str, when: float, epochs: int) -> float:
+    """`share_of_run` of a moment from which on something is done.
+
+    Raises:
+        NeverBeginsError: where the run is over by then.
+    """
+    share = share_of_run(when, epochs)
+    if share >= 1:
+        cure = "give a share of the run below 1, or train for longer"
+        raise NeverBeginsError(f"{what} begins after {when:g} epochs, and the run has {epochs}: it never would; {cure}")
+    return share

@@ -1,0 +1,93 @@
+"""Open files in folders that may be anybody's: no pipe is waited for, and no link leads the writing elsewhere."""
+
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from mmard.utils.errors import MmardError, first_line
+
+KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISDIR, "a folder"), (stat.S_ISSOCK, "a socket"))
+
+
+def must_be_plain(path: Path) -> None:
+    """Raise for a pipe, a folder, a socket or a device in the place of a file: to read it might never end.
+
+    What is not there, or may not be looked at, is left to whoever opens it.
+
+    Raises:
+        MmardError: with what it is.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    _must_be_plain(path, mode)
+
+
+def open_to_append(path: Path) -> IO[str]:
+    """Open a text file to read it and to write at its end, made where there is none; a link in its place is not followed.
+
+    Raises:
+        MmardError: for a link, and for what is no file.
+        OSError: when it may not be written.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        number = os.open(path, flags, 0o666)
+    except OSError as e:
+        if path.is_symlink():
+            raise MmardError(f"{path} is a link; nothing is written through it: remove it") from e
+        must_be_plain(path)  # a socket, say, which cannot be opened
+        raise
+    try:
+        _must_be_plain(path, os.fstat(number).st_mode)
+    except MmardError:
+        os.close(number)
+        raise
+    return os.fdopen(number, "a+", encoding="utf-8")
+
+
+@contextmanager
+def alone_in(folder: Path, cure: str) -> Iterator[None]:
+    """Keep out of a folder whoever else asks for it so; this goes with the process, however that ends, and leaves no file.
+
+    Raises:
+        MmardError: where another process is there, with the cure.
+    """
+    with ExitStack() as held:
+        with suppress(OSError):  # one that cannot be made or locked: whoever writes there says it better
+            folder.mkdir(parents=True, exist_ok=True)
+            number = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            held.callback(os.close, number)
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                raise MmardError(f"another process is writing in {folder}; {cure}") from e
+        yield
+
+
+def must_stay_in(folder: Path, path: Path) -> None:
+    """Raise where a link leads from a place in the folder out of it, before anything is written or removed there.
+
+    Raises:
+        MmardError: with where it leads.
+    """
+    try:
+        leads = path.resolve()
+        stays = leads.is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as e:  # a link to itself
+        raise MmardError(f"cannot write in {path}: {first_line(e)}") from e
+    if not stays:
+        raise MmardError(f"{path} leads out of {folder}, to {leads}; remove that link")
+
+
+def _must_be_plain(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in KINDS if is_kind(mode)), "a device")
+        raise MmardError(
+            f"{path} is no plain file but {kind}; expected a file: remove it, or put the file in its place"
+        )

@@ -1,0 +1,129 @@
+"""What may run code, be fetched or be read: what the user's own command names, and what files of other people name."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mmard.utils.errors import MmardError
+from mmard.utils.text_files import read_text
+
+_KNOWN: set[str] = set()
+"""Places that this process has used; their files in `state_folder` may be impossible to write."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What the user vouches for, of all that settings name.
+
+    Attributes:
+        everything: ``--trust``: all of it.
+        own: words of the user's own command: methods, files, data sets, teachers.
+        folder: of the run folder or the weights that the settings were found in: what they name outside of it, on this machine or
+            on the network, has to be vouched for. None: a recipe or a command of the user, who names data by naming it.
+    """
+
+    everything: bool = False
+    own: frozenset[str] = frozenset()
+    folder: Path | None = None
+
+    def also(self, own: Iterable[str] = (), *, everything: bool = False) -> "Trust":
+        """Add words, or everything."""
+        return replace(self, own=self.own | frozenset(own), everything=self.everything or everything)
+
+    def must_allow_code(self, name: str) -> None:
+        """Raise unless the method ``name``, which is none of this package, may be imported.
+
+        Raises:
+            MmardError: where it comes from a file, and neither the command nor ``--trust`` vouches for it.
+        """
+        if not self.everything and name not in self.own:
+            raise MmardError(
+                f"the settings name the method {name}, which is not of this package: to build it runs its code; if you know "
+                f"that code, give --trust (Python: trust=True), or name it yourself: --method {name}"
+            )
+
+    def must_allow_place(self, place: str, what: str) -> None:
+        """Raise unless the place (a path, an address, or ``hub://owner/name``) may be read; one that may is remembered.
+
+        A place that settings of somebody's weights name may be read where it lies in their folder, where the command names it,
+        and where this user has used it before, in any run.
+
+        Raises:
+            MmardError: for any other, before anything is read or fetched.
+        """
+        if self.folder is not None and _lies_in(place, self.folder):
+            return
+        word = place.removeprefix("hub://")
+        if self.folder is not None and not self.everything and word not in self.own and not _is_known(place):
+            raise MmardError(
+                f"the settings in {self.folder} name {what}={word}, outside of that folder, which you have not used before; if "
+                f"it is what you want, name it yourself: {what}={word}, or give --trust (Python: trust=True)"
+            )
+        _remember(place)
+
+
+def state_folder() -> Path:
+    """Find the folder where this user's places are kept: ``$XDG_STATE_HOME/mmard``, by default ``~/.local/state/mmard``."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()) / "mmard" / "places"
+
+
+def remember_file(digest: str, path: Path) -> None:
+    """Keep where a file with this SHA-256 lies, for this user's later commands."""
+    _keep(state_folder() / digest, str(path.resolve()))
+
+
+def known_file(digest: str) -> Path | None:
+    """Find the file with this SHA-256 that this user has exported from; None where none is known. It may have changed since."""
+    kept = state_folder() / digest
+    try:
+        return Path(read_text(kept).strip()) if re.fullmatch("[0-9a-f]{64}", digest) and kept.is_file() else None
+    except MmardError:
+        return None
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Find the file ``name`` in ``folder``.
+
+    Raises:
+        MmardError: for an absolute path, and one that leads out of the folder.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or name.startswith("~"):
+        raise MmardError(f"{name!r} leads out of {folder}; expected a file in it")
+    return folder / path
+
+
+def _key(place: str) -> str:
+    """One name for each place: addresses as they stand, paths from the root."""
+    return place if "://" in place else os.path.abspath(Path(place).expanduser())  # noqa: PTH100, links stay as named
+
+
+def _lies_in(place: str, folder: Path) -> bool:
+    if "://" in place or any(letter in place for letter in "*?["):  # a pattern may match a link that leads elsewhere
+        return False
+    return Path(place).expanduser().resolve().is_relative_to(folder.resolve())
+
+
+def _file(place: str) -> Path:
+    return state_folder() / hashlib.sha256(_key(place).encode()).hexdigest()
+
+
+def _is_known(place: str) -> bool:
+    return _key(place) in _KNOWN or _file(place).is_file()
+
+
+def _remember(place: str) -> None:
+    """Keep the place for this user's later commands; on a disk that cannot be written, for this process."""
+    _KNOWN.add(_key(place))
+    _keep(_file(place), _key(place))
+
+
+def _keep(file: Path, text: str) -> None:
+    with suppress(OSError):
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file.write_text(text + "\n", encoding="utf-8")

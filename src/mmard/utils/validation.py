@@ -1,0 +1,124 @@
+"""Plain values against a pydantic model: the first fault as one line."""
+
+from collections.abc import Iterator, Mapping
+from numbers import Integral, Number, Real
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+
+from mmard.utils.errors import MmardError, unknown
+from mmard.utils.text_files import DEEPEST
+
+S = TypeVar("S", bound="Section")
+T = TypeVar("T")
+EXPECTED = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "expected keys and values"),
+    **dict.fromkeys(("list_type", "tuple_type"), "expected a list"),
+    "string_type": "expected a word",
+    "path_type": "expected a path",
+    "callable_type": "expected a function",
+}  # pydantic's kinds of fault
+
+
+class Section(BaseModel):
+    """Settings from outside: unknown keys are errors, and nothing changes after it was checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where numbers are wanted: pydantic reads them as 1 and 0."""
+        given = value if isinstance(value, list | tuple) else [value]
+        if not any(isinstance(each, bool) for each in given):
+            return value
+        kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
+        words = any(isinstance(kind, str) for kind in kinds)  # such fields say themselves what they take
+        if kinds & {int, float} and not kinds & {bool, Any} and not words:
+            raise ValueError("expected a number")
+        return value
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """All that an annotation is made of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _kinds(part)
+
+
+def validated(section: type[S], raw: Any, where: str) -> S:
+    """An instance from plain values.
+
+    Raises:
+        MmardError: the first fault, with the nearest names for an unknown key; ``where`` says what was read.
+    """
+    try:
+        return section.model_validate(plain(raw, where))
+    except ValidationError as e:
+        fault = e.errors()[0]
+        known, key = keys_of(section), str(fault["loc"][0]) if fault["loc"] else ""
+        for part in fault["loc"][1:]:  # pydantic adds the names of types that it tried
+            key += f".{part}" if f"{key}.{part}" in known or fault["type"] == "extra_forbidden" else ""
+        if fault["type"] == "extra_forbidden":
+            raise unknown(where, key, known) from e
+        if fault["type"] == "missing":
+            raise MmardError(f"{where} {key!r} is missing") from e
+        message = EXPECTED.get(fault["type"]) or in_our_words(fault["msg"])
+        raise MmardError(f"{where} {key!r} is {fault['input']!r}: {message}") from e
+
+
+def plain(value: Any, where: str, key: str = "") -> Any:
+    """Turn a value into words, numbers, true and false, None, lists and mappings: what YAML and JSON can say; paths become words.
+
+    Raises:
+        MmardError: for a value of another kind, a word that is no text (a null byte, half a character), or deep nesting.
+    """
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump(mode="json"), where, key)
+    if isinstance(value, Mapping):
+        return {str(k): plain(v, where, f"{key}.{k}".lstrip(".")) for k, v in _not_deep(value, where, key).items()}
+    if isinstance(value, list | tuple):
+        return [plain(one, where, f"{key}[]") for one in _not_deep(value, where, key)]
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Number):  # numpy's, too
+        if isinstance(value, Integral):
+            return int(value)
+        return float(value) if isinstance(value, Real) else _odd(value, where, key)
+    if not isinstance(value, str | Path):
+        return _odd(value, where, key)
+    word = str(value)
+    if "\0" in word or (not word.isascii() and word != word.encode(errors="replace").decode()):
+        raise MmardError(f"{where} {key!r} is {word!r}: expected text, without a null byte or half a character")
+    return word
+
+
+def _not_deep(value: T, where: str, key: str) -> T:
+    if key.count(".") + key.count("[]") >= DEEPEST:
+        raise MmardError(f"{where} {key.split('.')[0]!r} is nested too deeply; expected {DEEPEST} levels at most")
+    return value
+
+
+def _odd(value: Any, where: str, key: str) -> NoReturn:
+    raise MmardError(f"{where} {key!r} is a {type(value).__name__}: expected words, numbers, lists, or keys and values")
+
+
+def in_our_words(message: str) -> str:
+    """Say a fault of pydantic's as this package does."""
+    return message.removeprefix("Value error, ").replace("Input should be", "expected")
+
+
+def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
+    """All keys, nested ones with dots."""
+    keys = []
+    for name, info in section.model_fields.items():
+        kinds = (info.annotation, *get_args(info.annotation))  # the second of a section that may be None
+        keys.append(prefix + name)
+        for inner in kinds:
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                keys += keys_of(inner, f"{prefix}{name}.")
+    return keys

@@ -1,0 +1,44 @@
+"""Public names: each is there, the light ones without torch, and yesterday's say where they went."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import mmard
+from mmard.utils.errors import Note
+from mmard.utils.moved import MOVED
+
+
+def test_every_public_name_is_there() -> None:
+    assert [name for name in mmard.__all__ if not hasattr(mmard, name)] == []
+    assert set(mmard.__all__) <= set(dir(mmard))
+    with pytest.raises(AttributeError, match="no attribute 'trian'; it has Method, "):
+        mmard.trian  # noqa: B018
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_old_modules_say_where_they_went(old: str) -> None:
+    sys.modules.pop(f"mmard.{old}", None)
+    new = importlib.import_module(f"mmard.{MOVED[old]}")
+    with pytest.warns(Note, match=f"mmard.{old} is mmard.{MOVED[old]} now"):
+        found = importlib.import_module(f"mmard.{old}")
+    names = [name for name in vars(new) if not name.startswith("__")]
+    assert names
+    assert all(getattr(found, name) is getattr(new, name) for name in names)
+
+
+def test_old_names_of_modules_that_are_packages_now() -> None:
+    from mmard.runs import folder
+
+    with pytest.warns(Note, match=r"mmard.runs.RunFolder is mmard.runs.folder.RunFolder now"):
+        from mmard.runs import RunFolder
+    assert RunFolder is folder.RunFolder
+
+
+@pytest.mark.parametrize("words", ["mmard", "mmard.cli", "mmard.utils.errors"])
+def test_the_door_needs_no_torch(words: str) -> None:
+    code = f"import sys, {words}; print(sorted({{'torch', 'numpy', 'pydantic'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
