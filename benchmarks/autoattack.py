@@ -30,11 +30,11 @@ from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
 from mmard.data.images import Images, some
-from mmard.evaluation.cache import Forgotten
-from mmard.evaluation.loop import Alone, Batches
+from mmard.evaluation.cache import NoCache
+from mmard.evaluation.loop import Batches, OneRank
 from mmard.models.folding import folded
 from mmard.models.teachers import find_model, load_model, weights_file
-from mmard.models.weights import facts_of
+from mmard.models.weights import metadata_of
 
 Clock = dict[str, list[float]]  # attack → wall and CPU seconds
 
@@ -103,7 +103,7 @@ def plain(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, auto: AutoAtta
 def ours(model: nn.Module, images: Images, threat: Threat, auto: AutoAttack, clock: Clock) -> list[Tensor]:
     """The same by `mmard eval`'s means."""
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = Batches(model, in_parts(folded(model)), images, threat, auto.batch_size, auto.seed, Alone(), Forgotten())
+    batches = Batches(model, in_parts(folded(model)), images, threat, auto.batch_size, auto.seed, OneRank(), NoCache())
     (right, *_), _ = batches.column("clean", lambda _p, x, _y, _t: x, lambda _: None)
     auto = replace(auto, clock=clock)
     stages, _ = timed(clock, "all", batches.stages)("AutoAttack", auto, right, lambda _: None)
@@ -122,9 +122,9 @@ def main() -> None:
     read.add_argument("--json", type=Path)
     given = read.parse_args()
     path = find_model(Path(given.words[0]))
-    facts = facts_of(weights_file(path))
+    metadata = metadata_of(weights_file(path))
     words = {**parse_overrides(given.words[1:]), "data.stream": True}
-    settings = read_settings(read_settings(None, {**facts.get("settings", {}), "engine": {}}), words)
+    settings = read_settings(read_settings(None, {**metadata.get("settings", {}), "engine": {}}), words)
     images = some(data_of(settings).test, given.limit, seed=0)
     threat, model = Threat(**settings.threat.model_dump()), load_model(path).eval().requires_grad_(False)
     warnings.simplefilter("ignore")

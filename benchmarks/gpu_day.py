@@ -15,7 +15,7 @@ from typing import Any
 
 from mmard import MmardError, train
 from mmard.api.settings import Settings
-from mmard.models.weights import facts_of, load_weights, save_weights
+from mmard.models.weights import load_weights, metadata_of, save_weights
 from mmard.runs.folder import RunFolder
 from mmard.training.callbacks import Watcher
 from mmard.utils.files import sha256, write_json
@@ -95,9 +95,9 @@ def pack(folder: RunFolder, to: Path) -> None:
     """Best weights in half precision with a card, and the metrics: small files that travel."""
     to.mkdir(parents=True, exist_ok=True)
     name = folder.path.name
-    model, facts = load_weights(folder.best_file), facts_of(folder.best_file)
+    model, metadata = load_weights(folder.best_file), metadata_of(folder.best_file)
     weights = to / f"{name}.safetensors"
-    save_weights(weights, model.half(), facts)
+    save_weights(weights, model.half(), metadata)
     a, judged = model.architecture, [r for r in folder.metrics() if "robust" in r]
     best = max(judged, key=lambda r: (r["robust"], r["clean"]))
     card = {"architecture": a.name, "classes": a.classes, "channels": a.channels, "mean": a.mean, "std": a.std}

@@ -26,19 +26,19 @@ def verdicts(clean: Sequence[int], robust: Sequence[int]) -> Tensor:
     return torch.tensor([clean, robust]).T.bool()
 
 
-def scores(correct: Tensor, labels: Tensor | None = LABELS, **facts: Any) -> Scores:
+def scores(correct: Tensor, labels: Tensor | None = LABELS, **metadata: Any) -> Scores:
     """Of one attack."""
     details = ("no attack", "cross-entropy, 20 steps of 2/255, start uniform")
-    known = {"threat": "L∞ 8/255", "classes": list(CLASSES), "asked": {"attacks": "pgd-20", "limit": 10}, **facts}
+    known = {"threat": "L∞ 8/255", "classes": list(CLASSES), "asked": {"attacks": "pgd-20", "limit": 10}, **metadata}
     return Scores(correct, ("clean", "PGD-20"), details, (0.5, 60.0), torch.arange(len(correct)), known, labels=labels)
 
 
-def judge(run: Path, name: str, *attacks: str, of: str = "best.safetensors", **facts: Any) -> None:
+def judge(run: Path, name: str, *attacks: str, of: str = "best.safetensors", **metadata: Any) -> None:
     """One more evaluation of a run folder: every attack leaves the same half right."""
     correct = verdicts([1] * 9 + [0], [1] * 5 + [0] * 5)[:, [0] + [1] * len(attacks)]
-    asked = {"attacks": None, "limit": None, "batch_size": 500, "seed": 0, "overrides": {}, **facts.pop("asked", {})}
-    labels = facts.pop("labels", LABELS)
-    base = scores(correct, labels, **{"model": f"somewhere/{of}", "asked": asked, **facts})
+    asked = {"attacks": None, "limit": None, "batch_size": 500, "seed": 0, "overrides": {}, **metadata.pop("asked", {})}
+    labels = metadata.pop("labels", LABELS)
+    base = scores(correct, labels, **{"model": f"somewhere/{of}", "asked": asked, **metadata})
     named = {"attacks": ("clean", *attacks), "details": ("no attack", *(f"as {name} is" for name in attacks))}
     replace(base, **named, seconds=(1.0,) * (1 + len(attacks))).save(run / "eval" / name)  # type: ignore[arg-type]
 
@@ -55,8 +55,14 @@ def shown() -> Examples:
     x = torch.full((2, 1, 4, 4), 100, dtype=torch.uint8)
     x_adv = x.float() / 255 + 0.03 * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1)
     said, sure = torch.tensor([[0, 1], [2, 2]]), torch.tensor([[0.9, 0.6], [0.8, 0.7]])
-    facts = {"attack": "PGD-20", "detail": "20 steps", "norm": "linf", "eps": repr(8 / 255), "classes": list(CLASSES)}
-    return Examples(x, x_adv, torch.tensor([0, 2]), torch.tensor([5, 7]), said, sure, facts)
+    metadata = {
+        "attack": "PGD-20",
+        "detail": "20 steps",
+        "norm": "linf",
+        "eps": repr(8 / 255),
+        "classes": list(CLASSES),
+    }
+    return Examples(x, x_adv, torch.tensor([0, 2]), torch.tensor([5, 7]), said, sure, metadata)
 
 
 def make_run(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmard import load_model
 from mmard.api.settings import read_settings
-from mmard.models.weights import facts_of, save_weights
+from mmard.models.weights import metadata_of, save_weights
 from mmard.utils.files import sha256, write_json
 
 KEPT = ("method", "student", "threat", "attack", "train", "averaging", "seed")  # no paths of the machine that trained
@@ -17,11 +17,11 @@ KEPT = ("method", "student", "threat", "attack", "train", "averaging", "seed")  
 
 def pack(run: Path, name: str) -> None:
     """Write the weights and the card; what the card claims is filled in from an evaluation of exactly these weights."""
-    facts = facts_of(run / "best.safetensors")
+    metadata = metadata_of(run / "best.safetensors")
     model = load_model(run).half()
     settings = {key: value for key, value in read_settings(run).resolved().items() if key in KEPT}
     weights = Path(__file__).with_name(f"{name}.safetensors")
-    save_weights(weights, model, {"classes": facts["classes"], "epoch": facts["epoch"], "settings": settings})
+    save_weights(weights, model, {"classes": metadata["classes"], "epoch": metadata["epoch"], "settings": settings})
     shape = model.architecture
     card = {"architecture": shape.name, "classes": shape.classes, "channels": shape.channels}
     card |= {"mean": shape.mean, "std": shape.std, "file": weights.name, "sha256": sha256(weights), "claimed": {}}

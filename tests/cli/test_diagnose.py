@@ -75,10 +75,10 @@ def test_same_seed_same_examples_whatever_came_before_and_the_run_stays_as_it_wa
     options = {"limit": 4, "split": "test", "own_attacks": True}
     moved = "ard(attack_in_train_mode=true),ard,trades"  # what comes before must not change the student
     first, again = (package.diagnose(run, m, to=run / "a", **options) for m in (moved, "ard,trades"))  # type: ignore[arg-type]
-    for name, places in again.methods.items():
-        assert torch.equal(first.methods[name].margin, places.margin)
-    assert "start uniform" in first.facts["inner"]["ard"]
-    assert "start gaussian" in first.facts["inner"]["trades"]
+    for name, boundary_records in again.methods.items():
+        assert torch.equal(first.methods[name].margin, boundary_records.margin)
+    assert "start uniform" in first.metadata["inner"]["ard"]
+    assert "start gaussian" in first.metadata["inner"]["trades"]
     assert {file: file.read_bytes() for file in run.glob("*.safetensors")} == before
 
 

@@ -189,7 +189,7 @@ def test_a_warning_is_one_line_and_no_arguments_mean_help(mmard: Run, mmard_proc
         "eval", "run/model.onnx", *QUICK[:1], "--attacks", "square", "--limit", "10", "--checks", "none"
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("warning: the float twin of run/model.onnx")
+    assert done.stderr.startswith("warning: the float surrogate of run/model.onnx")
     assert done.stderr.count("\n") == 1
     assert "mmard demo" in mmard().stdout
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from helpers import QUICK, Run, small_net
 
-from mmard.models.weights import facts_of, save_weights
+from mmard.models.weights import metadata_of, save_weights
 from mmard.utils.portable_paths import bare, portable
 
 SECRET = "home-of-somebody"
@@ -70,7 +70,7 @@ def test_a_run_and_what_is_made_of_it(
     for path in written:
         assert SECRET not in path.read_bytes().decode(errors="replace"), path
     assert SECRET not in scores.parent.name
-    told = facts_of(run / "best.safetensors")["settings"]
+    told = metadata_of(run / "best.safetensors")["settings"]
     assert (told["teacher"], told["data"]["train"]) == ("teacher.safetensors", "train.parquet")
     assert told["data"]["test"] == ["test.parquet"]
     settings = yaml.safe_load((run / "settings.yaml").read_text())
@@ -89,11 +89,11 @@ def test_an_exported_file(mmard: Run, tmp_path: Path, far: Path, data: list[str]
     assert mmard("train", *data, *SHORT, "method=pgd_at", f"out={far}/run").returncode == 0
     assert mmard("export", far / "run", "--to", "model.onnx").returncode == 0
     assert SECRET.encode() not in (tmp_path / "model.onnx").read_bytes()
-    facts = {p.key: json.loads(p.value) for p in onnx.load(str(tmp_path / "model.onnx")).metadata_props}
-    assert facts["source"] == "best.safetensors"
+    metadata = {p.key: json.loads(p.value) for p in onnx.load(str(tmp_path / "model.onnx")).metadata_props}
+    assert metadata["source"] == "best.safetensors"
     words = ["model.onnx", "--attacks", "pgd-20", "--limit", "20", "--checks", "none", *data[1:3]]
     done = mmard("eval", *words)
-    assert "float twin" not in done.stderr  # this user's file of this digest is found again
+    assert "float surrogate" not in done.stderr  # this user's file of this digest is found again
     assert done.returncode == 0, done.stderr
     assert "transfer" in done.stdout
 

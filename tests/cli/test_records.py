@@ -1,7 +1,7 @@
 """What an evaluation was made with, and what its checks found, stands in scores.json, in the card and in the report."""
 
 import json
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def test_versions_seed_and_batch_size_are_kept_and_shown(run: Path, mmard: Run) 
     done = mmard("eval", run, *words)
     assert done.returncode == 0, done.stderr
     assert mmard("report", run).returncode == 0
-    found = {name: metadata.version(name) for name in MADE_WITH}
+    found = {name: version(name) for name in MADE_WITH}
     assert scores_of(run)["versions"] == found
     told = ", ".join(f"{name} {version}" for name, version in found.items())
     card, page = (run / "README.md").read_text(), (run / "report.html").read_text()

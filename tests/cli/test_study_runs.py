@@ -26,24 +26,26 @@ TINY: dict[str, Any] = {
     "validation": {"steps": 2},
     "threat": {"eps": 0.1},
 }
-JUDGED = {"attacks": "fgsm", "limit": 40}
+VALIDATION_BATCH = {"attacks": "fgsm", "limit": 40}
 
 
 def write(path: Path, **keys: Any) -> None:
-    path.write_text(yaml.safe_dump({"out": "runs/study", "evaluate": JUDGED, **keys}, sort_keys=False))
+    path.write_text(yaml.safe_dump({"out": "runs/study", "evaluate": VALIDATION_BATCH, **keys}, sort_keys=False))
 
 
 @pytest.fixture
-def lesson(tmp_path: Path) -> dict[str, Any]:
+def teacher_settings(tmp_path: Path) -> dict[str, Any]:
     """Settings of a pupil whose teacher has to be trained first."""
     (tmp_path / "teach.yaml").write_text(yaml.safe_dump(TINY))
     return {**TINY, "method": "rslad", "attack.steps": 1, "teacher": "runs/teacher", "teacher_recipe": "teach.yaml",
             "teacher_check": "none"}  # fmt: skip
 
 
-def test_a_cell_that_fails_is_listed_and_the_others_go_on(mmard: Run, lesson: dict[str, Any], tmp_path: Path) -> None:
+def test_a_cell_that_fails_is_listed_and_the_others_go_on(
+    mmard: Run, teacher_settings: dict[str, Any], tmp_path: Path
+) -> None:
     grid = {"size": {"fits": {}, "large [x]": {"train.batch_size": 9999}}, "method.alpha": [0.5]}
-    write(tmp_path / "s.yaml", base=lesson, grid=grid)
+    write(tmp_path / "s.yaml", base=teacher_settings, grid=grid)
     before = mmard("study", "s.yaml", "--dry-run")
     assert before.returncode == 0
     assert before.stdout.count("new, after its teacher") == 2
@@ -57,14 +59,19 @@ def test_a_cell_that_fails_is_listed_and_the_others_go_on(mmard: Run, lesson: di
     assert (tmp_path / "runs/teacher/last.safetensors").exists()
     verdicts = tmp_path / "runs/study/fits/0.5/seed-0/eval/best_FGSM_40-images/verdicts.safetensors"
     first = verdicts.stat().st_mtime_ns
-    write(tmp_path / "s.yaml", base=lesson, grid={**grid, "size": {"fits": {}}})
+    write(tmp_path / "s.yaml", base=teacher_settings, grid={**grid, "size": {"fits": {}}})
     again = mmard("study", "s.yaml")
     assert again.returncode == 0
     assert "1 runs in runs/study, 1 of them done" in again.stdout
     assert verdicts.stat().st_mtime_ns == first
-    write(tmp_path / "s.yaml", base=lesson, grid={**grid, "size": {"fits": {}}}, evaluate={**JUDGED, "limit": 50})
+    write(
+        tmp_path / "s.yaml",
+        base=teacher_settings,
+        grid={**grid, "size": {"fits": {}}},
+        evaluate={**VALIDATION_BATCH, "limit": 50},
+    )
     assert "part" in mmard("study", "s.yaml", "--dry-run").stdout  # another evaluation is asked for
-    write(tmp_path / "s.yaml", base=lesson, grid=grid, settings={"train.lr": 0.3})
+    write(tmp_path / "s.yaml", base=teacher_settings, grid=grid, settings={"train.lr": 0.3})
     changed = mmard("study", "s.yaml")
     assert changed.returncode == 2
     assert "other settings: train.lr: 0.1 → 0.3" in changed.stderr

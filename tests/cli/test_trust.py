@@ -17,7 +17,7 @@ import mmard as package
 from mmard.api.artifacts import settings_and_formula_of
 from mmard.models.teachers import load_model
 from mmard.models.tensor_files import load_tensors, save_tensors
-from mmard.models.weights import facts_of, save_weights
+from mmard.models.weights import metadata_of, save_weights
 from mmard.runs.folder import RunFolder
 from mmard.study.grid import cells_of
 from mmard.study.jobs import jobs_of
@@ -57,7 +57,7 @@ def plant(run: Path, **changes: Any) -> None:
     for name in ("best", "last"):
         weights = run / f"{name}.safetensors"
         tensors, header = load_tensors(weights)
-        save_tensors(weights, tensors, header | {"facts": json.dumps({**facts_of(weights), "settings": settings})})
+        save_tensors(weights, tensors, header | {"facts": json.dumps({**metadata_of(weights), "settings": settings})})
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -181,8 +181,8 @@ def test_an_old_folder_shows_our_formula_and_only_the_name_of_others(
     shutil.copytree(trained, ours)
     for run in (ours, foreign):
         (run / "method.txt").unlink()
-        facts = {key: value for key, value in facts_of(run / "best.safetensors").items() if key != "formula"}
-        save_weights(run / "best.safetensors", load_model(run), facts)
+        metadata = {key: value for key, value in metadata_of(run / "best.safetensors").items() if key != "formula"}
+        save_weights(run / "best.safetensors", load_model(run), metadata)
     assert "CE(S(x'), y)" in settings_and_formula_of(ours)[1]
     assert settings_and_formula_of(foreign)[1] == ""
 
@@ -344,8 +344,8 @@ def test_an_exported_file_leads_to_no_network_elsewhere(
     monkeypatch.setattr(trust_module, "_KNOWN", set())
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    facts = {"settings": {"data": {"name": "digits"}, "threat": {"eps": 0.1}}}
-    save_weights(tmp_path / "a" / "net.safetensors", small_net(10), facts)
+    metadata = {"settings": {"data": {"name": "digits"}, "threat": {"eps": 0.1}}}
+    save_weights(tmp_path / "a" / "net.safetensors", small_net(10), metadata)
     assert mmard("export", "a/net.safetensors", "--to", "b/net.onnx").returncode == 0
     words = ["eval", "b/net.onnx", "--attacks", "pgd-20", "--limit", "20", "--checks", "none"]
     assert mmard(*words).stderr == ""  # whoever exported it has its network found

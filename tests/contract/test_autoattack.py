@@ -20,12 +20,12 @@ from torch.nn import functional
 
 from mmard import MmardError, Scores, Threat
 from mmard.api.build import data_of
-from mmard.api.evaluation_target import Subject
+from mmard.api.evaluation_target import EvalModel
 from mmard.api.settings import read_settings
 from mmard.attacks.autoattack import AutoAttack
 from mmard.attacks.autoattack_pruning import Pruned, Remembering, in_parts, prints
-from mmard.evaluation.cache import KeptIn, fingerprint
-from mmard.evaluation.checks.run import checked
+from mmard.evaluation.cache import DiskCache, fingerprint
+from mmard.evaluation.checks.run import evaluate_with_checks
 from mmard.evaluation.evaluate import choose, evaluate, suite
 from mmard.models.folding import folded
 from mmard.models.weights import save_weights
@@ -121,11 +121,11 @@ def test_broken_images_are_asked_no_more_and_the_same_are_broken(net: nn.Module,
     x, y, _ = blobs(24, seed=4).batch(slice(None))
     x = x.contiguous()
     made, counts = [], []
-    for spare in (False, True):
+    for prune in (False, True):
         ask = Counting(net)
         attack = getattr(AutoAttack().package(ask, x, Threat(eps=eps)), stage)
         attack.seed, attack.n_iter = 5, 20
-        if spare:
+        if prune:
             Pruned(attack, ask)
         with torch.no_grad():
             made.append(attack.perturb(x, y))
@@ -208,7 +208,7 @@ def test_protocols_have_their_names() -> None:
 def test_a_batch_that_is_kept_is_not_judged_again(net: nn.Module, tmp_path: Path) -> None:
     images, threat = blobs(30, seed=3), Threat(eps=EPS)
     trials = choose("pgd-20,autoattack", suite(8, 5), "quick")
-    whole = evaluate(net, images, threat, trials, batch_size=8, kept=KeptIn(tmp_path))
+    whole = evaluate(net, images, threat, trials, batch_size=8, kept=DiskCache(tmp_path))
     files = sorted(tmp_path.iterdir())
     assert len([f for f in files if f.name.startswith("PGD-20")]) == 4
     for f in random.Random(0).sample(files, len(files) // 2):
@@ -216,7 +216,7 @@ def test_a_batch_that_is_kept_is_not_judged_again(net: nn.Module, tmp_path: Path
     untouched = {f: f.stat().st_mtime_ns for f in tmp_path.iterdir()}
     spoilt = next(iter(untouched))
     spoilt.write_bytes(b"\x00" * 20)  # a broken disk's: found again
-    again = evaluate(net, images, threat, trials, batch_size=8, kept=KeptIn(tmp_path))
+    again = evaluate(net, images, threat, trials, batch_size=8, kept=DiskCache(tmp_path))
     assert torch.equal(again.correct, whole.correct)
     assert sorted(tmp_path.iterdir()) == files
     assert all(f.stat().st_mtime_ns == then for f, then in untouched.items() if f != spoilt)
@@ -235,17 +235,17 @@ def test_what_verdicts_depend_on_has_a_folder_of_its_own(net: nn.Module, tmp_pat
     steps = {"PGD-20": replace(trials["PGD-20"], detail=lambda _: "30 steps")}
     own, other = small_net(), small_net(seed=1)
     folders = [
-        Subject(net, images, 12).kept_in(tmp_path, trials, threat, 8, 0).folder,
-        Subject(net, moved, 12).kept_in(tmp_path, trials, threat, 8, 0).folder,
-        Subject(net, images, 12).kept_in(tmp_path, steps, threat, 8, 0).folder,
-        Subject(net, images, 12).kept_in(tmp_path, trials, Threat(eps=0.1), 8, 0).folder,
-        Subject(net, images, 12).kept_in(tmp_path, trials, threat, 9, 0).folder,
-        Subject(net, images, 12).kept_in(tmp_path, trials, threat, 8, 1).folder,
-        Subject(net, images, 12, own).kept_in(tmp_path, trials, threat, 8, 0).folder,
-        Subject(net, images, 12, other).kept_in(tmp_path, trials, threat, 8, 0).folder,
+        EvalModel(net, images, 12).cache_in(tmp_path, trials, threat, 8, 0).folder,
+        EvalModel(net, moved, 12).cache_in(tmp_path, trials, threat, 8, 0).folder,
+        EvalModel(net, images, 12).cache_in(tmp_path, steps, threat, 8, 0).folder,
+        EvalModel(net, images, 12).cache_in(tmp_path, trials, Threat(eps=0.1), 8, 0).folder,
+        EvalModel(net, images, 12).cache_in(tmp_path, trials, threat, 9, 0).folder,
+        EvalModel(net, images, 12).cache_in(tmp_path, trials, threat, 8, 1).folder,
+        EvalModel(net, images, 12, own).cache_in(tmp_path, trials, threat, 8, 0).folder,
+        EvalModel(net, images, 12, other).cache_in(tmp_path, trials, threat, 8, 0).folder,
     ]
     assert len(set(folders)) == len(folders)
-    assert folders[0] == Subject(net, blobs(12), 12).kept_in(tmp_path, trials, threat, 8, 0).folder
+    assert folders[0] == EvalModel(net, blobs(12), 12).cache_in(tmp_path, trials, threat, 8, 0).folder
 
 
 def test_a_randomised_model_is_attacked_with_every_pass(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,10 +260,10 @@ def test_a_randomised_model_is_attacked_with_every_pass(net: nn.Module, monkeypa
     spared: list[str] = []
     monkeypatch.setattr("mmard.attacks.autoattack.Pruned", lambda *_: spared.append("passes of APGD"))
     trials = choose("autoattack", suite(6, 0), "quick")
-    scores = checked(Noisy(), blobs(6, seed=3), Threat(eps=EPS), trials, batch_size=6)
-    assert [check["name"] for check in scores.facts["checks"]][:1] == ["randomised"]
+    scores = evaluate_with_checks(Noisy(), blobs(6, seed=3), Threat(eps=EPS), trials, batch_size=6)
+    assert [check["name"] for check in scores.metadata["checks"]][:1] == ["randomised"]
     assert spared == []  # the first wrong answer of many may be chance's; the package takes the last
-    checked(net, blobs(6, seed=3), Threat(eps=EPS), trials, batch_size=6)
+    evaluate_with_checks(net, blobs(6, seed=3), Threat(eps=EPS), trials, batch_size=6)
     assert len(spared) == 2
 
 

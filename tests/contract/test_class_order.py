@@ -14,11 +14,11 @@ import torch
 import mmard
 from mmard import MmardError
 from mmard.api.build import data_of, known_of
-from mmard.api.comparison import Scene
+from mmard.api.comparison import Comparison
 from mmard.api.settings import read_settings
 from mmard.api.train import known_to
 from mmard.data.images import Images
-from mmard.models.weights import facts_of, load_weights, save_weights
+from mmard.models.weights import load_weights, metadata_of, save_weights
 from mmard.runs.folder import RunFolder
 
 datasets = pytest.importorskip("datasets")
@@ -94,7 +94,7 @@ def test_data_in_another_order_are_judged_as_in_the_model_s(run: RunFolder, plac
     assert right.accuracy("clean") == accuracy(run, NAMES)
     with pytest.warns(UserWarning, match=ORDER):
         scores = mmard.evaluate(run, "fgsm", examples=0, **places["other"])
-    assert scores.facts["classes"] == list(NAMES)
+    assert scores.metadata["classes"] == list(NAMES)
     assert [scores.accuracy(a) for a in ("clean", "FGSM")] == [right.accuracy(a) for a in ("clean", "FGSM")]
 
 
@@ -112,12 +112,12 @@ def test_a_student_learns_its_teacher_s_order(
     taught = QUICK | {"method": "rslad", "train__epochs": 1, "attack__steps": 1, "teacher": str(run.path)}
     with pytest.warns(UserWarning, match=ORDER):
         student = mmard.train(out=str(tmp_path / "s"), **taught, **places["other"])
-    assert facts_of(student.best_file)["classes"] == list(NAMES)
+    assert metadata_of(student.best_file)["classes"] == list(NAMES)
     settings = read_settings(student.path)
     with pytest.warns(UserWarning, match=ORDER):
         data = data_of(settings, [known_of(student.best_file, "the student")])
     with pytest.warns(UserWarning, match=ORDER):
-        scene = Scene.of(settings, student.best_file, "test", 100, 50, 0)
+        scene = Comparison.of(settings, student.best_file, "test", 100, 50, 0)
     for images in (data.train.in_memory(), data.held_out, data.test, scene.images):
         assert [images.classes[k] for k in images.labels] == shown(images)
         assert images.classes == NAMES
@@ -186,14 +186,14 @@ def test_an_exported_model_keeps_its_order(run: RunFolder, places: dict[str, dic
     right = mmard.evaluate(run, "none", examples=0).accuracy("clean")
     with pytest.warns(UserWarning, match=ORDER):
         delivery = export(run.path, tmp_path / "m.onnx", **places["other"])
-    assert delivery.facts["classes"] == list(NAMES)
+    assert delivery.metadata["classes"] == list(NAMES)
     with pytest.warns(UserWarning, match=ORDER):
-        scores = mmard.evaluate(tmp_path / "m.onnx", "none", examples=0, twin=str(run.path), **places["other"])
+        scores = mmard.evaluate(tmp_path / "m.onnx", "none", examples=0, surrogate=str(run.path), **places["other"])
     assert scores.accuracy("clean") == right
-    save_weights(tmp_path / "twin.safetensors", load_weights(run.best_file), {"classes": list(OTHER)})
-    with pytest.raises(MmardError, match=r"its float twin .* know the same classes in different orders"):
+    save_weights(tmp_path / "surrogate.safetensors", load_weights(run.best_file), {"classes": list(OTHER)})
+    with pytest.raises(MmardError, match=r"its float surrogate .* know the same classes in different orders"):
         mmard.evaluate(
-            tmp_path / "m.onnx", "none", examples=0, twin=str(tmp_path / "twin.safetensors"), **places["same"]
+            tmp_path / "m.onnx", "none", examples=0, surrogate=str(tmp_path / "surrogate.safetensors"), **places["same"]
         )
 
 

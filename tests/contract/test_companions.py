@@ -34,7 +34,7 @@ from mmard.methods import (
     standard,
 )
 from mmard.models.students import Architecture, Classifier
-from mmard.models.weights import facts_of, load_weights, read_state
+from mmard.models.weights import load_weights, metadata_of, read_state
 from mmard.runs.folder import RunFolder
 from mmard.terms import hard_nat, hard_peer
 from mmard.terms.fairness import Fairness
@@ -171,11 +171,11 @@ def test_parts_of_a_batch_give_a_companion_the_gradient_of_the_whole() -> None:
 def test_a_copy_of_a_method_has_a_state_of_its_own() -> None:
     """What a trial step in the search for memory counts is not counted in the run; both terms of a copy share one state."""
     method = mmard(fair(rslad()), inner="drift", every=2)
-    twin = copy.deepcopy(method)
-    (state,), (other,) = (list(m.modules()) for m in (method, twin))
+    surrogate = copy.deepcopy(method)
+    (state,), (other,) = (list(m.modules()) for m in (method, surrogate))
     assert isinstance(state, Fairness)
     assert other is not state
-    assert [*twin.inner.modules()] == [*twin.outer.modules()] == [other]
+    assert [*surrogate.inner.modules()] == [*surrogate.outer.modules()] == [other]
 
 
 WRONG: dict[str, tuple[Callable[[], object], str]] = {
@@ -251,8 +251,8 @@ def test_a_run_ends_early_when_robust_accuracy_no_longer_rises(
     best = trainer(tiny, tmp_path, pgd_at(), **changes).fit()
     assert len(looks) == 2 + patience
     assert (best["robust"], best["epoch"]) == (30.0, 2.0)
-    assert facts_of(tmp_path / "best.safetensors")["epoch"] == 2
-    assert facts_of(tmp_path / "last.safetensors")["epoch"] == 2 + patience
+    assert metadata_of(tmp_path / "best.safetensors")["epoch"] == 2
+    assert metadata_of(tmp_path / "last.safetensors")["epoch"] == 2 + patience
     trainer(tiny, tmp_path, pgd_at(), **changes).fit()
     assert len(looks) == 2 + patience
 

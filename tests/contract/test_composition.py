@@ -209,7 +209,7 @@ def test_what_settings_put_together(words: dict[str, Any], why: str | None) -> N
 def test_a_term_over_the_batch_is_found_inside_a_balanced_one() -> None:
     """Early stops take samples out of the batch that such a term is over."""
     from mmard.terms import OVER_THE_BATCH, joint
-    from mmard.terms.held_gradient import held
-    from mmard.terms.normalised_gradient import balanced
+    from mmard.terms.held_gradient import reuse_gradient
+    from mmard.terms.normalised_gradient import normalise_gradient
 
-    assert {term.name for term in balanced(held(joint, 2)).within()} & OVER_THE_BATCH == {"joint"}
+    assert {term.name for term in normalise_gradient(reuse_gradient(joint, 2)).within()} & OVER_THE_BATCH == {"joint"}

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from mmard import MmardError, Scores
 from mmard.models.tensor_files import DIGEST, load_tensors
-from mmard.models.weights import facts_of, load_weights, read_state, save_weights
+from mmard.models.weights import load_weights, metadata_of, read_state, save_weights
 from mmard.runs.folder import RunFolder
 from mmard.study.jobs import is_done
 from mmard.study.spec import Evaluation
@@ -67,13 +67,13 @@ def test_no_flipped_bit_of_weights_is_read(tmp_path: Path) -> None:
     """A flip in the digest's own name leaves a file without one, and everything else as it was: that may be read."""
     path, net = tmp_path / "best.safetensors", small_net()
     save_weights(path, net, FACTS)
-    unsaid = survivors(path, lambda: (facts_of(path), load_weights(path)), some_bits(path, 60))
+    unsaid = survivors(path, lambda: (metadata_of(path), load_weights(path)), some_bits(path, 60))
     header = 8 * (8 + int.from_bytes(path.read_bytes()[:8], "little"))
-    unsaid += survivors(path, lambda: (facts_of(path), load_weights(path)), list(range(0, header, 37)))
+    unsaid += survivors(path, lambda: (metadata_of(path), load_weights(path)), list(range(0, header, 37)))
     whole = path.read_bytes()
     for bit in unsaid:
         flipped(path, whole, bit)
-        assert facts_of(path) == FACTS
+        assert metadata_of(path) == FACTS
         assert all(torch.equal(t, net.state_dict()[name]) for name, t in load_weights(path).state_dict().items())
     assert len(unsaid) <= 2
 
@@ -84,9 +84,9 @@ def test_every_part_of_a_header_is_covered(tmp_path: Path) -> None:
     tensors, header = load_tensors(path)
     digest = path.read_bytes().split(DIGEST.encode() + b'":"')[1][:64].decode()
     more = {**tensors, "net.extra": torch.zeros(1)}
-    for those, facts in ((tensors, {**header, "facts": "{}"}), (more, header), (tensors, {**header, "new": "1"})):
-        save_file(those, path, metadata={**facts, DIGEST: digest})
-        for read in (facts_of, load_weights, read_state):
+    for those, metadata in ((tensors, {**header, "facts": "{}"}), (more, header), (tensors, {**header, "new": "1"})):
+        save_file(those, path, metadata={**metadata, DIGEST: digest})
+        for read in (metadata_of, load_weights, read_state):
             with pytest.raises(MmardError, match=r"best.safetensors is damaged: .* copy it again .* or remove it"):
                 read(path)
 
@@ -97,7 +97,7 @@ def test_files_without_a_digest_are_read(tmp_path: Path) -> None:
     save_weights(path, net, FACTS)
     header = load_tensors(path)[1]
     save_file(load_file(path), path, metadata=header)
-    assert facts_of(path) == FACTS
+    assert metadata_of(path) == FACTS
     assert torch.equal(next(load_weights(path).parameters()), next(net.parameters()))
     folder = RunFolder(tmp_path)
     torch.save(STATE, folder.checkpoint_file)
@@ -174,8 +174,8 @@ def test_a_studys_done_hangs_on_digests_not_on_times(tmp_path: Path) -> None:
     for file in (folder.best_file, folder.last_file):
         save_weights(file, small_net())
     right = torch.ones(4, 1, dtype=torch.bool)
-    facts = {"asked": evaluation.asked(), "weights": sha256(folder.best_file)}
-    scores = Scores(right, ("clean",), ("",), (0.0,), torch.arange(4), facts)
+    metadata = {"asked": evaluation.asked(), "weights": sha256(folder.best_file)}
+    scores = Scores(right, ("clean",), ("",), (0.0,), torch.arange(4), metadata)
     scores.save(tmp_path / "eval/best")
     verdicts = tmp_path / "eval/best/verdicts.safetensors"
     os.utime(verdicts, (0, 0))  # as a copy from elsewhere may have it

@@ -75,7 +75,7 @@ def test_every_architecture_says_the_same_as_onnx_and_nearly_so_in_int8(name: st
     with torch.no_grad():
         wanted = net(x)
     assert type(wanted) is torch.Tensor  # the exporter's stand-ins did not stay in what the net keeps between passes
-    assert (runtime.shape, runtime.classes, runtime.facts) == ((3, 8, 8), 10, {})
+    assert (runtime.shape, runtime.classes, runtime.metadata) == ((3, 8, 8), 10, {})
     for size in (1, 3, 5):
         assert torch.allclose(runtime(x[:size]), wanted[:size], atol=1e-5)
     eight = RuntimeModel(bytes_of(quantised(graph, x), {}), name)(x)
@@ -98,12 +98,12 @@ class Linear(nn.Module):
 
 
 def test_straight_through_has_the_runtimes_values_and_the_twins_jacobian() -> None:
-    runtime, twin = Linear(levels=5), Linear(seed=1)
+    runtime, surrogate = Linear(levels=5), Linear(seed=1)
     x = torch.rand(3, 1, 4, 4, requires_grad=True)
-    z, c = straight_through(runtime, twin)(x), torch.randn(3, 4)
+    z, c = straight_through(runtime, surrogate)(x), torch.randn(3, 4)
     assert torch.equal(z, runtime(x))
     (grad,) = torch.autograd.grad((c * z).sum(), x)
-    assert torch.allclose(grad.flatten(1), c @ twin.w, atol=1e-6)
+    assert torch.allclose(grad.flatten(1), c @ surrogate.w, atol=1e-6)
 
     def never(x: Tensor) -> Tensor:
         raise AssertionError
@@ -116,13 +116,13 @@ def test_straight_through_finds_what_the_closed_form_says_where_the_runtime_has_
     """Of logits (s, −s) with s linear, the sign of s can be turned in an L∞ ball if and only if |s| < eps·‖w‖₁."""
     plain, eps = Linear(), 0.05
 
-    def twin(x: Tensor) -> Tensor:
+    def surrogate(x: Tensor) -> Tensor:
         s = plain(x)[:, :1]
         return torch.cat([s, -s, s.expand(-1, 2) * 0 - 9], 1)
 
     class Runtime(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return (twin(x).detach() * 200).round() / 200
+            return (surrogate(x).detach() * 200).round() / 200
 
     images = blobs(60, size=4)
     images.pixels.clamp_(40, 210)  # no pixel is clipped
@@ -130,7 +130,7 @@ def test_straight_through_finds_what_the_closed_form_says_where_the_runtime_has_
     images.labels.copy_((s < 0).long())
     room = s.abs() - eps * plain.w[0].abs().sum()
     sure = room.abs() > 0.02  # rounding to 1/200 decides nothing
-    trials = exported_suite(twin)
+    trials = exported_suite(surrogate)
     chosen = {n: trials[n] for n in ("through-PGD-20", "through-C&W")}
     scores = evaluate(Runtime(), images, Threat(eps=eps), chosen)
     assert 5 < (room[sure] > 0).sum() < sure.sum() - 5
@@ -138,44 +138,44 @@ def test_straight_through_finds_what_the_closed_form_says_where_the_runtime_has_
         assert torch.equal(scores.correct[sure, column], room[sure] > 0)
 
 
-def test_transfer_shows_the_runtime_what_the_attack_made_on_the_twin() -> None:
-    runtime, twin, images, threat = Linear(levels=3), Linear(), blobs(30, size=4), Threat(eps=0.03)
+def test_transfer_shows_the_runtime_what_the_attack_made_on_the_surrogate() -> None:
+    runtime, surrogate, images, threat = Linear(levels=3), Linear(), blobs(30, size=4), Threat(eps=0.03)
     images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
-    trials = choose_exported("transfer-pgd-20", exported_suite(twin, seed=4))
+    trials = choose_exported("transfer-pgd-20", exported_suite(surrogate, seed=4))
     verdicts = evaluate(runtime, images, threat, trials, seed=4, batch_size=20).correct[:, 1]
     wanted = []
     for start in (0, 20):
         x, y, _ = images.batch(slice(start, start + 20))
         torch.manual_seed(seed_of(4, start))
-        x_adv = untargeted(Pgd(steps=20, start="uniform"))(twin, x, y, threat)
+        x_adv = untargeted(Pgd(steps=20, start="uniform"))(surrogate, x, y, threat)
         wanted.append(runtime(x_adv).argmax(1) == y)
     assert torch.equal(verdicts, torch.cat(wanted))
     assert 0 < verdicts.sum() < 30
 
 
 def test_autoattack_by_transfer_goes_on_with_whom_the_runtime_has_right() -> None:
-    runtime, twin, images, threat = Linear(levels=3), Linear(), blobs(40, size=4), Threat(eps=0.05)
+    runtime, surrogate, images, threat = Linear(levels=3), Linear(), blobs(40, size=4), Threat(eps=0.05)
     images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
-    trials = choose_exported("transfer-autoattack", exported_suite(twin, 40), "quick")
+    trials = choose_exported("transfer-autoattack", exported_suite(surrogate, 40), "quick")
     assert list(trials) == ["transfer-AutoAttack-quick"]
     scores = evaluate(runtime, images, threat, trials, batch_size=40)
     first, last = scores.stages
     assert (first.name, last.name, first.attacked) == ("APGD-CE", "APGD-T", 40)
     assert last.attacked == first.right.sum() < 40
     x, y, _ = images.batch(slice(None))
-    x_adv = AutoAttack(protocol="quick", spare=False).stage("APGD-CE", twin, x, y, threat)
+    x_adv = AutoAttack(protocol="quick", prune=False).stage("APGD-CE", surrogate, x, y, threat)
     right = runtime(x_adv).argmax(1) == y
     assert torch.equal(first.right, right)
-    assert (right & (twin(x_adv).argmax(1) != y)).any()  # whom only the twin has wrong is not given up
+    assert (right & (surrogate(x_adv).argmax(1) != y)).any()  # whom only the surrogate has wrong is not given up
     with pytest.raises(MmardError, match="unknown protocol 'fast'"):
-        choose_exported(None, exported_suite(twin), "fast")
+        choose_exported(None, exported_suite(surrogate), "fast")
 
 
-def test_only_queries_find_out_a_runtime_that_its_twin_knows_nothing_of() -> None:
-    runtime, twin, images = Linear(levels=50), Linear(seed=7), blobs(20, size=4)
-    twin.w.zero_()  # no gradient anywhere
+def test_only_queries_find_out_a_runtime_that_its_surrogate_knows_nothing_of() -> None:
+    runtime, surrogate, images = Linear(levels=50), Linear(seed=7), blobs(20, size=4)
+    surrogate.w.zero_()  # no gradient anywhere
     images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
-    trials = choose_exported("fgsm,square", exported_suite(twin))
+    trials = choose_exported("fgsm,square", exported_suite(surrogate))
     assert list(trials) == ["transfer-FGSM", "through-FGSM", "Square"]
     scores = evaluate(runtime, images, Threat(eps=0.3), trials)
     assert [scores.accuracy(a) for a in ("transfer-FGSM", "through-FGSM")] == [1, 1]
@@ -198,7 +198,7 @@ def test_square_is_the_one_in_the_autoattack_package(norm: str) -> None:
     assert 4 < (net(ours).argmax(1) != y).sum() < 30
 
 
-def test_usual_attacks_go_three_ways_and_without_a_twin_one() -> None:
+def test_usual_attacks_go_three_ways_and_without_a_surrogate_one() -> None:
     usual = [*choose_exported(None, exported_suite(Linear()))]
     assert usual == [
         *("transfer-PGD-20", "transfer-C&W", "transfer-AutoAttack"),
@@ -207,10 +207,10 @@ def test_usual_attacks_go_three_ways_and_without_a_twin_one() -> None:
     ]
     alone = exported_suite(None)
     assert [*choose_exported(None, alone)] == ["Square"]
-    assert "no float twin: this alone proves little" in alone["Square"].detail(Threat(eps=0.1))
+    assert "no float surrogate: this alone proves little" in alone["Square"].detail(Threat(eps=0.1))
     assert choose_exported("none", alone) == {}
     for name in ("pgd-20", "through-cw"):
-        with pytest.raises(MmardError, match=f"{name} needs the model's float twin; name it: --surrogate RUN"):
+        with pytest.raises(MmardError, match=f"{name} needs the model's float surrogate; name it: --surrogate RUN"):
             choose_exported(f"square, {name}", alone)
     with pytest.raises(MmardError, match="unknown attack 'pgd-2'; did you mean"):
         choose_exported("pgd-2", exported_suite(Linear()))
@@ -235,8 +235,8 @@ def test_a_comparison_far_off_or_not_a_number_is_refused() -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights for digits, and both exports of them."""
     folder = tmp_path_factory.mktemp("made")
-    facts = {"settings": {"data": {"name": "digits"}, "threat": {"eps": 0.3}}}
-    save_weights(folder / "net.safetensors", lively("cnn-4-3", channels=1), facts)
+    metadata = {"settings": {"data": {"name": "digits"}, "threat": {"eps": 0.3}}}
+    save_weights(folder / "net.safetensors", lively("cnn-4-3", channels=1), metadata)
     for int8 in (False, True):
         export.export(folder / "net.safetensors", int8=int8, calibration=100)
     return folder
@@ -252,15 +252,19 @@ def here(made: Path, tmp_path: Path) -> Path:
 def test_the_file_explains_itself_to_those_who_have_only_it(made: Path) -> None:
     for name, precision in (("net.onnx", "float32"), ("net-int8.onnx", "int8")):
         session = ort.InferenceSession(str(made / name))
-        facts = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
-        assert facts["classes"] == [*map(str, range(10))]
-        assert (facts["precision"], facts["threat"], facts["source"]) == (precision, "L∞ 0.3", "net.safetensors")
-        assert facts["architecture"]["name"] == "cnn-4-3"
-        assert facts["settings"]["data"]["name"] == "digits"
-        assert "[0, 1]" in facts["input"]
-        assert facts["comparison"]["images"] == 144  # all that are held out
-        assert ("quantisation" in facts) == (precision == "int8")
-    assert "100 training images" in facts["quantisation"]
+        metadata = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+        assert metadata["classes"] == [*map(str, range(10))]
+        assert (metadata["precision"], metadata["threat"], metadata["source"]) == (
+            precision,
+            "L∞ 0.3",
+            "net.safetensors",
+        )
+        assert metadata["architecture"]["name"] == "cnn-4-3"
+        assert metadata["settings"]["data"]["name"] == "digits"
+        assert "[0, 1]" in metadata["input"]
+        assert metadata["comparison"]["images"] == 144  # all that are held out
+        assert ("quantisation" in metadata) == (precision == "int8")
+    assert "100 training images" in metadata["quantisation"]
     kinds = {node.op_type for node in onnx.load(made / "net-int8.onnx").graph.node}
     assert "QuantizeLinear" in kinds
     assert not [p for p in made.iterdir() if p.suffix == ".part"]
@@ -302,15 +306,17 @@ def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_its_export_and_int8_side_by_side(here: Path, mmard: Run, few_queries: None) -> None:
     done = mmard("eval", "net.safetensors", "net.onnx", "net-int8.onnx", "--attacks", "pgd-20,square", "--limit", "12")
     assert done.returncode == 0, done.stderr
-    assert "values of the runtime, gradients of the float twin: cross-entropy, 20 steps" in done.stdout
+    assert "values of the runtime, gradients of the float surrogate: cross-entropy, 20 steps" in done.stdout
     found = {n: Scores.load(here / "eval" / f"{n}_{a}_12-images") for n, a in FOLDERS.items()}
     names = ("clean", "transfer-PGD-20", "through-PGD-20", "Square")
     assert found["net.onnx"].attacks == found["net-int8.onnx"].attacks == names
-    own, twin = found["net"].correct, found["net.onnx"].correct
-    assert torch.equal(own, twin[:, [0, 1, 3]])  # up to rounding it is the same network, and the starts are the same
-    assert torch.equal(own[:, 1], twin[:, 2])
-    assert found["net-int8.onnx"].facts["twin"] == "net.safetensors"
-    assert found["net-int8.onnx"].facts["precision"] == "int8"
+    own, surrogate = found["net"].correct, found["net.onnx"].correct
+    assert torch.equal(
+        own, surrogate[:, [0, 1, 3]]
+    )  # up to rounding it is the same network, and the starts are the same
+    assert torch.equal(own[:, 1], surrogate[:, 2])
+    assert found["net-int8.onnx"].metadata["twin"] == "net.safetensors"
+    assert found["net-int8.onnx"].metadata["precision"] == "int8"
 
 
 FOLDERS = {
@@ -320,7 +326,7 @@ FOLDERS = {
 }
 
 
-def test_a_moved_folder_still_finds_its_twin_and_a_changed_one_is_not_used(
+def test_a_moved_folder_still_finds_its_surrogate_and_a_changed_one_is_not_used(
     here: Path, mmard: Run, few_queries: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(here / "state"))  # of a user who has exported nothing
@@ -347,7 +353,7 @@ def test_a_model_from_elsewhere_is_judged_too(here: Path, mmard: Run) -> None:
     del graph.metadata_props[:]
     onnx.save(graph, here / "foreign.onnx")
     done = mmard("eval", "foreign.onnx", "--attacks", "none", "data.name=digits")
-    assert "foreign.onnx names no float twin" in done.stderr
+    assert "foreign.onnx names no float surrogate" in done.stderr
     assert "foreign.onnx does not say which data" in mmard("eval", "foreign.onnx", "--attacks", "none").stderr
     words = [
         "eval",
@@ -463,7 +469,7 @@ def _a_strangers_surrogate(here: Path, mmard: Run) -> None:
     assert done.returncode == 0, done.stderr
     records = [Scores.load(file.parent) for file in here.glob("eval/foreign.onnx*/scores.json")]
     (alone,) = [record for record in records if record.attacks == ("clean", "Square")]
-    assert [check["name"] for check in alone.facts["checks"] if check["level"] == "warning"] == ["surrogate"]
+    assert [check["name"] for check in alone.metadata["checks"] if check["level"] == "warning"] == ["surrogate"]
 
 
 def test_a_surrogate_whose_function_fails_is_one_line(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from mmard import Pgd, Threat
 from mmard.data.images import Images
 from mmard.evaluation.checks import probes
 from mmard.evaluation.checks.consistency import beats, flags_of_probes, flags_of_verdicts
-from mmard.evaluation.checks.run import checked
-from mmard.evaluation.evaluate import Trial, evaluate
+from mmard.evaluation.checks.run import evaluate_with_checks
+from mmard.evaluation.evaluate import AttackSpec, evaluate
 from mmard.evaluation.scores import Scores, Stage
 
 pytestmark = pytest.mark.figures
@@ -31,11 +31,11 @@ PROBED = {
 }
 
 
-def verdicts(rights: dict[str, int], **facts: object) -> Scores:
+def verdicts(rights: dict[str, int], **metadata: object) -> Scores:
     """The first so many samples are right."""
     columns = torch.stack([torch.arange(N) < count for count in rights.values()], 1)
     names = tuple(rights)
-    return Scores(columns, names, names, (0.0,) * len(names), torch.arange(N), {"outside_the_threat": {}, **facts})
+    return Scores(columns, names, names, (0.0,) * len(names), torch.arange(N), {"outside_the_threat": {}, **metadata})
 
 
 def flagged(changes: dict[str, int]) -> set[str]:
@@ -113,9 +113,11 @@ def test_an_attack_that_oversteps_is_an_error_with_its_count() -> None:
 
     images = blobs(40)
     images = Images(images.pixels // 2, images.labels, images.classes, images.index)
-    scores = checked(small_net(), images, Threat(eps=0.1), {"far": Trial(far, lambda _: "far", scale_free=True)})
-    assert scores.facts["outside_the_threat"] == {"clean": 0, "far": 10}
-    (norm,) = (check for check in scores.facts["checks"] if check["name"] == "norm")
+    scores = evaluate_with_checks(
+        small_net(), images, Threat(eps=0.1), {"far": AttackSpec(far, lambda _: "far", scale_free=True)}
+    )
+    assert scores.metadata["outside_the_threat"] == {"clean": 0, "far": 10}
+    (norm,) = (check for check in scores.metadata["checks"] if check["name"] == "norm")
     assert (norm["level"], norm["said"]) == ("error", "far: 10 of 40 images lie outside of the threat")
 
 
@@ -124,7 +126,7 @@ def test_figures_that_do_not_stand_end_the_command_with_1(
 ) -> None:
     words = ["eval", digits_teacher, "threat.eps=0.1", "--attacks", "fgsm", "--limit", 40]
     assert mmard(*words).returncode == 0
-    monkeypatch.setattr(Pgd, "climb", lambda _self, _loss, x, _start, threat: x + 2 * threat.eps)
+    monkeypatch.setattr(Pgd, "run", lambda _self, _loss, x, _start, threat: x + 2 * threat.eps)
     done = mmard(*words)
     assert done.returncode == 1
     assert "images lie outside of the threat" in done.stdout
@@ -147,7 +149,7 @@ def test_square_shows_what_a_false_gradient_hides() -> None:
     scores = evaluate(Gate(), images, threat, tried, batch_size=20)
     assert scores.accuracy("PGD-20") > 0.9
     assert scores.accuracy(probes.SQUARE) < 0.1
-    assert scores.facts["outside_the_threat"] == {"clean": 0, "PGD-20": 0, probes.SQUARE: 0}
+    assert scores.metadata["outside_the_threat"] == {"clean": 0, "PGD-20": 0, probes.SQUARE: 0}
 
 
 def test_repeated_keeps_the_first_success_and_first_found_an_iterate() -> None:
@@ -173,19 +175,19 @@ def test_the_command_line_shows_what_was_found(mmard: Run, tmp_path: Path, digit
         done = mmard("eval", digits_teacher, "threat.eps=0.1", *words)
         assert done.returncode == 0, done.stderr
         (file,) = digits_teacher.parent.glob("eval/*30*/scores.json")
-        facts = json.loads(file.read_text())
+        metadata = json.loads(file.read_text())
         file.unlink()
-        return done.stdout, facts
+        return done.stdout, metadata
 
-    said, facts = checked_by("--attacks", "pgd-20", "--limit", 30)
+    said, metadata = checked_by("--attacks", "pgd-20", "--limit", 30)
     assert "note: whole-set  30 of 360 test images" in said
     assert "do: leave out --limit" in said
-    assert [c["name"] for c in facts["checks"]] == ["whole-set"]  # type: ignore[index, attr-defined]
-    assert facts["checked"]["how"] == "quick"  # type: ignore[index]
-    said, facts = checked_by("--attacks", "pgd-20", "--limit", 30, "--checks", "none")
+    assert [c["name"] for c in metadata["checks"]] == ["whole-set"]  # type: ignore[index, attr-defined]
+    assert metadata["checked"]["how"] == "quick"  # type: ignore[index]
+    said, metadata = checked_by("--attacks", "pgd-20", "--limit", 30, "--checks", "none")
     assert "nothing was checked" in said
-    said, facts = checked_by("--attacks", "pgd-20", "--limit", 30, "--checks", "full")
-    assert facts["checked"]["probed"] == 30  # type: ignore[index]
+    said, metadata = checked_by("--attacks", "pgd-20", "--limit", 30, "--checks", "full")
+    assert metadata["checked"]["probed"] == 30  # type: ignore[index]
 
 
 def test_processes_find_the_same(mmard: Run, mmard_process: Run, tmp_path: Path) -> None:
@@ -196,7 +198,7 @@ def test_processes_find_the_same(mmard: Run, mmard_process: Run, tmp_path: Path)
         done = mmard_process("eval", "run", *words, f"engine.devices={count}", "engine.accelerator=cpu", timeout=300)
         assert done.returncode == 0, done.stderr
         (file,) = tmp_path.glob("run/eval/*/scores.json")
-        facts = json.loads(file.read_text())
-        found.append((facts["checks"], facts["outside_the_threat"], Scores.load(file.parent).correct.tolist()))
+        metadata = json.loads(file.read_text())
+        found.append((metadata["checks"], metadata["outside_the_threat"], Scores.load(file.parent).correct.tolist()))
         file.unlink()
     assert found[0] == found[1]

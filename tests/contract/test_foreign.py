@@ -11,7 +11,7 @@ from mmard import Threat
 from mmard.data.images import DataSet, Images, some
 from mmard.data.sources import load
 from mmard.evaluation.checks.confirmation import Attempt, attempt
-from mmard.evaluation.checks.run import checked
+from mmard.evaluation.checks.run import evaluate_with_checks
 from mmard.evaluation.evaluate import choose, evaluate, suite
 from mmard.evaluation.prepare import Contiguous, FiniteGradients, prepared
 from mmard.models.students import Architecture, build
@@ -26,9 +26,9 @@ def digits() -> DataSet:
 
 
 def levels(model: nn.Module, images: Images, checks: str, threat: Threat = THREAT) -> dict[str, str]:
-    scores = checked(model, images, threat, choose("pgd-20,cw", suite()), checks=checks)
+    scores = evaluate_with_checks(model, images, threat, choose("pgd-20,cw", suite()), checks=checks)
     assert scores.accuracy("clean") > scores.accuracy("worst case")
-    return {check["name"]: check["level"] for check in scores.facts["checks"]}
+    return {check["name"]: check["level"] for check in scores.metadata["checks"]}
 
 
 @pytest.mark.parametrize("name", foreign.ARCHITECTURES)
@@ -58,9 +58,9 @@ def test_ties_in_a_pool_over_a_flat_background_are_no_masked_gradient(eps: float
 def test_a_stop_needs_attacks_that_agree() -> None:
     assert not Attempt(by_gradient=0, blindly=2, count=50, left=0.5).agrees
     assert Attempt(by_gradient=0, blindly=3, count=50, left=0.5).agrees
-    assert not Attempt(by_gradient=0, blindly=0, count=50, left=0.5).acquits  # nobody found anything: nobody knows
-    assert Attempt(by_gradient=3, blindly=0, count=50, left=0.5).acquits
-    assert Attempt(by_gradient=0, blindly=0, count=50, left=0.0).acquits
+    assert not Attempt(by_gradient=0, blindly=0, count=50, left=0.5).clears  # nobody found anything: nobody knows
+    assert Attempt(by_gradient=3, blindly=0, count=50, left=0.5).clears
+    assert Attempt(by_gradient=0, blindly=0, count=50, left=0.0).clears
 
 
 def test_attacks_agree_on_a_cut_gradient_and_not_on_a_scaled_one(digits: DataSet) -> None:

@@ -17,8 +17,8 @@ from mmard.api.settings import read_settings
 from mmard.attacks.inner.adaptive import EarlyStop, WarmStart
 from mmard.attacks.inner.compose import Inner
 from mmard.attacks.inner.one_step import RS_FGSM
-from mmard.attacks.inner.switching import Guard, Late
-from mmard.data.augment import drawn
+from mmard.attacks.inner.switching import CollapseGuard, StepSwitch
+from mmard.data.augment import sample_crop
 from mmard.data.images import DataSet
 from mmard.methods import METHODS
 from mmard.runs.folder import RunFolder
@@ -103,7 +103,7 @@ def counting(calls: list[int], process: Any) -> Method:
 
 
 def test_late_switches_at_the_right_step(calls: list[int], tiny: DataSet, tmp_path: Path) -> None:
-    late = Late(first=Pgd(steps=2), then=Pgd(steps=5), after=0.75)
+    late = StepSwitch(first=Pgd(steps=2), then=Pgd(steps=5), after=0.75)
     trainer(tiny, tmp_path, counting(calls, late)).fit()
     assert calls[:-1] == [2] * 9 + [5] * 3  # 12 steps
 
@@ -118,14 +118,14 @@ def test_late_switches_at_the_right_step(calls: list[int], tiny: DataSet, tmp_pa
         ([(10, 10), (40, 4), (60, 12), (60, 21), (70, 5)], [False, False, False, False, True]),
     ],
 )
-def test_what_a_collapse_is(judged: list[tuple[float, float]], collapsed: list[bool]) -> None:
-    guard = Guard(RS_FGSM, Pgd())
+def test_what_a_collapse_is(validated: list[tuple[float, float]], collapsed: list[bool]) -> None:
+    guard = CollapseGuard(RS_FGSM, Pgd())
     found = []
-    for clean, robust in judged:
+    for clean, robust in validated:
         before = guard.collapsed
-        assert guard.judged(clean, robust, chance=10) == (guard.collapsed and not before)
+        assert guard.validated(clean, robust, chance=10) == (guard.collapsed and not before)
         found.append(guard.collapsed)
-        other = Guard(RS_FGSM, Pgd())
+        other = CollapseGuard(RS_FGSM, Pgd())
         other.load_state_dict(guard.state_dict())
         guard = other  # as if it were resumed each time
     assert found == collapsed
@@ -145,7 +145,7 @@ def test_the_guard_acts_on_a_collapse_once_and_when_resumed(
     monkeypatch.setattr(Validation, "judge", judge)
 
     def run(**changes: Any) -> None:
-        guard = Guard(Pgd(steps=1), Pgd(steps=4))
+        guard = CollapseGuard(Pgd(steps=1), Pgd(steps=4))
         runs.append(trainer(tiny, tmp_path, counting(calls, WarmStart(guard) if warm else guard), **changes))
         runs[-1].fit()
 
@@ -243,7 +243,7 @@ def test_parts_of_a_batch_keep_what_the_whole_would() -> None:
     """Each part has its own rows of the augmentation."""
     x, y, index = blobs(40).batch(slice(None))
     torch.manual_seed(0)
-    frame, kept = drawn(x, "crop+flip"), []
+    frame, kept = sample_crop(x, "crop+flip"), []
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 4))  # no BatchNorm, which sees parts
     for at_once in (None, 10):
         warm = WarmStart(Pgd(steps=2, start="none"))

@@ -16,7 +16,7 @@ from mmard import Threat, load_model
 from mmard.data.images import DataSet, some
 from mmard.data.sources import load
 from mmard.evaluation.checks.messages import CheckError
-from mmard.evaluation.checks.run import checked
+from mmard.evaluation.checks.run import evaluate_with_checks
 from mmard.evaluation.evaluate import choose, suite
 from mmard.evaluation.scores import Scores
 from mmard.models.students import Classifier
@@ -37,7 +37,7 @@ def net(honest: dict[str, Path]) -> Classifier:
     return load_model(honest["pgd_at"])
 
 
-def judged(
+def validated(
     model: nn.Module,
     digits: DataSet,
     attacks: str = "fgsm,pgd-20,cw",
@@ -45,13 +45,15 @@ def judged(
     n: int = 60,
     others: Mapping[str, nn.Module] | None = None,
 ) -> Scores:
-    return checked(model, some(digits.test, n, seed=1), THREAT, choose(attacks, suite()), checks=checks, others=others)
+    return evaluate_with_checks(
+        model, some(digits.test, n, seed=1), THREAT, choose(attacks, suite()), checks=checks, others=others
+    )
 
 
 def caught(model: nn.Module, digits: DataSet) -> set[str]:
     """Names of the checks that speak."""
     try:
-        return {check["name"] for check in judged(model, digits, "cw").facts["checks"]}
+        return {check["name"] for check in validated(model, digits, "cw").metadata["checks"]}
     except CheckError as e:
         return {e.check.name}
 
@@ -105,12 +107,12 @@ def test_every_exhibit_is_caught_by_name(name: str, net: Classifier, digits: Dat
 
 
 def test_true_gradients_that_lead_nowhere_are_found_out_by_further_attacks(net: Classifier, digits: DataSet) -> None:
-    scores = judged(museum.Rugged(net, 1.5), digits, "fgsm,pgd-20,cw", "full", 100, {"the net beneath": net})
-    seen = {check["name"]: check for check in scores.facts["checks"] if "a net fitted" not in check["said"]}
+    scores = validated(museum.Rugged(net, 1.5), digits, "fgsm,pgd-20,cw", "full", 100, {"the net beneath": net})
+    seen = {check["name"]: check for check in scores.metadata["checks"] if "a net fitted" not in check["said"]}
     assert {"restarts", "square", "transfer"} <= seen.keys()  # the fitted net finds as many as rounding lets it
     assert all(seen["square"][key] for key in ("said", "means", "do"))
-    steeper = judged(museum.Rugged(net, 3), digits, "fgsm,pgd-20", checks="quick", n=200)
-    assert "order" in {check["name"] for check in steeper.facts["checks"]}
+    steeper = validated(museum.Rugged(net, 3), digits, "fgsm,pgd-20", checks="quick", n=200)
+    assert "order" in {check["name"] for check in steeper.metadata["checks"]}
 
 
 def test_eps_in_255ths_is_caught(honest: dict[str, Path]) -> None:
@@ -121,9 +123,9 @@ def test_eps_in_255ths_is_caught(honest: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("method", ["pgd_at", "trades", "rslad", "mmard"])
 def test_honest_models_raise_no_flag(method: str, honest: dict[str, Path], digits: DataSet) -> None:
-    scores = judged(load_model(honest[method]), digits, "fgsm,pgd-20,cw", checks="full", n=100)
-    assert scores.facts["checks"] == []
-    assert scores.facts["checked"]["probed"] == 100
+    scores = validated(load_model(honest[method]), digits, "fgsm,pgd-20,cw", checks="full", n=100)
+    assert scores.metadata["checks"] == []
+    assert scores.metadata["checked"]["probed"] == 100
     assert scores.accuracy("clean") - 0.1 > scores.accuracy("worst case") > 0.1  # a case that tells something
 
 
@@ -141,9 +143,9 @@ def test_an_ensemble_of_two_that_normalise_is_honest(honest: dict[str, Path], di
 
 def test_a_randomised_model_is_judged_over_draws_and_the_table_says_so(net: Classifier, digits: DataSet) -> None:
     noisy = Exhibit(copy.deepcopy(net), lambda x: x + 0.5 * torch.randn_like(x), same)
-    over_draws = judged(noisy, digits, "pgd-20")
+    over_draws = validated(noisy, digits, "pgd-20")
     assert all("EOT over 20 draws" in row["detail"] for row in over_draws.rows()[:-1])
-    naive = judged(noisy, digits, "pgd-20", checks="none")
+    naive = validated(noisy, digits, "pgd-20", checks="none")
     assert over_draws.accuracy("clean") > naive.accuracy("clean")  # the mean of 20 draws knows more than one
     assert "EOT" not in naive.details[1]
 
@@ -154,9 +156,9 @@ def test_a_margin_loss_cures_what_scale_does_and_without_one_it_is_an_error(
 ) -> None:
     scaled = Exhibit(copy.deepcopy(net), same, times(factor))
     with pytest.raises(CheckError, match="scale") as e:
-        judged(scaled, digits, "fgsm,pgd-20")
+        validated(scaled, digits, "fgsm,pgd-20")
     assert e.value.check.name == "scale"
-    scores, plain = judged(scaled, digits), judged(net, digits)
+    scores, plain = validated(scaled, digits), validated(net, digits)
     assert scores.accuracy("C&W") == plain.accuracy("C&W")
     assert scores.accuracy("PGD-20") > plain.accuracy("PGD-20")  # what the flag is for
-    assert scores.facts["checks"][0]["level"] == "warning"
+    assert scores.metadata["checks"][0]["level"] == "warning"

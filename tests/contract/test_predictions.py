@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmard import MmardError, Threat
 from mmard.evaluation.checks.messages import CheckError
-from mmard.evaluation.checks.run import checked
+from mmard.evaluation.checks.run import evaluate_with_checks
 from mmard.evaluation.evaluate import choose, evaluate, suite
 
 THREAT = Threat(eps=0.1)
@@ -59,7 +59,7 @@ def test_a_model_that_writes_into_its_input_is_named_before_all_else(
     before: Callable[[Tensor], Tensor], checks: str
 ) -> None:
     with pytest.raises(CheckError, match=r"changes its input.*\(x - mean\) / std") as e:
-        checked(Net(before), blobs(24), THREAT, choose("pgd-20", suite()), checks=checks)
+        evaluate_with_checks(Net(before), blobs(24), THREAT, choose("pgd-20", suite()), checks=checks)
     assert e.value.check.name == "input"
 
 
@@ -81,14 +81,14 @@ def test_what_is_no_logits_is_one_line_whatever_is_checked(
     after: Callable[[Tensor], object], words: str, checks: str
 ) -> None:
     with pytest.raises(CheckError, match=words) as e:
-        checked(Net(same, after), blobs(24), THREAT, choose("fgsm", suite()), checks=checks)
+        evaluate_with_checks(Net(same, after), blobs(24), THREAT, choose("fgsm", suite()), checks=checks)
     assert e.value.check.name == "classifier"
     assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("size", [-1, 0, True, 2.5])
 def test_a_batch_without_images_is_refused(size: int) -> None:
-    for judge in (checked, evaluate):
+    for judge in (evaluate_with_checks, evaluate):
         with pytest.raises(MmardError, match=r"batch_size is .* expected a whole number, at least 1"):
             judge(Net(same), blobs(8), THREAT, choose("fgsm", suite()), batch_size=size)  # type: ignore[operator]
 

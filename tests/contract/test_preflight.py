@@ -16,9 +16,9 @@ from mmard.data.images import Images
 from mmard.evaluation.checks.gradients import check_slopes
 from mmard.evaluation.checks.messages import AFTER, ALL, BEFORE, Check, CheckError, as_dicts
 from mmard.evaluation.checks.preflight import check_logits, check_pixels, check_threat, preflight
-from mmard.evaluation.checks.run import checked, how_to_check
+from mmard.evaluation.checks.run import evaluate_with_checks, how_to_check
 from mmard.evaluation.eot import Averaged
-from mmard.evaluation.evaluate import Trial, choose, evaluate, suite
+from mmard.evaluation.evaluate import AttackSpec, choose, evaluate, suite
 from mmard.models.weights import save_weights
 from mmard.utils.files import write_json
 
@@ -52,11 +52,11 @@ class Says(nn.Module):
         return self.say(x)
 
 
-def before(model: nn.Module, images: Images | None = None, trials: dict[str, Trial] = CW) -> list[Check]:
+def before(model: nn.Module, images: Images | None = None, trials: dict[str, AttackSpec] = CW) -> list[Check]:
     return preflight(model.eval(), images or blobs(40), THREAT, trials)
 
 
-def refused(model: nn.Module, images: Images | None = None, trials: dict[str, Trial] = CW) -> str:
+def refused(model: nn.Module, images: Images | None = None, trials: dict[str, AttackSpec] = CW) -> str:
     with pytest.raises(CheckError) as e:
         before(model, images, trials)
     assert "\n" not in str(e.value)
@@ -102,9 +102,9 @@ def test_one_row_of_positive_logits_is_no_probability_and_one_that_adds_up_to_1_
 
 def test_what_is_no_model_and_zero_images_are_one_line() -> None:
     with pytest.raises(MmardError, match="got a function, expected a model"):
-        checked(lambda x: x, blobs(8), THREAT, FGSM)  # type: ignore[arg-type]
+        evaluate_with_checks(lambda x: x, blobs(8), THREAT, FGSM)  # type: ignore[arg-type]
     none = blobs(8).take(torch.tensor([], dtype=torch.long))
-    for judge in (checked, evaluate):
+    for judge in (evaluate_with_checks, evaluate):
         with pytest.raises(MmardError, match="0 images"):
             judge(small_net(), none, THREAT, FGSM)
 
@@ -140,7 +140,7 @@ def test_a_constant_model_is_a_warning_for_its_figures_are_true() -> None:
 
 
 def test_an_attack_that_moves_an_image_within_eps_0() -> None:
-    moving = {"mine": Trial(lambda predict, x, y, threat: x + 0.01, lambda _: "mine")}
+    moving = {"mine": AttackSpec(lambda predict, x, y, threat: x + 0.01, lambda _: "mine")}
     assert refused(Linear(), trials=moving) == "eps-0"
 
 
@@ -194,8 +194,8 @@ def test_the_mean_over_draws_has_the_mean_of_the_gradients() -> None:
 
 
 def test_a_part_of_the_test_set_is_noted_with_both_numbers() -> None:
-    scores = checked(small_net(), blobs(20), THREAT, FGSM, of=1000)
-    assert [(c["level"], c["said"]) for c in scores.facts["checks"]] == [("note", "20 of 1,000 test images")]
+    scores = evaluate_with_checks(small_net(), blobs(20), THREAT, FGSM, of=1000)
+    assert [(c["level"], c["said"]) for c in scores.metadata["checks"]] == [("note", "20 of 1,000 test images")]
 
 
 def test_which_checks_run_where_nobody_says() -> None:

@@ -20,13 +20,13 @@ from test_training import Stops, assert_same_runs
 import mmard
 from mmard import MmardError
 from mmard.data import streaming
-from mmard.data.encoded import Pictures
+from mmard.data.encoded import EncodedImages
 from mmard.data.sources import load
 from mmard.data.streaming import Streamed
 from mmard.runs.folder import RunFolder
 from mmard.training.callbacks import Bar
 from mmard.training.engine import Engine
-from mmard.training.loader import Feed
+from mmard.training.loader import BatchLoader
 
 pytestmark = pytest.mark.figures
 
@@ -138,8 +138,8 @@ def test_pixels_statistics_and_splits_are_those_in_memory(files: dict[str, Any])
 def test_only_what_is_held_out_and_the_test_images_are_decoded(
     files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode, seen = Pictures.decode, []
-    monkeypatch.setattr(Pictures, "decode", lambda p, numbers: (seen.extend(numbers), decode(p, numbers))[1])
+    decode, seen = EncodedImages.decode, []
+    monkeypatch.setattr(EncodedImages, "decode", lambda p, numbers: (seen.extend(numbers), decode(p, numbers))[1])
     data = load(**files, stream=True)
     assert sorted(seen) == sorted([*data.held_out.index.tolist(), *data.test.index.tolist()])
     assert len(data.held_out) == 20
@@ -154,7 +154,7 @@ def test_a_broken_image_stops_when_its_turn_comes_and_keeps_the_checkpoint(
     files: dict[str, Any], tmp_path: Path
 ) -> None:
     data = load(**files, stream=True)
-    steps = list(Feed(images=data.train, batch_size=BATCH, seed=0, engine=Engine()).batches(0, 4))
+    steps = list(BatchLoader(images=data.train, batch_size=BATCH, seed=0, engine=Engine()).batches(0, 4))
     broken = int(steps[2][2][0])
     pictures = [b"no picture" if i == broken else encoded(i) for i in range(COUNT)]
     bad = files | {"train": write(tmp_path / "bad.parquet", pictures)}
@@ -198,8 +198,8 @@ def test_a_few_batches_are_decoded_ahead_and_no_more(monkeypatch: pytest.MonkeyP
 def test_a_feed_that_is_closed_decodes_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "THREADS", 1)
     fake, images = fakes(400, seconds=0.005)
-    feed = Feed(images=images, batch_size=4, seed=0, engine=Engine())
-    batches = feed.batches(0, 100)
+    loader = BatchLoader(images=images, batch_size=4, seed=0, engine=Engine())
+    batches = loader.batches(0, 100)
     next(batches)
     batches.close()
     done = len(fake.numbers)
@@ -212,25 +212,27 @@ def test_each_process_decodes_only_its_own_rows() -> None:
     for rank in range(2):
         fake, images = fakes(40)
         engine: Any = SimpleNamespace(world=2, rank=rank)
-        index = [i.tolist() for _, _, i in Feed(images=images, batch_size=8, seed=1, engine=engine).batches(2, 8)]
+        index = [
+            i.tolist() for _, _, i in BatchLoader(images=images, batch_size=8, seed=1, engine=engine).batches(2, 8)
+        ]
         assert sorted(i for part in index for i in part) == sorted(fake.numbers)
         seen.append(index)
     _, images = fakes(40)
-    whole = Feed(images=images, batch_size=8, seed=1, engine=Engine()).batches(2, 8)
+    whole = BatchLoader(images=images, batch_size=8, seed=1, engine=Engine()).batches(2, 8)
     assert [i.tolist() for _, _, i in whole] == [a + b for a, b in zip(*seen, strict=True)]
 
 
 def test_the_wait_for_a_slow_decoder_is_measured_epoch_by_epoch(
     files: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode, slow = Pictures.decode, iter([0.3] * 4)
+    decode, slow = EncodedImages.decode, iter([0.3] * 4)
 
-    def first_epoch_slow(pictures: Pictures, numbers: Sequence[int]) -> np.ndarray:
+    def first_epoch_slow(pictures: EncodedImages, numbers: Sequence[int]) -> np.ndarray:
         time.sleep(next(slow, 0.0) if len(numbers) == BATCH else 0.0)
         return decode(pictures, numbers)
 
     monkeypatch.setattr(streaming, "THREADS", 1)
-    monkeypatch.setattr(Pictures, "decode", first_epoch_slow)
+    monkeypatch.setattr(EncodedImages, "decode", first_epoch_slow)
     waits = {}
     for stream in (False, True):
         run = train(files, tmp_path / str(stream), data__stream=stream, normalize="none", averaging__kind="none")
@@ -242,18 +244,18 @@ def test_the_wait_for_a_slow_decoder_is_measured_epoch_by_epoch(
 
 def test_what_is_decoded_while_the_device_computes_is_no_wait() -> None:
     _, images = fakes(200, seconds=0.002)
-    feed = Feed(images=images, batch_size=10, seed=0, engine=Engine())
+    loader = BatchLoader(images=images, batch_size=10, seed=0, engine=Engine())
     begun = time.perf_counter()
-    for _ in feed.batches(0, 20):
+    for _ in loader.batches(0, 20):
         time.sleep(0.06)  # decoding takes 0.02
-    assert feed.waited_share(time.perf_counter() - begun) < 0.15
+    assert loader.waited_share(time.perf_counter() - begun) < 0.15
 
 
 @pytest.mark.parametrize(("wait", "seconds", "told"), [(0.4, 100.0, True), (0.04, 100.0, False), (0.4, 0.5, False)])
 def test_a_person_is_told_of_a_notable_wait(wait: float, seconds: float, told: bool) -> None:
     said = io.StringIO()
     bar = Bar("run", Console(file=said, width=200))
-    bar.judged({"data_wait": wait, "seconds": seconds})
+    bar.validated({"data_wait": wait, "seconds": seconds})
     bar.end()
     assert ("waited 40% of the time for images; what helps: more CPU cores" in said.getvalue()) == told
     assert ("waited" in said.getvalue()) == told

@@ -14,7 +14,7 @@ from mmard.data.images import Images
 from mmard.data.sources import load
 from mmard.models.students import Architecture, Classifier
 from mmard.models.teachers import load_model
-from mmard.models.weights import facts_of
+from mmard.models.weights import metadata_of
 from mmard.training.teacher_check import TeacherCheck, robust_claim
 
 THREAT = Threat(eps=0.1)
@@ -125,7 +125,7 @@ def test_a_run_keeps_what_was_found_and_its_weights_are_those_without_the_look(
     clean = 100 * (load_model(digits_teacher)(x).argmax(1) == y).float().mean().item()
     assert found["teacher"]["clean"] == pytest.approx(clean)
     assert found["teacher"]["images"] == len(held_out)
-    assert facts_of(looked.best_file)["teachers"] == found
+    assert metadata_of(looked.best_file)["teachers"] == found
     assert not unlooked.teachers_file.exists()
 
 

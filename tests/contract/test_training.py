@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmard import Method, MmardError, Objective, Pgd, Threat, Views, term
 from mmard.data.images import DataSet
 from mmard.methods import METHODS
-from mmard.models.weights import facts_of, load_weights, read_state
+from mmard.models.weights import load_weights, metadata_of, read_state
 from mmard.runs.folder import RunFolder
 from mmard.terms import hard_adv, hard_nat
 from mmard.training.averaging import Average, Averaging
@@ -178,10 +178,10 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
 
 def test_the_best_checkpoint_is_chosen_on_the_held_out_split(tiny: DataSet, tmp_path: Path) -> None:
     best = trainer(tiny, tmp_path, METHODS["pgd_at"](), teachers={}).fit()
-    judged = RunFolder(tmp_path).metrics()
-    assert best["robust"] == max(r["robust"] for r in judged)
-    assert facts_of(tmp_path / "best.safetensors")["epoch"] == best["epoch"]
-    assert facts_of(tmp_path / "last.safetensors")["epoch"] == 3
+    validated = RunFolder(tmp_path).metrics()
+    assert best["robust"] == max(r["robust"] for r in validated)
+    assert metadata_of(tmp_path / "best.safetensors")["epoch"] == best["epoch"]
+    assert metadata_of(tmp_path / "last.safetensors")["epoch"] == 3
 
 
 def test_averages_are_averages(tiny: DataSet) -> None:

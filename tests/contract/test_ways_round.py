@@ -15,7 +15,7 @@ from mmard import Threat
 from mmard.data.images import Images, some
 from mmard.data.sources import load
 from mmard.evaluation.checks.messages import CheckError
-from mmard.evaluation.checks.run import checked
+from mmard.evaluation.checks.run import evaluate_with_checks
 from mmard.evaluation.evaluate import choose, suite
 from mmard.evaluation.scores import Scores
 
@@ -45,14 +45,14 @@ def net(images: tuple[Images, Images]) -> nn.Module:
     return foreign.trained(lambda: foreign.plain(nn.ReLU), images[0])
 
 
-def judged(model: nn.Module, images: Images, checks: str, attacks: str = "pgd-20,cw") -> Scores:
-    return checked(copy.deepcopy(model), images, THREAT, choose(attacks, suite()), checks=checks)
+def validated(model: nn.Module, images: Images, checks: str, attacks: str = "pgd-20,cw") -> Scores:
+    return evaluate_with_checks(copy.deepcopy(model), images, THREAT, choose(attacks, suite()), checks=checks)
 
 
 def named(model: nn.Module, images: Images) -> dict[str, str]:
     """Name and level of what quick checks find."""
     try:
-        return {check["name"]: check["level"] for check in judged(model, images, "quick").facts["checks"]}
+        return {check["name"]: check["level"] for check in validated(model, images, "quick").metadata["checks"]}
     except CheckError as e:
         return {e.check.name: e.check.level}
 
@@ -77,17 +77,17 @@ def test_a_way_round_flatters_and_is_named(way: str, net: nn.Module, images: tup
     make, check = WAYS[way]
     torch.manual_seed(0)
     model, few = make(copy.deepcopy(net)), in_turn(images[1], 200 if check == "batch" else 60)
-    unchecked, honest = judged(model, few, "none", "cw"), judged(net, few, "none", "cw")
+    unchecked, honest = validated(model, few, "none", "cw"), validated(net, few, "none", "cw")
     if check != "again":  # it begins to remember after the attack that one word asks for
         assert unchecked.accuracy("C&W") > honest.accuracy("C&W") + 0.3
     assert named(model, few)[check] == "error"
 
 
 def test_a_memory_shows_in_its_first_images_too(net: nn.Module, images: tuple[Images, Images]) -> None:
-    found = judged(museum.Remembers(net, 4500, 0.13), in_turn(images[1], 60), "quick")
-    assert found.accuracy("C&W") > 0.5 > judged(net, in_turn(images[1], 60), "none", "cw").accuracy("C&W")
-    assert {"again", "state"} <= {check["name"] for check in found.facts["checks"]}
-    assert found.facts["wrong_when_asked_again"]["C&W"] > 2
+    found = validated(museum.Remembers(net, 4500, 0.13), in_turn(images[1], 60), "quick")
+    assert found.accuracy("C&W") > 0.5 > validated(net, in_turn(images[1], 60), "none", "cw").accuracy("C&W")
+    assert {"again", "state"} <= {check["name"] for check in found.metadata["checks"]}
+    assert found.metadata["wrong_when_asked_again"]["C&W"] > 2
 
 
 def test_each_wrong_kind_of_answer_is_named_as_what_it_is(net: nn.Module, images: tuple[Images, Images]) -> None:
@@ -105,11 +105,11 @@ def test_each_wrong_kind_of_answer_is_named_as_what_it_is(net: nn.Module, images
 def test_what_answers_by_chance_is_judged_over_draws(
     make: Callable[[nn.Module], nn.Module], net: nn.Module, images: tuple[Images, Images]
 ) -> None:
-    scores = judged(make(copy.deepcopy(net)), in_turn(images[1], 20), "quick", "pgd-20")
-    assert {check["name"]: check["level"] for check in scores.facts["checks"]}["randomised"] == "warning"
+    scores = validated(make(copy.deepcopy(net)), in_turn(images[1], 20), "quick", "pgd-20")
+    assert {check["name"]: check["level"] for check in scores.metadata["checks"]}["randomised"] == "warning"
     assert "EOT over 20 draws" in scores.details[1]
 
 
 def test_an_error_that_stops_names_the_way_past_it_and_its_price(net: nn.Module, images: tuple[Images, Images]) -> None:
     with pytest.raises(CheckError, match="--checks none judges it as it is: then nothing says whether its figures"):
-        judged(Exhibit(net, same, lambda z: z.softmax(1)), in_turn(images[1], 20), "quick")
+        validated(Exhibit(net, same, lambda z: z.softmax(1)), in_turn(images[1], 20), "quick")

@@ -20,8 +20,8 @@ class Tiny(nn.Module):
         super().__init__()
         draw = torch.Generator().manual_seed(seed)
         shapes = (hidden, PIXELS), (hidden,), (CLASSES, hidden), (CLASSES,)
-        drawn = (nn.Parameter(torch.randn(shape, dtype=torch.float64, generator=draw)) for shape in shapes)
-        self.w1, self.b1, self.w2, self.b2 = drawn
+        sample_crop = (nn.Parameter(torch.randn(shape, dtype=torch.float64, generator=draw)) for shape in shapes)
+        self.w1, self.b1, self.w2, self.b2 = sample_crop
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh((x.flatten(1) - 0.5) @ self.w1.T + self.b1) @ self.w2.T + self.b2

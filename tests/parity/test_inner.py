@@ -14,7 +14,7 @@ from mmard.attacks.inner.one_step import N_FGSM, RS_FGSM, OneStep
 from mmard.attacks.pgd import Loss
 from mmard.core.ascent import Ascent
 from mmard.core.views import Frame, Models, Views
-from mmard.data.augment import drawn
+from mmard.data.augment import sample_crop
 from mmard.methods import mmard, rslad
 from mmard.methods.standard import standard
 from mmard.terms import soft_adv
@@ -41,16 +41,16 @@ def kl(target: Tensor, of: Tensor) -> Tensor:
 def alone(x: Tensor, y: Tensor, at: str, every: int, threat: Threat, steps: int = STEPS) -> tuple[Tensor, int]:
     """One image (1, C, H, W): x' and the passes that it took, by the definition. The boundary's gradient is held."""
     s, t = nets.student(), nets.teacher()
-    x_adv, held, passes = x.clone(), torch.zeros_like(x), 0
+    x_adv, reuse_gradient, passes = x.clone(), torch.zeros_like(x), 0
     for step in range(steps):
         passes += 1
         z = x_adv.clone().requires_grad_()
         if step % every == 0:
-            (held,) = torch.autograd.grad(kl(t(x), t(z)), z)
+            (reuse_gradient,) = torch.autograd.grad(kl(t(x), t(z)), z)
         (grad,) = torch.autograd.grad(kl(t(x), s(z)), z)
         if (s(z).argmax() != y) if at == "student" else (t(z).argmax() != t(x).argmax()):
             break
-        x_adv = threat.project(x_adv + threat.eps / 4 * threat.steepest(grad + held), x)
+        x_adv = threat.project(x_adv + threat.eps / 4 * threat.steepest(grad + reuse_gradient), x)
     return x_adv, passes
 
 
@@ -89,7 +89,7 @@ def test_some_rows_of_views_keep_what_is_known_and_forget_what_is_not_theirs() -
     t = nets.teacher()
     t.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
     x, y = batch(6)
-    v = Views.of(x, y, torch.arange(6) + 10, Models({"teacher": t}), 0.5, 4, drawn(x, "flip"))
+    v = Views.of(x, y, torch.arange(6) + 10, Models({"teacher": t}), 0.5, 4, sample_crop(x, "flip"))
     whole, mean = v.nat.teacher, v.nat.once("mean", lambda: v.nat.x.mean())
     rows = torch.tensor([4, 1])
     some = v.of_rows(rows)
@@ -149,10 +149,10 @@ class Climbs:
     def __init__(self) -> None:
         self.start, self.delta = torch.empty(0), torch.empty(0)
 
-    def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
+    def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         return x.clone()
 
-    def climb(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
+    def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
         self.start = x_adv - x
         return x + self.delta
 
@@ -185,12 +185,12 @@ def test_a_warm_start_is_the_last_perturbation_through_another_crop_and_flip() -
     warm = WarmStart(process)
     warm.make_room(12, torch.Size([2, 16, 16]))
     x = torch.full((4, 2, 16, 16), 0.5)
-    first, second = drawn(x, "crop+flip"), drawn(x, "crop+flip")
+    first, second = sample_crop(x, "crop+flip"), sample_crop(x, "crop+flip")
     assert not torch.equal(first.top, second.top)  # type: ignore[arg-type]
     process.delta = (torch.rand_like(x) - 0.5).half().float()  # as it is kept
     warm(views_of(x, index, first), x, threat)
     assert torch.equal(process.start, torch.zeros_like(x))  # nothing is known of them yet
-    warm.settle(lambda value: value)
+    warm.sync(lambda value: value)
     order = torch.tensor([3, 0, 2, 1])  # the next epoch mixes them anew
     known = naive_move(process.delta, first, back=True)[order]
     warm(views_of(x, index[order], second), x, threat)
@@ -204,7 +204,7 @@ def test_a_warm_start_is_the_last_perturbation_through_another_crop_and_flip() -
 def test_back_is_the_adjoint_of_augmentation(kind: str) -> None:
     """⟨A u, v⟩ = ⟨u, Aᵀ v⟩."""
     u, v = torch.rand(2, 5, 3, 16, 16, dtype=torch.float64)
-    frame = drawn(u, kind)
+    frame = sample_crop(u, kind)
     torch.testing.assert_close((frame(u) * v).sum(), (u * frame.back(v)).sum())
 
 
@@ -217,7 +217,7 @@ def test_a_warm_start_in_the_ball_without_room_and_without_a_ball() -> None:
     assert warm.made == []  # outside of training there is no last epoch
     warm.make_room(2, x.shape[1:])
     warm(views_of(x, index), x, Threat(eps=0.1))
-    warm.settle(lambda value: value)
+    warm.sync(lambda value: value)
     warm(views_of(x, index), x, Threat(eps=0.05))
     torch.testing.assert_close(process.start, torch.full_like(x, 0.05))
     assert torch.equal(warm(views_of(x, index), x, Threat(eps=0)), x)

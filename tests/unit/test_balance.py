@@ -10,7 +10,7 @@ from mmard import MmardError, Pgd, Threat, term
 from mmard.core.objective import Objective, nothing
 from mmard.core.views import Models, Views
 from mmard.methods import fair, mmard, rslad
-from mmard.terms.normalised_gradient import balanced
+from mmard.terms.normalised_gradient import normalise_gradient
 from mmard.training.step import make_example
 
 pytestmark = pytest.mark.figures
@@ -43,13 +43,13 @@ def moved(inner: Objective) -> Tensor:
 def test_the_weight_is_the_ratio_of_the_gradients_sizes_in_each_sample(beta: float) -> None:
     level = [w / w.abs().mean(1, keepdim=True).clamp_min(1e-30) for w in (FIRST, SECOND)]
     expected = (level[0] + beta * level[1]).sign()
-    torch.testing.assert_close(moved(balanced(first) + beta * balanced(second)), expected)
+    torch.testing.assert_close(moved(normalise_gradient(first) + beta * normalise_gradient(second)), expected)
     assert not torch.equal(moved(first + beta * second), expected)  # unbalanced, the second drowns the first
 
 
 def test_alone_it_changes_no_example() -> None:
-    torch.testing.assert_close(moved(balanced(first + 2 * second)), moved(first + 2 * second))
-    assert balanced(nothing) is nothing
+    torch.testing.assert_close(moved(normalise_gradient(first + 2 * second)), moved(first + 2 * second))
+    assert normalise_gradient(nothing) is nothing
 
 
 def test_mmard_says_what_it_balances() -> None:

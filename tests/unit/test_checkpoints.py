@@ -28,10 +28,10 @@ def begun_with(prefix: str, state: State | None = None) -> State:
     return {prefix + name: t for name, t in (state or weights()).items()}
 
 
-def loaded(folder: Path, content: Any, **facts: object) -> State:
+def loaded(folder: Path, content: Any, **metadata: object) -> State:
     """The weights that a card of this file gives."""
     torch.save(content, folder / "c.pt")
-    card = {"architecture": "cnn-4-2", "classes": 10, "file": "c.pt", **facts}
+    card = {"architecture": "cnn-4-2", "classes": 10, "file": "c.pt", **metadata}
     (folder / "c.json").write_text(json.dumps(card))
     return dict(load_model(folder / "c.json").net.state_dict())
 
@@ -109,9 +109,9 @@ def test_a_mean_and_a_std_beside_the_weights_must_be_those_of_the_card(tmp_path:
         "0.std": torch.tensor(std)[:, None, None],
     }
     assert is_that_of(loaded(tmp_path, content, mean=mean, std=std), 0)
-    for facts in ({}, {"mean": [0.5] * 3, "std": [0.5] * 3}):
+    for metadata in ({}, {"mean": [0.5] * 3, "std": [0.5] * 3}):
         with pytest.raises(MmardError, match=r"a normalisation of its own, .*0\.4914.* into the card"):
-            loaded(tmp_path, content, **facts)
+            loaded(tmp_path, content, **metadata)
 
 
 @pytest.mark.parametrize("names", [("mean", "std"), ("mean",)])

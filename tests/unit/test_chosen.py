@@ -7,7 +7,7 @@ import pytest
 
 from mmard import MmardError, train
 from mmard.api.settings import read_settings
-from mmard.models.weights import facts_of
+from mmard.models.weights import metadata_of
 from mmard.training.schedule import Plan
 from mmard.training.validation import chosen_by, is_better
 
@@ -48,8 +48,8 @@ def test_the_best_of_a_natural_run_is_its_cleanest_and_the_record_says_so(tmp_pa
     records = run.metrics()
     assert {record["chosen_by"] for record in records} == {"clean"}
     cleanest = max(records, key=lambda record: (record["clean"], -record["epoch"]))
-    facts = facts_of(run.best_file)
-    assert (facts["epoch"], facts["chosen_by"]) == (cleanest["epoch"], "clean")
+    metadata = metadata_of(run.best_file)
+    assert (metadata["epoch"], metadata["chosen_by"]) == (cleanest["epoch"], "clean")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ def diagnosis(run: str, share: float, transfer: float | None = None) -> dict[str
     """What one run's diagnosis.json holds, as far as the table reads it."""
     row = {"margin": 2.0, "share": share, "distance_linf": 0.05, "crossed": 0.1, "fooled": 0.3, "transfer": transfer,
            "entropy": 0.5}  # fmt: skip
-    facts = {"run": run, "norm": "linf", "threat": "L∞ 0.15", "split": "held-out", "images": 9, "own_attacks": False}
-    return facts | {"inner": {"rslad": "KL by PGD-2"}, "examples": {"rslad": row}}
+    metadata = {"run": run, "norm": "linf", "threat": "L∞ 0.15", "split": "held-out", "images": 9, "own_attacks": False}
+    return metadata | {"inner": {"rslad": "KL by PGD-2"}, "examples": {"rslad": row}}
 
 
 def test_the_table_has_mean_and_sd_over_students(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from helpers import blobs
 from torch import Tensor, nn
 
 from mmard import MmardError, Threat, losses
-from mmard.api.comparison import Scene
+from mmard.api.comparison import Comparison
 from mmard.api.registry import build_method, label_of, method_specs
-from mmard.diagnostics.boundary import Drop, Places, direct, look, searches_of, summary
+from mmard.diagnostics.boundary import BoundaryRecord, Drop, direct, look, searches_of, summary
 from mmard.diagnostics.slices import axes, cut
 from mmard.diagnostics.triangle import triangle
 from mmard.methods import fair, igdm, mmard, rslad
@@ -38,7 +38,7 @@ def moved(x: Tensor, share: float) -> Tensor:
     return x - share * EPS * W.sign().view(1, 4, 4)
 
 
-def seen(x_adv: Tensor, own: Tensor) -> Places:
+def seen(x_adv: Tensor, own: Tensor) -> BoundaryRecord:
     return look(
         lambda x: -3 * teacher(x), teacher, x_adv, own, own, searches_of(2)
     )  # a student that contradicts the teacher
@@ -47,16 +47,16 @@ def seen(x_adv: Tensor, own: Tensor) -> Places:
 @pytest.mark.parametrize("share", [1, 3])  # before and beyond the boundary
 def test_margin_distance_and_entropy_at_an_example_of_a_linear_teacher(share: int) -> None:
     x, own = pictures()
-    places = seen(moved(x, share), own)
+    boundary_records = seen(moved(x, share), own)
     margin = 2 + (x - 0.5).flatten(1) @ W - share * EPS * W.abs().sum()
     assert ((margin > 0) == (share == 1)).all()
-    torch.testing.assert_close(places.margin, margin)
-    torch.testing.assert_close(places.linf, margin.clamp_min(0) / W.abs().sum(), rtol=0.01, atol=1e-6)
-    torch.testing.assert_close(places.l2, margin.clamp_min(0) / W.norm(), rtol=0.01, atol=1e-6)
-    assert torch.equal(places.teacher_right, margin > 0)
-    assert torch.equal(places.student_right, margin < 0)
+    torch.testing.assert_close(boundary_records.margin, margin)
+    torch.testing.assert_close(boundary_records.linf, margin.clamp_min(0) / W.abs().sum(), rtol=0.01, atol=1e-6)
+    torch.testing.assert_close(boundary_records.l2, margin.clamp_min(0) / W.norm(), rtol=0.01, atol=1e-6)
+    assert torch.equal(boundary_records.teacher_right, margin > 0)
+    assert torch.equal(boundary_records.student_right, margin < 0)
     p = torch.sigmoid(margin)
-    torch.testing.assert_close(places.entropy, -(p * p.log() + (1 - p) * (1 - p).log()))
+    torch.testing.assert_close(boundary_records.entropy, -(p * p.log() + (1 - p) * (1 - p).log()))
 
 
 def test_the_direct_attack_takes_all_that_a_linear_teacher_can_lose() -> None:
@@ -70,13 +70,13 @@ def test_the_direct_attack_takes_all_that_a_linear_teacher_can_lose() -> None:
 @pytest.mark.parametrize("part", [0.0, 0.25, 1.0, -0.5])
 def test_the_share_of_the_possible_drop_is_how_far_one_went(part: float) -> None:
     x, own = pictures()
-    natural, end, places = (seen(moved(x, s), own) for s in (0, 1, part))
-    drop = Drop.of(natural, [end, places])
-    share, error = drop.mean_share(places)
+    natural, end, boundary_records = (seen(moved(x, s), own) for s in (0, 1, part))
+    drop = Drop.of(natural, [end, boundary_records])
+    share, error = drop.mean_share(boundary_records)
     assert share == pytest.approx(part, abs=1e-5)
     assert error == pytest.approx(0, abs=1e-5)
-    torch.testing.assert_close(drop.share(places), torch.full((12,), part), rtol=0, atol=1e-4)
-    gain, error = drop.mean_share(end, than=places)
+    torch.testing.assert_close(drop.share(boundary_records), torch.full((12,), part), rtol=0, atol=1e-4)
+    gain, error = drop.mean_share(end, than=boundary_records)
     assert (gain, error) == pytest.approx((1 - part, 0), abs=1e-5)
 
 
@@ -88,7 +88,9 @@ def test_the_error_of_a_share_is_that_of_a_ratio_of_means() -> None:
         possible = 0.2 + 3 * torch.rand(100)
         natural, nothing = torch.full((100,), 5.0), torch.zeros(100)
         lost = possible * (0.4 + 0.2 * torch.rand(100))
-        at = [Places(natural - d, nothing, nothing, nothing, nothing, nothing) for d in (nothing, possible, lost)]
+        at = [
+            BoundaryRecord(natural - d, nothing, nothing, nothing, nothing, nothing) for d in (nothing, possible, lost)
+        ]
         return Drop.of(at[0], at[1:]).mean_share(at[2])
 
     found = torch.tensor([draw() for _ in range(400)])
@@ -96,10 +98,12 @@ def test_the_error_of_a_share_is_that_of_a_ratio_of_means() -> None:
     assert found[:, 1].mean().item() == pytest.approx(found[:, 0].std().item(), rel=0.1)
 
 
-def verdicts(teacher_right: list[int], student_right: list[int], margin: list[float] | None = None) -> Places:
+def verdicts(teacher_right: list[int], student_right: list[int], margin: list[float] | None = None) -> BoundaryRecord:
     zeros = torch.zeros(len(teacher_right))
     right = [torch.tensor(r, dtype=torch.bool) for r in (teacher_right, student_right)]
-    return Places(zeros + 1 if margin is None else torch.tensor(margin), zeros, zeros + 0.5, zeros + math.inf, *right)
+    return BoundaryRecord(
+        zeros + 1 if margin is None else torch.tensor(margin), zeros, zeros + 0.5, zeros + math.inf, *right
+    )
 
 
 def test_transfer_fooled_and_crossed_count_who_they_say() -> None:
@@ -170,15 +174,15 @@ def test_a_scene_measures_from_the_teachers_class_at_the_natural_image_batch_by_
     images = blobs(10)
     torch.manual_seed(0)
     networks: dict[str, nn.Module] = {n: nn.Sequential(nn.Flatten(), nn.Linear(64, 4)) for n in ("student", "teacher")}
-    scene = Scene(networks, images, Threat(eps=0.1), 4, 0)
+    scene = Comparison(networks, images, Threat(eps=0.1), 4, 0)
     x, y, _ = images.batch(slice(None))
     networks["teacher"].apply(lambda m: setattr(m, "bias", None))  # so that −x is of another class than x
     for points in (x, -x):
-        places, t = scene.places(points), networks["teacher"](points)
-        torch.testing.assert_close(places.margin, losses.margin(t, networks["teacher"](x).argmax(1)))
-        assert torch.equal(places.teacher_right, t.argmax(1) == y)
-        assert torch.equal(places.student_right, networks["student"](points).argmax(1) == y)
-    assert (places.margin < 0).any()
+        boundary_records, t = scene.boundary_records(points), networks["teacher"](points)
+        torch.testing.assert_close(boundary_records.margin, losses.margin(t, networks["teacher"](x).argmax(1)))
+        assert torch.equal(boundary_records.teacher_right, t.argmax(1) == y)
+        assert torch.equal(boundary_records.student_right, networks["student"](points).argmax(1) == y)
+    assert (boundary_records.margin < 0).any()
 
 
 def test_methods_are_named_as_python_would_call_them() -> None:

@@ -7,8 +7,8 @@ import pytest
 from helpers import blobs, small_net
 
 from mmard import Threat
-from mmard.api.artifacts import Extras
-from mmard.api.evaluation_target import Subject
+from mmard.api.artifacts import Artifacts
+from mmard.api.evaluation_target import EvalModel
 from mmard.evaluation.examples import Examples
 from mmard.training.engine import Engine
 
@@ -18,7 +18,7 @@ def keep(results: Path, weights: str | None, *, curve: bool = False, examples: i
     results.mkdir(exist_ok=True)
     (results / "scores.json").write_text(json.dumps({} if weights is None else {"weights": weights}))
     images = blobs(8)
-    extras = Extras(Subject(small_net(), images, len(images)), Threat(eps=0.1), curve, examples)
+    extras = Artifacts(EvalModel(small_net(), images, len(images)), Threat(eps=0.1), curve, examples)
     extras.keep(results, Engine(accelerator="cpu"), lambda *_: None, batch_size=8, seed=0)
     return {path.name for path in results.iterdir()} - {"scores.json"}
 
@@ -40,7 +40,7 @@ def test_what_is_made_anew_is_of_the_new_weights(tmp_path: Path) -> None:
     keep(tmp_path / "r", "a", curve=True, examples=2)
     assert keep(tmp_path / "r", "b", examples=3) == {"examples.safetensors"}
     found = Examples.load(tmp_path / "r/examples.safetensors")
-    assert (len(found.x), found.facts["weights"]) == (3, "b")
+    assert (len(found.x), found.metadata["weights"]) == (3, "b")
 
 
 def test_what_cannot_be_read_is_removed(tmp_path: Path) -> None:

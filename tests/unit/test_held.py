@@ -11,7 +11,7 @@ from mmard.core.objective import Objective
 from mmard.core.views import Models, Views
 from mmard.methods import rslad
 from mmard.terms import drift
-from mmard.terms.held_gradient import held
+from mmard.terms.held_gradient import reuse_gradient
 from mmard.training.step import make_example
 
 pytestmark = pytest.mark.figures
@@ -43,23 +43,23 @@ def test_a_linear_term_is_the_same_however_long_it_is_held() -> None:
     exact = example(slope)
     assert not torch.equal(exact, torch.full_like(exact, 0.5))
     for every in (1, 2, 6):
-        assert torch.equal(example(held(slope, every)), exact)
+        assert torch.equal(example(reuse_gradient(slope, every)), exact)
 
 
 def test_a_held_gradient_is_that_of_the_last_look() -> None:
     # exact: 0.58, 0.66, 0.58, 0.66 ...; looked at in steps 1, 4: +, +, + (to 0.74), then −, −, − (to 0.5); once: 0.8 and stays
     assert torch.allclose(example(bowl), torch.tensor(0.66))
-    assert torch.allclose(example(held(bowl, 3)), torch.tensor(0.5))
-    assert torch.allclose(example(held(bowl, 6)), torch.tensor(0.8))
+    assert torch.allclose(example(reuse_gradient(bowl, 3)), torch.tensor(0.5))
+    assert torch.allclose(example(reuse_gradient(bowl, 6)), torch.tensor(0.8))
 
 
 def test_it_stands_in_a_sum_with_its_weight_and_says_what_it_is() -> None:
-    both = slope + 2 * held(bowl, 3)
+    both = slope + 2 * reuse_gradient(bowl, 3)
     assert str(both) == "⟨w, x'⟩ + 2·‖x' − 0.6‖² (∇ every 3 steps)"
-    assert held(drift, 1) is drift
+    assert reuse_gradient(drift, 1) is drift
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5])
 def test_a_wrong_number_is_one_line(every: int) -> None:
     with pytest.raises(MmardError, match="expected a number of attack steps"):
-        held(drift, every)
+        reuse_gradient(drift, every)

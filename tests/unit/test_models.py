@@ -12,7 +12,7 @@ from torch import nn
 from mmard import MmardError, load_model
 from mmard.models.students import Architecture, build
 from mmard.models.teachers import load_teacher
-from mmard.models.weights import facts_of, load_weights, save_weights
+from mmard.models.weights import load_weights, metadata_of, save_weights
 from mmard.utils.files import sha256
 
 # counted by hand from the papers' tables: 10 classes, 3 channels
@@ -82,16 +82,16 @@ def test_the_names_are_those_of_the_public_wrn_34_10() -> None:
 def card(tmp_path: Path) -> Path:
     """A card for a public checkpoint."""
     torch.save({"state_dict": public_wrn(), "epoch": 3}, tmp_path / "trades.pt")
-    facts = {
+    metadata = {
         "architecture": "wrn-10-2", "classes": 10, "file": "trades.pt", "sha256": sha256(tmp_path / "trades.pt"),
         "claimed": {"clean": 84.92, "autoattack": 53.08}, "source": "made here", "licence": "MIT",
     }  # fmt: skip
-    (tmp_path / "card.json").write_text(json.dumps(facts))
+    (tmp_path / "card.json").write_text(json.dumps(metadata))
     return tmp_path / "card.json"
 
 
-def change(card: Path, **facts: object) -> Path:
-    card.write_text(json.dumps({**json.loads(card.read_text()), **facts}))
+def change(card: Path, **metadata: object) -> Path:
+    card.write_text(json.dumps({**json.loads(card.read_text()), **metadata}))
     return card
 
 
@@ -104,7 +104,7 @@ def test_a_card_yields_a_frozen_model_with_the_public_weights(card: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("facts", "words"),
+    ("metadata", "words"),
     [
         ({"sha256": "0" * 64}, "it is another file"),
         ({"architecture": "wrn-16-2"}, "lacks block1.layer.1.*is it another architecture"),
@@ -119,9 +119,9 @@ def test_a_card_yields_a_frozen_model_with_the_public_weights(card: Path) -> Non
         ({"classes": "ten"}, "'classes' is 'ten'"),
     ],
 )
-def test_a_card_that_does_not_fit_is_one_clear_line(card: Path, facts: dict[str, object], words: str) -> None:
+def test_a_card_that_does_not_fit_is_one_clear_line(card: Path, metadata: dict[str, object], words: str) -> None:
     with pytest.raises(MmardError, match=words):
-        load_model(change(card, **facts))
+        load_model(change(card, **metadata))
 
 
 def test_a_teacher_with_other_classes_than_the_data(card: Path) -> None:
@@ -158,9 +158,9 @@ def test_truncated_weights_are_one_clear_line(card: Path, name: str) -> None:
 def test_weights_describe_themselves(tmp_path: Path) -> None:
     net = build(Architecture(name="cnn-4-2", classes=5, channels=1, mean=(0.1,), std=(0.9,)))
     save_weights(tmp_path / "net.safetensors", net, {"note": "x"})
-    back, facts = load_weights(tmp_path / "net.safetensors"), facts_of(tmp_path / "net.safetensors")
+    back, metadata = load_weights(tmp_path / "net.safetensors"), metadata_of(tmp_path / "net.safetensors")
     assert back.architecture == net.architecture
-    assert facts == {"note": "x"}
+    assert metadata == {"note": "x"}
     assert all(torch.equal(a, b) for a, b in zip(back.state_dict().values(), net.state_dict().values(), strict=True))
 
 

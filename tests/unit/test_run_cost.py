@@ -28,12 +28,12 @@ def test_energy_is_the_difference_of_the_counter(
 ) -> None:
     said = iter(readings)
     monkeypatch.setattr(resources, "_counter", lambda device: lambda: next(said))
-    meter = resources.Cost(Engine(accelerator="cpu"))
+    meter = resources.ResourceMeter(Engine(accelerator="cpu"))
     meter.start()
     assert meter.spent().get("joules") == joules
 
 
 def test_a_cpu_counts_no_energy() -> None:
-    meter = resources.Cost(Engine(accelerator="cpu"))
+    meter = resources.ResourceMeter(Engine(accelerator="cpu"))
     meter.start()
     assert set(meter.spent()) == {"peak_mib"}

@@ -15,7 +15,7 @@ from mmard.study import publish
 from mmard.study.grid import axes_of, cells_of
 from mmard.study.jobs import Job, jobs_of
 from mmard.study.local_backend import cores, slots
-from mmard.study.queue import Audience, run_all
+from mmard.study.queue import Listener, run_all
 from mmard.study.results import results_of
 from mmard.study.spec import StudyFile, read_study, studies
 from mmard.study.statistics import mean_sd, paired, sign_flip
@@ -147,7 +147,7 @@ def test_a_teacher_that_cells_share_is_one_job_before_them(tmp_path: Path, monke
 
 
 class Pretend:
-    """`Places` in which a job is over when it is asked about; those in ``bad`` fail."""
+    """`Backend` in which a job is over when it is asked about; those in ``bad`` fail."""
 
     def __init__(self, room: int, bad: set[str]) -> None:
         self.rooms, self.bad, self.running, self.log = room, bad, [], []  # type: ignore[var-annotated]
@@ -177,12 +177,12 @@ def test_the_schedule_keeps_the_order_and_a_failure_stops_only_who_waits_for_it(
     t, u = (Job(name, settings) for name in "tu")
     jobs = [t, u, *(Job(f"{n}{i}", settings, needs=n) for n in "tu" for i in range(3)), Job("free", settings)]
     places = Pretend(2, {"t", "u1"})
-    failed = run_all(jobs, places, Audience())
+    failed = run_all(jobs, places, Listener())
     assert failed == {"t": "bad luck", "t0": "t failed", "t1": "t failed", "t2": "t failed", "u1": "bad luck"}
     assert places.log == ["t", "u", "u0", "u1", "u2", "free", "stop"]
     assert places.most == 2
     wide = Pretend(9, set())
-    assert run_all(jobs, wide, Audience()) == {}
+    assert run_all(jobs, wide, Listener()) == {}
     assert wide.log[:3] == ["t", "u", "free"]
 
 

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from mmard.api.build import method_of
-from mmard.api.evaluation_target import Subject
+from mmard.api.evaluation_target import EvalModel
 from mmard.api.settings import Settings, read_settings
 from mmard.core.threat import Threat
 from mmard.data.images import some
 from mmard.evaluation.curve import curve as curve_of
 from mmard.evaluation.curve import radii_of
-from mmard.evaluation.evaluate import Tick
+from mmard.evaluation.evaluate import OnProgress
 from mmard.evaluation.examples import Examples
 from mmard.evaluation.examples import examples as examples_of
 from mmard.models.students import Classifier
-from mmard.models.weights import facts_of
+from mmard.models.weights import metadata_of
 from mmard.report.card import write_card
 from mmard.runs.folder import RunFolder, printable
 from mmard.training.engine import Engine
@@ -28,7 +28,7 @@ CURVE, EXAMPLES = "curve.json", "examples.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
-class Extras:
+class Artifacts:
     """What is kept beside scores; of an exported model, which has no gradients, nothing.
 
     Args:
@@ -39,7 +39,7 @@ class Extras:
         MmardError: where there can be no curve; before the attacks.
     """
 
-    subject: Subject
+    subject: EvalModel
     threat: Threat
     curve: bool
     examples: int
@@ -54,7 +54,7 @@ class Extras:
                 "a curve asks for gradients, and an exported model has none; draw it of the run it came from"
             )
 
-    def keep(self, results: Path, engine: Engine, tick: Tick, batch_size: int, seed: int) -> None:
+    def keep(self, results: Path, engine: Engine, on_progress: OnProgress, batch_size: int, seed: int) -> None:
         """Write examples.safetensors and curve.json where they are asked for, beside the scores that are there by now.
 
         Those of other weights, which would stand beside these scores in a report, are removed.
@@ -63,11 +63,13 @@ class Extras:
         model, images = self.subject.model, self.subject.images
         if self.examples and isinstance(model, Classifier):
             shown = examples_of(model, images, self.threat, count=self.examples, seed=seed)
-            told = shown.facts
-            engine.on_global_zero(lambda: replace(shown, facts={**told, **_weights(results)}).save(results / EXAMPLES))
+            told = shown.metadata
+            engine.on_global_zero(
+                lambda: replace(shown, metadata={**told, **_weights(results)}).save(results / EXAMPLES)
+            )
         if self.curve:
             few, how = some(images, CURVE_IMAGES, seed=0), {"batch_size": batch_size, "seed": seed}
-            found = curve_of(model, few, self.threat, **how, tick=tick, crew=engine)
+            found = curve_of(model, few, self.threat, **how, on_progress=on_progress, ranks=engine)
             engine.on_global_zero(lambda: write_json(results / CURVE, found | _weights(results)))
 
 
@@ -82,7 +84,7 @@ def _forget(results: Path) -> None:
     now = _weights(results).get("weights")
     told: dict[str, Callable[[Path], Mapping[str, Any]]] = {
         CURVE: read_json,
-        EXAMPLES: lambda at: Examples.load(at).facts,
+        EXAMPLES: lambda at: Examples.load(at).metadata,
     }
     for name, read in told.items():
         try:
@@ -123,6 +125,6 @@ def formula_of(settings: Settings, folder: RunFolder | None = None) -> str:
 
 def _in_header(weights: Path) -> str:
     try:
-        return printable(facts_of(weights).get("formula")) if weights.is_file() else ""
+        return printable(metadata_of(weights).get("formula")) if weights.is_file() else ""
     except MmardError:
         return ""

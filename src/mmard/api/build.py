@@ -19,7 +19,7 @@ from mmard.data.labels import Known, agreed
 from mmard.data.sources import load, must_be_used, unused
 from mmard.models.students import Architecture, build
 from mmard.models.teachers import Card, find_model, hub_of, weights_file
-from mmard.models.weights import architecture_facts, facts_of
+from mmard.models.weights import architecture_facts, metadata_of
 from mmard.terms import OVER_THE_BATCH
 from mmard.terms.fairness import Fairness
 from mmard.training.averaging import Averaging
@@ -94,7 +94,7 @@ def known_of(source: str | Path, what: str) -> Known:
     path = find_model(source)
     weights = weights_file(path)
     own = architecture_facts(weights)
-    known = Known.of(what, facts_of(weights).get("classes"), own.get("classes"), own.get("channels"))
+    known = Known.of(what, metadata_of(weights).get("classes"), own.get("classes"), own.get("channels"))
     if path.suffix != ".json":
         return known
     card = Card.read(path)

@@ -14,7 +14,7 @@ from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import Models, Views
 from mmard.data.images import Images, ImageSet, some
-from mmard.diagnostics.boundary import Places, direct, look, searches_of
+from mmard.diagnostics.boundary import BoundaryRecord, direct, look, searches_of
 from mmard.diagnostics.triangle import triangle
 from mmard.models.folding import folded
 from mmard.models.students import Classifier
@@ -25,7 +25,7 @@ from mmard.utils.errors import MmardError
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class Comparison:
     """The networks in evaluation mode, the images, and the threat; the same for every method.
 
     Attributes:
@@ -40,7 +40,7 @@ class Scene:
     seed: int
 
     @staticmethod
-    def of(settings: Settings, weights: Path, split: str, limit: int, batch_size: int, seed: int) -> "Scene":
+    def of(settings: Settings, weights: Path, split: str, limit: int, batch_size: int, seed: int) -> "Comparison":
         """Load all that is needed."""
         sources = teachers_of(settings)
         known = [known_of(weights, f"the student {weights}")]
@@ -57,7 +57,7 @@ class Scene:
             n: as_teacher(nets[n], s, *shape) for n, s in sources.items()
         }
         networks = {name: net.to(device, memory_format=torch.channels_last) for name, net in loaded.items()}  # type: ignore[call-overload]
-        return Scene(
+        return Comparison(
             networks,
             some(whole, limit, seed=0).in_memory().to(device),
             Threat(**settings.threat.model_dump()),
@@ -65,7 +65,7 @@ class Scene:
             seed,
         )
 
-    def with_student(self, weights: Path) -> "Scene":
+    def with_student(self, weights: Path) -> "Comparison":
         """The same scene with another checkpoint of the student."""
         student = load_model(weights).to(self.images.labels.device)
         return replace(self, networks={**self.networks, "student": student})
@@ -96,7 +96,7 @@ class Scene:
         x = self.images.batch(slice(None))[0]
         return triangle(*(self.logits(name, at) for name in ("student", "teacher") for at in (x, x_adv)))
 
-    def places(self, points: Tensor) -> Places:
+    def boundary_records(self, points: Tensor) -> BoundaryRecord:
         """Where these points lie, (N, C, H, W), one for each image."""
         student, teacher, parts = self.networks["student"], folded(self.networks["teacher"]), []
         searches = searches_of(len(self.images.classes))
@@ -104,7 +104,7 @@ class Scene:
             torch.manual_seed(self.seed + i)
             x_adv = points[i * self.batch_size :][: len(x)]
             parts.append(look(student, teacher, x_adv, y, teacher(x).argmax(1), searches))
-        return Places.joined(parts)
+        return BoundaryRecord.joined(parts)
 
     def direct(self) -> Tensor:
         """x* of every image: a direct attack on the teacher."""

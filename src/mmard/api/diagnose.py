@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmard.api.build import method_of
-from mmard.api.comparison import Scene
+from mmard.api.comparison import Comparison
 from mmard.api.registry import label_of, method_specs, names_of
 from mmard.api.settings import Settings, read_settings
 from mmard.attacks.inner.adaptive import WarmStart
@@ -18,11 +18,11 @@ from mmard.attacks.minimal import Minimal
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.core.views import held_still
-from mmard.diagnostics.boundary import Places
+from mmard.diagnostics.boundary import BoundaryRecord
 from mmard.diagnostics.record import Diagnosis
 from mmard.diagnostics.slices import Slice, cut
-from mmard.evaluation.evaluate import Tick
-from mmard.models.weights import facts_of
+from mmard.evaluation.evaluate import OnProgress
+from mmard.models.weights import metadata_of
 from mmard.report.figures.diagnosis import plot_margins, plot_slices
 from mmard.report.figures.learning import plot_triangle
 from mmard.runs.folder import RunFolder
@@ -51,7 +51,7 @@ def diagnose(
     batch_size: int = 100,
     seed: int = 0,
     to: str | Path | None = None,
-    tick: Tick = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
     trust: bool = False,
 ) -> Diagnosis:
     """Where do the examples of several methods lie to the teacher's boundary? Tables and figures go to ``diagnose/`` in the run.
@@ -70,12 +70,12 @@ def diagnose(
     folder = _run_of(source)
     settings = _trusting(_with_teacher(folder, None if teacher is None else str(teacher), trust), methods)
     chosen = inner_processes(settings, own := as_trained(method_of(settings), folder), methods, own_attacks)
-    scene = Scene.of(settings, folder.best_file, split, limit, batch_size, seed)
+    scene = Comparison.of(settings, folder.best_file, split, limit, batch_size, seed)
     results = _results(folder, to, settings)
     with held_still(*scene.networks.values()), full_precision():
-        found = _diagnosis(scene, chosen, own, folder, tick)
-    found.facts.update(_facts(scene, settings, chosen), split=split, seed=seed, own_attacks=own_attacks)
-    found.facts.update(run=str(folder.path), folder=str(results))
+        found = _diagnosis(scene, chosen, own, folder, on_progress)
+    found.metadata.update(_facts(scene, settings, chosen), split=split, seed=seed, own_attacks=own_attacks)
+    found.metadata.update(run=str(folder.path), folder=str(results))
     _write(found, results, folder)
     return found
 
@@ -105,10 +105,10 @@ def _check(split: str, limit: int, batch_size: int) -> None:
         raise unknown("split", split, SPLITS)
 
 
-def _facts(scene: Scene, settings: Settings, chosen: dict[str, Method]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"teacher": settings.teacher, "data": settings.data.name, "images": len(scene.images)}
-    facts |= {"threat": str(scene.threat), "norm": scene.threat.norm, "eps": scene.threat.eps}
-    return facts | {"inner": {name: f"{m.inner} by {m.maximizer}" for name, m in chosen.items()}}
+def _facts(scene: Comparison, settings: Settings, chosen: dict[str, Method]) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"teacher": settings.teacher, "data": settings.data.name, "images": len(scene.images)}
+    metadata |= {"threat": str(scene.threat), "norm": scene.threat.norm, "eps": scene.threat.eps}
+    return metadata | {"inner": {name: f"{m.inner} by {m.maximizer}" for name, m in chosen.items()}}
 
 
 def _run_of(source: str | Path | RunFolder) -> RunFolder:
@@ -158,39 +158,45 @@ def inner_processes(settings: Settings, own: Method, methods: str | None, own_at
     return {label: replace(m, maximizer=shared) for label, m in built.items()}
 
 
-def _diagnosis(scene: Scene, chosen: dict[str, Method], own: Method, folder: RunFolder, tick: Tick) -> Diagnosis:
+def _diagnosis(
+    scene: Comparison, chosen: dict[str, Method], own: Method, folder: RunFolder, on_progress: OnProgress
+) -> Diagnosis:
     total, done = len(chosen) * 2 + 4, 0
 
     def step(what: str, work: Callable[[], T]) -> T:
         nonlocal done
-        tick(what, done, total)
+        on_progress(what, done, total)
         done += 1
         return work()
 
     x = scene.images.batch(slice(None))[0]
     points = {name: step(f"{name}: examples", partial(scene.examples, method)) for name, method in chosen.items()}
-    natural = step("natural images", partial(scene.places, x))
-    strongest = step("direct attack", lambda: scene.places(scene.direct()))
-    places = {name: step(f"{name}: distances", partial(scene.places, at)) for name, at in points.items()}
+    natural = step("natural images", partial(scene.boundary_records, x))
+    strongest = step("direct attack", lambda: scene.boundary_records(scene.direct()))
+    boundary_records = {
+        name: step(f"{name}: distances", partial(scene.boundary_records, at)) for name, at in points.items()
+    }
     slices, titles = step("slices", partial(_slices, scene, points, natural))
     triangles = {name: scene.triangle(at) for name, at in points.items()}
     training = step("triangle", partial(_training, scene, own, folder))
-    tick("done", total, total)
-    return Diagnosis({}, places, natural, strongest, triangles, training, slices, titles)
+    on_progress("done", total, total)
+    return Diagnosis({}, boundary_records, natural, strongest, triangles, training, slices, titles)
 
 
-def _training(scene: Scene, own: Method, folder: RunFolder) -> dict[str, dict[str, dict[str, float]]]:
+def _training(scene: Comparison, own: Method, folder: RunFolder) -> dict[str, dict[str, dict[str, float]]]:
     """The triangle under the run's own method, at each checkpoint there is."""
     found = {}
     for file in (folder.best_file, folder.last_file):
         if file.is_file():
-            at, epoch = scene.with_student(file), facts_of(file).get("epoch")
+            at, epoch = scene.with_student(file), metadata_of(file).get("epoch")
             with held_still(*at.networks.values()):
                 found[f"{file.stem}, epoch {epoch}"] = at.triangle(at.examples(own))
     return found
 
 
-def _slices(scene: Scene, points: dict[str, Tensor], natural: Places) -> tuple[dict[str, list[Slice]], list[str]]:
+def _slices(
+    scene: Comparison, points: dict[str, Tensor], natural: BoundaryRecord
+) -> tuple[dict[str, list[Slice]], list[str]]:
     """A few images that both networks classify rightly, from near the teacher's boundary to far, through each method's x'."""
     distance = natural.linf if scene.threat.norm == "linf" else natural.l2
     known = distance.isfinite() & natural.teacher_right & natural.student_right

@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmard.api.artifacts import Extras, keep_card
+from mmard.api.artifacts import Artifacts, keep_card
 from mmard.api.build import engine_of
-from mmard.api.evaluation_request import Asked
-from mmard.api.evaluation_target import Source, Subject
+from mmard.api.evaluation_request import EvaluationRequest
+from mmard.api.evaluation_target import EvalModel, EvalTarget
 from mmard.api.settings import Settings
 from mmard.core.threat import Threat
-from mmard.evaluation.checks.run import checked, how_to_check
-from mmard.evaluation.evaluate import Tick
+from mmard.evaluation.checks.run import evaluate_with_checks, how_to_check
+from mmard.evaluation.evaluate import OnProgress
 from mmard.evaluation.scores import Scores
 from mmard.runs.folder import RunFolder
 from mmard.utils.argument_types import Names, public
@@ -34,10 +34,10 @@ def evaluate(
     batch_size: int = 500,
     seed: int = 0,
     checks: str | None = None,
-    twin: str | Path | None = None,
+    surrogate: str | Path | None = None,
     curve: bool = False,
     examples: int = 12,
-    tick: Tick = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
     trust: bool = False,
     **overrides: Any,
 ) -> Scores:
@@ -50,51 +50,57 @@ def evaluate(
         attacks: such as ``"fgsm,pgd-20"`` or ``["fgsm", "pgd-20"]``; None: FGSM, PGD-20, C&W, AutoAttack; ``"none"``: clean only.
         protocol: ``"quick"`` puts AutoAttack-quick, two of its four attacks, in AutoAttack's place.
         limit: judge on about so many test images, every class in proportion; None: all.
-        checks: ``"quick"``, ``"full"`` or ``"none"``; None: by the attacks. What they find is in ``facts["checks"]``.
-        twin: of an exported model, the run or weights that lend it gradients, or ``"net.py:build@weights.pt"``, whose code
+        checks: ``"quick"``, ``"full"`` or ``"none"``; None: by the attacks. What they find is in ``metadata["checks"]``.
+        surrogate: of an exported model, the run or weights that lend it gradients, or ``"net.py:build@weights.pt"``, whose code
             runs; None: those it was exported from.
-        curve, examples: what to keep besides, for a report; see `mmard.api.artifacts.Extras`.
+        curve, examples: what to keep besides, for a report; see `mmard.api.artifacts.Artifacts`.
         trust: read and fetch the data that the weights name, though this user has never used them.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``; ``engine__devices=2`` shares the work.
     """
-    asked = Asked(
+    request = EvaluationRequest(
         attacks=attacks, protocol=protocol, limit=limit, batch_size=batch_size, seed=seed, checks=checks,
-        twin=None if twin is None else str(twin),
+        surrogate=None if surrogate is None else str(surrogate),
         overrides={key.replace("__", "."): str(v) if isinstance(v, Path) else v for key, v in overrides.items()},
     )  # fmt: skip
-    known = Source.of(source, asked.twin, trust=trust)
-    settings = known.settings(asked.overrides, trust=trust)
-    return _evaluate(known, settings, asked, partial(Extras, curve=curve, examples=examples), tick)
+    known = EvalTarget.of(source, request.surrogate, trust=trust)
+    settings = known.settings(request.overrides, trust=trust)
+    return _evaluate(known, settings, request, partial(Artifacts, curve=curve, examples=examples), on_progress)
 
 
 def _evaluate(
-    source: Source, settings: Settings, asked: Asked, extras: Callable[[Subject, Threat], Extras], tick: Tick
+    source: EvalTarget,
+    settings: Settings,
+    request: EvaluationRequest,
+    artifacts: Callable[[EvalModel, Threat], Artifacts],
+    on_progress: OnProgress,
 ) -> Scores:
-    trials = source.trials(asked)
-    how, engine = how_to_check(asked.checks, trials), engine_of(settings)
+    trials = source.trials(request)
+    how, engine = how_to_check(request.checks, trials), engine_of(settings)
     if source.exported and how == "full":
-        raise MmardError("checks=full ask for gradients, which an exported model has not; check its float twin so")
+        raise MmardError("checks=full ask for gradients, which an exported model has not; check its float surrogate so")
     with engine.together("start the evaluation again"), ExitStack() as held:
-        subject = Subject.of(source, settings, asked.limit, engine.device)
-        results = asked.folder(source.path, trials, len(subject.images))
+        subject = EvalModel.of(source, settings, request.limit, engine.device)
+        results = request.folder(source.path, trials, len(subject.images))
         must_stay_in(source.path.parent, results)
         engine.on_global_zero(
             lambda: held.enter_context(alone_in(results, "wait for it, and start this evaluation again"))
         )
         # Written before the attacks, so that a folder that cannot be written in is known.
         engine.on_global_zero(lambda: write_json(results / "settings.json", portable(settings.resolved())))
-        threat = source.threat(settings, asked.overrides, needed=len(trials) > 0)
-        besides = extras(subject, threat)
-        scores = checked(
+        threat = source.threat(settings, request.overrides, needed=len(trials) > 0)
+        besides = artifacts(subject, threat)
+        scores = evaluate_with_checks(
             subject.model, subject.images, threat, trials, checks=how, of=subject.whole,
-            others=subject.others(settings) if how == "full" else {}, batch_size=asked.batch_size, seed=asked.seed,
-            tick=tick, crew=engine, asked=subject.faster(),
-            kept=subject.kept_in(results / "parts", trials, threat, asked.batch_size, asked.seed),
+            others=subject.others(settings) if how == "full" else {}, batch_size=request.batch_size, seed=request.seed,
+            on_progress=on_progress, ranks=engine, predict=subject.faster(),
+            cache=subject.cache_in(results / "parts", trials, threat, request.batch_size, request.seed),
         )  # fmt: skip
-        scores.facts.update(source.described(), data=settings.data.name, seed=asked.seed, asked=asked.facts(trials))
-        scores.facts["settings"] = portable(settings.resolved())
+        scores.metadata.update(
+            source.described(), data=settings.data.name, seed=request.seed, request=request.metadata(trials)
+        )
+        scores.metadata["settings"] = portable(settings.resolved())
         engine.on_global_zero(lambda: scores.save(results))
-        besides.keep(results, engine, tick, batch_size=asked.batch_size, seed=asked.seed)
+        besides.keep(results, engine, on_progress, batch_size=request.batch_size, seed=request.seed)
         engine.on_global_zero(lambda: _finish(source.path.parent, results))
     return scores
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.evaluation.checks.run import how_to_check
-from mmard.evaluation.evaluate import Trial
+from mmard.evaluation.evaluate import AttackSpec
 from mmard.utils.errors import MmardError
 from mmard.utils.portable_paths import portable
 
@@ -16,7 +16,7 @@ OF_NOW = ("data", "threat", "teacher", "teachers", "engine")  # settings that ar
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class EvaluationRequest:
     """The words of `mmard eval`; see `mmard.api.evaluate.evaluate`.
 
     Attributes:
@@ -32,7 +32,7 @@ class Asked:
     batch_size: int = 500
     seed: int = 0
     checks: str | None = None
-    twin: str | None = None
+    surrogate: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -44,25 +44,25 @@ class Asked:
                     f"{key} was settled when the model was trained; an evaluation takes {', '.join(OF_NOW)}"
                 )
 
-    def facts(self, trials: Mapping[str, Trial]) -> dict[str, Any]:
+    def metadata(self, trials: Mapping[str, AttackSpec]) -> dict[str, Any]:
         """For the record, in which a study looks its own evaluations up; what is as usual is left out of the later words."""
         own = {key: value for key, value in self.overrides.items() if not key.startswith("engine.")}  # no verdict's
         special = {"protocol": self.protocol} if self.protocol != "standard" else {}
         how = how_to_check(self.checks, trials)
         special |= {"checks": how} if how != how_to_check(None, trials) else {}
         common = {"attacks": self.attacks, "limit": self.limit, "batch_size": self.batch_size, "seed": self.seed}
-        return {**common, **special, "overrides": portable(own | ({"twin": self.twin} if self.twin else {}))}
+        return {**common, **special, "overrides": portable(own | ({"twin": self.surrogate} if self.surrogate else {}))}
 
-    def folder(self, path: Path, trials: Mapping[str, Trial], count: int) -> Path:
+    def folder(self, path: Path, trials: Mapping[str, AttackSpec], count: int) -> Path:
         """Where the results on ``count`` images go: each kind has its own, so that a quick look never replaces a full one."""
-        facts = self.facts(trials)
+        metadata = self.metadata(trials)
         usual = self.attacks is None and self.protocol == "standard"
         parts = [path.name if path.suffix == ".onnx" else path.stem]
         parts += [] if usual else [*trials] or ["clean"]
         parts += [f"{count}-images"] if self.limit else []
-        parts += [f"{key}-{facts[key]}" for key in ("seed", "checks") if facts.get(key)]
-        given = {**self.overrides, "twin": self.twin}
-        parts += [f"{key}-{value}{_told_apart(given[key], value)}" for key, value in facts["overrides"].items()]
+        parts += [f"{key}-{metadata[key]}" for key in ("seed", "checks") if metadata.get(key)]
+        given = {**self.overrides, "twin": self.surrogate}
+        parts += [f"{key}-{value}{_told_apart(given[key], value)}" for key, value in metadata["overrides"].items()]
         name = re.sub(r"[^\w.+-]", "-", "_".join(parts))
         short = name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         return path.parent / "eval" / short

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mmard.api.build import data_of, known_of, must_allow_teacher
-from mmard.api.evaluation_request import Asked
+from mmard.api.evaluation_request import EvaluationRequest
 from mmard.api.exported import Exported, opened
 from mmard.api.settings import Settings, read_settings, settings_of_weights
 from mmard.attacks.autoattack_pruning import in_parts
@@ -21,13 +21,13 @@ from mmard.core.views import Predict
 from mmard.data.images import Images, some
 from mmard.data.labels import Known, agreed
 from mmard.data.sources import must_be_used
-from mmard.evaluation.cache import KeptIn, fingerprint
+from mmard.evaluation.cache import DiskCache, fingerprint
 from mmard.evaluation.checks.messages import CheckError
-from mmard.evaluation.evaluate import Trial, choose, suite
+from mmard.evaluation.evaluate import AttackSpec, choose, suite
 from mmard.models.folding import folded
 from mmard.models.students import Classifier
 from mmard.models.teachers import find_model, load_model, load_teacher, must_fit, weights_file
-from mmard.models.weights import facts_of
+from mmard.models.weights import metadata_of
 from mmard.runs.folder import RunFolder
 from mmard.utils.errors import MmardError
 from mmard.utils.files import sha256
@@ -37,31 +37,31 @@ from mmard.utils.trust import Trust
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class EvalTarget:
     """Weights on disk, and what they say of themselves.
 
     Attributes:
         path: their file or card.
-        exported: the runtime and its float twin, where the file is ONNX.
+        exported: the runtime and its float surrogate, where the file is ONNX.
         facts: what the file says: settings of its training, among others.
     """
 
     path: Path
     exported: Exported | None
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     @staticmethod
-    def of(source: str | Path | RunFolder, twin: str | None, *, trust: bool = False) -> "Source":
+    def of(source: str | Path | RunFolder, surrogate: str | None, *, trust: bool = False) -> "EvalTarget":
         """Find them; another machine may be judging."""
         path = find_model(source.path if isinstance(source, RunFolder) else source)
-        if exported := opened(path, twin, Trust(everything=trust, folder=path.parent)):
-            return Source(path, exported, exported.model.facts)
-        return Source(path, None, facts_of(weights_file(path)))
+        if exported := opened(path, surrogate, Trust(everything=trust, folder=path.parent)):
+            return EvalTarget(path, exported, exported.model.metadata)
+        return EvalTarget(path, None, metadata_of(weights_file(path)))
 
     @property
     def given(self) -> dict[str, Any]:
         """The settings of its training, as far as the file says them."""
-        found = self.facts.get("settings")
+        found = self.metadata.get("settings")
         return _with_paths(found, self.path.parent) if isinstance(found, dict) else {}
 
     def settings(self, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
@@ -80,7 +80,7 @@ class Source:
         return settings
 
     def known(self) -> list[Known]:
-        """Collect what the weights, or an exported model and its twin, say of their data."""
+        """Collect what the weights, or an exported model and its surrogate, say of their data."""
         if self.exported is None:
             return [known_of(self.path, str(self.path))]
         return self.exported.known()
@@ -89,7 +89,7 @@ class Source:
         """Do the weights or these settings say something of ``data``, or of the ``threat``?"""
         return section in self.given or any(key.split(".")[0] == section for key in words)
 
-    def trials(self, asked: Asked) -> dict[str, Trial]:
+    def trials(self, asked: EvaluationRequest) -> dict[str, AttackSpec]:
         """The attacks asked for, or the usual ones."""
         if self.exported:
             return self.exported.trials(asked.attacks, asked.protocol, asked.batch_size, asked.seed)
@@ -136,21 +136,21 @@ def _with_paths(told: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class EvalModel:
     """A network on its device, and the test images that it is judged on.
 
     Attributes:
         whole: how many test images there are in all; ∞ where ``data.test_limit`` lets nobody know.
-        twin: the network that lends a runtime its gradients.
+        surrogate: the network that lends a runtime its gradients.
     """
 
     model: nn.Module
     images: Images
     whole: float
-    twin: nn.Module | None = None
+    surrogate: nn.Module | None = None
 
     @staticmethod
-    def of(source: Source, settings: Settings, limit: int | None, device: torch.device) -> "Subject":
+    def of(source: EvalTarget, settings: Settings, limit: int | None, device: torch.device) -> "EvalModel":
         """Load both."""
         model = source.exported or load_model(source.path)  # its faults come before images are decoded
         if isinstance(model, Exported):
@@ -159,10 +159,10 @@ class Subject:
         test = data_of(streamed, source.known()).test
         whole = len(test) if settings.data.test_limit is None else math.inf
         if isinstance(model, Exported):
-            return Subject(model.on(device, test), some(test, limit, seed=0).to(device), whole, model.twin)
+            return EvalModel(model.on(device, test), some(test, limit, seed=0).to(device), whole, model.surrogate)
         must_fit(model, str(source.path), len(test.classes), test.channels)
         model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Subject(model, some(test, limit, seed=0).to(device), whole)
+        return EvalModel(model, some(test, limit, seed=0).to(device), whole)
 
     def faster(self) -> Predict | None:
         """The same logits up to rounding at less cost, for AutoAttack; None for a runtime, which is as it is."""
@@ -180,17 +180,21 @@ class Subject:
                 found[f"the {name}"] = teacher.to(self.images.labels.device)
         return found
 
-    def kept_in(self, folder: Path, trials: Mapping[str, Trial], threat: Threat, batch_size: int, seed: int) -> KeptIn:
+    def cache_in(
+        self, folder: Path, trials: Mapping[str, AttackSpec], threat: Threat, batch_size: int, seed: int
+    ) -> DiskCache:
         """Where the verdicts of batches go: a folder for all that they depend on, so that none is taken for another's."""
         found = [f"{name} {version}" for name, version in versions().items()]
         attacks = [(name, trial.detail(threat)) for name, trial in trials.items()]
         device = self.images.labels.device.type
-        networks = nn.ModuleList([self.model] if self.twin is None else [self.model, self.twin])
+        networks = nn.ModuleList([self.model] if self.surrogate is None else [self.model, self.surrogate])
         images = self.images.pixels, self.images.labels, self.images.index
-        facts = [repr(networks), attacks, threat, batch_size, seed, device, *found, "asked again"]
-        return KeptIn(folder / fingerprint({**networks.state_dict(), **dict(zip("xyi", images, strict=True))}, *facts))
+        metadata = [repr(networks), attacks, threat, batch_size, seed, device, *found, "asked again"]
+        return DiskCache(
+            folder / fingerprint({**networks.state_dict(), **dict(zip("xyi", images, strict=True))}, *metadata)
+        )
 
 
 def versions() -> dict[str, str]:
     """Name the versions that verdicts depend on: of this package, of PyTorch and of AutoAttack's package."""
-    return {name: metadata.version(name) for name in ("mmard", "torch", "pyautoattack")}
+    return {name: version(name) for name in ("mmard", "torch", "pyautoattack")}

@@ -2,19 +2,19 @@
 
 import os
 from dataclasses import asdict, dataclass
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from mmard.api.build import data_of
-from mmard.api.evaluation_target import Source
-from mmard.api.exported import must_allow_twin
+from mmard.api.evaluation_target import EvalTarget
+from mmard.api.exported import must_allow_surrogate
 from mmard.api.settings import Settings, read_settings
 from mmard.core.threat import Threat
 from mmard.data.images import DataSet, ImageSet, some
-from mmard.models.onnx_export import PORTS, Comparison, bytes_of, compare, onnx_of, save_onnx
+from mmard.models.onnx_export import PORTS, Agreement, bytes_of, compare, onnx_of, save_onnx
 from mmard.models.onnx_runtime import RuntimeModel, need_onnx
 from mmard.models.quantise import HOW, quantised
 from mmard.models.students import Classifier
@@ -40,8 +40,8 @@ class Delivery:
     """
 
     path: Path
-    comparison: Comparison
-    facts: dict[str, Any]
+    comparison: Agreement
+    metadata: dict[str, Any]
 
 
 @public
@@ -73,33 +73,33 @@ def export(
     if path.suffix == ".onnx":
         raise MmardError(f"{path} is an exported model already; export the run or weights that it came from")
     target = _target(Path(source).expanduser(), path, to, int8)
-    known, words = Source.of(path, None), {key.replace("__", "."): value for key, value in overrides.items()}
+    known, words = EvalTarget.of(path, None), {key.replace("__", "."): value for key, value in overrides.items()}
     settings = known.settings(words, trust=trust)
     model = load_model(path)
     data = data_of(read_settings(settings, {"data.stream": True}), known.known())
     must_fit(model, str(path), len(data.test.classes), data.test.channels)
-    facts = _facts(path, target, model, data) | _declared(known, settings, words)
-    proto, comparison = _made(model, data, facts, calibration if int8 else None, str(target))
-    save_onnx(target, bytes_of(proto, facts))
-    must_allow_twin(path, Trust())  # an evaluation of the file finds it again
-    remember_file(facts["sha256"], path)
-    return Delivery(target, comparison, facts)
+    metadata = _facts(path, target, model, data) | _declared(known, settings, words)
+    proto, comparison = _made(model, data, metadata, calibration if int8 else None, str(target))
+    save_onnx(target, bytes_of(proto, metadata))
+    must_allow_surrogate(path, Trust())  # an evaluation of the file finds it again
+    remember_file(metadata["sha256"], path)
+    return Delivery(target, comparison, metadata)
 
 
 def _made(
-    model: Classifier, data: DataSet, facts: dict[str, Any], calibration: int | None, target: str
-) -> tuple[Any, Comparison]:
+    model: Classifier, data: DataSet, metadata: dict[str, Any], calibration: int | None, target: str
+) -> tuple[Any, Agreement]:
     """Make the graph, compare it with the network and add to the facts how it was made; ``calibration``: None for float."""
     proto = onnx_of(model, (data.test.shape[1], data.test.shape[2]))
     if calibration is not None:
         images = _pixels(data.train, calibration)
         proto = quantised(proto, images)
-        facts["quantisation"] = f"{HOW}; {len(images)} training images, seed 0"
-    facts["precision"] = "float32" if calibration is None else "int8"
+        metadata["quantisation"] = f"{HOW}; {len(images)} training images, seed 0"
+    metadata["precision"] = "float32" if calibration is None else "int8"
     comparison = compare(model, RuntimeModel(bytes_of(proto, {}), target), _pixels(data.held_out, COMPARED))
     if calibration is None:
         comparison.must_be_close(target)
-    facts["comparison"] = asdict(comparison)
+    metadata["comparison"] = asdict(comparison)
     return proto, comparison
 
 
@@ -120,7 +120,7 @@ def _pixels(images: ImageSet, count: int) -> Tensor:
 def _facts(path: Path, target: Path, model: Classifier, data: DataSet) -> dict[str, Any]:
     """What somebody who has only the file would want to know."""
     return {
-        "mmard": metadata.version("mmard"),
+        "mmard": version("mmard"),
         **PORTS,
         "architecture": asdict(model.architecture),
         "classes": list(data.test.classes),
@@ -136,7 +136,7 @@ def _source(weights: Path, target: Path) -> str:
     return Path(os.path.relpath(place, folder)).as_posix() if near else place.name
 
 
-def _declared(known: Source, settings: Settings, words: dict[str, Any]) -> dict[str, Any]:
+def _declared(known: EvalTarget, settings: Settings, words: dict[str, Any]) -> dict[str, Any]:
     """Threat and settings, of those only what the weights or the command say, no defaults."""
     whole = settings.resolved()
     own = whole if known.given else {k: whole[k] for k in ("data", "threat") if known.says(k, words)}

@@ -1,4 +1,4 @@
-"""An exported model as `mmard eval` judges it: the runtime, and the float twin that lends it gradients."""
+"""An exported model as `mmard eval` judges it: the runtime, and the float surrogate that lends it gradients."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from mmard.api.registry import function_at, run_foreign
 from mmard.data.images import Images
 from mmard.data.labels import Known
 from mmard.evaluation.checks.messages import BEFORE
-from mmard.evaluation.evaluate import Trial
+from mmard.evaluation.evaluate import AttackSpec
 from mmard.evaluation.exported import choose_exported, exported_suite
 from mmard.evaluation.predict import must_answer
 from mmard.models.checkpoints import fit
@@ -36,59 +36,59 @@ class Exported:
 
     Attributes:
         model: the runtime.
-        twin: the float network, held still; None where it is not to be had.
-        twin_path: its file.
+        surrogate: the float network, held still; None where it is not to be had.
+        surrogate_path: its file.
     """
 
     model: RuntimeModel
-    twin: nn.Module | None
-    twin_path: Path | None
+    surrogate: nn.Module | None
+    surrogate_path: Path | None
 
     @staticmethod
-    def of(path: Path, twin: str | None, trust: Trust) -> "Exported":
-        """Load both. Without ``twin`` it is the file that the metadata name, relative to ``path``, if that is unchanged.
+    def of(path: Path, surrogate: str | None, trust: Trust) -> "Exported":
+        """Load both. Without ``surrogate`` it is the file that the metadata name, relative to ``path``, if that is unchanged.
 
         It is read where it lies beside ``path``, and elsewhere where ``trust`` allows it.
 
         A warning says where there is none, and where the named one is not what was exported.
         """
         model = RuntimeModel(path, str(path))
-        if twin is not None and is_code(twin):
-            return Exported(model, *foreign(twin))
-        found = _recorded(path, model.facts, trust) if twin is None else _named(twin, path, model.facts)
+        if surrogate is not None and is_code(surrogate):
+            return Exported(model, *foreign(surrogate))
+        found = _recorded(path, model.metadata, trust) if surrogate is None else _named(surrogate, path, model.metadata)
         network = None if found is None else load_model(found).requires_grad_(False)
         return Exported(model, network, found)
 
-    def trials(self, attacks: str | None, protocol: str, batch_size: int, seed: int) -> dict[str, Trial]:
+    def trials(self, attacks: str | None, protocol: str, batch_size: int, seed: int) -> dict[str, AttackSpec]:
         """The attacks asked for; None: the usual ones of all three ways."""
-        return choose_exported(attacks, exported_suite(self.twin, batch_size, seed), protocol)
+        return choose_exported(attacks, exported_suite(self.surrogate, batch_size, seed), protocol)
 
     def on(self, device: torch.device, images: Images) -> RuntimeModel:
-        """The model, once it and its twin are known to fit the images; the twin is on the device then."""
+        """The model, once it and its surrogate are known to fit the images; the surrogate is on the device then."""
         self.model.must_fit(len(images.classes), tuple(images.shape))
-        if self.twin is not None:
-            self._must_fit(self.twin.to(device), images.take(torch.arange(1)).to(device))
+        if self.surrogate is not None:
+            self._must_fit(self.surrogate.to(device), images.take(torch.arange(1)).to(device))
         return self.model
 
-    def _must_fit(self, twin: nn.Module, one: Images) -> None:
-        if isinstance(twin, Classifier):
-            must_fit(twin, f"the float twin {self.twin_path}", len(one.classes), one.channels)
-            twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def _must_fit(self, surrogate: nn.Module, one: Images) -> None:
+        if isinstance(surrogate, Classifier):
+            must_fit(surrogate, f"the float surrogate {self.surrogate_path}", len(one.classes), one.channels)
+            surrogate.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         else:
-            must_answer(twin, one)
+            must_answer(surrogate, one)
 
     def known(self) -> list[Known]:
-        """Collect what the file and its twin say of their data."""
-        own = Known.of(self.model.what, self.model.facts.get("classes"), self.model.classes, self.model.shape[0])
-        if not isinstance(self.twin, Classifier) or self.twin_path is None:
+        """Collect what the file and its surrogate say of their data."""
+        own = Known.of(self.model.what, self.model.metadata.get("classes"), self.model.classes, self.model.shape[0])
+        if not isinstance(self.surrogate, Classifier) or self.surrogate_path is None:
             return [own]
-        return [own, known_of(self.twin_path, f"its float twin {self.twin_path}")]
+        return [own, known_of(self.surrogate_path, f"its float surrogate {self.surrogate_path}")]
 
     def described(self) -> dict[str, Any]:
         """For the record of an evaluation."""
-        twin = None if self.twin_path is None else portable(str(self.twin_path))
+        surrogate = None if self.surrogate_path is None else portable(str(self.surrogate_path))
         runtime = f"onnxruntime {self.model.version}, CPU"
-        return {"runtime": runtime, "precision": self.model.facts.get("precision"), "twin": twin}
+        return {"runtime": runtime, "precision": self.model.metadata.get("precision"), "twin": surrogate}
 
 
 def is_code(surrogate: str) -> bool:
@@ -117,69 +117,73 @@ def foreign(surrogate: str) -> tuple[nn.Module, Path]:
     return network.eval().requires_grad_(False), path
 
 
-def opened(path: Path, twin: str | None, trust: Trust) -> Exported | None:
-    """Load an ONNX file with its twin; None for anything else, which has no twin."""
+def opened(path: Path, surrogate: str | None, trust: Trust) -> Exported | None:
+    """Load an ONNX file with its surrogate; None for anything else, which has no surrogate."""
     if path.suffix == ".onnx":
-        return Exported.of(path, twin, trust)
-    if twin is not None:
-        raise MmardError(f"the twin {twin} goes with an exported model (.onnx), got {path}")
+        return Exported.of(path, surrogate, trust)
+    if surrogate is not None:
+        raise MmardError(f"the surrogate {surrogate} goes with an exported model (.onnx), got {path}")
     return None
 
 
-def twins(models: Sequence[str], twin: str | None) -> dict[str, dict[str, str]]:
-    """model → the option that names its twin, for the .onnx files among them.
+def surrogates(models: Sequence[str], surrogate: str | None) -> dict[str, dict[str, str]]:
+    """model → the option that names its surrogate, for the .onnx files among them.
 
     Raises:
-        MmardError: where a model is not there, or a twin is named and no model is exported.
+        MmardError: where a model is not there, or a surrogate is named and no model is exported.
     """
     exported = [model for model in models if find_model(model).suffix == ".onnx"]
-    if twin is not None and not exported:
+    if surrogate is not None and not exported:
         raise MmardError(
-            f"--surrogate {twin} goes with an exported model, and none of {', '.join(models)} ends in .onnx"
+            f"--surrogate {surrogate} goes with an exported model, and none of {', '.join(models)} ends in .onnx"
         )
-    return {model: {"twin": twin} if twin is not None and model in exported else {} for model in models}
+    return {model: {"surrogate": surrogate} if surrogate is not None and model in exported else {} for model in models}
 
 
-def _recorded(path: Path, facts: dict[str, Any], trust: Trust) -> Path | None:
-    source = facts.get("source")
+def _recorded(path: Path, metadata: dict[str, Any], trust: Trust) -> Path | None:
+    source = metadata.get("source")
     if not isinstance(source, str):
-        warnings.warn(f"{path} names no float twin ({LITTLE}); give one: --surrogate RUN", stacklevel=2)
+        warnings.warn(f"{path} names no float surrogate ({LITTLE}); give one: --surrogate RUN", stacklevel=2)
         return None
     found = path.parent / source
-    if not found.is_file() and (known := known_file(str(facts.get("sha256")))) and known.is_file():
+    if not found.is_file() and (known := known_file(str(metadata.get("sha256")))) and known.is_file():
         found = known  # the file names no folders of this machine
     if not _may_be_read(found, trust):
         fault = "lies outside of its folder, and you have not used it before"
     elif not found.is_file():
         fault = "is not there"
-    elif sha256(weights_file(found)) != facts.get("sha256"):
+    elif sha256(weights_file(found)) != metadata.get("sha256"):
         fault = "has changed since"
     else:
         return found
-    warnings.warn(f"the float twin of {path}, {source}, {fault} ({LITTLE}); give one: --surrogate RUN", stacklevel=2)
+    warnings.warn(
+        f"the float surrogate of {path}, {source}, {fault} ({LITTLE}); give one: --surrogate RUN", stacklevel=2
+    )
     return None
 
 
-def must_allow_twin(twin: Path, trust: Trust) -> None:
+def must_allow_surrogate(surrogate: Path, trust: Trust) -> None:
     """Raise unless the float network behind an exported one may be read, and fetched where its card asks for that."""
-    trust.must_allow_place(str(twin), "source")
-    if hub := hub_of(twin):
+    trust.must_allow_place(str(surrogate), "source")
+    if hub := hub_of(surrogate):
         trust.must_allow_place(f"hub://{hub}", "source")
 
 
-def _may_be_read(twin: Path, trust: Trust) -> bool:
+def _may_be_read(surrogate: Path, trust: Trust) -> bool:
     try:
-        must_allow_twin(twin, trust)
+        must_allow_surrogate(surrogate, trust)
     except MmardError:
         return False
     return True
 
 
-def _named(twin: str, path: Path, facts: dict[str, Any]) -> Path:
-    found = find_model(twin)
+def _named(surrogate: str, path: Path, metadata: dict[str, Any]) -> Path:
+    found = find_model(surrogate)
     if found.suffix == ".onnx":
-        raise MmardError(f"the twin {twin} is an exported model and has no gradients; expected a run folder or weights")
-    if "sha256" in facts and sha256(weights_file(found)) != facts["sha256"]:
+        raise MmardError(
+            f"the surrogate {surrogate} is an exported model and has no gradients; expected a run folder or weights"
+        )
+    if "sha256" in metadata and sha256(weights_file(found)) != metadata["sha256"]:
         warnings.warn(
             f"{path} was not exported from {found}: the gradients lent to it are another network's", stacklevel=2
         )

@@ -33,7 +33,7 @@ from mmard.training.engine import Engine
 from mmard.training.extension import EXTENDABLE, Extension
 from mmard.training.teacher_check import TeacherCheck
 from mmard.training.trainer import Trainer
-from mmard.training.validation import JUDGED, Validation
+from mmard.training.validation import VALIDATION_BATCH, Validation
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json, write_json, write_text
@@ -88,8 +88,8 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine, exten
             raise MmardError(f"{folder.path} is not on this host: hosts of one run need a disk that all of them share")
         extension = extension_of(folder, settings) if extend else None  # before process 0 writes the new settings
         engine.on_global_zero(lambda: must_be_free(folder, settings, resume, extend))
-        if lesson := lesson_of(settings):
-            _train(lesson, True, watch, engine)
+        if teacher_settings := teacher_settings_of(settings):
+            _train(teacher_settings, True, watch, engine)
         settings = as_begun(settings, folder)
         engine.choose_precision(settings.engine.precision)
         if settings.teacher and engine.is_global_zero:
@@ -117,23 +117,25 @@ def known_to(settings: Settings, folder: RunFolder) -> list[Known]:
     return own + [known_of(source, f"the {name} {source}") for name, source in teachers_of(settings).items()]
 
 
-def lesson_of(pupil: Settings) -> Settings | None:
+def teacher_settings_of(student_settings: Settings) -> Settings | None:
     """What trains the teacher that is not there yet; None where there is nothing to do.
 
     It is the teacher's recipe on the student's data and split (it must not see what is held out), threat and machine.
     """
-    teacher, recipe = pupil.teacher, pupil.teacher_recipe
+    teacher, recipe = student_settings.teacher, student_settings.teacher_recipe
     if not (teacher and recipe) or RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file():
         return None
-    shared = {f"data.{k}": v for k, v in pupil.data.model_dump(exclude={"augment"}).items()}
-    shared |= {f"threat.{k}": v for k, v in pupil.threat.model_dump().items()}
-    shared |= {f"engine.{k}": v for k, v in pupil.engine.model_dump(exclude={"micro_batch"}).items()}
-    shared["teacher_check"] = pupil.teacher_check
-    shared["engine.micro_batch"] = "auto" if pupil.engine.micro_batch else None  # its batch may be another
-    lesson = read_settings(recipe, {**shared, "out": teacher}, own=False)
-    lesson = lesson.trusting(lesson.trust.also(pupil.trust.own, everything=pupil.trust.everything))
-    check(lesson)
-    return lesson
+    shared = {f"data.{k}": v for k, v in student_settings.data.model_dump(exclude={"augment"}).items()}
+    shared |= {f"threat.{k}": v for k, v in student_settings.threat.model_dump().items()}
+    shared |= {f"engine.{k}": v for k, v in student_settings.engine.model_dump(exclude={"micro_batch"}).items()}
+    shared["teacher_check"] = student_settings.teacher_check
+    shared["engine.micro_batch"] = "auto" if student_settings.engine.micro_batch else None  # its batch may be another
+    teacher_settings = read_settings(recipe, {**shared, "out": teacher}, own=False)
+    teacher_settings = teacher_settings.trusting(
+        teacher_settings.trust.also(student_settings.trust.own, everything=student_settings.trust.everything)
+    )
+    check(teacher_settings)
+    return teacher_settings
 
 
 def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
@@ -148,7 +150,7 @@ def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
                 images=trainer.held_out,
                 threat=trainer.threat,
                 seed=settings.seed,
-                part=min(JUDGED, trainer.plan.batch_size),
+                part=min(VALIDATION_BATCH, trainer.plan.batch_size),
                 claimed=Card.read(path).claimed if path.suffix == ".json" else {},
                 robust=name == "teacher",
                 foreign=not describes_itself(weights_file(path)),
@@ -157,15 +159,15 @@ def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
             trainer.watcher.told(look_told(name, found[name]))
     if found:
         write_json(folder.teachers_file, found)
-        trainer.facts["teachers"] = found
+        trainer.metadata["teachers"] = found
 
 
-def _warn_of_other_data(teacher: RunFolder, pupil: Settings) -> None:
+def _warn_of_other_data(teacher: RunFolder, student_settings: Settings) -> None:
     """A teacher that learnt from another split may have seen what is held out from the student."""
     if teacher.settings_file.is_file():
         old, new = (
             s.data.model_dump(mode="json", exclude={"augment", "stream", "channels"})
-            for s in (read_settings(teacher.path), pupil)
+            for s in (read_settings(teacher.path), student_settings)
         )
         if changed := differences(old, new, "data."):
             warnings.warn(
@@ -263,6 +265,6 @@ def _trainer(
         seed=settings.seed,
         checkpoint_every=settings.checkpoint_every,
         extension=extension,
-        facts={"classes": list(data.train.classes), "settings": settings.resolved(), "formula": str(method)},
+        metadata={"classes": list(data.train.classes), "settings": settings.resolved(), "formula": str(method)},
         watcher=watcher if engine.is_global_zero else Watcher(),
     )

@@ -45,7 +45,7 @@ class AutoAttack:
     protocol: Protocol = "standard"
     batch_size: int = 500
     seed: int = 0
-    spare: bool = True
+    prune: bool = True
     classes: int = WHOLE
 
     def __post_init__(self) -> None:
@@ -88,9 +88,9 @@ class AutoAttack:
             "Square": package.square,
         }[name]
         attack.seed = self.seed
-        if name in QUICK and self.spare:
+        if name in QUICK and self.prune:
             Pruned(attack, predict)
-        elif name == "Square" and self.spare:
+        elif name == "Square" and self.prune:
             attack.predict = Remembering(predict)
         with torch.no_grad():
             return attack.perturb(x.contiguous(), y)  # type: ignore[no-any-return]

@@ -19,22 +19,22 @@ Start = Literal["none", "gaussian", "uniform"]
 START_NOISE = 0.001  # standard deviation of the gaussian start, in units of a pixel's range (TRADES and after)
 
 
-class Process(Protocol):
+class IterativeAttack(Protocol):
     """A maximizer in two parts, so that another may choose where it starts."""
 
     def __call__(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """x' in the ball around x that makes ``loss(x')`` (B,) large. x (B, C, H, W) in [0, 1]."""
-        return x.clone() if threat.eps == 0 else self.climb(loss, x, self.begin(loss, x, threat), threat)
+        return x.clone() if threat.eps == 0 else self.run(loss, x, self.init(loss, x, threat), threat)
 
-    def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
+    def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """Where it starts, (B, C, H, W)."""
 
-    def climb(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
+    def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
         """x' from that start on."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pgd(Process):
+class Pgd(IterativeAttack):
     """Projected gradient ascent, last iterate (Madry et al., 2018, arXiv 1706.06083, eq. 3).
 
     Args:
@@ -70,7 +70,7 @@ class Pgd(Process):
             raise MmardError(f"step_size {self.step_size:.4f} > eps {threat.eps:.4f}: are the two swapped?")
         return self.step_size
 
-    def climb(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
+    def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
         """All the steps, from ``x_adv`` on."""
         step = self.step_for(threat)
         for _ in range(self.steps):
@@ -78,7 +78,7 @@ class Pgd(Process):
             x_adv = threat.project(x_adv.detach() + step * threat.steepest(gradient(loss(x_adv), x_adv)), x)
         return x_adv
 
-    def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
+    def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """Where it starts, in the ball."""
         if self.start == "uniform":
             return threat.uniform(x)

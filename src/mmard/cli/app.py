@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from importlib import metadata
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -48,7 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of a first day
 
 def _version(asked: bool) -> None:
     if asked:
-        console.say(metadata.version("mmard"))
+        console.say(version("mmard"))
         raise typer.Exit
 
 

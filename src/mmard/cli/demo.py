@@ -48,7 +48,7 @@ def run_demo(to: Path, out: Console) -> None:
         done = folder.path / "eval" / "best"
         scores = Scores.load(done) if (done / "verdicts.safetensors").exists() else judge(folder.path, out)
         results[name] = scores.rows()
-        out.print(*checks_lines(name, scores.facts), sep="\n")
+        out.print(*checks_lines(name, scores.metadata), sep="\n")
     out.print(compare_table(results))
     write_text(to / "results.md", compare_markdown(results))
     plot_curves({"teacher": RunFolder(teacher), **folders}, to / "curves.png")

@@ -44,7 +44,7 @@ def diagnose(
     found = _diagnosed(run, methods, seed=seed, to=to, trust=trust, **options)
     console.out.print(examples_table(found), "")
     console.out.print(triangle_table(found), "")
-    console.say(f"tables and figures: {found.facts['folder']}")
+    console.say(f"tables and figures: {found.metadata['folder']}")
 
 
 def _diagnosed(run: str, methods: str | None, **options: Any) -> "Diagnosis":
@@ -55,7 +55,7 @@ def _diagnosed(run: str, methods: str | None, **options: Any) -> "Diagnosis":
     with Progress(*columns, console=console.out, transient=True) as progress:
         task = progress.add_task("loading", total=None)
 
-        def tick(what: str, done: int, total: int) -> None:
+        def on_progress(what: str, done: int, total: int) -> None:
             progress.update(task, description=visible(what), completed=done, total=total)
 
-        return find(run, methods, tick=tick, **options)
+        return find(run, methods, on_progress=on_progress, **options)

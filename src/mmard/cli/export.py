@@ -43,7 +43,7 @@ def export(
     with console.out.status("exporting"):
         done = write(sources[0], to, int8=int8, calibration=calibration, trust=trust, **dotted)
     size = done.path.stat().st_size / 1e6
-    said = f"wrote {done.path} ({done.facts['precision']}, {size:.2f} MB): {done.comparison}"
+    said = f"wrote {done.path} ({done.metadata['precision']}, {size:.2f} MB): {done.comparison}"
     console.say(said)
     if not int8:
         console.say(f"largest difference allowed: {done.comparison.allowed:.2g}")

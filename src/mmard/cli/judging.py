@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from mmard.api.exported import twins
+from mmard.api.exported import surrogates
 from mmard.api.settings import parse_overrides, read_settings
 from mmard.api.train import evaluate
 from mmard.evaluation.scores import Scores
@@ -22,13 +22,13 @@ def judge(source: str | Path, out: Console, attacks: str | None = None, **settin
     with Progress(*columns, console=out, transient=True) as progress:
         task = progress.add_task(name_of, total=None)
 
-        def tick(name: str, done: int, total: int) -> None:
+        def on_progress(name: str, done: int, total: int) -> None:
             progress.update(task, description=f"{name_of}: {name}", completed=done, total=total)
 
-        return evaluate(source, attacks, tick=tick, **settings)
+        return evaluate(source, attacks, on_progress=on_progress, **settings)
 
 
-def judge_all(words: list[str], out: Console, attacks: str | None, twin: str | None = None, **asked: Any) -> bool:
+def judge_all(words: list[str], out: Console, attacks: str | None, surrogate: str | None = None, **asked: Any) -> bool:
     """Judge models (KEY=VALUE apart) one after the other; a table of each with what its checks found, and one of all.
 
     Returns:
@@ -39,15 +39,15 @@ def judge_all(words: list[str], out: Console, attacks: str | None, twin: str | N
     read_settings(None, overrides)  # all is there and fits before the first is attacked
     if not models:
         raise MmardError("no model given; expected a run folder, a .safetensors file or a card")
-    of_each = twins(models, twin)
+    of_each = surrogates(models, surrogate)
     stand, results, dotted = True, {}, {key.replace(".", "__"): value for key, value in overrides.items()}
     for model, its in of_each.items():
         scores = judge(model, out, attacks, **its, **asked, **dotted)
         results[model] = scores.rows()
-        stand &= all(check["level"] != "error" for check in scores.facts["checks"])
+        stand &= all(check["level"] != "error" for check in scores.metadata["checks"])
         out.print(scores_table(model, results[model]))
-        if len(scores.attacks) > 1 or scores.facts["checks"]:
-            out.print(*checks_lines(model, scores.facts), sep="\n", soft_wrap=True)
+        if len(scores.attacks) > 1 or scores.metadata["checks"]:
+            out.print(*checks_lines(model, scores.metadata), sep="\n", soft_wrap=True)
     if len(results) > 1:
         out.print(compare_table(results))
     return stand

@@ -1,7 +1,7 @@
 """`mmard report`, as the command line takes it."""
 
 import html
-from importlib import metadata
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,7 +42,7 @@ def report(
     to = to if to is not None else (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     if to.is_dir():
         raise MmardError(f"{to} is a folder; expected a file to write, such as {to / 'report.html'}")
-    write_text(to, _without_places(found.html(metadata.version("mmard")), runs))
+    write_text(to, _without_places(found.html(version("mmard")), runs))
     console.say(f"report: {to} ({to.stat().st_size / 1e6:.1f} MB)")
     for kind in kinds:
         for name, text in written(found.sheets(), kind, to.stem).items():

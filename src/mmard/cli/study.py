@@ -11,7 +11,7 @@ from mmard.cli import console
 
 if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
     from mmard.study.jobs import Job
-    from mmard.study.queue import Places
+    from mmard.study.queue import Backend
     from mmard.study.spec import StudyFile
 
 
@@ -93,16 +93,16 @@ def _run(
     folder = RunFolder(plan.folder)
     folder.lock()
     try:
-        places = _places(todo, at_once, threads, engine)
+        backend = _places(todo, at_once, threads, engine)
         with Screen(todo, len(jobs) - len(todo), console.out) as screen:
-            return run_all(todo, places, screen)
+            return run_all(todo, backend, screen)
     except KeyboardInterrupt:
         raise Interrupted("the same command goes on") from None
     finally:
         folder.close()
 
 
-def _places(jobs: Sequence["Job"], at_once: int | None, threads: int | None, engine: str) -> "Places":
+def _places(jobs: Sequence["Job"], at_once: int | None, threads: int | None, engine: str) -> "Backend":
     from mmard.study.local_backend import Local, gpus, slots
 
     if engine == "ray":

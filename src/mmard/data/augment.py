@@ -72,7 +72,7 @@ def _window(x: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
     return padded.permute(0, 2, 3, 1)[each, rows, columns].permute(0, 3, 1, 2)
 
 
-def drawn(x: Tensor, kind: str) -> Augmentation:
+def sample_crop(x: Tensor, kind: str) -> Augmentation:
     """One of `KINDS`, drawn for each image of x (B, C, H, W); the crop pads an eighth of the width (4 pixels at 32)."""
     if kind not in KINDS:
         raise MmardError(f"augment {kind!r} is not known; expected one of {', '.join(KINDS)}")
@@ -91,8 +91,8 @@ def random_colour_or_shape(x: Tensor) -> Tensor:
     grey = x.mean(1, keepdim=True)
     centres = (torch.zeros_like(grey), grey.mean((2, 3), keepdim=True), grey)
     for kind, centre in enumerate(centres):
-        changed = (centre + per_sample(factor, x) * (x - centre)).clamp(0, 1)
-        x = torch.where(per_sample(draw == kind, x), changed, x)
+        contrasted = (centre + per_sample(factor, x) * (x - centre)).clamp(0, 1)
+        x = torch.where(per_sample(draw == kind, x), contrasted, x)
     angle, slope = MOST_TURN * _symmetric(x) * (draw == 3), MOST_SHEAR * _symmetric(x) * (draw == 4)
     zero = torch.zeros_like(angle)
     rows = (angle.cos(), slope - angle.sin(), zero), (angle.sin(), angle.cos(), zero)
@@ -138,10 +138,10 @@ def _boxes(x: Tensor, share: Tensor) -> Tensor:
 
 def augment(x: Tensor, kind: str) -> Tensor:
     """Apply one of `KINDS` to x (B, C, H, W)."""
-    return changed(drawn(x, kind)(x), kind)
+    return apply_extra(sample_crop(x, kind)(x), kind)
 
 
-def changed(x: Tensor, kind: str) -> Tensor:
+def apply_extra(x: Tensor, kind: str) -> Tensor:
     """What a kind does beside moving an image: colour, shape, erasing, mixing.
 
     ``idbh``: after Li & Spratling, 2023, arXiv 2301.09879 ("Data augmentation alone can improve adversarial training"): flip, a

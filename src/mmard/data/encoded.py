@@ -45,7 +45,7 @@ class Notes:
             warnings.warn(text, stacklevel=3)
 
 
-class Pictures:
+class EncodedImages:
     """One image column of a Hugging Face data set. Nothing is decoded before it is asked for, but one for the shape.
 
     16-bit and float pictures are scaled to 8 bits by their mode, transparent ones are laid on white, of several frames the first is
@@ -57,7 +57,7 @@ class Pictures:
         size: every picture becomes size×size (shorter side resized, then the centre); None: all are of one size.
         first: the number of a picture that will be used, which gives the shape.
         channels: 1 or 3 of every picture: colours become grey, or grey becomes three equal channels.
-        notes: what was said; those of another `Pictures`, to say it of both at once.
+        notes: what was said; those of another `EncodedImages`, to say it of both at once.
 
     Raises:
         MmardError: from all that decodes, for a picture that cannot be decoded, has no known range, or is of another shape.
@@ -76,7 +76,7 @@ class Pictures:
         """(H, W, C) of every picture."""
         return self._one(self.first, self.encoded[self.first][self.column]).shape
 
-    def but(self, first: int, channels: int) -> "Pictures":
+    def but(self, first: int, channels: int) -> "EncodedImages":
         """Make the same with another first picture and another number of channels."""
         other = copy.copy(self)
         other.__dict__.pop("shape", None)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmard.data.columns import image_column, label_column, labels_of
-from mmard.data.encoded import COLOURABLE, CURE, Notes, Pictures
+from mmard.data.encoded import COLOURABLE, CURE, EncodedImages, Notes
 from mmard.data.folders import folder_splits
 from mmard.data.images import DataSet, Images, ImageSet, some, split, stratified
 from mmard.data.labels import Known, must_be_classes, renumbered
@@ -167,7 +167,7 @@ def _parts(
         index = torch.arange(len(y)) if limit is None or limit >= len(y) else stratified(y, limit, seed)[0]
         if len(index) == 0:
             raise MmardError("the data set is empty: 0 images")
-        pictures = Pictures(table.rows, table.image, options.size, notes=notes)
+        pictures = EncodedImages(table.rows, table.image, options.size, notes=notes)
         parts.append(Streamed(pictures, y[index], order, index))
     return parts[0], parts[1]
 

@@ -10,7 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from mmard.data.encoded import PART, Pictures
+from mmard.data.encoded import PART, EncodedImages
 from mmard.data.images import Batch, Images, mean_std
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -29,7 +29,7 @@ class Streamed:
         device: where batches go.
     """
 
-    pictures: Pictures
+    pictures: EncodedImages
     labels: Tensor
     classes: tuple[str, ...]
     index: Tensor

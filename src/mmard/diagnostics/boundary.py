@@ -24,7 +24,7 @@ SHARES_FROM = 1e-3  # the possible drop, in logits, from which a sample's own sh
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class BoundaryRecord:
     """What student and teacher say at one kind of point of N images; all (N,).
 
     Attributes:
@@ -43,10 +43,10 @@ class Places:
     student_right: Tensor
 
     @staticmethod
-    def joined(parts: Iterable["Places"]) -> "Places":
+    def joined(parts: Iterable["BoundaryRecord"]) -> "BoundaryRecord":
         """Batches in a row."""
         columns = zip(*(p.columns().values() for p in parts), strict=True)
-        return Places(*(torch.cat(column) for column in columns))
+        return BoundaryRecord(*(torch.cat(column) for column in columns))
 
     def columns(self) -> dict[str, Tensor]:
         """By name, for a file."""
@@ -55,7 +55,7 @@ class Places:
 
 def look(
     student: Predict, teacher: Predict, x_adv: Tensor, y: Tensor, own: Tensor, searches: Sequence[Minimal]
-) -> Places:
+) -> BoundaryRecord:
     """What there is to say at x' (B, C, H, W).
 
     Args:
@@ -67,7 +67,7 @@ def look(
     distances = [search(teacher, x_adv, own)[1] for search in searches]
     right = [torch.eq(logits.argmax(1), y) for logits in (t, s)]
     parts = (losses.margin(t, own), losses.entropy(t), *distances, *right)
-    return Places(*(p.detach().cpu() for p in parts))
+    return BoundaryRecord(*(p.detach().cpu() for p in parts))
 
 
 def searches_of(classes: int, at_once: int = 1000) -> tuple[Minimal, Minimal]:
@@ -117,23 +117,23 @@ class Drop:
     least: Tensor
 
     @staticmethod
-    def of(natural: Places, candidates: Iterable[Places]) -> "Drop":
+    def of(natural: BoundaryRecord, candidates: Iterable[BoundaryRecord]) -> "Drop":
         """The least over all the points compared, so that no share passes 1."""
         margins = [natural.margin, *(c.margin for c in candidates)]
         return Drop(natural.margin, reduce(torch.minimum, margins))
 
-    def share(self, places: Places) -> Tensor:
+    def share(self, boundary_records: BoundaryRecord) -> Tensor:
         """(m(x) − m(x')) / (m(x) − m(x*)) of each sample; nan where next to nothing is possible."""
         possible = self.natural - self.least
-        return torch.where(possible > SHARES_FROM, (self.natural - places.margin) / possible, torch.nan)
+        return torch.where(possible > SHARES_FROM, (self.natural - boundary_records.margin) / possible, torch.nan)
 
-    def mean_share(self, places: Places, than: Places | None = None) -> tuple[float, float]:
+    def mean_share(self, boundary_records: BoundaryRecord, than: BoundaryRecord | None = None) -> tuple[float, float]:
         """Mean numerator over mean denominator, with its standard error over samples (of a ratio, to first order).
 
         Args:
             than: subtract these places' share, sample by sample: the paired difference.
         """
-        top = (self.natural if than is None else than.margin) - places.margin
+        top = (self.natural if than is None else than.margin) - boundary_records.margin
         possible = (self.natural - self.least).mean()
         share = top.mean() / possible.clamp_min(1e-12)
         spread = (top - share * (self.natural - self.least)).std() / possible.clamp_min(1e-12)
@@ -143,29 +143,31 @@ class Drop:
 Row = dict[str, float | int | None]
 
 
-def summary(places: Places, natural: Places, drop: Drop, than: Places | None = None) -> Row:
+def summary(
+    boundary_records: BoundaryRecord, natural: BoundaryRecord, drop: Drop, than: BoundaryRecord | None = None
+) -> Row:
     """Means over the samples; None where there is nothing to average.
 
     ``transfer``: of the samples which both networks classify rightly at x and whose x' fools the student, the share that
     fools the teacher as well; ``fooled``: of the samples which the student classifies rightly at x, the share whose x' fools it.
     """
-    share, error = drop.mean_share(places)
-    fooled = natural.student_right & ~places.student_right
+    share, error = drop.mean_share(boundary_records)
+    fooled = natural.student_right & ~boundary_records.student_right
     both = fooled & natural.teacher_right
     row: Row = {
-        "margin": mean(places.margin),
-        "margin_error": places.margin.std().item() / math.sqrt(len(places.margin)),
+        "margin": mean(boundary_records.margin),
+        "margin_error": boundary_records.margin.std().item() / math.sqrt(len(boundary_records.margin)),
     }
-    row |= {"margin_median": places.margin.median().item(), "share": share, "share_error": error}
-    row |= {"share_median": _none(drop.share(places).nanmedian().item())}
-    for norm, distance in (("linf", places.linf), ("l2", places.l2)):
+    row |= {"margin_median": boundary_records.margin.median().item(), "share": share, "share_error": error}
+    row |= {"share_median": _none(drop.share(boundary_records).nanmedian().item())}
+    for norm, distance in (("linf", boundary_records.linf), ("l2", boundary_records.l2)):
         near = distance[distance.isfinite()]
         row |= {f"distance_{norm}": mean(near), f"unreached_{norm}": len(distance) - len(near)}
-    row |= {"crossed": mean((places.margin < 0).double()), "entropy": mean(places.entropy)}
+    row |= {"crossed": mean((boundary_records.margin < 0).double()), "entropy": mean(boundary_records.entropy)}
     row |= {"fooled": mean(fooled[natural.student_right].double()), "fooling": int(both.sum())}
-    row |= {"transfer": mean((~places.teacher_right[both]).double())}
+    row |= {"transfer": mean((~boundary_records.teacher_right[both]).double())}
     if than is not None:
-        row["gain"], row["gain_error"] = drop.mean_share(places, than)
+        row["gain"], row["gain_error"] = drop.mean_share(boundary_records, than)
     return row
 
 

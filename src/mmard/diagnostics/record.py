@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmard.diagnostics.boundary import Drop, Places, Row, summary
+from mmard.diagnostics.boundary import BoundaryRecord, Drop, Row, summary
 from mmard.diagnostics.slices import Slice
 from mmard.models.tensor_files import save_tensors
 from mmard.utils.csv_files import csv_of_records
@@ -29,10 +29,10 @@ class Diagnosis:
         titles: what these images are.
     """
 
-    facts: dict[str, Any]
-    methods: Mapping[str, Places]
-    natural: Places
-    direct: Places
+    metadata: dict[str, Any]
+    methods: Mapping[str, BoundaryRecord]
+    natural: BoundaryRecord
+    direct: BoundaryRecord
     triangles: Mapping[str, dict[str, dict[str, float]]]
     training: Mapping[str, dict[str, dict[str, float]]]
     slices: Mapping[str, list[Slice]]
@@ -43,20 +43,20 @@ class Diagnosis:
         """The drop of the teacher's margin that was possible."""
         return Drop.of(self.natural, [*self.methods.values(), self.direct])
 
-    def places(self) -> dict[str, Places]:
+    def boundary_records(self) -> dict[str, BoundaryRecord]:
         """The natural images, the methods, the direct attack."""
         return {NATURAL: self.natural, **self.methods, DIRECT: self.direct}
 
     def rows(self) -> dict[str, Row]:
         """A row of means each; ``gain`` is the share of the possible drop less the first method's, sample by sample."""
         first = next(iter(self.methods.values()))
-        return {name: summary(p, self.natural, self.drop, first) for name, p in self.places().items()}
+        return {name: summary(p, self.natural, self.drop, first) for name, p in self.boundary_records().items()}
 
     def save(self, folder: Path) -> None:
         """Write diagnosis.json, diagnosis.csv (the rows), and samples.safetensors (each sample's numbers)."""
         rows = self.rows()
         measured = {"examples": rows, "triangles": dict(self.triangles), "training": dict(self.training)}
-        write_json(folder / "diagnosis.json", {**portable(self.facts), **measured})
+        write_json(folder / "diagnosis.json", {**portable(self.metadata), **measured})
         write_text(folder / "diagnosis.csv", csv_of_records([{"examples": name, **row} for name, row in rows.items()]))
-        tensors = {f"{name}/{k}": t for name, p in self.places().items() for k, t in p.columns().items()}
+        tensors = {f"{name}/{k}": t for name, p in self.boundary_records().items() for k, t in p.columns().items()}
         save_tensors(folder / "samples.safetensors", tensors)

@@ -44,10 +44,10 @@ def axes(x: Tensor, x_adv: Tensor, edge: Tensor) -> tuple[Tensor, Tensor]:
     """
     to_edge, to_adv = (edge - x).flatten(), (x_adv - x).flatten()
     draw = torch.Generator().manual_seed(0)
-    spare = [torch.randn(x.numel(), generator=draw).to(x) for _ in range(2)]
-    first = next(v for v in (to_edge, to_adv, spare[0]) if v.norm() > 1e-6)
+    prune = [torch.randn(x.numel(), generator=draw).to(x) for _ in range(2)]
+    first = next(v for v in (to_edge, to_adv, prune[0]) if v.norm() > 1e-6)
     first = first / first.norm()
-    beside = [v - (v @ first) * first for v in (to_adv, spare[1])]
+    beside = [v - (v @ first) * first for v in (to_adv, prune[1])]
     second = beside[0] if beside[0].norm() > 1e-4 * max(1e-6, to_adv.norm().item()) else beside[1]
     second = second - (second @ first) * first  # once more: the first subtraction leaves rounding
     return first, second / second.norm()

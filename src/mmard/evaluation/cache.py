@@ -17,14 +17,14 @@ Timed = tuple[Tensor, float]
 """A value, and the seconds that it took to find."""
 
 
-class Kept(Protocol):
+class Cache(Protocol):
     """Where the verdicts of each batch go as soon as they are there."""
 
     def once(self, key: str, find: Callable[[], Tensor]) -> Timed:
         """What was found under this key, now or by an evaluation that was stopped."""
 
 
-class Forgotten:
+class NoCache:
     """Nothing is kept."""
 
     def once(self, key: str, find: Callable[[], Tensor]) -> Timed:
@@ -33,7 +33,7 @@ class Forgotten:
         return value, time.perf_counter() - begun
 
 
-class KeptIn(Forgotten):
+class DiskCache(NoCache):
     """A file for each key; it is there whole or not at all. Values come back on the CPU or on the device they were found on."""
 
     def __init__(self, folder: Path) -> None:
@@ -56,6 +56,6 @@ def _read(path: Path) -> Timed | None:
         return None
 
 
-def fingerprint(tensors: Mapping[str, Tensor], *facts: object) -> str:
+def fingerprint(tensors: Mapping[str, Tensor], *metadata: object) -> str:
     """A name for weights, images, and all else that verdicts depend on; two evaluations of one name may share what they found."""
-    return hashlib.sha256(f"{facts!r} {digest_of(tensors, {})}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{metadata!r} {digest_of(tensors, {})}".encode()).hexdigest()[:16]

@@ -14,22 +14,22 @@ from mmard.core.method import Attack
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import Predict, held_still
 from mmard.data.images import Images
-from mmard.evaluation.cache import Forgotten, Kept
-from mmard.evaluation.checks.memory import Witness
-from mmard.evaluation.loop import Alone, Batches, Crew
-from mmard.evaluation.predict import who_answer
+from mmard.evaluation.cache import Cache, NoCache
+from mmard.evaluation.checks.memory import ReferenceModel
+from mmard.evaluation.loop import Batches, OneRank, Ranks
+from mmard.evaluation.predict import classes_answered
 from mmard.evaluation.prepare import prepared
 from mmard.evaluation.scores import CLEAN, Scores, Stage
 from mmard.utils.errors import MmardError, unknown
 from mmard.utils.numbers import must_be_whole_number
 from mmard.utils.precision import full_precision
 
-Tick = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 """Progress of this process: (attack, samples done, samples in all)."""
 
 
 @dataclass(frozen=True)
-class Trial:
+class AttackSpec:
     """An attack with the line that describes it.
 
     Attributes:
@@ -45,18 +45,18 @@ class Trial:
     asks: Callable[[Predict], Predict] | None = None
 
 
-NO_ATTACK = Trial(lambda _predict, x, _y, _threat: x, lambda _: "no attack")
+NO_ATTACK = AttackSpec(lambda _predict, x, _y, _threat: x, lambda _: "no attack")
 
 
-def _trial(pgd: Pgd, attack: Attack, loss: str, scale_free: bool = False) -> Trial:
+def _trial(pgd: Pgd, attack: Attack, loss: str, scale_free: bool = False) -> AttackSpec:
     def detail(threat: Threat) -> str:
         steps = f"{pgd.steps} step{'s' if pgd.steps > 1 else ''} of {in_255ths(pgd.step_for(threat))}"
         return f"{loss}, {steps}, start {pgd.start}"
 
-    return Trial(attack, detail, scale_free=scale_free)
+    return AttackSpec(attack, detail, scale_free=scale_free)
 
 
-def suite(batch_size: int = 500, seed: int = 0) -> dict[str, Trial]:
+def suite(batch_size: int = 500, seed: int = 0) -> dict[str, AttackSpec]:
     """The attacks of an evaluation, by name, weakest first."""
     fgsm, pgd, margin = Pgd(steps=1, start="none"), Pgd(steps=20, start="uniform"), Pgd(steps=30, start="uniform")
     auto = AutoAttack(batch_size=batch_size, seed=seed)
@@ -65,16 +65,16 @@ def suite(batch_size: int = 500, seed: int = 0) -> dict[str, Trial]:
         "FGSM": _trial(fgsm, untargeted(fgsm), "cross-entropy"),
         "PGD-20": _trial(pgd, untargeted(pgd), "cross-entropy"),
         "C&W": _trial(margin, cw(margin), "margin loss", scale_free=True),
-        "AutoAttack-quick": Trial(quick, lambda _: str(quick), usual=False, scale_free=True),
-        "AutoAttack": Trial(auto, lambda _: str(auto), scale_free=True),
-        "Square": Trial(square, lambda _: str(square), usual=False, scale_free=True),
+        "AutoAttack-quick": AttackSpec(quick, lambda _: str(quick), usual=False, scale_free=True),
+        "AutoAttack": AttackSpec(auto, lambda _: str(auto), scale_free=True),
+        "Square": AttackSpec(square, lambda _: str(square), usual=False, scale_free=True),
     }
 
 
 PROTOCOLS = ("standard", "quick")
 
 
-def choose(names: str | None, trials: Mapping[str, Trial], protocol: str = "standard") -> dict[str, Trial]:
+def choose(names: str | None, trials: Mapping[str, AttackSpec], protocol: str = "standard") -> dict[str, AttackSpec]:
     """The trials named in a list such as ``"fgsm,pgd-20"``; None: the usual ones. ``"none"``: clean accuracy only.
 
     Args:
@@ -100,22 +100,22 @@ def choose(names: str | None, trials: Mapping[str, Trial], protocol: str = "stan
     return {name: trials[name] for name in named}
 
 
-def unspared(trials: Mapping[str, Trial]) -> dict[str, Trial]:
+def unpruned(trials: Mapping[str, AttackSpec]) -> dict[str, AttackSpec]:
     """The same, AutoAttack with every pass of the package's and its last wrong iterate, not the first."""
     return {
-        name: replace(trial, attack=replace(trial.attack, spare=False))
+        name: replace(trial, attack=replace(trial.attack, prune=False))
         if isinstance(trial.attack, AutoAttack)
         else trial
         for name, trial in trials.items()
     }
 
 
-def for_classes(trials: Mapping[str, Trial], count: int) -> dict[str, Trial]:
+def for_classes(trials: Mapping[str, AttackSpec], count: int) -> dict[str, AttackSpec]:
     """Give the same attacks for data of so many classes: of AutoAttack what works there, which its line names."""
     return {name: _for_classes(trial, trial.attack, min(count, WHOLE)) for name, trial in trials.items()}
 
 
-def _for_classes(trial: Trial, attack: Attack, count: int) -> Trial:
+def _for_classes(trial: AttackSpec, attack: Attack, count: int) -> AttackSpec:
     if not isinstance(attack, AutoAttack) or attack.classes == count:
         return trial
     fewer = replace(attack, classes=count)
@@ -126,15 +126,15 @@ def evaluate(
     model: nn.Module,
     images: Images,
     threat: Threat,
-    trials: Mapping[str, Trial] | None = None,
+    trials: Mapping[str, AttackSpec] | None = None,
     *,
     batch_size: int = 500,
     seed: int = 0,
-    tick: Tick = lambda *_: None,
-    crew: Crew = Alone(),
-    asked: Predict | None = None,
-    kept: Kept = Forgotten(),
-    witness: Witness | None = None,
+    on_progress: OnProgress = lambda *_: None,
+    ranks: Ranks = OneRank(),
+    predict: Predict | None = None,
+    cache: Cache = NoCache(),
+    witness: ReferenceModel | None = None,
 ) -> Scores:
     """Clean accuracy and accuracy under each attack.
 
@@ -155,20 +155,20 @@ def evaluate(
     must_be_judgeable(model, images, batch_size, seed)
     trials = for_classes(trials, len(images.classes))
     with held_still(model := prepared(model, images)), full_precision():
-        judged, quick = who_answer(model, asked, images)
-        batches = Batches(judged, quick, images, threat, batch_size, seed, crew, kept, witness)
-        columns, seconds, stages, amiss = _judged(batches, {CLEAN: NO_ATTACK, **trials}, tick)
+        judged, quick = classes_answered(model, predict, images)
+        batches = Batches(judged, quick, images, threat, batch_size, seed, ranks, cache, witness)
+        columns, seconds, stages, amiss = _judged(batches, {CLEAN: NO_ATTACK, **trials}, on_progress)
     details = tuple(trial.detail(threat) for trial in (NO_ATTACK, *trials.values()))
-    facts = {"threat": str(threat), "classes": list(images.classes), **amiss}
+    metadata = {"threat": str(threat), "classes": list(images.classes), **amiss}
     rows = torch.stack(columns, 1).cpu(), (CLEAN, *trials), details, tuple(seconds)
-    return Scores(*rows, images.index.cpu(), facts, tuple(stages), images.labels.cpu())
+    return Scores(*rows, images.index.cpu(), metadata, tuple(stages), images.labels.cpu())
 
 
 FAR, AGAIN = "outside_the_threat", "wrong_when_asked_again"
-Judged = tuple[list[Tensor], list[float], list[Stage], dict[str, dict[str, int]]]
+Verdicts = tuple[list[Tensor], list[float], list[Stage], dict[str, dict[str, int]]]
 
 
-def _judged(batches: Batches, trials: Mapping[str, Trial], tick: Tick) -> Judged:
+def _judged(batches: Batches, trials: Mapping[str, AttackSpec], on_progress: OnProgress) -> Verdicts:
     """Each trial's column (N,) and seconds, AutoAttack's stages, and by name how many x' are no example of the threat, or right
     and wrong when asked again.
 
@@ -182,7 +182,7 @@ def _judged(batches: Batches, trials: Mapping[str, Trial], tick: Tick) -> Judged
     for name, trial in trials.items():
 
         def advance(share: float, name: str = name) -> None:
-            tick(name, int(share * n), n)
+            on_progress(name, int(share * n), n)
 
         other = trial.asks(batches.model) if trial.asks else None
         if isinstance(trial.attack, AutoAttack):

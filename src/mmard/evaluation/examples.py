@@ -39,12 +39,12 @@ class Examples:
     index: Tensor
     said: Tensor
     confidence: Tensor
-    facts: dict[str, str | list[str]]
+    metadata: dict[str, str | list[str]]
 
     def save(self, path: Path) -> None:
         """Write a safetensors file in one step, the facts in its header."""
         names = ("x", "x_adv", "labels", "index", "said", "confidence")
-        header = {key: json.dumps(value) for key, value in self.facts.items()}
+        header = {key: json.dumps(value) for key, value in self.metadata.items()}
         save_tensors(path, {name: getattr(self, name) for name in names}, header)
 
     @staticmethod
@@ -57,7 +57,7 @@ class Examples:
         try:
             tensors, header = load_tensors(path)
             return Examples(
-                **tensors, facts={key: parse_json(value, f"{path}, {key}") for key, value in header.items()}
+                **tensors, metadata={key: parse_json(value, f"{path}, {key}") for key, value in header.items()}
             )
         except (SafetensorError, OSError, ValueError, TypeError) as e:
             raise MmardError(f"cannot read {path}: {first_line(e)}; mmard eval writes it anew") from e
@@ -78,6 +78,6 @@ def examples(model: nn.Module, images: Images, threat: Threat, *, count: int, se
         with torch.no_grad():
             sure = torch.stack([model(at).softmax(1) for at in (x, x_adv)], 1)  # (n, 2, K)
     confidence, said = sure.max(2)
-    facts = {"attack": ATTACK, "detail": trial.detail(threat), "norm": threat.norm, "eps": repr(threat.eps)}
+    metadata = {"attack": ATTACK, "detail": trial.detail(threat), "norm": threat.norm, "eps": repr(threat.eps)}
     pixels = (x * 255).round().to(torch.uint8)
-    return Examples(pixels, x_adv.detach(), y, index, said, confidence, {**facts, "classes": list(images.classes)})
+    return Examples(pixels, x_adv.detach(), y, index, said, confidence, {**metadata, "classes": list(images.classes)})

@@ -1,8 +1,9 @@
-"""Attacks on a model that runs but gives no gradients: a quantised or exported one, by way of its float twin.
+"""Attacks on a model that runs but gives no gradients: a quantised or exported one, by way of its float surrogate.
 
 Three ways, and a sample counts as right only if it is right under all of them:
-transfer: the attack on the float twin, its images shown to the runtime (after each of AutoAttack's four);
-through: straight through the runtime, its values, the twin's gradients (BPDA, Athalye et al., 2018, arXiv 1802.00420, section 4.1);
+transfer: the attack on the float surrogate, its images shown to the runtime (after each of AutoAttack's four);
+through: straight through the runtime, its values, the surrogate's gradients (BPDA, Athalye et al., 2018, arXiv 1802.00420,
+    section 4.1);
 Square: queries of the runtime alone.
 """
 
@@ -15,22 +16,22 @@ from torch import Tensor
 
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
-from mmard.evaluation.evaluate import Trial, choose, suite, unspared
+from mmard.evaluation.evaluate import AttackSpec, choose, suite, unpruned
 from mmard.utils.errors import MmardError
 
 TRANSFER, THROUGH, SQUARE = "transfer", "through", "Square"
 USUAL = {TRANSFER: ("PGD-20", "C&W", "AutoAttack"), THROUGH: ("PGD-20", "C&W", "AutoAttack-quick")}
 HOW = {
-    TRANSFER: "made on the float twin",
-    THROUGH: "straight through, values of the runtime, gradients of the float twin",
+    TRANSFER: "made on the float surrogate",
+    THROUGH: "straight through, values of the runtime, gradients of the float surrogate",
 }
 
 
 class _Through(torch.autograd.Function):
-    """Forward: the runtime's logits. Backward: their gradient is handed to the twin's logits as it is."""
+    """Forward: the runtime's logits. Backward: their gradient is handed to the surrogate's logits as it is."""
 
     @staticmethod
-    def forward(ctx: Any, twin: Tensor, runtime: Tensor) -> Tensor:
+    def forward(ctx: Any, surrogate: Tensor, runtime: Tensor) -> Tensor:
         return runtime.clone()
 
     @staticmethod
@@ -38,28 +39,30 @@ class _Through(torch.autograd.Function):
         return grads[0], None
 
 
-def straight_through(runtime: Predict, twin: Predict) -> Predict:
-    """x (B, C, H, W) → the runtime's logits (B, K), whose gradient to x is the twin's Jacobian at x times that of the logits."""
+def straight_through(runtime: Predict, surrogate: Predict) -> Predict:
+    """Give the runtime's logits (B, K) of x (B, C, H, W) the surrogate's gradient: its Jacobian at x times theirs."""
 
     def predict(x: Tensor) -> Tensor:
         values = runtime(x)
-        return _Through.apply(twin(x), values) if x.requires_grad and torch.is_grad_enabled() else values  # type: ignore[no-untyped-call]
+        return _Through.apply(surrogate(x), values) if x.requires_grad and torch.is_grad_enabled() else values  # type: ignore[no-untyped-call]
 
     return predict
 
 
-def exported_suite(twin: Predict | None, batch_size: int = 500, seed: int = 0) -> dict[str, Trial]:
+def exported_suite(surrogate: Predict | None, batch_size: int = 500, seed: int = 0) -> dict[str, AttackSpec]:
     """The attacks on an exported model by name: ``transfer-PGD-20``, ``through-C&W``, ``Square`` and so on.
 
     Args:
-        twin: the float network, held still in evaluation mode; None: Square is all that is left.
+        surrogate: the float network, held still in evaluation mode; None: Square is all that is left.
     """
     whole = suite(batch_size, seed)
     square = whole.pop(SQUARE)
     trials = (
-        {} if twin is None else {f"{way}-{name}": _by(way, twin, name, t) for way in HOW for name, t in whole.items()}
+        {}
+        if surrogate is None
+        else {f"{way}-{name}": _by(way, surrogate, name, t) for way in HOW for name, t in whole.items()}
     )
-    alone = "" if twin is not None else "; no float twin: this alone proves little"
+    alone = "" if surrogate is not None else "; no float surrogate: this alone proves little"
 
     def detail(threat: Threat) -> str:
         return f"the runtime alone, {square.detail(threat)}{alone}"
@@ -67,24 +70,26 @@ def exported_suite(twin: Predict | None, batch_size: int = 500, seed: int = 0) -
     return trials | {SQUARE: replace(square, detail=detail, usual=True)}
 
 
-def _by(way: str, twin: Predict, name: str, trial: Trial) -> Trial:
+def _by(way: str, surrogate: Predict, name: str, trial: AttackSpec) -> AttackSpec:
     def asks(runtime: Predict) -> Predict:
-        return twin if way == TRANSFER else straight_through(runtime, twin)
+        return surrogate if way == TRANSFER else straight_through(runtime, surrogate)
 
     def detail(threat: Threat) -> str:
         return f"{HOW[way]}: {trial.detail(threat)}"
 
     if way == TRANSFER:
-        # the last wrong iterate lies further beyond the twin's boundary than the first, and carries over better
-        (trial,) = unspared({name: trial}).values()
+        # the last wrong iterate lies further beyond the surrogate's boundary than the first, and carries over better
+        (trial,) = unpruned({name: trial}).values()
     return replace(trial, asks=asks, detail=detail, usual=name in USUAL[way])
 
 
-def choose_exported(names: str | None, trials: Mapping[str, Trial], protocol: str = "standard") -> dict[str, Trial]:
+def choose_exported(
+    names: str | None, trials: Mapping[str, AttackSpec], protocol: str = "standard"
+) -> dict[str, AttackSpec]:
     """`choose` for these trials; a plain name such as ``pgd-20`` means both of its ways.
 
     Raises:
-        MmardError: for an unknown name, or one that needs the twin where there is none.
+        MmardError: for an unknown name, or one that needs the surrogate where there is none.
     """
     if names is None:
         return choose(None, trials, protocol)
@@ -94,7 +99,7 @@ def choose_exported(names: str | None, trials: Mapping[str, Trial], protocol: st
         both = [f"{way}-{word.strip()}" for way in HOW]
         if known == {_key(SQUARE)} and plain & {_key(word), *(_key(word).removeprefix(f"{way}-") for way in HOW)}:
             raise MmardError(
-                f"{word.strip()} needs the model's float twin; name it: --surrogate RUN, or --attacks square"
+                f"{word.strip()} needs the model's float surrogate; name it: --surrogate RUN, or --attacks square"
             )
         words += [way for way in both if _key(way) in known] or [word]
     return choose(",".join(words), trials, protocol)

@@ -14,8 +14,8 @@ from mmard.core.method import Attack
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
 from mmard.data.images import Images
-from mmard.evaluation.cache import Kept
-from mmard.evaluation.checks.memory import Witness
+from mmard.evaluation.cache import Cache
+from mmard.evaluation.checks.memory import ReferenceModel
 from mmard.evaluation.scores import Stage
 from mmard.utils.errors import MmardError, is_out_of_memory
 from mmard.utils.numbers import seed_of
@@ -26,7 +26,7 @@ Advance = Callable[[float], None]
 """Told the share of the work that is done, in [0, 1]."""
 
 
-class Crew(Protocol):
+class Ranks(Protocol):
     """Processes that share an evaluation, each with the model and the images; the training's engine is one."""
 
     @property
@@ -38,7 +38,7 @@ class Crew(Protocol):
     def all_reduce_sum(self, value: Tensor) -> Tensor: ...
 
 
-class Alone:
+class OneRank:
     """A crew of one."""
 
     rank, world = 0, 1
@@ -60,14 +60,14 @@ class Batches:
     """
 
     model: nn.Module
-    asked: Predict
+    predict: Predict
     images: Images
     threat: Threat
     size: int
     seed: int
-    crew: Crew
-    kept: Kept
-    witness: Witness | None = None
+    ranks: Ranks
+    cache: Cache
+    witness: ReferenceModel | None = None
 
     def column(self, name: str, attack: Attack, advance: Advance, other: Predict | None = None) -> tuple[Tensor, float]:
         """Find three things of each image, (3, N) bool, and the seconds it took.
@@ -96,7 +96,7 @@ class Batches:
 
         Args:
             right: (N,) bool, who is right without an attack.
-            other: who answers the attacks; None: `asked`.
+            other: who answers the attacks; None: `predict`.
         """
         stages: list[Stage] = []
         amiss = torch.stack([torch.zeros_like(right)] * 2)
@@ -116,11 +116,11 @@ class Batches:
     def _after(self, auto: AutoAttack, stage: str, rows: Tensor, other: Predict | None) -> Tensor:
         """The three things of `column` after one of AutoAttack's attacks, of these images, (3, M)."""
         x, y, _ = self.images.batch(rows)
-        x_adv = auto.stage(stage, other or self.asked, x, y, self.threat)
+        x_adv = auto.stage(stage, other or self.predict, x, y, self.threat)
         found = self._found(x_adv, x, y)
-        if other is None and self.asked is not self.model:
+        if other is None and self.predict is not self.model:
             with torch.no_grad():
-                doubtful = found[0] & torch.ne(self.asked(x_adv).argmax(1), y)
+                doubtful = found[0] & torch.ne(self.predict(x_adv).argmax(1), y)
             if doubtful.any():  # broken but for a rounding: the model itself is asked
                 x_adv = auto.stage(stage, self.model, x[doubtful], y[doubtful], self.threat)
                 again = self._found(x_adv, x[doubtful], y[doubtful])
@@ -129,7 +129,7 @@ class Batches:
 
     def _found(self, x_adv: Tensor, x: Tensor, y: Tensor) -> Tensor:
         right = self._right(x_adv, y)
-        wrong = torch.zeros_like(right) if self.witness is None else self.witness.refutes(x_adv, y, right)
+        wrong = torch.zeros_like(right) if self.witness is None else self.witness.contradicts(x_adv, y, right)
         return torch.stack([right, outside(x_adv, x, self.threat), wrong])
 
     def _shared(
@@ -137,14 +137,14 @@ class Batches:
     ) -> tuple[Tensor, float]:
         """Find three things of each of the rows (M,), this process every how-manieth batch; all get all of it, (3, M) bool."""
         found, seconds = torch.zeros(3, len(rows), dtype=torch.long, device=rows.device), 0.0
-        mine = range(self.crew.rank * size, len(rows), self.crew.world * size)
+        mine = range(self.ranks.rank * size, len(rows), self.ranks.world * size)
         for turn, start in enumerate(mine):
             part = rows[start : start + size]
             # by the rows too: who is left depends on the attacks before
             rows_in_it = hashlib.sha256(repr(part.tolist()).encode()).hexdigest()[:8]
             file = re.sub(r"[^\w.+-]", "-", f"{key}-{start}-{rows_in_it}")
             try:
-                value, took = self.kept.once(file, lambda part=part: find(part))  # type: ignore[misc]
+                value, took = self.cache.once(file, lambda part=part: find(part))  # type: ignore[misc]
             except Exception as e:
                 if not is_out_of_memory(e):
                     raise
@@ -153,7 +153,7 @@ class Batches:
             found[:, start : start + size] = value.to(found)
             seconds += took
             advance((turn + 1) / len(mine))
-        return self.crew.all_reduce_sum(found).bool(), seconds
+        return self.ranks.all_reduce_sum(found).bool(), seconds
 
     def _right(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():

@@ -53,7 +53,7 @@ def must_answer(model: nn.Module, images: Images) -> None:
         raise CheckError("input", changes_input("the model").said)
 
 
-def who_answer(model: nn.Module, faster: Predict | None, images: Images) -> tuple[nn.Module, Predict]:
+def classes_answered(model: nn.Module, faster: Predict | None, images: Images) -> tuple[nn.Module, Predict]:
     """Give the model, and the network that answers in its place (None: the model too), each by way of `logits_of`.
 
     Raises:

@@ -60,8 +60,8 @@ class Stage:
     def row(self) -> dict[str, Any]:
         """Its line of a table: images attacked and broken, accuracy in percent that is left, seconds."""
         left = int(self.right.sum())
-        facts = {"stage": self.name, "attacked": self.attacked, "broken": self.attacked - left}
-        return {**facts, "accuracy": 100 * left / len(self.right), "seconds": self.seconds}
+        metadata = {"stage": self.name, "attacked": self.attacked, "broken": self.attacked - left}
+        return {**metadata, "accuracy": 100 * left / len(self.right), "seconds": self.seconds}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ class Scores:
     details: tuple[str, ...]
     seconds: tuple[float, ...]
     index: Tensor
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
     labels: Tensor | None = None
 
@@ -120,7 +120,7 @@ class Scores:
     def __str__(self) -> str:
         """Its rows as a table of plain text: attack, accuracy and 95 % interval in percent."""
         head = f"{len(self.correct):,} test images"
-        head += f", {self.facts['threat']}" if self.facts.get("threat") else ""
+        head += f", {self.metadata['threat']}" if self.metadata.get("threat") else ""
         wide = max(len(row["attack"]) for row in self.rows())
         lines = [f"{r['attack']:<{wide}}  {r['accuracy']:6.2f} %  {r['low']:5.1f}–{r['high']:.1f}" for r in self.rows()]
         return "\n".join([head, *lines])
@@ -135,7 +135,7 @@ class Scores:
         tensors = {"correct": self.correct, "index": self.index, **{f"{s.of}/{s.name}": s.right for s in self.stages}}
         tensors |= {} if self.labels is None else {"labels": self.labels}
         digest = digest_of(tensors, {})  # so that a table is never taken for that of verdicts from before
-        write_json(folder / "scores.json", {**self.facts, "verdicts": digest, "attacks": rows})
+        write_json(folder / "scores.json", {**self.metadata, "verdicts": digest, "attacks": rows})
         write_text(
             folder / "scores.csv", csv_of_records([{k: v for k, v in row.items() if k != "stages"} for row in rows])
         )
@@ -153,10 +153,10 @@ class Scores:
         if not isinstance(folder, str | Path):
             raise MmardError(f"load: folder is {folder!r}, expected a path")
         folder = Path(folder)
-        facts, (tensors, _) = read_json(folder / "scores.json"), load_tensors(folder / "verdicts.safetensors")
-        if facts.pop("verdicts", None) not in (None, digest_of(tensors, {})):
+        metadata, (tensors, _) = read_json(folder / "scores.json"), load_tensors(folder / "verdicts.safetensors")
+        if metadata.pop("verdicts", None) not in (None, digest_of(tensors, {})):
             raise MmardError(f"{folder}: verdicts.safetensors is not that of scores.json; mmard eval writes both anew")
-        rows = [r for r in facts.pop("attacks") if r["attack"] != WORST]
+        rows = [r for r in metadata.pop("attacks") if r["attack"] != WORST]
         stages = [
             Stage(r["attack"], s["stage"], tensors[f"{r['attack']}/{s['stage']}"], s["attacked"], s["seconds"])
             for r in rows
@@ -168,7 +168,7 @@ class Scores:
             tuple(r["detail"] for r in rows),
             tuple(r["seconds"] for r in rows),
             tensors["index"],
-            facts,
+            metadata,
             tuple(stages),
             tensors.get("labels"),
         )

@@ -19,7 +19,7 @@ from mmard.terms import hard_adv
 from mmard.terms.two_teachers import Temperatures, Weights
 
 
-class Balanced(nn.Module):
+class TeacherBalance(nn.Module):
     """Two teachers, weighed and tempered."""
 
     def __init__(self, rate: float, tau_rate: float, drops: Sequence[float]) -> None:
@@ -35,6 +35,6 @@ class Balanced(nn.Module):
 def b_mtard(rate: float = 0.025, tau_rate: float = 0.001, drops: Sequence[float] = ()) -> Method:
     """B-MTARD (Zhao 2023): MTARD with the teachers' temperatures balanced too."""
     outer = term("w_a·KL(T(x')^τa‖S(x')) + w_n·KL(Tn(x)^τn‖S(x))", divergence=True)(
-        Balanced(rate, tau_rate, drops).both
+        TeacherBalance(rate, tau_rate, drops).both
     )
     return Method(name="b_mtard", inner=hard_adv, outer=outer, maximizer=Pgd(steps=10, start="gaussian"))

@@ -11,8 +11,8 @@ from mmard.core.method import Method
 from mmard.core.objective import nothing
 from mmard.methods.rslad import rslad
 from mmard.terms import BOUNDARIES, TRIANGLES
-from mmard.terms.held_gradient import held
-from mmard.terms.normalised_gradient import balanced
+from mmard.terms.held_gradient import reuse_gradient
+from mmard.terms.normalised_gradient import normalise_gradient
 from mmard.utils.errors import MmardError, chosen
 
 
@@ -31,8 +31,8 @@ def mmard(
         raise MmardError(
             "beta, every and balance are the inner term's, and that is none; give one, such as inner=drift"
         )
-    base, level = base or rslad(), balanced if balance else lambda objective: objective
-    boundary = held(chosen("inner term", inner, {**BOUNDARIES, "none": nothing}), every)
+    base, level = base or rslad(), normalise_gradient if balance else lambda objective: objective
+    boundary = reuse_gradient(chosen("inner term", inner, {**BOUNDARIES, "none": nothing}), every)
     ascended = level(base.inner) + beta * level(boundary) if boundary else base.inner
     if not ascended:
         raise MmardError("mmard is about examples, and this base makes none; give base=rslad, or inner=drift")

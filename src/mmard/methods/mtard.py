@@ -19,7 +19,7 @@ from mmard.terms import hard_adv
 from mmard.terms.two_teachers import Weights
 
 
-class Balanced(nn.Module):
+class TeacherAndLossBalance(nn.Module):
     """Two teachers, weighed."""
 
     def __init__(self, rate: float, drops: Sequence[float]) -> None:
@@ -34,5 +34,5 @@ class Balanced(nn.Module):
 
 def mtard(rate: float = 0.025, drops: Sequence[float] = ()) -> Method:
     """MTARD (Zhao 2022): a robust teacher at x' and a natural one at x, balanced as they are learnt."""
-    outer = term("w_a·KL(T(x')‖S(x')) + w_n·KL(Tn(x)‖S(x))", divergence=True)(Balanced(rate, drops).both)
+    outer = term("w_a·KL(T(x')‖S(x')) + w_n·KL(Tn(x)‖S(x))", divergence=True)(TeacherAndLossBalance(rate, drops).both)
     return Method(name="mtard", inner=hard_adv, outer=outer, maximizer=Pgd(steps=10, start="gaussian"))

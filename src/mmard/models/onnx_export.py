@@ -52,10 +52,10 @@ def onnx_of(model: Classifier, size: tuple[int, int]) -> Any:
     return program.model_proto
 
 
-def bytes_of(proto: Any, facts: Mapping[str, Any]) -> bytes:
-    """The file's content, with ``facts`` as its properties, each as JSON."""
+def bytes_of(proto: Any, metadata: Mapping[str, Any]) -> bytes:
+    """The file's content, with ``metadata`` as its properties, each as JSON."""
     del proto.metadata_props[:]
-    for key, value in facts.items():
+    for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
     try:
         content: bytes = proto.SerializeToString()
@@ -88,7 +88,7 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Agreement:
     """Two networks on the same images.
 
     Attributes:
@@ -118,10 +118,10 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare(network: nn.Module, other: nn.Module, images: Tensor, batch_size: int = 64) -> Comparison:
+def compare(network: nn.Module, other: nn.Module, images: Tensor, batch_size: int = 64) -> Agreement:
     """Compare on images (N, C, H, W) in [0, 1]."""
     parts = torch.split(images, batch_size)
     a, b = (torch.cat([model(x) for x in parts]) for model in (network, other))
     gap, allowed = (a - b).abs(), TOLERANCE * max(1.0, a.abs().max().item())
     agree = torch.eq(a.argmax(1), b.argmax(1)).double().mean().item()
-    return Comparison(len(images), gap.max().item(), gap.mean().item(), allowed, agree)
+    return Agreement(len(images), gap.max().item(), gap.mean().item(), allowed, agree)

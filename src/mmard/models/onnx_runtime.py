@@ -38,7 +38,7 @@ class RuntimeModel(nn.Module):
         shape: (C, H, W) of an image; a None is a size that the file leaves open.
         classes: how many.
         version: of onnxruntime.
-        has_gradients: no; attacks follow those of a float twin.
+        has_gradients: no; attacks follow those of a float surrogate.
 
     Raises:
         MmardError: for a file that is no ONNX model, or not one from a batch of images to a batch of logits.
@@ -64,7 +64,7 @@ class RuntimeModel(nn.Module):
         self.register_buffer("digest", digest)  # it stands for the weights, where somebody compares those
         self.version, self.what = onnxruntime.__version__, what
         self.shape, self.classes = self._layout()
-        self.facts = _facts(self.session.get_modelmeta().custom_metadata_map)
+        self.metadata = _facts(self.session.get_modelmeta().custom_metadata_map)
 
     def _layout(self) -> tuple[tuple[int | None, ...], int]:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()

@@ -20,13 +20,13 @@ from mmard.utils.text_files import parse_json
 
 
 def save_weights(
-    path: Path, model: Classifier, facts: dict[str, Any] | None = None, *, make_folder: bool = True
+    path: Path, model: Classifier, metadata: dict[str, Any] | None = None, *, make_folder: bool = True
 ) -> None:
-    """Write a safetensors file with the architecture, ``facts`` (class names, threat ...) and a digest of all in its header.
+    """Write a safetensors file with the architecture, ``metadata`` (class names, threat ...) and a digest of all in its header.
 
     Weights are handed on: the settings among the facts name no folder of this machine.
     """
-    told = {key: portable(fact) if key in ("settings", "teachers") else fact for key, fact in (facts or {}).items()}
+    told = {key: portable(fact) if key in ("settings", "teachers") else fact for key, fact in (metadata or {}).items()}
     header = {"architecture": json.dumps(asdict(model.architecture)), "facts": json.dumps(told)}
     save_tensors(path, model.state_dict(), header, make_folder=make_folder)
 
@@ -56,7 +56,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return raw
 
 
-def facts_of(path: Path) -> dict[str, Any]:
+def metadata_of(path: Path) -> dict[str, Any]:
     """Read what `save_weights` was told of these weights; nothing, for a file from elsewhere."""
     return _in_header(path, "facts")
 

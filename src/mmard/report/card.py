@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 from mmard.evaluation.scores import CLEAN, WORST
-from mmard.report.table import Sheet, interval, words
-from mmard.runs.evaluation import BEST, Judged
+from mmard.report.table import Table, interval, words
+from mmard.runs.evaluation import BEST, EvaluationRecord
 from mmard.runs.findings import flags_of
 from mmard.runs.groups import Group, kind_of
-from mmard.runs.record import Run, data_of, read_run, threat_of
+from mmard.runs.record import Run, data_settings_of, read_run, threat_of
 from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json, write_text
 from mmard.utils.portable_paths import portable
@@ -55,7 +55,7 @@ def card(run: Run) -> str:
     parts = [
         f"---\n{front}---\n{MARK}",
         f"# {run.name}",
-        f"A `{s.get('student')}` classifier for {data_of(s)}, trained to resist {threat_of(s)} by `mmard`.",
+        f"A `{s.get('student')}` classifier for {data_settings_of(s)}, trained to resist {threat_of(s)} by `mmard`.",
         f"## How it was trained\n\n{method}\n\n{_facts(run)}\n\n"
         f"{epochs} of {planned} epochs, seed {run.seed}. All settings: `settings.yaml`.",
         f"## How it was judged\n\n{_figures(run)}",
@@ -70,12 +70,16 @@ def card(run: Run) -> str:
 
 def front_matter(run: Run) -> dict[str, Any]:
     """The hub's fields: licence, tags, data sets, metrics, and the figures as a ``model-index``."""
-    s, data = run.settings, data_of(run.settings)
+    s, data = run.settings, data_settings_of(run.settings)
     name = method_name(s)
     front: dict[str, Any] = licence_of(s) | {"library_name": "mmard", "pipeline_tag": "image-classification"}
     front["tags"] = ["adversarial-robustness", "knowledge-distillation", "image-classification", "safetensors", name]
     front |= {"datasets": [data], "metrics": ["accuracy"]}
-    results = [_result(judged, data, run.threat(judged)) for judged in run.judged.values() if judged.weights == BEST]
+    results = [
+        _result(evaluation, data, run.threat(evaluation))
+        for evaluation in run.evaluations.values()
+        if evaluation.weights == BEST
+    ]
     index: dict[str, Any] = {"name": run.name, "results": results}
     return front | ({"model-index": [index]} if results else {"model_name": run.name})
 
@@ -92,11 +96,11 @@ def licence_of(settings: Mapping[str, Any]) -> dict[str, str]:
     return {"license": given.lower()} if given.lower() in KNOWN else {"license": "other", "license_name": given}
 
 
-def _result(judged: Judged, data: str, ball: str) -> dict[str, Any]:
+def _result(evaluation: EvaluationRecord, data: str, ball: str) -> dict[str, Any]:
     """An evaluation: each metric is named after its attack with number and length of steps, start and eps."""
     metrics = []
-    for row in judged.rows:
-        name = f"Accuracy, {how(row, ball)}, {judged.samples} test images"
+    for row in evaluation.rows:
+        name = f"Accuracy, {how(row, ball)}, {evaluation.samples} test images"
         metrics.append({"type": "accuracy", "name": name, "value": round(row["accuracy"], 3)})
     task = {"type": "image-classification", "name": "Image classification under attack"}
     return {"task": task, "dataset": {"type": data, "name": data, "split": "test"}, "metrics": metrics}
@@ -113,7 +117,7 @@ def how(row: Mapping[str, Any], threat: str) -> str:
 
 def _facts(run: Run) -> str:
     s, teacher = run.settings, run.settings.get("teacher")
-    lines = [f"- **Data**: {data_of(s)}, pixels in [0, 1]"]
+    lines = [f"- **Data**: {data_settings_of(s)}, pixels in [0, 1]"]
     lines.append(f"- **Threat**: {threat_of(s)} in training; in judging as each table says")
     lines.append(
         f"- **Teacher**: {f'`{portable(teacher)}`{_of_teacher(Path(str(teacher)), run.path)}' if teacher else 'none'}"
@@ -146,15 +150,15 @@ def _of_teacher(path: Path, run: Path) -> str:
 
 
 def _figures(run: Run) -> str:
-    if not run.judged:
+    if not run.evaluations:
         return "Not judged on test images yet: `mmard eval` on this folder does it, and writes this card anew."
     parts = []
-    for judged in run.judged.values():
-        ball = run.threat(judged)
-        rows = [[words(how(r, ball)), interval(r["accuracy"], r["low"], r["high"])] for r in judged.rows]
-        title = f"{judged.weights}, {ball}, {judged.samples:,} test images (eval/{judged.name})"
-        note = f"Judged with {judged.versions}." if judged.versions else ""
-        parts.append(Sheet("figures", title, ["attack", "accuracy, %"], rows, note=note).markdown())
+    for evaluation in run.evaluations.values():
+        ball = run.threat(evaluation)
+        rows = [[words(how(r, ball)), interval(r["accuracy"], r["low"], r["high"])] for r in evaluation.rows]
+        title = f"{evaluation.weights}, {ball}, {evaluation.samples:,} test images (eval/{evaluation.name})"
+        note = f"Judged with {evaluation.versions}." if evaluation.versions else ""
+        parts.append(Table("figures", title, ["attack", "accuracy, %"], rows, note=note).markdown())
     return (
         "\n".join(parts)
         + "\nIn brackets Wilson's 95 % interval over the test images; it says nothing of other training seeds."

@@ -43,7 +43,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Frame:
+class PlotArea:
     """Where numbers lie on the paper."""
 
     xs: list[float]
@@ -79,7 +79,7 @@ def line_chart(
         return ""
     xs = [x for line in lines for x in line.xs]
     ys = [y for line in lines for part in (line.ys, line.low, line.high) for y in part]
-    frame = Frame(ticks(min(xs), max(xs)), ticks(min(0.0, *ys), max(*ys, 0.0) or 1.0))
+    frame = PlotArea(ticks(min(xs), max(xs)), ticks(min(0.0, *ys), max(*ys, 0.0) or 1.0))
     parts = [_axes(frame, x_label, y_label)]
     for at, word in marks:
         x = frame.x(at)
@@ -90,7 +90,7 @@ def line_chart(
     return _svg(title, parts, f"{title}. {y_label} against {x_label}. " + "; ".join(map(_said, lines)))
 
 
-def _curve(line: Line, frame: Frame) -> str:
+def _curve(line: Line, frame: PlotArea) -> str:
     spots = [(frame.x(x), frame.y(y)) for x, y in zip(line.xs, line.ys, strict=True)]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in spots)
     dots = "".join(
@@ -100,7 +100,7 @@ def _curve(line: Line, frame: Frame) -> str:
     return f'<g class="{style_of(line.number)}"><path class="curve" d="{path}"/>{dots}</g>'
 
 
-def _band(line: Line, frame: Frame) -> str:
+def _band(line: Line, frame: PlotArea) -> str:
     there = [f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in zip(line.xs, line.high, strict=True)]
     back = [f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in zip(line.xs, line.low, strict=True)][::-1]
     return f'<path class="band {style_of(line.number)}" d="M{"L".join([*there, *back])}Z"/>'
@@ -115,7 +115,7 @@ def dot_chart(title: str, names: Sequence[str], rows: Sequence[Line], y_label: s
     ys = [y for row in rows for part in (row.ys, row.low, row.high) for y in part]
     if not ys:
         return ""
-    frame = Frame([-0.5, len(names) - 0.5], ticks(0.0, max(*ys, 1.0)))
+    frame = PlotArea([-0.5, len(names) - 0.5], ticks(0.0, max(*ys, 1.0)))
     parts, width = [_axes(frame, "", y_label, list(names))], 0.6 / max(1, len(rows))
     for i, row in enumerate(rows):
         shift, spots = (i - (len(rows) - 1) / 2) * width, []
@@ -134,7 +134,7 @@ def dot_chart(title: str, names: Sequence[str], rows: Sequence[Line], y_label: s
     return _svg(title, parts, f"{title}. {y_label}. {low}")
 
 
-def _axes(frame: Frame, x_label: str, y_label: str, names: list[str] | None = None) -> str:
+def _axes(frame: PlotArea, x_label: str, y_label: str, names: list[str] | None = None) -> str:
     parts, floor = [], HEIGHT - BOTTOM
     for value in frame.ys:
         y = frame.y(value)

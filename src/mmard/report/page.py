@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from mmard.report import curve_charts, result_tables, sections, setup_tables
-from mmard.report.table import Sheet
+from mmard.report.table import Table
 from mmard.runs.evaluation import Row
 from mmard.runs.groups import Group, kind_of
 from mmard.runs.missing import Missing, missing_of
@@ -36,7 +36,7 @@ class Report:
         """The evaluation that is shown first."""
         return kind_of(self.groups)
 
-    def sheets(self) -> list[Sheet]:
+    def sheets(self) -> list[Table]:
         """Every table that has a row, in the order of the page."""
         groups, kind = self.groups, self.kind
         made = [
@@ -55,7 +55,7 @@ class Report:
         """The whole page as one file."""
         by_key = {sheet.key: sheet for sheet in self.sheets()}
         groups, kind = self.groups, self.kind
-        radii = sections.folded("The table", sections.table(by_key, "radii"))
+        radii = sections.collapsible("The table", sections.table(by_key, "radii"))
         parts: list[tuple[str, str, Callable[[], str]]] = [
             ("summary", "Summary", lambda: sections.summary(by_key, groups)),
             ("know", "What to know", lambda: sections.know(groups, kind, by_key)),

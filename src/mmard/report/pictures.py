@@ -19,12 +19,12 @@ LARGEST = 96
 
 def shown(examples: Examples, of: str) -> str:
     """A card an image: natural, perturbation, adversarial, and what the model says."""
-    eps = float(str(examples.facts.get("eps", "0")) or 0)
-    names = examples.facts.get("classes")
+    eps = float(str(examples.metadata.get("eps", "0")) or 0)
+    names = examples.metadata.get("classes")
     classes = [str(name) for name in names] if isinstance(names, list) else []
     cards = "".join(_card(examples, i, eps, classes) for i in range(len(examples.x)))
-    attack = f"{examples.facts.get('attack')} ({examples.facts.get('detail')})"
-    norm = "L∞" if examples.facts.get("norm") == "linf" else "L2"
+    attack = f"{examples.metadata.get('attack')} ({examples.metadata.get('detail')})"
+    norm = "L∞" if examples.metadata.get("norm") == "linf" else "L2"
     text = (
         f"{of}: {attack}, {norm} {in_255ths(eps)}. "
         "Every class in proportion, not chosen by how they fare. In the middle x' − x, grey where nothing changed, "

@@ -5,13 +5,13 @@ from typing import Any
 
 from mmard.core.threat import in_255ths
 from mmard.evaluation.scores import CLEAN, WORST
-from mmard.report.table import DASH, Cell, Sheet, interval, number, spread, words
+from mmard.report.table import DASH, Cell, Table, interval, number, spread, words
 from mmard.runs.by_class import ByClass, of_group
 from mmard.runs.evaluation import Row
 from mmard.runs.groups import Group, accuracy, attacks_of, curve_of, spread_of
 
 
-def summary(groups: Sequence[Group], kind: str) -> Sheet | None:
+def summary(groups: Sequence[Group], kind: str) -> Table | None:
     """Mean ± sd over seeds, a row a group; of one run the interval over the test images."""
     attacks = headline_first(attacks_of(groups, kind))
     if not attacks:
@@ -29,7 +29,7 @@ def summary(groups: Sequence[Group], kind: str) -> Sheet | None:
         "held-out robust, %",
         "seeds",
     ]
-    return Sheet("summary", "Accuracy", columns, rows, note=f"{_how(groups)}{_details(groups, kind)}")
+    return Table("summary", "Accuracy", columns, rows, note=f"{_how(groups)}{_details(groups, kind)}")
 
 
 def headline_first(attacks: Sequence[str]) -> list[str]:
@@ -38,7 +38,9 @@ def headline_first(attacks: Sequence[str]) -> list[str]:
 
 
 def _accuracy(group: Group, kind: str, attack: str) -> Cell:
-    found = [row for run in group.runs if kind in run.judged and (row := run.judged[kind].row(attack)) is not None]
+    found = [
+        row for run in group.runs if kind in run.evaluations and (row := run.evaluations[kind].row(attack)) is not None
+    ]
     if len(found) == 1:
         return interval(found[0]["accuracy"], found[0]["low"], found[0]["high"])
     return spread(group.spread(lambda run: accuracy(run, kind, attack)))
@@ -52,18 +54,20 @@ def _how(groups: Sequence[Group]) -> str:
 
 
 def _details(groups: Sequence[Group], kind: str) -> str:
-    found = [(run, run.judged[kind]) for group in groups for run in group.runs if kind in run.judged]
-    judged = [j for _, j in found]
-    counts = " or ".join(f"{n:,}" for n in sorted({j.samples for j in judged}))
+    found = [(run, run.evaluations[kind]) for group in groups for run in group.runs if kind in run.evaluations]
+    evaluation = [j for _, j in found]
+    counts = " or ".join(f"{n:,}" for n in sorted({j.samples for j in evaluation}))
     text = f" Evaluation {kind}: {counts} test images, {_joined(run.threat(j) for run, j in found)}."
     for attack in attacks_of(groups, kind):
         if attack not in (CLEAN, WORST):
-            text += f" {attack}: {_joined(str(row['detail']) for j in judged if (row := j.row(attack)) is not None)}."
-    seeds = _joined(str(seed) for j in judged if (seed := j.facts.get("seed")) is not None)
-    sizes = _joined(str(size) for j in judged if (size := j.asked.get("batch_size")) is not None)
+            text += (
+                f" {attack}: {_joined(str(row['detail']) for j in evaluation if (row := j.row(attack)) is not None)}."
+            )
+    seeds = _joined(str(seed) for j in evaluation if (seed := j.metadata.get("seed")) is not None)
+    sizes = _joined(str(size) for j in evaluation if (size := j.request.get("batch_size")) is not None)
     text += f" Seed of the attacks: {seeds}." if seeds else ""
     text += f" Images attacked at once: {sizes}." if sizes else ""
-    made = _joined(j.versions for j in judged if j.versions)
+    made = _joined(j.versions for j in evaluation if j.versions)
     text += f" Judged with {made}." if made else ""
     return f"{text} Worst case: each image's worst of these."
 
@@ -72,7 +76,7 @@ def _joined(found: Any) -> str:
     return " or ".join(dict.fromkeys(found))
 
 
-def runs(groups: Sequence[Group], kind: str) -> Sheet | None:
+def runs(groups: Sequence[Group], kind: str) -> Table | None:
     """Every run with its intervals."""
     attacks = headline_first(attacks_of(groups, kind))
     if not attacks or sum(len(group.runs) for group in groups) < 2:
@@ -80,19 +84,19 @@ def runs(groups: Sequence[Group], kind: str) -> Sheet | None:
     rows = []
     for group in groups:
         for run in group.runs:
-            found = [run.judged[kind].row(a) if kind in run.judged else None for a in attacks]
+            found = [run.evaluations[kind].row(a) if kind in run.evaluations else None for a in attacks]
             cells = [Cell(DASH) if r is None else interval(r["accuracy"], r["low"], r["high"]) for r in found]
             best = run.best or {}
             rows.append(
                 [words(run.name), words(run.seed), *cells, number(best.get("epoch"), "d"), number(run.epochs[0], "d")]
             )
     columns = ["run", "seed", *(f"{attack}, %" for attack in attacks), "best epoch", "epochs"]
-    return Sheet(
+    return Table(
         "runs", "Each run", columns, rows, words=2, note="In brackets Wilson's 95 % interval over the test images."
     )
 
 
-def radii(groups: Sequence[Group], kind: str) -> Sheet | None:
+def radii(groups: Sequence[Group], kind: str) -> Table | None:
     """Accuracy at each radius of the curve, a row a radius, a column a group."""
     curves = {group.name: [c for run in group.runs if (c := curve_of(run, kind)) is not None] for group in groups}
     curves = {name: found for name, found in curves.items() if found}
@@ -107,26 +111,26 @@ def radii(groups: Sequence[Group], kind: str) -> Sheet | None:
             cells.append(spread(spread_of(values) if values else None))
         rows.append([Cell(in_255ths(radius) if radius else "0", radius), *cells])
     columns = ["radius", *(f"{name}, %" for name in curves)]
-    return Sheet("radii", "Accuracy against the radius", columns, rows, note="Mean ± sd over seeds.")
+    return Table("radii", "Accuracy against the radius", columns, rows, note="Mean ± sd over seeds.")
 
 
-def evaluations(groups: Sequence[Group], kind: str) -> Sheet | None:
+def evaluations(groups: Sequence[Group], kind: str) -> Table | None:
     """The evaluations that are not the one shown first, a row an attack."""
     rows = []
     for group in groups:
         for run in group.runs:
-            for judged in run.judged.values():
-                if judged.name != kind and judged.attacked:
+            for e in run.evaluations.values():
+                if e.name != kind and e.attacked:
                     rows += [
-                        [words(run.name), words(judged.name), words(run.threat(judged)), words(r["attack"]), words(r["detail"]),
+                        [words(run.name), words(e.name), words(run.threat(e)), words(r["attack"]), words(r["detail"]),
                          interval(r["accuracy"], r["low"], r["high"]), number(r["samples"], ",d")]
-                        for r in judged.rows
+                        for r in e.rows
                     ]  # fmt: skip
     columns = ["run", "evaluation", "threat", "attack", "how", "accuracy, %", "images"]
-    return Sheet("evaluations", "Other evaluations", columns, rows, words=5) if rows else None
+    return Table("evaluations", "Other evaluations", columns, rows, words=5) if rows else None
 
 
-def comparisons(results: Row) -> Sheet | None:
+def comparisons(results: Row) -> Table | None:
     """The paired differences that a study's results.json holds."""
     given = results.get("comparisons")
     rows = []
@@ -148,10 +152,10 @@ def comparisons(results: Row) -> Sheet | None:
         "test flips signs, and with n pairs its p cannot go under 2/2ⁿ. Two-sided, not corrected for the number of tests."
     )
     columns = ["difference, points", "of", "pairs", "mean", "95 % interval", "p (t)", "p (sign flips)"]
-    return Sheet("comparisons", "Paired differences", columns, rows, words=2, note=note) if rows else None
+    return Table("comparisons", "Paired differences", columns, rows, words=2, note=note) if rows else None
 
 
-def classes(groups: Sequence[Group], kind: str) -> Sheet | None:
+def classes(groups: Sequence[Group], kind: str) -> Table | None:
     """Robust and clean accuracy by class, a column a group."""
     found = [(group, by) for group in groups if (by := of_group(group, kind)) is not None]
     if not found:
@@ -164,7 +168,7 @@ def classes(groups: Sequence[Group], kind: str) -> Sheet | None:
     ]
     worst = "; ".join(f"{group.name}: {by.names[by.worst]}, {by.robust[by.worst]:.1f} %" for group, by in found)
     note = f"Worst class – {worst}. Means over seeds. Of {found[0][1].source}: right under every attack of it."
-    return Sheet("classes", "Accuracy by class", ["class", "images", *titles], rows, note=note)
+    return Table("classes", "Accuracy by class", ["class", "images", *titles], rows, note=note)
 
 
 def _count(by: ByClass, name: str) -> Cell:

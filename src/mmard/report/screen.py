@@ -37,17 +37,17 @@ def scores_table(title: str, rows: Rows) -> Table:
     return table
 
 
-def checks_lines(name: str, facts: Mapping[str, Any]) -> list[Text]:
+def checks_lines(name: str, metadata: Mapping[str, Any]) -> list[Text]:
     """Say what the checks of an evaluation found, three lines a finding, or that they found nothing."""
-    checked = facts.get("checked", {"how": "none"})
+    checked = metadata.get("checked", {"how": "none"})
     if checked["how"] == "none":
         return [line(f"{name}: nothing was checked")]
     lines = []
-    for check in facts["checks"]:
+    for check in metadata["checks"]:
         colour = {"error": "bold red", "warning": "yellow"}.get(check["level"], "bold")
         lines.append(line((f"{check['level']}: {check['name']}", colour), f"  {check['said']}"))
         lines += [line(f"  means: {check['means']}"), line(f"  do: {check['do']}")]
-    if all(check["level"] == "note" for check in facts["checks"]):
+    if all(check["level"] == "note" for check in metadata["checks"]):
         probed = f", with further attacks on {checked['probed']} images" if checked["probed"] else ""
         found = f"checks ({checked['how']}) found nothing amiss{probed}; {checked['seconds']:.1f} s"
         lines.append(line(f"{name}: {found}"))

@@ -7,11 +7,11 @@ import yaml
 
 from mmard.report.chart import Line, dot_chart, legend
 from mmard.report.pictures import from_file, shown
-from mmard.report.table import Sheet
+from mmard.report.table import Table
 from mmard.runs.by_class import of_group
 from mmard.runs.findings import flags_of
 from mmard.runs.folder import differences
-from mmard.runs.groups import Group, of_judged
+from mmard.runs.groups import Group, of_evaluation
 from mmard.runs.missing import Missing
 from mmard.runs.record import FIGURES, Run
 
@@ -28,7 +28,7 @@ TITLES = {
     "margins": "The teacher's margin at the examples",
     "slices": "Slices through images, examples and the boundary",
 }
-Sheets = Mapping[str, Sheet]
+Sheets = Mapping[str, Table]
 
 
 def table(sheets: Sheets, key: str) -> str:
@@ -36,7 +36,7 @@ def table(sheets: Sheets, key: str) -> str:
     return sheets[key].html() if key in sheets else ""
 
 
-def folded(title: str, inside: str, is_open: bool = False) -> str:
+def collapsible(title: str, inside: str, is_open: bool = False) -> str:
     """Something to be opened; nothing where there is nothing inside."""
     return (
         f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>{inside}</details>" if inside else ""
@@ -46,9 +46,9 @@ def folded(title: str, inside: str, is_open: bool = False) -> str:
 def summary(sheets: Sheets, groups: Sequence[Group]) -> str:
     """The table, what the study says of differences, and each run."""
     main = table(sheets, "summary") or "<p>No run here was judged on test images yet.</p>"
-    pairs = folded("Paired differences over seeds, with intervals and tests", table(sheets, "comparisons"))
-    every = folded(f"Each of the {sum(len(g.runs) for g in groups)} runs", table(sheets, "runs"))
-    return main + pairs + every + folded("Other evaluations", table(sheets, "evaluations"))
+    pairs = collapsible("Paired differences over seeds, with intervals and tests", table(sheets, "comparisons"))
+    every = collapsible(f"Each of the {sum(len(g.runs) for g in groups)} runs", table(sheets, "runs"))
+    return main + pairs + every + collapsible("Other evaluations", table(sheets, "evaluations"))
 
 
 def know(groups: Sequence[Group], kind: str, sheets: Sheets) -> str:
@@ -61,7 +61,7 @@ def know(groups: Sequence[Group], kind: str, sheets: Sheets) -> str:
         text = f"<b>{flag.level.capitalize()}.</b> {escape(flag.text)}{short}<p>{escape(flag.advice)}</p>"
         items.append(f'<li class="{flag.level}">{text}</li>')
     flags = f'<ul class="flags">{"".join(items)}</ul>' if items else "<p>Nothing to warn of.</p>"
-    return flags + folded("What the checks of evaluations found, as a table", table(sheets, "checks"))
+    return flags + collapsible("What the checks of evaluations found, as a table", table(sheets, "checks"))
 
 
 def by_class(groups: Sequence[Group], kind: str, sheets: Sheets) -> str:
@@ -83,17 +83,17 @@ def by_class(groups: Sequence[Group], kind: str, sheets: Sheets) -> str:
     )
     words = f"<p>The least robust class:</p><ul>{worst}</ul>"
     figure = f'{key}<div class="charts wide">{chart}</div>' if chart else ""
-    return words + figure + folded("The table", table(sheets, "classes"), is_open=len(groups) == 1)
+    return words + figure + collapsible("The table", table(sheets, "classes"), is_open=len(groups) == 1)
 
 
 def examples(groups: Sequence[Group], kind: str) -> str:
     """Of the first run of each group that has some."""
     parts: list[str] = []
     for group in groups:
-        run = next((r for r in group.runs if of_judged(r, lambda j: j.shown, kind) is not None), None)
-        judged = of_judged(run, lambda j: j.shown, kind) if run else None
-        if run is not None and judged is not None and judged.shown is not None and len(parts) < MOST_EXAMPLES:
-            parts.append(folded(group.name, shown(judged.shown, run.name), is_open=not parts))
+        run = next((r for r in group.runs if of_evaluation(r, lambda j: j.shown, kind) is not None), None)
+        evaluation = of_evaluation(run, lambda j: j.shown, kind) if run else None
+        if run is not None and evaluation is not None and evaluation.shown is not None and len(parts) < MOST_EXAMPLES:
+            parts.append(collapsible(group.name, shown(evaluation.shown, run.name), is_open=not parts))
     return "".join(parts)
 
 
@@ -103,7 +103,7 @@ def boundary(groups: Sequence[Group], sheets: Sheets) -> str:
     firsts = [next((r for r in g.runs if any(map(r.figure, FIGURES))), None) for g in groups]
     for run in [run for run in firsts if run is not None][:MOST_DIAGNOSES]:
         for name in FIGURES:
-            parts.append(folded(f"{TITLES[name]}, {run.name}", _figure(run, name), is_open=name == FIGURES[0]))
+            parts.append(collapsible(f"{TITLES[name]}, {run.name}", _figure(run, name), is_open=name == FIGURES[0]))
     return "".join(parts)
 
 
@@ -129,9 +129,9 @@ def settings(groups: Sequence[Group], sheets: Sheets) -> str:
         lines = "".join(f"<p>{escape(line)}</p>" for line in _course(group))
         unlike = f"<p>Unlike {escape(groups[0].name)}: {escape('; '.join(changed))}</p>" if changed else ""
         text = yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True)
-        whole = folded(f"Settings of {run.name}", f"<pre>{escape(text)}</pre>")
+        whole = collapsible(f"Settings of {run.name}", f"<pre>{escape(text)}</pre>")
         parts.append(f"<h3>{escape(group.name)}</h3>{formula}{lines}{unlike}{whole}")
-    return folded("All in one table", table(sheets, "setups")) + "".join(parts)
+    return collapsible("All in one table", table(sheets, "setups")) + "".join(parts)
 
 
 def _course(group: Group) -> list[str]:

@@ -6,18 +6,18 @@ from typing import Any
 
 from mmard.evaluation.scores import WORST
 from mmard.report.study_tables import COLUMNS
-from mmard.report.table import DASH, Cell, Sheet, spread, words
+from mmard.report.table import DASH, Cell, Table, spread, words
 from mmard.runs.evaluation import Row, part
 from mmard.runs.findings import checks_of
 from mmard.runs.groups import Group, spread_of
-from mmard.runs.record import MEMORY, Run, data_of, threat_of
+from mmard.runs.record import MEMORY, Run, data_settings_of, threat_of
 
 ENERGY = "joules"
 
 
-def diagnosis(groups: Sequence[Group]) -> list[Sheet]:
+def diagnosis(groups: Sequence[Group]) -> list[Table]:
     """Where examples lie, a table a group: mean ± sd over its students that were diagnosed alike."""
-    sheets: list[Sheet] = []
+    sheets: list[Table] = []
     for group in groups:
         found = [
             run.diagnosis for run in group.runs if run.diagnosis and isinstance(run.diagnosis.get("examples"), dict)
@@ -27,11 +27,11 @@ def diagnosis(groups: Sequence[Group]) -> list[Sheet]:
             continue
         rows = [[words(name), *_of_examples(alike, name)] for name in alike[0]["examples"]]
         students = f" ± sd over {len(alike)} students" if len(alike) > 1 else ""
-        facts = ", ".join(str(alike[0].get(key, "")) for key in ("split", "threat"))
-        note = f"Means{students}; {alike[0].get('images')} images, {facts}. What the columns mean: docs/diagnose.md."
+        metadata = ", ".join(str(alike[0].get(key, "")) for key in ("split", "threat"))
+        note = f"Means{students}; {alike[0].get('images')} images, {metadata}. What the columns mean: docs/diagnose.md."
         columns = ["examples by", *(column for column, *_ in COLUMNS.values())]
         sheets.append(
-            Sheet(f"diagnosis-{len(sheets) + 1}", f"Where examples lie, {group.name}", columns, rows, note=note)
+            Table(f"diagnosis-{len(sheets) + 1}", f"Where examples lie, {group.name}", columns, rows, note=note)
         )
     return sheets
 
@@ -50,7 +50,7 @@ def _of_examples(alike: Sequence[Row], name: str) -> list[Cell]:
     return cells
 
 
-def cost(groups: Sequence[Group]) -> Sheet | None:
+def cost(groups: Sequence[Group]) -> Table | None:
     """What training and judging took. A column of which no run knows anything is left out."""
     wanted: list[tuple[str, str, Any]] = [
         ("ms a step", ".1f", lambda run: _median([1000 * s for s in _steps(run)])),
@@ -79,7 +79,7 @@ def cost(groups: Sequence[Group]) -> Sheet | None:
         "steps, median over epochs, without the looks at held-out images. Peak memory: of the GPU where there was one, else of the "
         "process. Energy: of the GPUs, as their drivers count it, with whatever else they did."
     )
-    return Sheet("cost", "Time, memory, energy", ["runs", *(title for title, *_ in columns)], rows, note=note)
+    return Table("cost", "Time, memory, energy", ["runs", *(title for title, *_ in columns)], rows, note=note)
 
 
 def _steps(run: Run) -> list[float]:
@@ -98,11 +98,11 @@ def _energy(run: Run) -> float | None:
 
 
 def _judging(run: Run) -> float | None:
-    seconds = [r["seconds"] for j in run.judged.values() for r in j.rows if r["attack"] == WORST]
+    seconds = [r["seconds"] for j in run.evaluations.values() for r in j.rows if r["attack"] == WORST]
     return sum(seconds) / 60 if seconds else None
 
 
-def checks(groups: Sequence[Group]) -> Sheet | None:
+def checks(groups: Sequence[Group]) -> Table | None:
     """What evaluations found when they checked themselves, each once with the runs in which it said so."""
     said: dict[tuple[str, ...], list[str]] = {}
     for run in (run for group in groups for run in group.runs):
@@ -113,10 +113,10 @@ def checks(groups: Sequence[Group]) -> Sheet | None:
         for key, names in said.items()
     ]
     columns = ["check", "level", "what it found", "what it means", "what to do", "evaluation", "runs"]
-    return Sheet("checks", "Checks before and during the evaluation", columns, rows, words=7) if rows else None
+    return Table("checks", "Checks before and during the evaluation", columns, rows, words=7) if rows else None
 
 
-def setups(groups: Sequence[Group]) -> Sheet:
+def setups(groups: Sequence[Group]) -> Table:
     """What each group is: method, student, teacher, data, threat, precision."""
     rows = []
     for group in groups:
@@ -128,11 +128,11 @@ def setups(groups: Sequence[Group]) -> Sheet:
             formula or s.get("method"),
             s.get("student"),
             s.get("teacher") or DASH,
-            data_of(s),
+            data_settings_of(s),
             threat_of(s),
             epochs,
             "; ".join(dict.fromkeys(run.precision for run in group.runs)) or DASH,
         )
         rows.append([*map(words, (*what, seeds))])
     columns = ["runs", "method", "student", "teacher", "data", "threat", "epochs", "precision", "seeds"]
-    return Sheet("setups", "What was trained", columns, rows, words=9)
+    return Table("setups", "What was trained", columns, rows, words=9)

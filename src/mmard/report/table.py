@@ -33,7 +33,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class Table:
     """A table.
 
     Attributes:
@@ -148,7 +148,7 @@ def _latex(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
-def written(sheets: Sequence[Sheet], kind: str, stem: str) -> dict[str, str]:
+def written(sheets: Sequence[Table], kind: str, stem: str) -> dict[str, str]:
     """File name → text: all the tables in one Markdown or LaTeX file, or a CSV file each."""
     if kind == "md":
         return {f"{stem}.md": "\n".join(sheet.markdown() for sheet in sheets)}

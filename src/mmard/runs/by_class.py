@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mmard.runs.evaluation import Judged
-from mmard.runs.groups import Group, of_judged
+from mmard.runs.evaluation import EvaluationRecord
+from mmard.runs.groups import Group, of_evaluation
 from mmard.runs.record import Run
 
 
@@ -29,7 +29,7 @@ class ByClass:
 
     @property
     def worst(self) -> int:
-        """The number of the least robust class; of twins the first."""
+        """The number of the least robust class; of equals the first."""
         return self.robust.index(min(self.robust))
 
     def mean(self, values: Sequence[float]) -> float:
@@ -39,12 +39,12 @@ class ByClass:
 
 def by_class(run: Run, kind: str) -> ByClass | None:
     """Of the evaluation shown first, if it was an attack and its labels are there, else of another; None where none has them."""
-    judged = of_judged(run, lambda j: j.labels if j.correct is not None and j.attacked else None, kind)
-    return None if judged is None else _counted(judged)
+    evaluation = of_evaluation(run, lambda j: j.labels if j.correct is not None and j.attacked else None, kind)
+    return None if evaluation is None else _counted(evaluation)
 
 
-def _counted(judged: Judged) -> ByClass | None:
-    correct, labels, names = judged.correct, judged.labels, judged.classes()
+def _counted(evaluation: EvaluationRecord) -> ByClass | None:
+    correct, labels, names = evaluation.correct, evaluation.labels, evaluation.classes()
     if correct is None or labels is None or len(labels) != len(correct) or int(labels.max()) >= len(names):
         return None
     right = torch.stack([correct[:, 0].double(), correct.bool().all(1).double()])
@@ -53,7 +53,7 @@ def _counted(judged: Judged) -> ByClass | None:
     there = count.nonzero()[:, 0]
     clean, robust = (100 * sums / count.clamp_min(1))[:, there].tolist()
     return ByClass(
-        tuple(names[k] for k in there), tuple(count[there].tolist()), tuple(clean), tuple(robust), judged.name
+        tuple(names[k] for k in there), tuple(count[there].tolist()), tuple(clean), tuple(robust), evaluation.name
     )
 
 

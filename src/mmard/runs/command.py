@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmard.runs.evaluation import BEST, Judged, part
+from mmard.runs.evaluation import BEST, EvaluationRecord, part
 from mmard.utils.errors import MmardError
 from mmard.utils.text_files import NoYamlError, parse_yaml
 
@@ -14,7 +14,7 @@ BATCH_SIZE = 500
 """Of `mmard eval`, where it is told no other."""
 
 
-def again(judged: Judged, runs: Sequence[Path]) -> str:
+def again(evaluation: EvaluationRecord, runs: Sequence[Path]) -> str:
     """``mmard eval RUN ... --attacks pgd-20 --limit 500 threat.eps=4/255``, with all that the evaluation was asked for.
 
     Without the attacks, the protocol, the number of images or a setting the figures would go to another folder. Where nothing
@@ -23,22 +23,22 @@ def again(judged: Judged, runs: Sequence[Path]) -> str:
     Args:
         runs: the folders to judge so; another run's weights have the same name there.
     """
-    asked, overrides = judged.asked, part(judged.asked, "overrides")
-    words = [str(run if judged.weights == BEST else run / judged.weights) for run in runs]
+    asked, overrides = evaluation.request, part(evaluation.request, "overrides")
+    words = [str(run if evaluation.weights == BEST else run / evaluation.weights) for run in runs]
     batch_size = asked.get("batch_size")
     options = {key: asked.get(key) for key in ("attacks", "protocol", "limit", "seed")}
     options |= {"batch-size": None if batch_size == BATCH_SIZE else batch_size}
-    options |= {"checks": _checks(judged), "twin": overrides.get("twin")}
+    options |= {"checks": _checks(evaluation), "surrogate": overrides.get("twin")}
     words += [word for key, value in options.items() if value for word in (f"--{key}", str(value))]
-    words += ["--curve"] if judged.curve is not None else []
+    words += ["--curve"] if evaluation.curve is not None else []
     words += [f"{key}={as_word(value)}" for key, value in overrides.items() if key != "twin"]
     return shlex.join(["mmard", "eval", *words])
 
 
-def _checks(judged: Judged) -> str | None:
+def _checks(evaluation: EvaluationRecord) -> str | None:
     """Where others were asked for than the attacks bring with them."""
-    usual = "full" if "AutoAttack" in judged.attacks else "quick"
-    return None if judged.checked in ("none", usual) else judged.checked
+    usual = "full" if "AutoAttack" in evaluation.attacks else "quick"
+    return None if evaluation.checked in ("none", usual) else evaluation.checked
 
 
 def as_word(value: Any) -> str:

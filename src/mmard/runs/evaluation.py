@@ -29,7 +29,7 @@ OF_A_ROW = {
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class EvaluationRecord:
     """One evaluation of a run.
 
     Attributes:
@@ -43,7 +43,7 @@ class Judged:
     """
 
     name: str
-    facts: Row
+    metadata: Row
     rows: list[Row]
     correct: Tensor | None = None
     labels: Tensor | None = None
@@ -71,7 +71,7 @@ class Judged:
 
     def classes(self) -> list[str]:
         """Their names; numbers where the file does not have them."""
-        known = self.facts.get("classes")
+        known = self.metadata.get("classes")
         if isinstance(known, list) and known:
             return [str(name) for name in known]
         return [] if self.labels is None else [str(k) for k in range(int(self.labels.max()) + 1)]
@@ -79,34 +79,34 @@ class Judged:
     @property
     def weights(self) -> str:
         """The name of the file that was judged; where an old scores.json does not say it, the folder's name does."""
-        model = self.facts.get("model")
+        model = self.metadata.get("model")
         last = self.name.startswith("last")
         return Path(model).name if isinstance(model, str) and model else "last.safetensors" if last else BEST
 
     @property
-    def asked(self) -> Row:
+    def request(self) -> Row:
         """What the command named: attacks, limit, seed and so on; empty in old files."""
-        return part(self.facts, "asked")
+        return part(self.metadata, "asked")
 
     @property
     def checked(self) -> str:
         """Whether it can be believed: looked at in ``full``, ``quick`` or, as in old files, not at all: ``none``."""
-        return str(part(self.facts, "checked").get("how", "none"))
+        return str(part(self.metadata, "checked").get("how", "none"))
 
     @property
     def versions(self) -> str:
         """``mmard 1.0, torch 2.11, pyautoattack 0.2``; empty in old files."""
-        return ", ".join(f"{name} {version}" for name, version in part(self.facts, "versions").items())
+        return ", ".join(f"{name} {version}" for name, version in part(self.metadata, "versions").items())
 
     @property
     def of_best(self) -> bool:
         """Is it of the run's best checkpoint, and not of the last one or of an exported file?"""
-        return self.weights == BEST and not {"twin", "runtime"} & self.facts.keys()
+        return self.weights == BEST and not {"twin", "runtime"} & self.metadata.keys()
 
     @property
     def own(self) -> bool:
         """Is it of the best checkpoint as it is, with no setting overridden?"""
-        return self.of_best and not self.asked.get("overrides")
+        return self.of_best and not self.request.get("overrides")
 
 
 def part(settings: Mapping[str, Any], name: str) -> Row:
@@ -115,14 +115,14 @@ def part(settings: Mapping[str, Any], name: str) -> Row:
     return found if isinstance(found, dict) else {}
 
 
-def read_judged(folder: Path, faults: list[str]) -> Judged:
+def read_evaluation(folder: Path, faults: list[str]) -> EvaluationRecord:
     """Read an evaluation; files beside scores.json that cannot be read are a line in ``faults``.
 
     Raises:
         MmardError: where there is no table.
     """
-    facts = read_json(folder / "scores.json")
-    rows = facts.pop("attacks", None)
+    metadata = read_json(folder / "scores.json")
+    rows = metadata.pop("attacks", None)
     if not isinstance(rows, list) or not rows or not all(_is_row(row) for row in rows):
         raise MmardError(f"{folder / 'scores.json'} has no table of attacks; mmard eval writes it anew")
     verdicts = optional(folder / "verdicts.safetensors", lambda at: load_tensors(at)[0], faults) or {}
@@ -134,7 +134,7 @@ def read_judged(folder: Path, faults: list[str]) -> Judged:
     shown = optional(folder / "examples.safetensors", Examples.load, faults)
     if all(row["attack"] in (CLEAN, WORST) for row in rows):
         rows = rows[:1]  # where nothing attacked there is no worst case
-    return Judged(folder.name, facts, rows, verdicts.get("correct"), verdicts.get("labels"), curve, shown)
+    return EvaluationRecord(folder.name, metadata, rows, verdicts.get("correct"), verdicts.get("labels"), curve, shown)
 
 
 def _is_row(row: Any) -> bool:

@@ -35,7 +35,7 @@ def flags_of(groups: Sequence[Group], kind: str) -> list[Flag]:
     runs = [run for group in groups for run in group.runs]
     found = _of_checks(runs)
     for flag, look in LOOKS:
-        hits = [(run, word) for run in runs if (word := look(run, run.judged.get(kind))) is not None]
+        hits = [(run, word) for run in runs if (word := look(run, run.evaluations.get(kind))) is not None]
         found.append(replace(flag, where=tuple(f"{run.name}: {word}" if word else run.name for run, word in hits)))
     single = tuple(group.name for group in groups if len(group.runs) == 1)
     found.append(replace(ONE_SEED, where=single if len(runs) > 1 else ()))
@@ -47,9 +47,9 @@ def flags_of(groups: Sequence[Group], kind: str) -> list[Flag]:
 def _unchecked(run: Run) -> list[str]:
     """The evaluations that attacked and were not checked, as those from before there were checks, with the command that does."""
     return [
-        f"{run.name}, {judged.name}: {again(judged, [run.path])}"
-        for judged in run.judged.values()
-        if judged.attacked and judged.checked == "none"
+        f"{run.name}, {evaluation.name}: {again(evaluation, [run.path])}"
+        for evaluation in run.evaluations.values()
+        if evaluation.attacked and evaluation.checked == "none"
     ]
 
 
@@ -67,10 +67,10 @@ def _of_checks(runs: Sequence[Run]) -> list[Flag]:
 def checks_of(run: Run) -> list[dict[str, str]]:
     """What the checks of its evaluations found: ``name``, ``level``, ``said``, ``means``, ``do``, ``evaluation``, as text."""
     found = []
-    for judged in run.judged.values():
-        given = judged.facts.get("checks")
+    for evaluation in run.evaluations.values():
+        given = evaluation.metadata.get("checks")
         for check in given if isinstance(given, list) else []:
             if isinstance(check, dict):
                 texts = {key: str(check.get(key, "")) for key in ("name", "level", "said", "means", "do")}
-                found.append({**texts, "evaluation": judged.name})
+                found.append({**texts, "evaluation": evaluation.name})
     return [check for i, check in enumerate(found) if check not in found[:i]]

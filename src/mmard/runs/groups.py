@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.evaluation.scores import WORST
-from mmard.runs.evaluation import Judged, Row
+from mmard.runs.evaluation import EvaluationRecord, Row
 from mmard.runs.folder import NO_EFFECT
 from mmard.runs.record import Run, is_run, read_run
 from mmard.utils.errors import MmardError
@@ -122,16 +122,19 @@ def kind_of(groups: Sequence[Group]) -> str:
     An exported file, the last checkpoint or another threat say something else than a reader takes the first table for, however
     many rows they have. One without an attack only where there is no other; empty where no run was judged.
     """
-    found: dict[str, list[Judged]] = {}
+    found: dict[str, list[EvaluationRecord]] = {}
     for group in groups:
         for run in group.runs:
-            for name, judged in run.judged.items():
-                found.setdefault(name, []).append(judged)
+            for name, evaluation in run.evaluations.items():
+                found.setdefault(name, []).append(evaluation)
 
     def rank(name: str) -> tuple[bool, bool, int, bool, int, int, str]:
         every = found[name]
-        attacked, best = any(judged.attacked for judged in every), all(judged.of_best for judged in every)
-        own, rows = all(judged.own for judged in every), max(len(judged.rows) for judged in every)
+        attacked, best = (
+            any(evaluation.attacked for evaluation in every),
+            all(evaluation.of_best for evaluation in every),
+        )
+        own, rows = all(evaluation.own for evaluation in every), max(len(evaluation.rows) for evaluation in every)
         return attacked, best, len(every), own, rows, every[0].samples, name
 
     return max(found, key=rank, default="")
@@ -139,23 +142,23 @@ def kind_of(groups: Sequence[Group]) -> str:
 
 def attacks_of(groups: Sequence[Group], kind: str) -> list[str]:
     """All the attacks of that evaluation, in the order in which they came."""
-    every = [run.judged[kind].attacks for group in groups for run in group.runs if kind in run.judged]
+    every = [run.evaluations[kind].attacks for group in groups for run in group.runs if kind in run.evaluations]
     return sorted(dict.fromkeys(a for attacks in every for a in attacks), key=lambda a: a == WORST)
 
 
 def accuracy(run: Run, kind: str, attack: str) -> float | None:
     """Of a run under an attack, in percent."""
-    row = run.judged[kind].row(attack) if kind in run.judged else None
+    row = run.evaluations[kind].row(attack) if kind in run.evaluations else None
     return None if row is None else float(row["accuracy"])
 
 
-def of_judged(run: Run, wanted: Callable[[Judged], Any], kind: str) -> Judged | None:
+def of_evaluation(run: Run, wanted: Callable[[EvaluationRecord], Any], kind: str) -> EvaluationRecord | None:
     """The evaluation of a run that has what is wanted: the one shown first, else the best checkpoint's, with most images."""
-    fit = [j for j in run.judged.values() if wanted(j) is not None]
+    fit = [j for j in run.evaluations.values() if wanted(j) is not None]
     return max(fit, key=lambda j: (j.name == kind, j.own, j.samples, j.name), default=None)
 
 
 def curve_of(run: Run, kind: str) -> Row | None:
     """Accuracy against the radius, where it was measured."""
-    judged = of_judged(run, lambda j: j.curve, kind)
-    return judged.curve if judged else None
+    evaluation = of_evaluation(run, lambda j: j.curve, kind)
+    return evaluation.curve if evaluation else None

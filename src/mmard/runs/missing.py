@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mmard.runs.by_class import by_class
 from mmard.runs.command import again
-from mmard.runs.groups import Group, of_judged
+from mmard.runs.groups import Group, of_evaluation
 from mmard.runs.record import MEMORY, Run
 
 
@@ -26,18 +26,18 @@ def missing_of(groups: Sequence[Group], kind: str) -> list[Missing]:
         ("an end of the training", lambda run: run.finished, _resume),
         (
             "scores on test images",
-            lambda run: any(j.attacked for j in run.judged.values()),
+            lambda run: any(j.attacked for j in run.evaluations.values()),
             lambda r: f"mmard eval {_paths(r)}",
         ),
         ("accuracy by class", lambda run: by_class(run, kind) is not None, lambda r: _again(r, kind)),
         (
             "accuracy against eps",
-            lambda run: of_judged(run, lambda j: j.curve, kind) is not None,
+            lambda run: of_evaluation(run, lambda j: j.curve, kind) is not None,
             lambda r: f"mmard eval {_paths(r)} --attacks none --curve",
         ),
         (
             "examples",
-            lambda run: of_judged(run, lambda j: j.shown, kind) is not None,
+            lambda run: of_evaluation(run, lambda j: j.shown, kind) is not None,
             lambda r: f"mmard eval {_paths(r)} --attacks none --examples 12",
         ),
         ("where its examples lie to the teacher's boundary", _diagnosed, _diagnose),
@@ -65,8 +65,10 @@ def _resume(runs: Sequence[Run]) -> str:
 
 def _again(runs: Sequence[Run], kind: str) -> str:
     """The evaluation shown first once more, which now keeps the labels; where it attacked nothing, a whole one."""
-    judged = next((run.judged[kind] for run in runs if kind in run.judged and run.judged[kind].attacked), None)
-    return f"mmard eval {_paths(runs)}" if judged is None else again(judged, [run.path for run in runs])
+    evaluation = next(
+        (run.evaluations[kind] for run in runs if kind in run.evaluations and run.evaluations[kind].attacked), None
+    )
+    return f"mmard eval {_paths(runs)}" if evaluation is None else again(evaluation, [run.path for run in runs])
 
 
 def _diagnosed(run: Run) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmard.core.threat import in_255ths
 from mmard.runs.command import again
-from mmard.runs.evaluation import Judged, Row, attempt, optional, part, read_judged
+from mmard.runs.evaluation import EvaluationRecord, Row, attempt, optional, part, read_evaluation
 from mmard.runs.folder import RunFolder
 from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json, sha256
@@ -27,7 +27,7 @@ class Run:
         name: how the report calls it.
         settings: settings.yaml.
         metrics: a record an epoch.
-        judged: its evaluations by folder.
+        evaluations: those of its models by folder.
         diagnosis: diagnosis.json; None where there is none.
         formula: the method as it reads in its paper; empty where it is not known.
         faults: files that could not be read, a line each.
@@ -39,7 +39,7 @@ class Run:
     path: Path
     settings: Row
     metrics: list[Row]
-    judged: Mapping[str, Judged]
+    evaluations: Mapping[str, EvaluationRecord]
     diagnosis: Row | None = None
     formula: str = ""
     faults: list[str] = field(default_factory=list)
@@ -80,9 +80,9 @@ class Run:
         """The look by which the best checkpoint was chosen."""
         return max(self.looks, key=lambda r: (r["robust"], r["clean"], -r["epoch"]), default=None)
 
-    def threat(self, judged: Judged) -> str:
+    def threat(self, evaluation: EvaluationRecord) -> str:
         """Under which an evaluation attacked: its own, which may be another than the training's."""
-        return str(judged.facts.get("threat") or threat_of(self.settings))
+        return str(evaluation.metadata.get("threat") or threat_of(self.settings))
 
     def figure(self, name: str) -> Path | None:
         """A figure of its diagnosis, where there is one."""
@@ -97,7 +97,7 @@ def threat_of(settings: Mapping[str, Any]) -> str:
     return f"{norm} {in_255ths(float(eps))}" if isinstance(eps, int | float) else norm
 
 
-def data_of(settings: Mapping[str, Any]) -> str:
+def data_settings_of(settings: Mapping[str, Any]) -> str:
     """What the images are called: a name of the hub, ``digits``, or that of the files they came from."""
     data = part(settings, "data")
     name, train, root = (data.get(key) for key in ("name", "train", "root"))
@@ -128,30 +128,30 @@ def read_run(path: Path, name: str, formula: str = "", resolved: Mapping[str, An
     settings, faults = dict(resolved or settings), list[str]()
     metrics = attempt(lambda: RunFolder(path).metrics(), path / "metrics.jsonl", faults) or []
     metrics = [r for r in metrics if isinstance(r.get("epoch"), int) and isinstance(r.get("seconds"), int | float)]
-    judged = _judged(path, faults)
+    evaluation = _evaluations(path, faults)
     diagnosis = optional(path / "diagnose" / "diagnosis.json", read_json, faults)
     folder = RunFolder(path)
     looks = attempt(folder.teachers_told, folder.teachers_file, faults) or []
     history = attempt(folder.history_told, folder.history_file, faults) or []
-    return Run(name, path, settings, metrics, judged, diagnosis, formula, faults, looks, history)
+    return Run(name, path, settings, metrics, evaluation, diagnosis, formula, faults, looks, history)
 
 
-def _judged(run: Path, faults: list[str]) -> dict[str, Judged]:
+def _evaluations(run: Path, faults: list[str]) -> dict[str, EvaluationRecord]:
     """The evaluations by folder; one whose weights have been replaced since says nothing of those that are there now."""
-    judged: dict[str, Judged] = {}
+    evaluation: dict[str, EvaluationRecord] = {}
     hashes: dict[Path, str | None] = {}
     for file in sorted((run / "eval").glob("*/scores.json")):
-        found = attempt(lambda file=file: read_judged(file.parent, faults), file, faults)  # type: ignore[misc]
+        found = attempt(lambda file=file: read_evaluation(file.parent, faults), file, faults)  # type: ignore[misc]
         if found is None:
             continue
-        weights, then = run / found.weights, found.facts.get("weights")
+        weights, then = run / found.weights, found.metadata.get("weights")
         if then is not None and weights not in hashes:  # large files: each is read once
             hashes[weights] = attempt(lambda weights=weights: _hash(weights), weights, faults)  # type: ignore[misc]
         if then is None or hashes[weights] in (then, None):
-            judged[found.name] = found
+            evaluation[found.name] = found
         else:
             faults.append(f"{file} is of other weights than {weights} has now; judge these: {again(found, [run])}")
-    return judged
+    return evaluation
 
 
 def _hash(weights: Path) -> str | None:

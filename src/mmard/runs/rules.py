@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from mmard.evaluation.scores import WORST
 from mmard.runs.by_class import by_class
-from mmard.runs.evaluation import Judged
+from mmard.runs.evaluation import EvaluationRecord
 from mmard.runs.groups import curve_of
 from mmard.runs.record import Run
 
@@ -40,11 +40,11 @@ class Flag:
         return " ".join(f"{name}: {said.rstrip('.')}." for name, said in told if said)
 
 
-Look = Callable[[Run, Judged | None], str | None]
+Look = Callable[[Run, EvaluationRecord | None], str | None]
 """A word on a run where it has the fault, perhaps an empty one; None where it has not."""
 
 
-def _unfinished(run: Run, _: Judged | None) -> str | None:
+def _unfinished(run: Run, _: EvaluationRecord | None) -> str | None:
     done, planned = run.epochs
     early = (
         run.settings.get("validation", {}).get("patience") if isinstance(run.settings.get("validation"), dict) else None
@@ -52,42 +52,44 @@ def _unfinished(run: Run, _: Judged | None) -> str | None:
     return None if run.finished else f"epoch {done} of {planned}" + (" (it may stop early)" if early else "")
 
 
-def _collapsed(run: Run, _: Judged | None) -> str | None:
+def _collapsed(run: Run, _: EvaluationRecord | None) -> str | None:
     at = next((r["epoch"] for r in run.metrics if r.get("collapsed") is True), None)
     return None if at is None else f"seen in epoch {at}"
 
 
-def _overfitted(run: Run, _: Judged | None) -> str | None:
+def _overfitted(run: Run, _: EvaluationRecord | None) -> str | None:
     if run.best is None or (lost := run.best["robust"] - run.looks[-1]["robust"]) < FALL:
         return None
     return f"{run.best['robust']:.1f} % in epoch {run.best['epoch']}, {lost:.1f} points less at the end"
 
 
-def _not_judged(run: Run, judged: Judged | None) -> str | None:
-    if judged is not None:
+def _not_judged(run: Run, evaluation: EvaluationRecord | None) -> str | None:
+    if evaluation is not None:
         return None
-    return f"only {', '.join(run.judged)}" if run.judged else ""
+    return f"only {', '.join(run.evaluations)}" if run.evaluations else ""
 
 
-def _few_images(_: Run, judged: Judged | None) -> str | None:
-    if judged is None or judged.samples >= FEW:
+def _few_images(_: Run, evaluation: EvaluationRecord | None) -> str | None:
+    if evaluation is None or evaluation.samples >= FEW:
         return None
-    row = judged.row(WORST) or judged.rows[-1]
-    return f"{judged.samples} images, {row['low']:.1f} to {row['high']:.1f} %"
+    row = evaluation.row(WORST) or evaluation.rows[-1]
+    return f"{evaluation.samples} images, {row['low']:.1f} to {row['high']:.1f} %"
 
 
-def _no_autoattack(_: Run, judged: Judged | None) -> str | None:
-    none = judged is not None and judged.attacked and not any("AutoAttack" in name for name in judged.attacks)
+def _no_autoattack(_: Run, evaluation: EvaluationRecord | None) -> str | None:
+    none = (
+        evaluation is not None and evaluation.attacked and not any("AutoAttack" in name for name in evaluation.attacks)
+    )
     return "" if none else None  # an exported model's is called transfer-AutoAttack
 
 
-def _quick_only(_: Run, judged: Judged | None) -> str | None:
-    names = judged.attacks if judged else []
+def _quick_only(_: Run, evaluation: EvaluationRecord | None) -> str | None:
+    names = evaluation.attacks if evaluation else []
     quick = any("AutoAttack-quick" in name for name in names)
     return "" if quick and not any(name.endswith("AutoAttack") for name in names) else None
 
 
-def _rises(run: Run, _: Judged | None) -> str | None:
+def _rises(run: Run, _: EvaluationRecord | None) -> str | None:
     found = curve_of(run, "")
     if found is None:
         return None
@@ -96,8 +98,8 @@ def _rises(run: Run, _: Judged | None) -> str | None:
     return f"by {worst:.1f} points" if worst > 2 else None
 
 
-def _uneven(run: Run, judged: Judged | None) -> str | None:
-    found = by_class(run, judged.name if judged else "")
+def _uneven(run: Run, evaluation: EvaluationRecord | None) -> str | None:
+    found = by_class(run, evaluation.name if evaluation else "")
     if found is None:
         return None
     worst, mean = found.worst, found.mean(found.robust)

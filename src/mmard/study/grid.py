@@ -124,7 +124,7 @@ def _settings_of(axis: str, label: Any, value: Any) -> dict[str, Any]:
         return {axis: value}
     if not isinstance(value, dict):
         known = [key for key in Settings.model_fields if key not in ("about", *OF_THE_STUDY)]
-        raise unknown("axis", axis, known, "or, under a name of your own, LABEL: {lr: 0.1} for each label")
+        raise unknown("axis", axis, known, "or, under a name of your own, LABEL: {train.lr: 0.1} for each label")
     for key in value:
         not_ours(str(key), f"axis {axis!r}")
     return flat(value)
@@ -145,5 +145,5 @@ def _no_axis_undoes_another(axes: Axes) -> None:
 def _all_differ(cells: list[Cell]) -> None:
     seen: dict[str, Cell] = {}
     for cell in cells:
-        if (twin := seen.setdefault(cell.fingerprint, cell)) is not cell:
-            raise MmardError(f"cells {twin.name} and {cell.name} have the same settings; expected each once")
+        if (other := seen.setdefault(cell.fingerprint, cell)) is not cell:
+            raise MmardError(f"cells {other.name} and {cell.name} have the same settings; expected each once")

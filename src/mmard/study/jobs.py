@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from mmard.api.settings import Settings
-from mmard.api.train import UNIMPORTANT, check, lesson_of, must_be_free
+from mmard.api.train import UNIMPORTANT, check, must_be_free, teacher_settings_of
 from mmard.evaluation.evaluate import choose, suite
 from mmard.models.tensor_files import digest_of, load_tensors
 from mmard.runs.folder import RunFolder, differences
@@ -127,19 +127,19 @@ def must_be_ours(jobs: Iterable[Job]) -> None:
         raise MmardError(faults[0] + (f" (and {len(faults) - 1} more folders)" if len(faults) > 1 else ""))
 
 
-def _teacher_first(pupil: Settings, teachers: dict[Path, Job]) -> str | None:
+def _teacher_first(student_settings: Settings, teachers: dict[Path, Job]) -> str | None:
     """The name of the job that trains this pupil's teacher, added where it is new; None if there is nothing to train."""
-    lesson = lesson_of(pupil)
-    if lesson is None:
+    teacher_settings = teacher_settings_of(student_settings)
+    if teacher_settings is None:
         return None
-    place = Path(lesson.out).expanduser().resolve()
+    place = Path(teacher_settings.out).expanduser().resolve()
     if place not in teachers:
-        needs = _teacher_first(lesson, teachers)
-        teachers[place] = Job(f"teacher {lesson.out}", lesson, needs=needs)
+        needs = _teacher_first(teacher_settings, teachers)
+        teachers[place] = Job(f"teacher {teacher_settings.out}", teacher_settings, needs=needs)
     known = teachers[place]
-    old, new = (s.model_dump(mode="json", exclude=UNIMPORTANT) for s in (known.settings, lesson))
+    old, new = (s.model_dump(mode="json", exclude=UNIMPORTANT) for s in (known.settings, teacher_settings))
     if changed := differences(old, new):
         raise MmardError(
-            f"another cell needs another teacher in {lesson.out}: {'; '.join(changed)}; give each its own folder"
+            f"another cell needs another teacher in {teacher_settings.out}: {'; '.join(changed)}; give each its own folder"
         )
     return known.name

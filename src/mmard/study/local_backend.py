@@ -55,7 +55,7 @@ def slots(jobs: int | None, threads: int | None, devices: Sequence[str]) -> list
 
 
 class Local:
-    """`Places` on this machine."""
+    """`Backend` on this machine."""
 
     def __init__(self, free: Sequence[Slot]) -> None:
         self.free = list(free)

@@ -10,7 +10,7 @@ from rich.live import Live
 from mmard.evaluation.scores import WORST
 from mmard.report.study_tables import signed
 from mmard.study.jobs import Job
-from mmard.study.queue import Audience
+from mmard.study.queue import Listener
 from mmard.utils.terminal import Table, line
 
 TRAINING_SHARE = 0.8
@@ -28,7 +28,7 @@ def plan_table(jobs: Sequence[Job], title: str) -> Table:
     return table
 
 
-class Screen(Audience):
+class Screen(Listener):
     """A line for each job that ends, and, on a terminal, the running ones with a count and the time left."""
 
     def __init__(self, jobs: Sequence[Job], skipped: int, out: Console) -> None:
@@ -58,7 +58,7 @@ class Screen(Audience):
             word = line(("failed", "bold red"), f"  {job.name}: {error}")
         self.out.print(word, soft_wrap=True)
 
-    def tick(self) -> None:
+    def on_progress(self) -> None:
         if time.monotonic() - self.drawn > 0.5:
             self.drawn = time.monotonic()
             if self.out.is_terminal:

@@ -10,7 +10,7 @@ TICK = 0.1
 """Seconds between two looks."""
 
 
-class Places(Protocol):
+class Backend(Protocol):
     """Where jobs run: processes of this machine, or of many."""
 
     def room(self) -> bool:
@@ -30,7 +30,7 @@ class Places(Protocol):
         ...
 
 
-class Audience:
+class Listener:
     """Told of what happens; this one says nothing."""
 
     def started(self, job: Job) -> None:
@@ -39,17 +39,17 @@ class Audience:
     def ended(self, job: Job, error: str | None) -> None:
         """A job is over; ``error`` is one line, None where all is well."""
 
-    def tick(self) -> None:
+    def on_progress(self) -> None:
         """Time has passed."""
 
 
-def run_all(jobs: Sequence[Job], places: Places, audience: Audience) -> dict[str, str]:
+def run_all(jobs: Sequence[Job], backend: Backend, audience: Listener) -> dict[str, str]:
     """Do all the jobs, in their order as far as there is room; returns name → error of those that failed."""
     waiting, running = list(jobs), 0
     failed: dict[str, str] = {}
     unfinished = {job.name for job in jobs}
 
-    def settle(job: Job, error: str | None) -> None:
+    def sync(job: Job, error: str | None) -> None:
         unfinished.discard(job.name)
         if error is not None:
             failed[job.name] = error
@@ -59,19 +59,19 @@ def run_all(jobs: Sequence[Job], places: Places, audience: Audience) -> dict[str
         while waiting or running:
             for job in [j for j in waiting if j.needs in failed]:
                 waiting.remove(job)
-                settle(job, f"{job.needs} failed")
+                sync(job, f"{job.needs} failed")
             for job in [j for j in waiting if j.needs not in unfinished]:
-                if not places.room():
+                if not backend.room():
                     break
                 waiting.remove(job)
-                places.start(job)
+                backend.start(job)
                 running += 1
                 audience.started(job)
-            for job, error in places.ended():
+            for job, error in backend.ended():
                 running -= 1
-                settle(job, error)
-            audience.tick()
+                sync(job, error)
+            audience.on_progress()
             time.sleep(TICK)
     finally:
-        places.stop()
+        backend.stop()
     return failed

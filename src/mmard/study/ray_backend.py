@@ -34,7 +34,7 @@ def on_worker(job: dict[str, Any], folder: str) -> str | None:
 
 
 class Cluster:
-    """`Places` of the Ray cluster that is running.
+    """`Backend` of the Ray cluster that is running.
 
     Args:
         jobs: at most so many at once; None: as many as the cluster has GPUs, or else room for ``threads`` cores each.

@@ -54,8 +54,8 @@ def row_of(cell: Cell, study: StudyFile) -> Row | None:
         raise MmardError(
             f"{place}/scores.json holds no attacks; remove that folder, and mmard study judges the run anew"
         )
-    judged = sorted((r for r in metrics if "robust" in r), key=lambda r: (r["robust"], r["clean"], -r["epoch"]))
-    best = judged[-1] if judged else {}
+    validated = sorted((r for r in metrics if "robust" in r), key=lambda r: (r["robust"], r["clean"], -r["epoch"]))
+    best = validated[-1] if validated else {}
     return {
         "run": cell.name,
         "settings": cell.fingerprint,
@@ -112,12 +112,12 @@ def comparisons_of(rows: Sequence[Row], study: StudyFile) -> list[dict[str, Any]
     if axis is None:
         return []
     first, *others = axes_of(study)[axis]
-    twins = {_twin(row, axis): _accuracies(row) for row in rows if row["labels"][axis] == first}
+    partners = {_cell_but_for(row, axis): _accuracies(row) for row in rows if row["labels"][axis] == first}
     found = []
     for label in others:
-        mine = [row for row in rows if row["labels"][axis] == label and _twin(row, axis) in twins]
+        mine = [row for row in rows if row["labels"][axis] == label and _cell_but_for(row, axis) in partners]
         for attack in _accuracies(mine[0]) if mine else ():
-            differences = [_accuracies(row)[attack] - twins[_twin(row, axis)][attack] for row in mine]
+            differences = [_accuracies(row)[attack] - partners[_cell_but_for(row, axis)][attack] for row in mine]
             what = {"baseline": first, "label": label, "attack": attack, "differences": differences}
             found.append(what | asdict(paired(differences)))
     return found
@@ -129,7 +129,7 @@ def _accuracies(row: Row) -> dict[str, float]:
     return {**row["accuracies"], **held_out}
 
 
-def _twin(row: Mapping[str, Any], axis: str) -> tuple[Any, ...]:
+def _cell_but_for(row: Mapping[str, Any], axis: str) -> tuple[Any, ...]:
     """What a row and its pair have in common."""
     return (row["seed"], *(label for name, label in row["labels"].items() if name != axis))
 

@@ -10,7 +10,7 @@ from mmard.core.views import Views
 from mmard.utils.errors import MmardError
 
 
-def held(objective: Objective, every: int) -> Objective:
+def reuse_gradient(objective: Objective, every: int) -> Objective:
     """For the inner process: the same terms, their gradients to x' taken anew at every ``every``-th step.
 
     Between, a term is the linear function of x' with the gradient g that it had last, ⟨g, x'⟩. 1: exact in every step. As
@@ -23,7 +23,7 @@ def held(objective: Objective, every: int) -> Objective:
         raise MmardError(f"every is {every!r}, expected a number of attack steps, at least 1")
     if every == 1:
         return objective
-    linear = ((w, Term(t.name, f"{t} (∇ every {every} steps)", Held(t, every))) for w, t in objective.terms)
+    linear = ((w, Term(t.name, f"{t} (∇ every {every} steps)", ReusedGradient(t, every))) for w, t in objective.terms)
     return Objective(tuple(linear))
 
 
@@ -39,7 +39,7 @@ class _Look:
 
 
 @dataclass(frozen=True)
-class Held:
+class ReusedGradient:
     """A term as the linear function of x' with the gradient that it had last."""
 
     term: Term

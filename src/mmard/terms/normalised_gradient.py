@@ -10,7 +10,7 @@ from mmard.core.threat import per_sample
 from mmard.core.views import Views
 
 
-def balanced(objective: Objective) -> Objective:
+def normalise_gradient(objective: Objective) -> Objective:
     """For the inner process: one term whose gradient to x' is the objective's, divided by its mean |∂/∂x'| over each sample.
 
     A step goes along the sign of a weighted sum of gradients; where one of them is many times larger than the other the
@@ -22,11 +22,11 @@ def balanced(objective: Objective) -> Objective:
     if not objective:
         return objective
     names = "+".join(term.name for _, term in objective.terms)
-    return Objective(((1.0, Term(f"balanced {names}", f"⟨∇({objective})/|∇|, x'⟩", Balanced(objective))),))
+    return Objective(((1.0, Term(f"balanced {names}", f"⟨∇({objective})/|∇|, x'⟩", NormalisedGradient(objective))),))
 
 
 @dataclass(frozen=True)
-class Balanced:
+class NormalisedGradient:
     """An objective as the linear function of x' with its gradient, each sample's brought to a mean size of 1."""
 
     objective: Objective

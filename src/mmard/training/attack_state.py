@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmard.attacks.inner.adaptive import WarmStart
-from mmard.attacks.inner.switching import Guard
+from mmard.attacks.inner.switching import CollapseGuard
 from mmard.core.method import Method
 from mmard.data.images import ImageSet
 from mmard.training.engine import Engine
@@ -23,10 +23,10 @@ def prepared(method: Method, images: ImageSet, device: torch.device) -> list[nn.
 
 def tell_guards(method: Method, found: dict[str, float], classes: int, engine: Engine) -> dict[str, Any]:
     """Tell the guards what was judged; for the metrics, whether robustness has collapsed, where there is a guard."""
-    guards = [part for module in method.modules() for part in module.modules() if isinstance(part, Guard)]
+    guards = [part for module in method.modules() for part in module.modules() if isinstance(part, CollapseGuard)]
     for guard in guards:
         best = guard.best_robust
-        if guard.judged(found["clean"], found["robust"], 100 / classes) and engine.is_global_zero:
+        if guard.validated(found["clean"], found["robust"], 100 / classes) and engine.is_global_zero:
             warnings.warn(
                 f"robust accuracy collapsed on the held-out split in epoch {found['epoch']:.0f}, to {found['robust']:.1f} % "
                 f"from {best:.1f} %, with clean accuracy at {found['clean']:.1f} %: catastrophic overfitting; "

@@ -22,7 +22,7 @@ class Watcher:
     def stepped(self, step: int, images: int) -> None:
         """A step on so many images is done."""
 
-    def judged(self, record: dict[str, Any]) -> None:
+    def validated(self, record: dict[str, Any]) -> None:
         """An epoch is done; ``record`` is the line of metrics.jsonl."""
 
     def end(self) -> None:
@@ -56,7 +56,7 @@ class Bar(Watcher):
         speed = self.progress.tasks[0].speed
         self.progress.update(self.task, completed=step, rate=f"{speed * images:,.0f} images/s" if speed else "")
 
-    def judged(self, record: dict[str, Any]) -> None:
+    def validated(self, record: dict[str, Any]) -> None:
         self.seconds += record["seconds"]
         self.waited += record["data_wait"] * record["seconds"]
         if "robust" in record:

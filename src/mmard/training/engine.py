@@ -70,7 +70,7 @@ class Engine:
             atexit.register(_leave)
         if precision not in (AUTO, *(had := precisions_of(self.device))):
             raise MmardError(f"precision {precision!r} is not to be had on {self.device}; it has {', '.join(had)}")
-        self.asked = precision
+        self.requested = precision
         native = torch.tensor(computes_in_bf16(self.device), dtype=torch.float32, device=self.device)
         self.computes_in_bf16 = bool(self.all_reduce_min(native).item())  # one precision in all processes
         self.choose_precision()
@@ -79,7 +79,7 @@ class Engine:
             warn_of_emulation()
 
     def choose_precision(self, begun: str | None = None) -> None:
-        """Set `precision`: the one asked for or, for ``auto``, what the devices compute in.
+        """Set `precision`: the one requested for or, for ``auto``, what the devices compute in.
 
         Args:
             begun: the precision in which the run trained until now; ``auto`` keeps it where the devices compute in it, and
@@ -87,7 +87,7 @@ class Engine:
         """
         from lightning_fabric.plugins import MixedPrecision, Precision
 
-        self.precision, self.choice = choose(self.asked, begun, self.computes_in_bf16, self.device)
+        self.precision, self.choice = choose(self.requested, begun, self.computes_in_bf16, self.device)
         bf16 = self.precision == "bf16-mixed"
         self.fabric.strategy.precision = MixedPrecision("bf16-mixed", self.device.type) if bf16 else Precision()
         allow_tf32(convolutions=self.precision == "tf32", products=self.precision == "tf32")
@@ -204,7 +204,7 @@ class Engine:
             raise MmardError(message)
 
 
-class Obituary(logging.Handler):
+class LostProcessHandler(logging.Handler):
     """Says that a process ended: Fabric then kills the one that started it, without another word."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -217,7 +217,7 @@ def _announce_lost_processes() -> None:
     launcher = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")
     launcher.setLevel(logging.INFO)
     launcher.propagate = False
-    launcher.handlers = [Obituary()]
+    launcher.handlers = [LostProcessHandler()]
 
 
 def _leave() -> None:

@@ -15,7 +15,7 @@ from mmard.utils.numbers import seed_of
 
 
 @dataclass(kw_only=True)
-class Feed:
+class BatchLoader:
     """One process's share of the training batches.
 
     The order of an epoch depends on (seed, epoch) alone: a run goes on at any step, and a set that streams is told early

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from mmard.attacks.inner.adaptive import EarlyStop, WarmStart
-from mmard.attacks.inner.switching import Guard, Late
+from mmard.attacks.inner.switching import CollapseGuard, StepSwitch
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Maximizer
 from mmard.training.update import Update
@@ -118,7 +118,7 @@ def short(maximizer: Maximizer | None) -> Maximizer | None:
     match maximizer:
         case WarmStart():
             return short(maximizer.process)  # its store is there already
-        case Late() | Guard():
+        case StepSwitch() | CollapseGuard():
             return short(maximizer.then)
         case EarlyStop():
             return replace(maximizer, pgd=replace(maximizer.pgd, steps=1))
@@ -151,7 +151,7 @@ def need_of(update: Update, shape: torch.Size, most: int = MANY) -> Need | None:
         raise MmardError(f"{what} ({first_line(e)}); {_cure([], begun=False)}, or a smaller train.batch_size") from e
 
 
-def images_at_once(update: Update, shape: torch.Size, share: int, asked: MicroBatch, begun: bool = False) -> int:
+def images_at_once(update: Update, shape: torch.Size, share: int, micro_batch: MicroBatch, begun: bool = False) -> int:
     """How many of a process's ``share`` of a batch go through the networks at once; the same in every process.
 
     Args:
@@ -163,14 +163,14 @@ def images_at_once(update: Update, shape: torch.Size, share: int, asked: MicroBa
         MmardError: when they do not fit, with the bytes that are missing and what fits; or do not divide the share.
     """
     parts = [n for n in range(1, share + 1) if share % n == 0]
-    if isinstance(asked, int) and asked not in parts:
-        near = max(n for n in parts if n <= max(1, asked))
+    if isinstance(micro_batch, int) and micro_batch not in parts:
+        near = max(n for n in parts if n <= max(1, micro_batch))
         raise MmardError(
-            f"engine.micro_batch {asked} does not divide the {share} images of a process's batch; {near} does"
+            f"engine.micro_batch {micro_batch} does not divide the {share} images of a process's batch; {near} does"
         )
-    engine, images = update.engine, asked if isinstance(asked, int) else share
+    engine, images = update.engine, micro_batch if isinstance(micro_batch, int) else share
     free = engine.least(free_bytes(engine.device, engine.neighbours))
-    if free is None or (asked != "auto" and images * shape.numel() * 4 * HARMLESS < free):
+    if free is None or (micro_batch != "auto" and images * shape.numel() * 4 * HARMLESS < free):
         return images
     own = need_of(update, shape, share)
     if own is None:
@@ -178,7 +178,7 @@ def images_at_once(update: Update, shape: torch.Size, share: int, asked: MicroBa
     need = Need(engine.greatest(own.fixed), engine.greatest(own.each))
     most = need.images_in(free)
     fitting = [n for n in parts if n <= most]
-    if asked == "auto" and fitting:
+    if micro_batch == "auto" and fitting:
         return fitting[-1]
     if images > most:
         missing = need.bytes_for(images) - free

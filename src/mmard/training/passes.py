@@ -33,7 +33,7 @@ class Passes:
         return f"{self.forwards} / {self.backwards}"
 
 
-Cost = dict[str, dict[str, Passes]]
+PassCounts = dict[str, dict[str, Passes]]
 """network → phase → passes."""
 
 
@@ -56,7 +56,7 @@ class _Counted(nn.Module):
         return _Counted(self.name, self.note)  # a companion that starts from it is counted under its name
 
 
-def cost_of(method: Method) -> Cost:
+def cost_of(method: Method) -> PassCounts:
     """Passes of one step late in a run, of all networks that the method asks for."""
     names = set(method.companions)
     while True:
@@ -69,7 +69,7 @@ def cost_of(method: Method) -> Cost:
             names.add(e.name)
 
 
-def _counted(method: Method, names: list[str], engine: Engine) -> Cost:
+def _counted(method: Method, names: list[str], engine: Engine) -> PassCounts:
     counts: Counter[tuple[str, str, str]] = Counter()
     phase = ["loss"]
     maximizer = method.maximizer

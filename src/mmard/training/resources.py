@@ -12,7 +12,7 @@ import torch
 from mmard.training.engine import Engine
 
 
-class Cost:
+class ResourceMeter:
     """Peak memory and energy of a run's processes, an epoch at a time.
 
     Memory is the largest of the processes': of the GPU what PyTorch had in use at once, elsewhere the process's largest resident

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.data.augment import changed, drawn
+from mmard.data.augment import apply_extra, sample_crop
 from mmard.data.images import Images, ImageSet
 from mmard.models.students import Classifier
 from mmard.models.weights import save_weights
@@ -28,14 +28,14 @@ from mmard.training.callbacks import Watcher
 from mmard.training.engine import Engine
 from mmard.training.extension import Extension
 from mmard.training.fingerprint import identity_of, must_be_of
-from mmard.training.loader import Feed
+from mmard.training.loader import BatchLoader
 from mmard.training.meter import LossMeter, not_finite
 from mmard.training.micro_batch import MicroBatch, images_at_once
-from mmard.training.resources import Cost
+from mmard.training.resources import ResourceMeter
 from mmard.training.schedule import Plan
 from mmard.training.stopping import Stop
 from mmard.training.update import Update
-from mmard.training.validation import JUDGED, Validation, chosen_by, is_better
+from mmard.training.validation import VALIDATION_BATCH, Validation, chosen_by, is_better
 from mmard.utils.errors import MmardError, first_line, is_out_of_memory
 from mmard.utils.numbers import seed_of
 from mmard.utils.signals import Stopped, on_signals
@@ -87,15 +87,15 @@ class Trainer:
     micro_batch: MicroBatch = None
     compile: bool = False
     checkpoint_every: int | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
     extension: Extension | None = None
     watcher: Watcher = field(default_factory=Watcher)
 
     def __post_init__(self) -> None:
         engine, plan = self.engine, self.plan
         self.train, self.held_out = self.train.to(engine.device), self.held_out.to(engine.device)
-        self.feed = Feed(images=self.train, batch_size=plan.batch_size, seed=self.seed, engine=engine)
-        self.steps_per_epoch = self.feed.steps_per_epoch
+        self.loader = BatchLoader(images=self.train, batch_size=plan.batch_size, seed=self.seed, engine=engine)
+        self.steps_per_epoch = self.loader.steps_per_epoch
         self.total = plan.epochs * self.steps_per_epoch
         self.made_with = self._identity()
         self.terms = prepared(self.method, self.train, engine.device)
@@ -107,9 +107,9 @@ class Trainer:
         self.beside = {companion.name: companion.net for companion in self.update.companions}
         self.average = Average(self.averaging.in_run_of(plan.epochs), self.student)
         self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
-        self.looks_without_gain = 0
+        self.epochs_without_improvement = 0
         self.at_once: int | None = None
-        self.cost, self.stop = Cost(engine), Stop(engine)
+        self.cost, self.stop = ResourceMeter(engine), Stop(engine)
         self.restored = False
         self.history: list[dict[str, Any]] = []  # extensions
         self.record: dict[str, Any] | None = None  # the last line of the metrics
@@ -127,8 +127,8 @@ class Trainer:
         self.restore()
         if self._is_over and self.pending is None:
             return self.best
-        share, asked = self.plan.batch_size // self.engine.world, self.at_once or self.micro_batch
-        self.at_once = images_at_once(self.update, self.train.shape, share, asked, begun=self.at_once is not None)
+        share, requested = self.plan.batch_size // self.engine.world, self.at_once or self.micro_batch
+        self.at_once = images_at_once(self.update, self.train.shape, share, requested, begun=self.at_once is not None)
         if self.engine.choice:
             self.watcher.told(self.engine.choice)
         self.watcher.begin(self.total, self.step)
@@ -157,7 +157,7 @@ class Trainer:
         try:
             if self.pending is not None:
                 self._end_epoch(self.pending)
-            with closing(self.feed.batches(self.step, self.total)) as batches:
+            with closing(self.loader.batches(self.step, self.total)) as batches:
                 for batch in () if self._is_over else batches:
                     self._one_step(*batch)
                     if self.step % self.steps_per_epoch == 0:
@@ -173,10 +173,10 @@ class Trainer:
 
     @property
     def _is_over(self) -> bool:
-        return self.step == self.total or self.validation.ends(self.looks_without_gain)
+        return self.step == self.total or self.validation.ends(self.epochs_without_improvement)
 
     def _start_clock(self) -> None:
-        self._clock, self.feed.waited = (self.step, time.perf_counter()), 0.0
+        self._clock, self.loader.waited = (self.step, time.perf_counter()), 0.0
         self.cost.start()
 
     def _pace(self) -> dict[str, float]:
@@ -187,17 +187,16 @@ class Trainer:
         return {
             "seconds": seconds,
             "images_per_second": images / seconds,
-            "data_wait": self.feed.waited_share(seconds),
+            "data_wait": self.loader.waited_share(seconds),
             **self.cost.spent(),
         }
 
     def _one_step(self, x: Tensor, y: Tensor, index: Tensor) -> None:
         progress = self.step / self.total
         torch.manual_seed(seed_of(self.seed, self.step, self.engine.rank))
-        frame = drawn(x, self.augmentation)
-        self.meter.add(
-            self.step, self.update(changed(frame(x), self.augmentation), y, index, progress, self.at_once, frame)
-        )
+        frame = sample_crop(x, self.augmentation)
+        x = apply_extra(frame(x), self.augmentation)
+        self.meter.add(self.step, self.update(x, y, index, progress, self.at_once, frame))
         self.step += 1
         self.average.update(self.step / self.total, self.step % self.steps_per_epoch == 0)
         self.watcher.stepped(self.step, self.plan.batch_size)
@@ -215,22 +214,24 @@ class Trainer:
         self.record, self.pending = record, None
         self.engine.on_global_zero(lambda: self.folder.append(record))  # before the checkpoint: a repeat is dropped
         self._save()
-        self.watcher.judged(record)
+        self.watcher.validated(record)
         self._start_clock()
 
     def _judge_and_keep(self, epoch: int) -> dict[str, Any]:
         """Accuracy on the held-out split; the weights are kept if they are the best so far, or the last."""
         self.engine.average_buffers(self.student, *self.terms, *self.beside.values())
-        model = self.average.model_to_judge(self._heeding(self.feed.natural()))
-        part = min(JUDGED, self.plan.batch_size, self.at_once if self.micro_batch and self.at_once else JUDGED)
-        judged = self.validation.judge(
+        model = self.average.model_to_judge(self._heeding(self.loader.natural()))
+        fits = self.at_once if self.micro_batch and self.at_once else VALIDATION_BATCH
+        part = min(VALIDATION_BATCH, self.plan.batch_size, fits)
+        validated = self.validation.judge(
             model, self.held_out, self.threat, part=part, seed=self.seed, engine=self.engine,
             teacher=self.beside.get("teacher") or self.teachers.get("teacher"), look=self.stop.look,
         )  # fmt: skip
-        found = {"clean": judged["clean"], "robust": judged["robust"], "epoch": float(epoch)}
+        found = {"clean": validated["clean"], "robust": validated["robust"], "epoch": float(epoch)}
         images, natural = len(self.held_out), not self.method.inner
         by, gained = chosen_by(found, images, natural), "clean" if natural else "robust"
-        self.looks_without_gain = 0 if found[gained] > self.best[gained] else self.looks_without_gain + 1
+        better = found[gained] > self.best[gained]
+        self.epochs_without_improvement = 0 if better else self.epochs_without_improvement + 1
         if is_better(found, self.best, images, natural):
             self.best = found
             self._keep(self.folder.best_file, model, chosen_by=by)
@@ -240,15 +241,15 @@ class Trainer:
                 if isinstance(net, Classifier):
                     self._keep(self.folder.path / f"{name}.safetensors", net)
         noticed = tell_guards(self.method, found, len(self.held_out.classes), self.engine)
-        return {**judged, "chosen_by": by, **noticed}
+        return {**validated, "chosen_by": by, **noticed}
 
     def _heeding(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
         for batch in batches:
             self.stop.look()
             yield batch
 
-    def _keep(self, path: Path, model: Classifier, **facts: str) -> None:
-        kept = {**self.facts, **facts, "epoch": self.step // self.steps_per_epoch}
+    def _keep(self, path: Path, model: Classifier, **metadata: str) -> None:
+        kept = {**self.metadata, **metadata, "epoch": self.step // self.steps_per_epoch}
         self.engine.on_global_zero(lambda: save_weights(path, model, kept, make_folder=False))
 
     def _check_finite(self) -> None:
@@ -273,13 +274,13 @@ class Trainer:
         state |= {
             "step": self.step,
             "best": self.best,
-            "looks_without_gain": self.looks_without_gain,
+            "looks_without_gain": self.epochs_without_improvement,
             "at_once": self.at_once,
             "precision": self.engine.precision,
             "companions": {companion.name: companion.state_dict() for companion in self.update.companions},
             "terms": [m.state_dict() for m in self.terms],
             "made_with": self.made_with,
-            "settings": self.facts.get("settings"),
+            "settings": self.metadata.get("settings"),
             "history": self.history,
             "record": self.record,
             "pending": self.pending,
@@ -319,7 +320,7 @@ class Trainer:
             self.plan,
             self.averaging,
             self.validation,
-            self.looks_without_gain,
+            self.epochs_without_improvement,
             self.method,
         )
 
@@ -336,7 +337,7 @@ class Trainer:
                 companion.load_state_dict(state["companions"][companion.name])
             self.meter.load_state_dict(state["meter"])
             self.step, self.best, self.at_once = state["step"], state["best"], state.get("at_once")
-            self.looks_without_gain = state.get("looks_without_gain", 0)
+            self.epochs_without_improvement = state.get("looks_without_gain", 0)
             self.history = state.get("history", [])
             self.record, self.pending = state.get("record"), state.get("pending")
             if begun := state.get("precision"):

@@ -120,7 +120,7 @@ class Update:
             companion.step(progress)
         for module in self.method.modules():
             if isinstance(module, WarmStart):
-                module.settle(self.engine.gather)
+                module.sync(self.engine.gather)
 
     def _example(self, views: Views) -> Views:
         if isinstance(self.shadow, Folded):

@@ -20,7 +20,7 @@ from mmard.utils.numbers import seed_of
 from mmard.utils.precision import full_precision
 
 NOISE = 3  # held-out images that are right under attack tell nothing
-JUDGED = 250  # held-out images attacked at once, or as many as a batch has
+VALIDATION_BATCH = 250  # held-out images attacked at once, or as many as a batch has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class Validation:
         if self.patience is not None and self.patience < 1:
             raise MmardError(f"validation.patience is {self.patience}, expected a number of looks from 1, or none")
 
-    def ends(self, looks_without_gain: int) -> bool:
+    def ends(self, epochs_without_improvement: int) -> bool:
         """Has the run waited long enough?"""
-        return self.patience is not None and looks_without_gain >= self.patience
+        return self.patience is not None and epochs_without_improvement >= self.patience
 
     def judge(
         self,

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from mmard.attacks.pgd import Loss, Pgd, Process, gradient
+from mmard.attacks.pgd import IterativeAttack, Loss, Pgd, gradient
 from mmard.core.ascent import Ascent
 from mmard.core.threat import Threat, per_sample
 from mmard.core.views import Views
@@ -25,7 +25,7 @@ def asked(loss: Loss, who: object) -> Ascent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EarlyStop(Process):
+class EarlyStop(IterativeAttack):
     """PGD that leaves a sample alone from the first iterate on that has crossed; it then costs no more passes.
 
     The idea of friendly adversarial training (Zhang et al., ICML 2020, arXiv 2002.11242), whose boundary is the student's.
@@ -42,11 +42,11 @@ class EarlyStop(Process):
     pgd: Pgd
     at: Stop
 
-    def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
+    def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """As the PGD."""
-        return self.pgd.begin(loss, x, threat)
+        return self.pgd.init(loss, x, threat)
 
-    def climb(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
+    def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
         """Up to so many steps for each sample."""
         ascent, step, found = asked(loss, self), self.pgd.step_for(threat), x_adv
         rows = torch.arange(len(x), device=x.device)
@@ -81,14 +81,14 @@ class WarmStart(nn.Module):
     Perturbations are kept in the frame of the unaugmented images, by index, in half precision: 2·N·C·H·W bytes. A sample's
     first attack, and all where no room was made (outside of training), start as the process does.
 
-    With several processes each writes down what it made, and `settle` gives all of it to all of them after each step: the
+    With several processes each writes down what it made, and `sync` gives all of it to all of them after each step: the
     store is the same in each, and the one that a single process would have.
     """
 
     kept: Tensor
     known: Tensor
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: IterativeAttack) -> None:
         super().__init__()
         self.process: Any = process
         self.made: list[tuple[Tensor, Tensor]] = []
@@ -104,18 +104,18 @@ class WarmStart(nn.Module):
         """x' (B, C, H, W)."""
         if threat.eps == 0:
             return x.clone()
-        begun, views = self.process.begin(loss, x, threat), asked(loss, self).views
+        begun, views = self.process.init(loss, x, threat), asked(loss, self).views
         if len(self.known) == 0:
-            return self.process.climb(loss, x, begun, threat)  # type: ignore[no-any-return]
+            return self.process.run(loss, x, begun, threat)  # type: ignore[no-any-return]
         delta, known = self.kept[views.index].view(torch.float16).to(x), self.known[views.index]
         last = threat.project(x + (delta if views.frame is None else views.frame(delta)), x)
-        x_adv: Tensor = self.process.climb(loss, x, torch.where(per_sample(known, x), last, begun), threat)
+        x_adv: Tensor = self.process.run(loss, x, torch.where(per_sample(known, x), last, begun), threat)
         delta = x_adv.detach() - x
         delta = delta if views.frame is None else views.frame.back(delta)
         self.made.append((views.index, delta.to(torch.float16, memory_format=torch.contiguous_format)))
         return x_adv
 
-    def settle(self, gather: "Gather") -> None:
+    def sync(self, gather: "Gather") -> None:
         """Write down what was made since, by all processes; ``gather`` joins (n, ...) of each to (processes·n, ...)."""
         if self.made:
             index, delta = (gather(torch.cat(parts)) for parts in zip(*self.made, strict=True))

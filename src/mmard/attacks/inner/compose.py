@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from mmard.attacks.inner.adaptive import EarlyStop, Stop, WarmStart
 from mmard.attacks.inner.one_step import N_FGSM, RS_FGSM, OneStep
-from mmard.attacks.inner.switching import Guard, Late
-from mmard.attacks.pgd import Pgd, Process, Start
+from mmard.attacks.inner.switching import CollapseGuard, StepSwitch
+from mmard.attacks.pgd import IterativeAttack, Pgd, Start
 from mmard.core.method import Maximizer
 from mmard.core.threat import Threat
 from mmard.utils.errors import MmardError, unknown
@@ -31,8 +31,8 @@ class Inner:
         steps, step_size, start: of the PGD, see `Pgd`.
         stop_at: see `EarlyStop`.
         warm_start: see `WarmStart`.
-        late: (share of the run, steps), see `Late`.
-        guard: steps after a collapse, see `Guard`.
+        late: (share of the run, steps), see `StepSwitch`.
+        guard: steps after a collapse, see `CollapseGuard`.
     """
 
     kind: str | None = None
@@ -50,31 +50,31 @@ class Inner:
         Raises:
             MmardError: for parts that do not go together, and whatever the PGD and the threat do not allow.
         """
-        process: Process = self._single(threat) if self.kind in SINGLE else self._few(own, threat)
+        process: IterativeAttack = self._single(threat) if self.kind in SINGLE else self._few(own, threat)
         if self.late is not None:
             after, steps = self.late
-            process = Late(first=process, then=self._many(own, steps, threat), after=after)
+            process = StepSwitch(first=process, then=self._many(own, steps, threat), after=after)
         if self.guard is not None:
-            process = Guard(process, self._many(own, self.guard, threat))
+            process = CollapseGuard(process, self._many(own, self.guard, threat))
         return WarmStart(process) if self.warm_start else process
 
-    def _few(self, own: Pgd, threat: Threat) -> Process:
+    def _few(self, own: Pgd, threat: Threat) -> IterativeAttack:
         if self.kind not in (None, "pgd"):
             raise unknown("attack.kind", str(self.kind), ["pgd", *SINGLE])
         steps = own.steps if self.steps is None else self.steps
         step_size = own.step_size if self.step_size is None else self.step_size
         return self._stopping(Pgd(steps=steps, step_size=step_size, start=self.start or own.start), threat)
 
-    def _many(self, own: Pgd, steps: int, threat: Threat) -> Process:
+    def _many(self, own: Pgd, steps: int, threat: Threat) -> IterativeAttack:
         """Step length as for so many steps: what was given is for the few. One-step noise is no start for it either."""
         return self._stopping(replace(own, steps=steps, start=self.start or own.start), threat)
 
-    def _stopping(self, pgd: Pgd, threat: Threat) -> Process:
+    def _stopping(self, pgd: Pgd, threat: Threat) -> IterativeAttack:
         if threat.eps > 0:
             pgd.step_for(threat)
         return pgd if self.stop_at is None else EarlyStop(pgd=pgd, at=self.stop_at)
 
-    def _single(self, threat: Threat) -> Process:
+    def _single(self, threat: Threat) -> IterativeAttack:
         process = SINGLE[str(self.kind)]
         for name in ("steps", "step_size", "start", "stop_at", "warm_start"):
             if getattr(self, name) not in (None, False):

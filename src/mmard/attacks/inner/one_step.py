@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmard.attacks.pgd import Loss, Process, gradient
+from mmard.attacks.pgd import IterativeAttack, Loss, gradient
 from mmard.core.threat import Threat
 from mmard.utils.errors import MmardError
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneStep(Process):
+class OneStep(IterativeAttack):
     """Uniform noise, then one sign step; x' is up to noise + length times eps away from x unless clipped. Pixels stay in range.
 
     Args:
@@ -32,14 +32,14 @@ class OneStep(Process):
     length: float
     clipped: bool
 
-    def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
+    def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """x and the noise."""
         if threat.norm != "linf":
             raise MmardError(f"{self.name} is for linf, the threat is {threat.norm}; choose attack.kind=pgd")
         noise = self.noise * threat.eps * (2 * torch.rand_like(x) - 1)
         return (x + noise).clamp(threat.lower, threat.upper)
 
-    def climb(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
+    def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
         """The step."""
         x_adv.requires_grad_()
         grad = gradient(loss(x_adv), x_adv)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmard.attacks.inner.adaptive import asked
-from mmard.attacks.pgd import Loss, Process
+from mmard.attacks.pgd import IterativeAttack, Loss
 from mmard.core.threat import Threat
 from mmard.utils.errors import MmardError
 
@@ -15,7 +15,7 @@ COLLAPSED = 0.5  # of its best: the robust accuracy is below, the clean accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Late(Process):
+class StepSwitch(IterativeAttack):
     """One process up to a share of the run, another from there on.
 
     Args:
@@ -23,30 +23,30 @@ class Late(Process):
         after: share of the training steps, in (0, 1).
     """
 
-    first: Process
-    then: Process
+    first: IterativeAttack
+    then: IterativeAttack
     after: float
 
     def __post_init__(self) -> None:
         if not 0 < self.after < 1:
             raise MmardError(f"attack.late.after is {self.after:g}, expected a share of the run between 0 and 1")
 
-    def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
+    def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """Where today's process starts."""
-        return self._now(loss).begin(loss, x, threat)
+        return self._now(loss).init(loss, x, threat)
 
-    def climb(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
+    def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
         """Today's process."""
-        return self._now(loss).climb(loss, x, x_adv, threat)
+        return self._now(loss).run(loss, x, x_adv, threat)
 
-    def _now(self, loss: Loss) -> Process:
+    def _now(self, loss: Loss) -> IterativeAttack:
         return self.then if asked(loss, self).views.progress >= self.after else self.first
 
     def __str__(self) -> str:
         return f"{self.first}; from {100 * self.after:g} % of the run on {self.then}"
 
 
-class Guard(nn.Module):
+class CollapseGuard(nn.Module):
     """One process until catastrophic overfitting is noticed (Wong et al., ICLR 2020, arXiv 2001.03994), then another.
 
     Noticed when, on the held-out split, robust accuracy is below half of its best so far while clean accuracy is not below half
@@ -54,13 +54,13 @@ class Guard(nn.Module):
     loses it as it begins to learn. What the guard knows is in the checkpoint.
     """
 
-    def __init__(self, first: Process, then: Process) -> None:
+    def __init__(self, first: IterativeAttack, then: IterativeAttack) -> None:
         super().__init__()
         self.first: Any = first
         self.then: Any = then
         self.collapsed, self.best_clean, self.best_robust = False, 0.0, 0.0
 
-    def judged(self, clean: float, robust: float, chance: float) -> bool:
+    def validated(self, clean: float, robust: float, chance: float) -> bool:
         """Take in the accuracies of an epoch, and chance's, in percent; has it just collapsed?"""
         before = self.collapsed
         fell = robust < COLLAPSED * self.best_robust and clean >= COLLAPSED * self.best_clean
@@ -70,16 +70,16 @@ class Guard(nn.Module):
 
     def forward(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """x' (B, C, H, W)."""
-        return x.clone() if threat.eps == 0 else self.climb(loss, x, self.begin(loss, x, threat), threat)
+        return x.clone() if threat.eps == 0 else self.run(loss, x, self.init(loss, x, threat), threat)
 
-    def begin(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
+    def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """Where the process of now starts."""
-        begun: Tensor = self._now.begin(loss, x, threat)
+        begun: Tensor = self._now.init(loss, x, threat)
         return begun
 
-    def climb(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
+    def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
         """The process of now."""
-        made: Tensor = self._now.climb(loss, x, x_adv, threat)
+        made: Tensor = self._now.run(loss, x, x_adv, threat)
         return made
 
     @property

@@ -41,7 +41,7 @@ class Attempt:
         return is_no_fluke(self.blindly, self.count)
 
     @property
-    def acquits(self) -> bool:
+    def clears(self) -> bool:
         """Does the gradient lead, further than any blind search?"""
         return not self.agrees and (is_no_fluke(self.by_gradient, self.count) or self.left <= NONE_LEFT)
 

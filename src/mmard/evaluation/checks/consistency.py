@@ -42,12 +42,12 @@ def percent(right: Tensor) -> str:
 
 def flags_of_verdicts(scores: Scores) -> list[Check]:
     """What the attacks' own verdicts tell, at no cost."""
-    far = {name: count for name, count in scores.facts.get(FAR, {}).items() if count}
+    far = {name: count for name, count in scores.metadata.get(FAR, {}).items() if count}
     found = [
         Check("norm", "error", f"{name}: {count:,} of {len(scores.correct):,} images lie outside of the threat")
         for name, count in far.items()
     ]
-    again = {name: count for name, count in scores.facts.get(AGAIN, {}).items() if count}
+    again = {name: count for name, count in scores.metadata.get(AGAIN, {}).items() if count}
     for name, count in again.items():
         said = f"{name}: {count} images count as right and are wrong when they are asked again, one by one"
         found.append(Check("again", "error" if count > FLUKE else "warning", said))

@@ -12,7 +12,7 @@ from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.threat import Threat
 from mmard.evaluation.checks.confirmation import Attempt, attempt, losses_part
 from mmard.evaluation.checks.messages import Check, CheckError
-from mmard.evaluation.evaluate import Trial
+from mmard.evaluation.evaluate import AttackSpec
 
 # Of logits. An honest net's multiplied: at a gap of 26 PGD-20 leaves 3 points too many, at 52 six.
 LARGE, SMALL = 30.0, 0.02
@@ -26,7 +26,7 @@ WORTH_A_WORD, MOST = 0.1, 0.5  # of the images
 
 
 def check_slopes(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, trials: Mapping[str, Trial], stops: bool = True
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, trials: Mapping[str, AttackSpec], stops: bool = True
 ) -> list[Check]:
     """Look at the scale of the logits, and whether gradients are there and true. x (N, C, H, W) in [0, 1].
 
@@ -113,7 +113,7 @@ def _judged(suspicion: _Suspicion, tried: Attempt | None) -> Check | None:
     """None where attacks acquit the gradient; a stop only where they agree."""
     if tried is not None and tried.agrees and suspicion.share > MOST:
         raise CheckError(suspicion.name, f"{suspicion.said}, and {tried}")
-    if tried is not None and tried.acquits and suspicion.at_images_alone:
+    if tried is not None and tried.clears and suspicion.at_images_alone:
         return None
     return Check(suspicion.name, "warning", suspicion.said)
 
@@ -143,7 +143,7 @@ def _change(model: nn.Module, x: Tensor, y: Tensor, direction: Tensor, step: flo
 
 
 def _check_scale(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, logits: Tensor, trials: Mapping[str, Trial]
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, logits: Tensor, trials: Mapping[str, AttackSpec]
 ) -> list[Check]:
     """Logits of a size at which cross-entropy works; an error where it does not, and none of the attacks would show it."""
     best, second = logits.topk(2, 1).values.unbind(1)

@@ -18,7 +18,7 @@ LOOKED_AT, AGAIN = 16, 16  # images at the beginning and the end; adversarial im
 
 
 @dataclass(frozen=True, eq=False)
-class Witness:
+class ReferenceModel:
     """What a model said before the attacks, and a copy of it that is asked next to nothing.
 
     Attributes:
@@ -32,13 +32,13 @@ class Witness:
     said: Tensor
 
     @staticmethod
-    def of(model: nn.Module, fresh: nn.Module, images: Images, threat: Threat) -> "Witness":
+    def of(model: nn.Module, fresh: nn.Module, images: Images, threat: Threat) -> "ReferenceModel":
         """Ask a classifier of these images; ``fresh`` is its copy. Random numbers are drawn."""
         natural, _, _ = some(images, LOOKED_AT, seed=1).batch(slice(None))
         torch.manual_seed(0)
         x = torch.cat([natural, threat.uniform(natural)])
         with torch.no_grad():
-            return Witness(fresh, x, logits_of(model, x, len(images.classes)))
+            return ReferenceModel(fresh, x, logits_of(model, x, len(images.classes)))
 
     @property
     def tolerance(self) -> Tensor:
@@ -49,7 +49,7 @@ class Witness:
         return logits_of(model, x, self.said.shape[1])
 
     @torch.no_grad()
-    def refutes(self, x_adv: Tensor, y: Tensor, right: Tensor) -> Tensor:
+    def contradicts(self, x_adv: Tensor, y: Tensor, right: Tensor) -> Tensor:
         """Ask again, one by one and from the end, of up to `AGAIN` images (B, C, H, W) that count as right: who is wrong? (B,)."""
         rows = right.nonzero().squeeze(1)
         rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), AGAIN), device=rows.device).long()]

@@ -149,6 +149,6 @@ class CheckError(MmardError):
 
 
 def as_dicts(found: Iterable[Check]) -> list[dict[str, str]]:
-    """For ``scores.facts["checks"]``, the gravest first."""
+    """For ``scores.metadata["checks"]``, the gravest first."""
     order: list[Level] = ["error", "warning", "note"]
     return [check.as_dict() for check in sorted(found, key=lambda check: order.index(check.level))]

@@ -17,7 +17,7 @@ from mmard.evaluation.checks.batch_independence import SAME, Sample, check_batch
 from mmard.evaluation.checks.gradients import check_slopes
 from mmard.evaluation.checks.messages import Check, CheckError
 from mmard.evaluation.eot import Averaged
-from mmard.evaluation.evaluate import Trial
+from mmard.evaluation.evaluate import AttackSpec
 from mmard.evaluation.predict import LogitsModel
 from mmard.evaluation.scores import is_far_better
 
@@ -30,7 +30,7 @@ FAR_OUT = 0.5  # beyond a pixel's range: noise brings fewer than one in twenty t
 
 
 def preflight(
-    model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, Trial], batch_size: int = 500
+    model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, AttackSpec], batch_size: int = 500
 ) -> list[Check]:
     """Do all the checks, on a borrowed model (`held_still`); random numbers are drawn. A runtime's gradients are not looked at.
 
@@ -131,7 +131,7 @@ def check_logits(logits: Tensor) -> None:
     raise CheckError("logits", f"rows are not negative and add up to {total.mean():.4g}: probabilities")
 
 
-def check_eps_0(sample: Sample, threat: Threat, trials: Mapping[str, Trial]) -> None:
+def check_eps_0(sample: Sample, threat: Threat, trials: Mapping[str, AttackSpec]) -> None:
     """In a ball of radius 0 every attack gives the images back."""
     nowhere = Threat(eps=0, norm=threat.norm, lower=threat.lower, upper=threat.upper)
     x, y = sample.x[:2], sample.y[:2]

@@ -15,7 +15,7 @@ from mmard.core.method import Attack
 from mmard.core.threat import Threat, per_sample
 from mmard.core.views import Predict, held_still
 from mmard.data.images import Images
-from mmard.evaluation.evaluate import Trial, suite
+from mmard.evaluation.evaluate import AttackSpec, suite
 from mmard.models.students import Architecture, build
 
 PROBED, AT_ONCE = 200, 100  # images looked at, and so many at once
@@ -25,7 +25,7 @@ SQUARE, TRANSFER = f"Square, {QUERIES:,} queries", "from "
 FARTHEST = {"linf": 1.0, "l2": 16.0}  # with which anything can be made of an image
 
 
-def probes(images: Images, threat: Threat, others: Mapping[str, nn.Module], seed: int) -> dict[str, Trial]:
+def probes(images: Images, threat: Threat, others: Mapping[str, nn.Module], seed: int) -> dict[str, AttackSpec]:
     """The attacks by name: three of the suite, more steps, more starts, wider balls, Square, and transfer from ``others``
     and from a small network that is fitted to these images on the spot."""
     usual = {name: trial for name, trial in suite().items() if name in ("FGSM", "PGD-20", "C&W")}
@@ -41,7 +41,7 @@ def probes(images: Images, threat: Threat, others: Mapping[str, nn.Module], seed
     }
     own |= {TRANSFER + name: transferred(other, pgd_20) for name, other in others.items()}
     own[TRANSFER + "a net fitted to the images"] = transferred(fitted(images), pgd_20)
-    return usual | {name: Trial(attack, lambda _, name=name: name) for name, attack in own.items()}  # type: ignore[misc]
+    return usual | {name: AttackSpec(attack, lambda _, name=name: name) for name, attack in own.items()}  # type: ignore[misc]
 
 
 def within(other: Threat, attack: Attack) -> Attack:

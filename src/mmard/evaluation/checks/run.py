@@ -11,15 +11,15 @@ from torch import nn
 from mmard.core.threat import Threat
 from mmard.core.views import Predict, held_still
 from mmard.data.images import Images, some
-from mmard.evaluation.cache import Forgotten, Kept
+from mmard.evaluation.cache import Cache, NoCache
 from mmard.evaluation.checks.consistency import flags_of_probes, flags_of_verdicts
-from mmard.evaluation.checks.memory import Witness, copied
+from mmard.evaluation.checks.memory import ReferenceModel, copied
 from mmard.evaluation.checks.messages import KINDS, Check, How, as_dicts
 from mmard.evaluation.checks.preflight import preflight
 from mmard.evaluation.checks.probes import AT_ONCE, PROBED, probes
 from mmard.evaluation.eot import Averaged, over_draws
-from mmard.evaluation.evaluate import Tick, Trial, choose, evaluate, must_be_judgeable, suite, unspared
-from mmard.evaluation.loop import Alone, Crew
+from mmard.evaluation.evaluate import AttackSpec, OnProgress, choose, evaluate, must_be_judgeable, suite, unpruned
+from mmard.evaluation.loop import OneRank, Ranks
 from mmard.evaluation.predict import must_answer
 from mmard.evaluation.prepare import prepared
 from mmard.evaluation.scores import Scores
@@ -27,7 +27,7 @@ from mmard.utils.errors import MmardError
 from mmard.utils.precision import full_precision
 
 
-def how_to_check(asked: str | None, trials: Mapping[str, Trial]) -> How:
+def how_to_check(asked: str | None, trials: Mapping[str, AttackSpec]) -> How:
     """The kind of checks: what is asked for, else all where AutoAttack runs, the quick ones with weaker attacks."""
     if asked is None:
         return "none" if not trials else "full" if "AutoAttack" in trials else "quick"
@@ -37,23 +37,23 @@ def how_to_check(asked: str | None, trials: Mapping[str, Trial]) -> How:
     raise MmardError(f"checks {asked!r} are not known; expected one of {', '.join(KINDS)}")
 
 
-def checked(
+def evaluate_with_checks(
     model: nn.Module,
     images: Images,
     threat: Threat,
-    trials: Mapping[str, Trial] | None = None,
+    trials: Mapping[str, AttackSpec] | None = None,
     *,
     checks: str | None = None,
     others: Mapping[str, nn.Module] | None = None,
     of: float | None = None,
     batch_size: int = 500,
     seed: int = 0,
-    tick: Tick = lambda *_: None,
-    crew: Crew = Alone(),
-    asked: Predict | None = None,
-    kept: Kept = Forgotten(),
+    on_progress: OnProgress = lambda *_: None,
+    ranks: Ranks = OneRank(),
+    predict: Predict | None = None,
+    cache: Cache = NoCache(),
 ) -> Scores:
-    """`evaluate` with its checks: ``facts["checks"]`` is what they find, ``facts["checked"]`` what they looked at.
+    """`evaluate` with its checks: ``metadata["checks"]`` is what they find, ``metadata["checked"]`` what they looked at.
 
     A randomised model is judged by the mean of its logits over draws, and every line says so. ``checks`` is as `how_to_check`
     reads it, ``others`` are networks whose examples are tried on the model, by name, ``of`` is the size of the whole test set
@@ -65,16 +65,16 @@ def checked(
     before, witness = _before(model, images, threat, trials, batch_size) if how != "none" else ([], None)
     found = [*_part(len(images), of), *_unlent(model, trials), *before]
     if randomised := any(check.name == "randomised" for check in found):
-        model, trials, asked, kept, witness = Averaged(model), unspared(trials), None, Forgotten(), None
+        model, trials, predict, cache, witness = Averaged(model), unpruned(trials), None, NoCache(), None
     looked = time.perf_counter() - begun
-    judge = partial(evaluate, model, threat=threat, seed=seed, tick=tick, crew=crew)
-    scores = judge(images, trials=trials, batch_size=batch_size, asked=asked, kept=kept, witness=witness)
+    judge = partial(evaluate, model, threat=threat, seed=seed, on_progress=on_progress, ranks=ranks)
+    scores = judge(images, trials=trials, batch_size=batch_size, predict=predict, cache=cache, witness=witness)
     begun = time.perf_counter() - looked  # what the attacks took is not the checks'
     found += [*flags_of_verdicts(scores), *(witness.findings(model) if witness else [])] if how != "none" else []
     few = some(images, PROBED, seed=0) if how == "full" and threat.eps > 0 else images.take(torch.arange(0))
     found += _probed(scores, few, threat, others or {}, seed, judge, min(batch_size, AT_ONCE)) if len(few) else []
     told = {"how": how, "probed": len(few), "seconds": time.perf_counter() - begun}
-    scores.facts.update(checks=as_dicts(found), checked=told)
+    scores.metadata.update(checks=as_dicts(found), evaluate_with_checks=told)
     return over_draws(scores) if randomised else scores
 
 
@@ -88,17 +88,17 @@ def _probed(
 
 
 def _before(
-    model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, Trial], batch_size: int
-) -> tuple[list[Check], Witness | None]:
+    model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, AttackSpec], batch_size: int
+) -> tuple[list[Check], ReferenceModel | None]:
     """What is found before the attacks, and a witness of how the model was then."""
     fresh = copied(model)
     with held_still(model), full_precision():
         must_answer(model, images)
         found = preflight(model, images, threat, trials, batch_size)
-        return found, Witness.of(model, fresh, images, threat)
+        return found, ReferenceModel.of(model, fresh, images, threat)
 
 
-def _unlent(model: nn.Module, trials: Mapping[str, Trial]) -> list[Check]:
+def _unlent(model: nn.Module, trials: Mapping[str, AttackSpec]) -> list[Check]:
     """Of a model without gradients that nobody lends any: the record says so, whatever was checked."""
     if getattr(model, "has_gradients", True) or not trials or any(trial.asks for trial in trials.values()):
         return []

@@ -28,9 +28,13 @@ STUDENT, OWN, OTHER = "#d62728", "#dbe9f6", "#f7d9a8"
 
 def examples_table(found: Diagnosis) -> Table:
     """Where each method's examples lie, a row each, between the two ends of the scale. 80 columns wide."""
-    facts, rows, first = found.facts, found.rows(), next(iter(found.methods))
-    attack = "each by its own attack" if facts["own_attacks"] else "by " + facts["inner"][first].rsplit(" by ", 1)[-1]
-    title = f"Where the examples lie: {facts['images']} {facts['split']} images, {facts['threat']}\nmade {attack}"
+    metadata, rows, first = found.metadata, found.rows(), next(iter(found.methods))
+    attack = (
+        "each by its own attack" if metadata["own_attacks"] else "by " + metadata["inner"][first].rsplit(" by ", 1)[-1]
+    )
+    title = (
+        f"Where the examples lie: {metadata['images']} {metadata['split']} images, {metadata['threat']}\nmade {attack}"
+    )
     table = Table(title=title, caption=LEGEND.format(first=first), caption_justify="left", **TIGHT)
     table.add_column("examples by", overflow="fold", vertical="bottom")  # a long name folds before a number does
     for head in ("margin", "share\n%", "gain\npoints", "dist-\nance", "cros-\nsed %", "fools\n%", "trans-\nfer %", "H"):
@@ -40,7 +44,7 @@ def examples_table(found: Diagnosis) -> Table:
         cells = [_cell(r["margin"], 1, ".2f"), _cell(r["share"], 100, ".0f") if end else _pair(r, "share", ".1f")]
         cells += ["" if end or name == first else _pair(r, "gain", "+.1f")]
         cells += [
-            _cell(r[f"distance_{facts['norm']}"], 1, ".4f"),
+            _cell(r[f"distance_{metadata['norm']}"], 1, ".4f"),
             _cell(r["crossed"], 100, ".1f"),
             _cell(r["fooled"], 100, ".1f"),
         ]
@@ -74,13 +78,13 @@ def plot_margins(found: Diagnosis, path: Path) -> None:
     """The distribution of the teacher's margin at x and at each method's x', one row each. Writes a PNG."""
     from matplotlib.figure import Figure  # slow to import, and a run without a plot needs none of it
 
-    places, rows = found.places(), found.rows()
-    figure = Figure(figsize=(9, 1.4 + 0.55 * len(places)), layout="constrained")
+    records, rows = found.boundary_records(), found.rows()
+    figure = Figure(figsize=(9, 1.4 + 0.55 * len(records)), layout="constrained")
     axes = figure.subplots()
-    names = list(places)[::-1]
-    spread = [name for name in names if len(places[name].margin) > 1]
+    names = list(records)[::-1]
+    spread = [name for name in names if len(records[name].margin) > 1]
     heights = [names.index(name) for name in spread]
-    values = [places[name].margin.numpy() for name in spread]
+    values = [records[name].margin.numpy() for name in spread]
     parts: Any = axes.violinplot(values, heights, orientation="horizontal", widths=0.85, showextrema=False)
     for name, body in zip(spread, parts["bodies"], strict=True):
         body.set(facecolor="#888888" if name in (NATURAL, DIRECT) else "C0", alpha=0.55)
@@ -89,7 +93,7 @@ def plot_margins(found: Diagnosis, path: Path) -> None:
     axes.set_xlim(min(low, -0.1 * high) * 1.05, high * 1.7)
     axes.axvspan(axes.get_xlim()[0], 0, color=OTHER, zorder=0)
     for i, name in enumerate(names):
-        margin = places[name].margin
+        margin = records[name].margin
         low, middle, high = (margin.quantile(q).item() for q in (0.25, 0.5, 0.75))
         axes.plot([low, high], [i, i], color="black", linewidth=4, solid_capstyle="butt")
         axes.plot([middle], [i], "o", color="white", markeredgecolor="black", markersize=6)
@@ -124,7 +128,7 @@ def plot_slices(found: Diagnosis, path: Path) -> None:
     handles: list[Any] = [
         Patch(facecolor=OWN, label="teacher keeps its class"), Patch(facecolor=OTHER, label="teacher says another"),
         Line2D([], [], color=STUDENT, linewidth=2, label="student's boundary"),
-        Line2D([], [], color="black", linestyle="--", label=f"edge of the ball, {found.facts['threat']}"),
+        Line2D([], [], color="black", linestyle="--", label=f"edge of the ball, {found.metadata['threat']}"),
         Line2D([], [], marker="o", linestyle="", color="black", label="x, natural"),
         Line2D([], [], marker="*", markersize=12, linestyle="", color=STUDENT, label="x', the method's example"),
         Line2D([], [], marker="D", linestyle="", color="#1f4e9c", label="b, teacher's nearest boundary"),

@@ -16,10 +16,10 @@ def plot_curves(folders: Mapping[str, RunFolder], path: Path) -> None:
     accuracy, loss = figure.subplots(1, 2)
     for i, (name, folder) in enumerate(folders.items()):
         records = folder.metrics()
-        judged = [r for r in records if "robust" in r]
+        evaluation = [r for r in records if "robust" in r]
         colour = f"C{i}"
-        accuracy.plot([r["epoch"] for r in judged], [r["clean"] for r in judged], "--", color=colour)
-        accuracy.plot([r["epoch"] for r in judged], [r["robust"] for r in judged], color=colour, label=name)
+        accuracy.plot([r["epoch"] for r in evaluation], [r["clean"] for r in evaluation], "--", color=colour)
+        accuracy.plot([r["epoch"] for r in evaluation], [r["robust"] for r in evaluation], color=colour, label=name)
         loss.plot([r["epoch"] for r in records], [r["loss"] for r in records], color=colour, label=name)
     accuracy.set(
         xlabel="epoch", ylabel="accuracy, %", title="Held-out split: robust (—) and clean (– –)", ylim=(0, 100)
@@ -38,14 +38,16 @@ def plot_triangle(folder: RunFolder, path: Path) -> bool:
     """
     from matplotlib.figure import Figure
 
-    judged = [r for r in folder.metrics() if "triangle" in r]
-    if not judged:
+    evaluation = [r for r in folder.metrics() if "triangle" in r]
+    if not evaluation:
         return False
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for edge, label in EDGES.items():
         style = "--" if edge == "teacher" else "-"
-        axes.plot([r["epoch"] for r in judged], [r["triangle"][edge] for r in judged], style, marker=".", label=label)
+        axes.plot(
+            [r["epoch"] for r in evaluation], [r["triangle"][edge] for r in evaluation], style, marker=".", label=label
+        )
     axes.set(
         xlabel="epoch",
         ylabel="mutual information, nats",
