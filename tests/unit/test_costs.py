@@ -1,15 +1,18 @@
 """What a step of each method costs, counted, against counts by hand; and the page that is made of it."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from mmard.core.method import Method
 from mmard.methods import METHODS, adaad, awp, ciard, fair, igdm, mmard, peeraid, pgd_at, rslad, standard
 from mmard.methods.papers import paper_of
-from mmard.training.passes import cost_of, page
+from mmard.training.passes import ATTACK, LOSS, PassCounter, Passes, cost_of, page
 from mmard.utils.precision import tf32
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
@@ -34,7 +37,7 @@ BY_HAND: dict[str, tuple[Method, dict[str, tuple[int, int, int, int]]]] = {
 def test_counts_are_those_by_hand(name: str) -> None:
     method, expected = BY_HAND[name]
     found = {
-        network: (of["attack"].forwards, of["attack"].backwards, of["loss"].forwards, of["loss"].backwards)
+        network: (of["attack"].forward, of["attack"].backward, of["loss"].forward, of["loss"].backward)
         for network, of in cost_of(method).items()
     }
     assert found == expected
@@ -54,8 +57,29 @@ def test_every_method_names_its_paper() -> None:
 
 
 def test_the_page_is_what_the_code_says() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), "make it anew: python -m mmard.training.passes > docs/methods.md"
-    assert all(f"\n## {name}\n" in page() for name in METHODS)
+    made = page()
+    assert PAGE.read_text(encoding="utf-8") == made, "make it anew: python -m mmard.training.passes > docs/methods.md"
+    assert all(f"\n## {name}\n" in made for name in METHODS)
+
+
+def test_listing_everything_imports_nothing_slow() -> None:
+    """What `mmard ls` shows is counted in the trainer's step, yet without what a run imports besides torch."""
+    code = "import sys; from mmard.api.catalogue import catalogue; [made() for made in catalogue().values()]; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in found
+    assert not {"lightning_fabric", "torch._dynamo", "sympy", "scipy", "matplotlib", "sklearn", "onnx"} & set(found)
+
+
+def test_a_counter_tells_weights_from_images_and_leaves_no_hook() -> None:
+    net = nn.Sequential(nn.Linear(3, 2))
+    x = torch.rand(1, 3, requires_grad=True)
+    with PassCounter({"net": net}) as counter:
+        net.eval()(x).sum().backward()
+        counter.phase = ATTACK
+        net.train()(x).sum().backward()
+        net(x)
+    net(x).sum().backward()
+    assert counter.counts == {"net": {LOSS: Passes(1, 1, 0), ATTACK: Passes(2, 1, 1)}}
 
 
 def test_counting_leaves_method_and_flags_as_they_were() -> None:

@@ -1,12 +1,14 @@
 """What a step of a method costs: forward and backward passes of each network, counted in the trainer's own step."""
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from mmard.core.method import Method
 from mmard.core.threat import Threat
@@ -16,89 +18,143 @@ from mmard.methods.papers import paper_of
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
 from mmard.training.update import Update
-from mmard.utils.precision import full_precision
 
 EPOCHS, LATE = 300, 0.9  # so late in the run that whatever begins has begun
-PHASES = ("attack", "loss")
+ATTACK, LOSS = PHASES = ("attack", "loss")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Passes:
-    """Forward and backward passes of one network; a backward to weights and one to images count the same."""
+    """Passes of one network: forward, backward to whatever asks for it, and how many of those reach its weights."""
 
-    forwards: int = 0
-    backwards: int = 0
+    forward: int = 0
+    backward: int = 0
+    weights: int = 0
+
+    @property
+    def in_forwards(self) -> int:
+        """The same in forward passes: each kind of pass costs about one."""
+        return self.forward + self.backward + self.weights
 
     def __str__(self) -> str:
-        return f"{self.forwards} / {self.backwards}"
+        return f"{self.forward} / {self.backward}"
 
 
 PassCounts = dict[str, dict[str, Passes]]
 """network → phase → passes."""
 
 
-class _Counted(nn.Module):
-    """A small network that counts."""
+class PassCounter:
+    """Count the passes of networks, and of their deep copies, by hooks; ``phase`` says under which heading.
 
-    def __init__(self, name: str, note: Callable[[str, str], None]) -> None:
-        super().__init__()
-        self.name, self.note = name, note
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 4))
+    Use it as a context manager: the hooks are removed at its end.
+    """
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.note(self.name, "forwards")
-        logits: Tensor = self.net(x)
-        if logits.requires_grad:
-            logits.register_hook(lambda _: self.note(self.name, "backwards"))  # type: ignore[no-untyped-call]
-        return logits
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        self.phase = LOSS
+        self.counts: PassCounts = {name: {phase: Passes() for phase in PHASES} for name in networks}
+        self.handles = [net.register_forward_hook(self._hook(name)) for name, net in networks.items()]
 
-    def __deepcopy__(self, memo: object) -> "_Counted":
-        return _Counted(self.name, self.note)  # a companion that starts from it is counted under its name
+    def _hook(self, name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def backward(network: nn.Module) -> None:
+            count = self.counts[name][self.phase]
+            count.backward += 1
+            count.weights += network.training
+
+        def forward(network: nn.Module, _inputs: object, output: Tensor) -> None:
+            self.counts[name][self.phase].forward += 1
+            if output.requires_grad:
+                output.register_hook(lambda _: backward(network))  # type: ignore[no-untyped-call]
+
+        return forward
+
+    def __enter__(self) -> "PassCounter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+class _BareEngine(Engine):
+    """Run a step on one CPU without Lightning Fabric, which takes longer to import than all methods to count."""
+
+    def __init__(self) -> None:
+        self.precision = "32-true"
+
+    device = torch.device("cpu")
+    rank, world = 0, 1
+
+    def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        return model, optimizer
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def gradients_kept(self, model: nn.Module, kept: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+class _NoOptimizer:
+    """Move no weights: the first optimiser of torch imports its compiler, a second that no count needs."""
+
+    param_groups: tuple[dict[str, Any], ...] = ()
+
+    def zero_grad(self) -> None: ...
+
+    def step(self) -> None: ...
+
+
+class _WithoutOptimizer(Plan):
+    """Plan a run whose weights stay."""
+
+    def optimizer_for(self, model: nn.Module, fused: bool = True) -> Optimizer:
+        return cast(Optimizer, _NoOptimizer())
 
 
 def cost_of(method: Method) -> PassCounts:
-    """Passes of one step late in a run, of all networks that the method asks for."""
+    """Count the passes of one step late in a run, of all networks that the method asks for."""
     names = set(method.companions)
     while True:
         try:
-            with torch.random.fork_rng(), full_precision():  # and give back the flags that an engine sets
-                return _counted(copy.deepcopy(method), sorted(names), Engine(accelerator="cpu"))
+            with torch.random.fork_rng(devices=[]):
+                return _counted(copy.deepcopy(method), sorted(names))
         except MissingModelError as e:
             if e.name in names:
                 raise
             names.add(e.name)
 
 
-def _counted(method: Method, names: list[str], engine: Engine) -> PassCounts:
-    counts: Counter[tuple[str, str, str]] = Counter()
-    phase = ["loss"]
+def _counted(method: Method, names: list[str]) -> PassCounts:
     maximizer = method.maximizer
 
     def attack(loss: Callable[[Tensor], Tensor], x: Tensor, threat: Threat) -> Tensor:
         assert maximizer is not None
-        phase[0] = "attack"
+        counter.phase = ATTACK
         x_adv = maximizer(loss, x, threat)
-        phase[0] = "loss"
+        counter.phase = LOSS
         return x_adv
 
     torch.manual_seed(0)
-    made = {
-        name: _Counted(name, lambda name, what: counts.update([(name, phase[0], what)])) for name in ("student", *names)
-    }
-    update = Update(
-        method=replace(method, maximizer=attack if maximizer is not None else None),
-        threat=Threat(eps=0.1),
-        student=made.pop("student").train(),
-        teachers=made,
-        plan=Plan(epochs=EPOCHS, lr=0.0),
-        engine=engine,
-    )
-    update(torch.rand(8, 1, 4, 4), torch.arange(8) % 4, torch.arange(8), LATE)
+    made = {name: _small_network() for name in ("student", *names)}
+    with PassCounter(made) as counter:
+        update = Update(
+            method=replace(method, maximizer=attack if maximizer is not None else None),
+            threat=Threat(eps=0.1),
+            student=made.pop("student").train(),
+            teachers=made,
+            plan=_WithoutOptimizer(epochs=EPOCHS),
+            engine=_BareEngine(),
+        )
+        update(torch.rand(8, 1, 4, 4), torch.arange(8) % 4, torch.arange(8), LATE)
+    return counter.counts
 
-    def passes(name: str, phase: str) -> Passes:
-        return Passes(counts[name, phase, "forwards"], counts[name, phase, "backwards"])
 
-    return {name: {phase: passes(name, phase) for phase in PHASES} for name in ("student", *names)}
+def _small_network() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 4))
 
 
 def in_words(cost: Mapping[str, Mapping[str, Passes]]) -> str:
