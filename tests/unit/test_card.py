@@ -11,11 +11,11 @@ from mmard.report.card import MARK, licence_of, write_card
 from mmard.utils.trust import Trust
 
 hub = pytest.importorskip("huggingface_hub")
-VALIDATION_BATCH = scores(verdicts([1] * 9 + [0], [1] * 5 + [0] * 5))
+VERDICTS = scores(verdicts([1] * 9 + [0], [1] * 5 + [0] * 5))
 
 
 def test_the_hub_reads_the_figures_with_their_attack(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a: b", validated=VALIDATION_BATCH, licence="MIT")
+    run = make_run(tmp_path / "a: b", judged=VERDICTS, licence="MIT")
     assert write_card(run, "inner: max  KL\nouter: min  KL")
     card = hub.ModelCard.load(run / "README.md")
     data = card.data
@@ -68,7 +68,7 @@ def test_the_teachers_card_says_its_licence(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_without_attacks_claims_no_worst_case(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "seed-1", validated=VALIDATION_BATCH)
+    run = make_run(tmp_path / "seed-1", judged=VERDICTS)
     clean = scores(verdicts([1] * 9 + [0], [1] * 10))
     replace(clean, correct=clean.correct[:, :1], attacks=("clean",), details=("no attack",), seconds=(1.0,)).save(
         run / "eval/best_clean"

@@ -97,7 +97,7 @@ def test_the_command_has_all_that_the_evaluation_was_asked_for(tmp_path: Path) -
     (part,) = [part for part in missing_of(groups, kind_of(groups)) if part.what == "accuracy by class"]
     assert part.command == (
         f"mmard eval '{run}/last.safetensors' --attacks cw,autoattack --protocol quick --limit 10 --seed 3 --batch-size 8 "
-        "--checks full --twin runs/t threat.eps=4/255 'data.root=my images'"
+        "--checks full --surrogate runs/t threat.eps=4/255 'data.root=my images'"
     )
 
 
@@ -117,8 +117,8 @@ def test_what_the_command_line_does_by_itself_is_not_in_the_command(
     judge(run := make_run(tmp_path / "a"), "best", *USUAL)
     file = run / "eval/best/scores.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | metadata))
-    (validated,) = read(run)[0].runs[0].validated.values()
-    assert again(validated, [run, run]) == f"mmard eval {run} {run}{words}"
+    (evaluation,) = read(run)[0].runs[0].evaluations.values()
+    assert again(evaluation, [run, run]) == f"mmard eval {run} {run}{words}"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_figures_of_other_weights_are_left_out_with_the_command_for_those_that_a
     judge(run, "gone", "PGD-20", of="gone.safetensors", weights="0" * 64)  # a folder of figures alone
     judge(run, "best_old", "PGD-20")  # from before this was kept
     (found,) = read(run)[0].runs
-    assert set(found.validated) == {"best", "model.onnx", "gone", "best_old"}
+    assert set(found.evaluations) == {"best", "model.onnx", "gone", "best_old"}
     command = f"mmard eval {run}/last.safetensors --attacks pgd-20"
     assert found.faults == [
         f"{run}/eval/last/scores.json is of other weights than {run}/last.safetensors has now; judge these: {command}"
@@ -218,7 +218,7 @@ def test_figures_of_other_weights_are_left_out_with_the_command_for_those_that_a
     assert command in page
     assert "mmard eval FOLDER/last.safetensors --attacks pgd-20" in text
     (run / "best.safetensors").write_bytes(b"trained again")
-    assert set(read(run)[0].runs[0].validated) == {"model.onnx", "gone", "best_old"}
+    assert set(read(run)[0].runs[0].evaluations) == {"model.onnx", "gone", "best_old"}
 
 
 def test_a_file_of_weights_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +229,7 @@ def test_a_file_of_weights_is_read_once(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("best", "best_PGD-20", "best_10-images"):
         judge(run, name, "PGD-20", weights="now")
     judge(run, "best_old", "PGD-20", weights="then")
-    assert len(read(run)[0].runs[0].validated) == 3
+    assert len(read(run)[0].runs[0].evaluations) == 3
     assert seen == [run / "best.safetensors"]
 
 
@@ -242,5 +242,5 @@ def test_a_card_beside_a_run_is_asked_for_its_file(tmp_path: Path) -> None:
     for name in ("teacher", "hub", "broken"):
         judge(run, name, "PGD-20", of=f"{name}.json", weights="0" * 64)
     (found,) = read(run)[0].runs
-    assert set(found.validated) == {"hub", "broken"}
+    assert set(found.evaluations) == {"hub", "broken"}
     assert len(found.faults) == 2

@@ -40,9 +40,9 @@ def read(*paths: Path) -> list[Group]:
 @pytest.fixture
 def two_seeds(tmp_path: Path) -> list[Group]:
     """One setting with two seeds, and another setting."""
-    make_run(tmp_path / "study/rslad/seed-0", validated=scores(FIRST))
-    make_run(tmp_path / "study/rslad/seed-1", validated=scores(SECOND), seed=1)
-    make_run(tmp_path / "study/trades/seed-0", validated=scores(SECOND), method="trades")
+    make_run(tmp_path / "study/rslad/seed-0", judged=scores(FIRST))
+    make_run(tmp_path / "study/rslad/seed-1", judged=scores(SECOND), seed=1)
+    make_run(tmp_path / "study/trades/seed-0", judged=scores(SECOND), method="trades")
     return read(tmp_path / "study")
 
 
@@ -75,7 +75,7 @@ def test_settings_without_an_effect_make_no_other_group(tmp_path: Path) -> None:
 
 def test_a_seed_twice_is_another_group(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        make_run(tmp_path / name, validated=scores(FIRST))
+        make_run(tmp_path / name, judged=scores(FIRST))
     assert [g.name for g in read(tmp_path / "a", tmp_path / "b")] == ["a", "b"]
 
 
@@ -91,15 +91,15 @@ def test_each_class_is_counted_by_hand(two_seeds: list[Group]) -> None:
 
 def test_a_wrong_sample_of_clean_counts_against_the_worst_case_of_its_class(tmp_path: Path) -> None:
     odd = scores(verdicts([0] + [1] * 9, [1] * 10))  # right under attack, wrong without
-    found = by_class(read(make_run(tmp_path / "a", validated=odd))[0].runs[0], "")
+    found = by_class(read(make_run(tmp_path / "a", judged=odd))[0].runs[0], "")
     assert found is not None
     assert found.robust == (75, 100, 100)
 
 
 def test_what_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
     old = scores(FIRST, labels=None)
-    make_run(tmp_path / "it's old", validated=old, extra=False)
-    whole = make_run(tmp_path / "whole", validated=scores(FIRST), seed=1)
+    make_run(tmp_path / "it's old", judged=old, extra=False)
+    whole = make_run(tmp_path / "whole", judged=scores(FIRST), seed=1)
     groups = read(tmp_path / "it's old", whole)
     found = {part.what.split(" (")[0]: part for part in missing_of(groups, kind_of(groups))}
     assert found["accuracy by class"].runs == ("it's old",)
@@ -116,9 +116,9 @@ def flags(tmp_path: Path, **how: object) -> str:
 
 
 def test_robust_overfitting_is_noticed_from_three_points_on(tmp_path: Path) -> None:
-    assert "Robust overfitting" in flags(tmp_path, robust=(20.0, 40.0, 36.9), validated=scores(FIRST))
-    assert "40.0 % in epoch 2, 3.1 points less" in flags(tmp_path, robust=(20.0, 40.0, 36.9), validated=scores(FIRST))
-    assert "Robust overfitting" not in flags(tmp_path, robust=(20.0, 40.0, 37.1), validated=scores(FIRST))
+    assert "Robust overfitting" in flags(tmp_path, robust=(20.0, 40.0, 36.9), judged=scores(FIRST))
+    assert "40.0 % in epoch 2, 3.1 points less" in flags(tmp_path, robust=(20.0, 40.0, 36.9), judged=scores(FIRST))
+    assert "Robust overfitting" not in flags(tmp_path, robust=(20.0, 40.0, 37.1), judged=scores(FIRST))
 
 
 def test_a_run_that_still_trains_says_so(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_run_that_still_trains_says_so(tmp_path: Path) -> None:
     [((90, 50, 60), "grows with the radius"), ((90, 50, 40), "No"), ((95, 94, 90), "No")],  # the last: a small eps
 )
 def test_a_curve_that_cannot_be_is_a_warning(accuracy: tuple[float, ...], words: str, tmp_path: Path) -> None:
-    path = make_run(tmp_path / "a", validated=scores(FIRST))
+    path = make_run(tmp_path / "a", judged=scores(FIRST))
     (path / "eval/best_PGD-20/curve.json").write_text(json.dumps(curve(accuracy)))
     groups = read(path)
     said = [flag.text for flag in flags_of(groups, kind_of(groups)) if flag.level == "warning"]
@@ -142,7 +142,7 @@ def test_a_curve_that_cannot_be_is_a_warning(accuracy: tuple[float, ...], words:
 
 
 def test_what_a_step_costs(tmp_path: Path) -> None:
-    sheet = cost(read(make_run(tmp_path / "a", validated=scores(FIRST))))
+    sheet = cost(read(make_run(tmp_path / "a", judged=scores(FIRST))))
     assert sheet is not None
     found = dict(zip(sheet.columns, (cell.value for cell in sheet.rows[0]), strict=True))
     assert found["ms a step"] == 100  # ten steps a second
@@ -238,7 +238,7 @@ def test_examples_lie_in_the_ball_and_say_what_the_model_says(tmp_path: Path) ->
 def test_the_checks_of_an_evaluation_are_shown_once_with_their_runs(tmp_path: Path) -> None:
     check = {"name": "many steps", "level": "warning", "said": "5 < 9", "means": "<hidden>", "do": "look", "more": 1}
     for seed in (0, 1):
-        make_run(tmp_path / f"s/a/seed-{seed}", validated=scores(FIRST, checks=[check, "odd"]), seed=seed)
+        make_run(tmp_path / f"s/a/seed-{seed}", judged=scores(FIRST, checks=[check, "odd"]), seed=seed)
     sheet = checks(read(tmp_path / "s"))
     assert sheet is not None
     (row,) = [[cell.text for cell in row] for row in sheet.rows]
@@ -247,7 +247,7 @@ def test_the_checks_of_an_evaluation_are_shown_once_with_their_runs(tmp_path: Pa
 
 def test_a_studys_own_order_and_differences_are_kept(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        make_run(tmp_path / f"s/{name}/seed-0", validated=scores(FIRST), method=name)
+        make_run(tmp_path / f"s/{name}/seed-0", judged=scores(FIRST), method=name)
     pair = {
         "baseline": "b",
         "label": "a",
