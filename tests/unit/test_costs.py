@@ -44,7 +44,7 @@ def test_counts_are_those_by_hand(name: str) -> None:
 
 
 def test_every_method_names_its_paper() -> None:
-    """As in the docstring of its file: authors, year, and a venue or a number."""
+    """As its file cites it: authors, year, and a venue or a number."""
     papers = {name: paper_of(build) for name, build in METHODS.items()}
     assert papers.pop("standard") == ""
     assert all(

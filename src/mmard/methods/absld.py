@@ -1,9 +1,9 @@
-"""ABSLD: Zhao et al., "Improving Adversarial Robust Fairness via Anti-Bias Soft Label Distillation", NeurIPS 2024.
+"""ABSLD, anti-bias soft label distillation: RSLAD whose soft labels have a temperature per class.
 
-arXiv 2312.05508. RSLAD whose soft labels have a temperature per class, at x' and at x, lower after each epoch for classes on
-which the student does worse. The student's temperature is 1. The release divides two names of one tensor in place, so both
-labels get both temperatures (not offered here); it averages the KL over classes (``scale: 1/num_classes`` in the settings),
-lets the rate fall to a tenth with the learning rate (``drops: [215, 260, 285]``) and chooses the checkpoint on the test set.
+The temperatures, at x' and at x, fall after each epoch for classes on which the student does worse; the student's own is 1. The
+release divides two names of one tensor in place, so both labels get both temperatures (not offered here); it averages the KL over
+classes (``scale: 1/num_classes`` in the settings), lets the rate fall to a tenth with the learning rate
+(``drops: [215, 260, 285]``) and chooses the checkpoint on the test set.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.core.objective import term
+from mmard.methods.papers import Citation
 from mmard.terms.classes import ClassTemperatures
+
+CITATION = Citation(
+    authors="Zhao et al.",
+    title="Improving Adversarial Robust Fairness via Anti-Bias Soft Label Distillation",
+    venue="NeurIPS",
+    year=2024,
+    arxiv="2312.05508",
+)
 
 
 def absld(alpha: float = 5 / 6, rate: float = 0.1, drops: Sequence[float] = ()) -> Method:

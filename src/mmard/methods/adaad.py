@@ -1,12 +1,20 @@
-"""AdaAD: Huang et al., "Boosting Accuracy and Robustness of Student Models via Adaptive Adversarial Distillation".
+"""AdaAD, adaptive adversarial distillation: a live teacher in the attack and in the loss.
 
-CVPR 2023. x' maximises KL(T(x')‖S(x')) with the gradient through both networks; the loss is λ of it at x' and
-1 − λ of KL(T(x)‖S(x)). Both networks see x even where λ = 1, as in the release: BatchNorm sees x, then x'.
+x' maximises KL(T(x')‖S(x')) with the gradient through both networks; the loss is λ of it at x' and 1 − λ of KL(T(x)‖S(x)). Both
+networks see x even where λ = 1, as in the release: BatchNorm sees x, then x'.
 """
 
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
+from mmard.methods.papers import Citation
 from mmard.terms import soft_moved, soft_nat
+
+CITATION = Citation(
+    authors="Huang et al.",
+    title="Boosting Accuracy and Robustness of Student Models via Adaptive Adversarial Distillation",
+    venue="CVPR",
+    year=2023,
+)
 
 
 def adaad(lam: float = 1.0) -> Method:

@@ -1,13 +1,21 @@
-"""AdaIAD: Huang et al., "Boosting Accuracy and Robustness of Student Models via Adaptive Adversarial Distillation".
+"""AdaIAD, AdaAD with introspection: a live teacher, trusted as far as it is right.
 
-CVPR 2023. AdaAD with introspection: x' maximises KL(T(x')‖S(x')) through both networks; the loss is it at temperature τ, times
-τ², plus (1 − A)·KL(S(x)‖S(x')) with A = T(x')_y^0.1 from ``begin`` on, S(x) not constant. BatchNorm sees x, then x'. The
-release has ``tau=30`` and chooses the checkpoint on the test set.
+x' maximises KL(T(x')‖S(x')) through both networks; the loss is it at temperature τ, times τ², plus (1 − A)·KL(S(x)‖S(x')) with
+A = T(x')_y^0.1 from ``begin`` on, S(x) not constant. BatchNorm sees x, then x'. The release has ``tau=30`` and chooses the
+checkpoint on the test set.
 """
 
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
+from mmard.methods.papers import Citation
 from mmard.terms import introspect, soft_moved, soft_moved_hot
+
+CITATION = Citation(
+    authors="Huang et al.",
+    title="Boosting Accuracy and Robustness of Student Models via Adaptive Adversarial Distillation",
+    venue="CVPR",
+    year=2023,
+)
 
 
 def adaiad(power: float = 0.1, begin: float = 0.3, tau: float = 1.0) -> Method:

@@ -1,4 +1,4 @@
-"""ARD: Goldblum et al., "Adversarially Robust Distillation", AAAI 2020, arXiv 1905.09747.
+"""ARD, adversarially robust distillation: the student at x' follows the teacher at x.
 
 Equation 3: min α·τ²·KL(T(x)^τ‖S(x')^τ) + (1 − α)·CE(S(x), y), with x' the maximiser of CE(S(x'), y).
 The release attacks with the student in training mode (``attack_in_train_mode=True``) and averages the KL over classes
@@ -7,7 +7,16 @@ too (``scale: 1/num_classes`` in the settings); its second drop of the learning 
 
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
+from mmard.methods.papers import Citation
 from mmard.terms import hard_adv, hard_nat, soft_adv_hot
+
+CITATION = Citation(
+    authors="Goldblum et al.",
+    title="Adversarially Robust Distillation",
+    venue="AAAI",
+    year=2020,
+    arxiv="1905.09747",
+)
 
 
 def ard(alpha: float = 1.0, tau: float = 30.0, attack_in_train_mode: bool = False) -> Method:

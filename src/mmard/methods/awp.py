@@ -1,4 +1,4 @@
-"""AWP: Wu et al., "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020, arXiv 2004.05884.
+"""AWP, adversarial weight perturbation: the loss is descended at weights that were first moved up it.
 
 On any base: the gradient of the outer loss is taken where each layer's weights were moved by γ·‖w‖ up that loss. Published:
 γ 5e-3 from epoch 10 on with TRADES, 1e-2 from the start with PGD-AT. The release gives the weights back after the optimiser's
@@ -9,8 +9,17 @@ from dataclasses import replace
 
 from mmard.core.companion import WeightPerturbation
 from mmard.core.method import Method
+from mmard.methods.papers import Citation
 from mmard.methods.trades import trades
 from mmard.utils.errors import MmardError
+
+CITATION = Citation(
+    authors="Wu et al.",
+    title="Adversarial Weight Perturbation Helps Robust Generalization",
+    venue="NeurIPS",
+    year=2020,
+    arxiv="2004.05884",
+)
 
 
 def awp(base: Method | None = None, *, gamma: float = 5e-3, begin: float = 0.0) -> Method:

@@ -1,9 +1,9 @@
-"""B-MTARD: Zhao et al., "Mitigating Accuracy-Robustness Trade-off via Balanced Multi-Teacher Adversarial Distillation".
+"""B-MTARD, balanced multi-teacher distillation: MTARD whose teachers have temperatures.
 
-2023, arXiv 2306.16170. MTARD whose teachers have temperatures: after every step the less decided one is cooled and the other
-heated, τ ← clip(τ ∓ .001·sign(H_robust − H_natural), 1, 10), until their entropies agree. The student's temperature is 1, and
-there is no τ². The release lets both rates fall to a tenth with the learning rate (``drops: [215, 260, 285]``), averages the KL
-over classes (``scale: 1/num_classes`` in the settings) and chooses the checkpoint on the test set.
+After every step the less decided teacher is cooled and the other heated, τ ← clip(τ ∓ .001·sign(H_robust − H_natural), 1, 10),
+until their entropies agree. The student's temperature is 1, and there is no τ². The release lets both rates fall to a tenth with
+the learning rate (``drops: [215, 260, 285]``), averages the KL over classes (``scale: 1/num_classes`` in the settings) and
+chooses the checkpoint on the test set.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,16 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.core.objective import term
 from mmard.core.views import Views
+from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
 from mmard.terms.two_teachers import Temperatures, Weights
+
+CITATION = Citation(
+    authors="Zhao et al.",
+    title="Mitigating Accuracy-Robustness Trade-off via Balanced Multi-Teacher Adversarial Distillation",
+    year=2023,
+    arxiv="2306.16170",
+)
 
 
 class TeacherBalance(nn.Module):

@@ -1,4 +1,4 @@
-"""CIARD: Lu et al., "CIARD: Cyclic Iterative Adversarial Robustness Distillation", ICCV 2025, arXiv 2509.12633.
+"""CIARD, cyclic iterative distillation: two teachers, the robust one trained on, and a push away from the natural one.
 
 The robust teacher (``teacher=``) is trained on: CE(Tr(x'), y) from epoch 51 of 300, with a learning rate of 1e-4 that falls
 along a cosine; a second, natural one (``teachers.natural=``) is not. The student's loss is in `mmard.terms.push`. The release
@@ -10,8 +10,17 @@ stop at the first drop (``temperatures_stop=True``).
 from mmard.attacks.pgd import Pgd
 from mmard.core.companion import Companion
 from mmard.core.method import Method
+from mmard.methods.papers import Citation
 from mmard.terms import hard_adv, label
 from mmard.terms.push import Push
+
+CITATION = Citation(
+    authors="Lu et al.",
+    title="CIARD: Cyclic Iterative Adversarial Robustness Distillation",
+    venue="ICCV",
+    year=2025,
+    arxiv="2509.12633",
+)
 
 SLOW = {
     "optimizer": "sgd",

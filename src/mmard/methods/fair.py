@@ -1,6 +1,6 @@
-"""Fair-ARD: Yue et al., "Revisiting Adversarial Robustness Distillation from the Perspective of Robust Fairness".
+"""Fair-ARD, fair robustness distillation: classes that are hard to defend weigh more.
 
-NeurIPS 2023. On any base (ARD): each sample's loss times ω of its class, which is large where few of the attack's iterates were
+On any base (ARD): each sample's loss times ω of its class, which is large where few of the attack's iterates were
 still right in the epoch before; see `mmard.terms.fairness`. What is added to the loss outside, as in mmard(fair(...)), is not
 weighed.
 """
@@ -10,8 +10,16 @@ from dataclasses import replace
 from mmard.core.method import Method
 from mmard.core.objective import term
 from mmard.methods.ard import ard
+from mmard.methods.papers import Citation
 from mmard.terms.fairness import Fairness
 from mmard.utils.errors import MmardError
+
+CITATION = Citation(
+    authors="Yue et al.",
+    title="Revisiting Adversarial Robustness Distillation from the Perspective of Robust Fairness",
+    venue="NeurIPS",
+    year=2023,
+)
 
 
 def fair(base: Method | None = None, *, beta: float = 2.0) -> Method:

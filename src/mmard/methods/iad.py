@@ -1,15 +1,23 @@
-"""IAD: Zhu et al., "Reliable Adversarial Distillation with Unreliable Teachers", ICLR 2022, arXiv 2106.04928.
+"""IAD, introspective distillation: the student trusts its teacher as far as that is right at x'.
 
-The student trusts its teacher as far as that is right at x': A = T(x')_y^0.1, and for the rest itself at x, from ``begin`` on (60
-of 200 epochs; IAD-II: 40); S(x) is not constant. IAD-I distils an adversarially trained teacher; IAD-II adds a second one,
-``teachers.natural``, naturally trained and of the student's architecture. The release attacks with the student in training
-mode (``attack_in_train_mode=True``), keeps the checkpoint that is best on the test set, and its second drop of the
-learning rate does nothing.
+A = T(x')_y^0.1, and for the rest it trusts itself at x, from ``begin`` on (60 of 200 epochs; IAD-II: 40); S(x) is not
+constant. IAD-I distils an adversarially trained teacher; IAD-II adds a second one, ``teachers.natural``, naturally trained and of
+the student's architecture. The release attacks with the student in training mode (``attack_in_train_mode=True``), keeps the
+checkpoint that is best on the test set, and its second drop of the learning rate does nothing.
 """
 
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
+from mmard.methods.papers import Citation
 from mmard.terms import hard_adv, introspect, soft_adv_hot, soft_moved_natural, trusted
+
+CITATION = Citation(
+    authors="Zhu et al.",
+    title="Reliable Adversarial Distillation with Unreliable Teachers",
+    venue="ICLR",
+    year=2022,
+    arxiv="2106.04928",
+)
 
 
 def iad(power: float = 0.1, begin: float = 0.3, tau: float = 1.0, attack_in_train_mode: bool = False) -> Method:

@@ -1,4 +1,4 @@
-"""IGDM: Lee et al., "Indirect Gradient Matching for Adversarial Robust Distillation", ICLR 2025, arXiv 2312.03286.
+"""IGDM, indirect gradient matching: the student's logits change along x' − x as the teacher's do.
 
 On any base: + α·ramp·KL(softmax(t(x + δ) − t(x − δ))‖softmax(s(x + δ) − s(x − δ))), δ = x' − x, logits s and t; x − δ is not
 clamped. The ramp is e/epochs, e from 1; in the release e/200, however long the run is (``ramp_by_200=True``). Published α by
@@ -8,9 +8,18 @@ base: `PUBLISHED`. A ``scale`` in the settings is of this KL too: with 1/num_cla
 from dataclasses import replace
 
 from mmard.core.method import Method
+from mmard.methods.papers import Citation
 from mmard.methods.rslad import rslad
 from mmard.terms import gradient_match
 from mmard.utils.errors import MmardError
+
+CITATION = Citation(
+    authors="Lee et al.",
+    title="Indirect Gradient Matching for Adversarial Robust Distillation",
+    venue="ICLR",
+    year=2025,
+    arxiv="2312.03286",
+)
 
 PUBLISHED = {"ard": 5, "iad": 50, "rslad": 0.9, "adaad": 5, "adaiad": 5, "pgd_at": 60, "trades": 20}
 

@@ -1,11 +1,18 @@
-"""KD: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, arXiv 1503.02531.
+"""KD, knowledge distillation on natural images; there is no adversary.
 
-Knowledge distillation on natural images; there is no adversary. The soft part is multiplied by τ², so that its gradient
-keeps its size beside the labels'.
+The soft part is multiplied by τ², so that its gradient keeps its size beside the labels'.
 """
 
 from mmard.core.method import Method
+from mmard.methods.papers import Citation
 from mmard.terms import hard_nat, soft_nat_hot
+
+CITATION = Citation(
+    authors="Hinton et al.",
+    title="Distilling the Knowledge in a Neural Network",
+    year=2015,
+    arxiv="1503.02531",
+)
 
 
 def kd(tau: float = 4.0, label_share: float = 0.1) -> Method:

@@ -1,4 +1,4 @@
-"""MART: Wang et al., "Improving Adversarial Robustness Requires Revisiting Misclassified Examples", ICLR 2020.
+"""MART, misclassification-aware training: boosted cross-entropy, and smoothness where the student is unsure.
 
 Descends BCE(S(x'), y) + β·(1 − S(x)_y)·KL(S(x)‖S(x')); the boosted cross-entropy BCE adds −log(1.0001 − S(x')_k), k the best
 of the wrong classes, to the cross-entropy. Nothing in it is constant. BatchNorm sees x, then x'. β = 5 or 6.
@@ -11,7 +11,15 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.core.objective import term
 from mmard.core.views import Views
+from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
+
+CITATION = Citation(
+    authors="Wang et al.",
+    title="Improving Adversarial Robustness Requires Revisiting Misclassified Examples",
+    venue="ICLR",
+    year=2020,
+)
 
 
 @term("(1−S(x)_y)·KL(S(x)‖S(x'))", divergence=True)

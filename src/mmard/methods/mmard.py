@@ -1,7 +1,7 @@
-"""MMARD: Wang et al., "Improving the Min-Max Optimization Process in Adversarial Robustness Distillation", 2025.
+"""MMARD, min-max distillation: any base, with one more term in the attack and one more in the loss.
 
-arXiv 2503.06559, from the paper's description; its equations were not to be had. Inner: a term that grows as the teacher's own
-prediction at x' nears its decision boundary. Outer: mutual information along the triangle natural – robust – teacher.
+From the paper's description; its equations were not to be had. Inner: a term that grows as the teacher's own prediction at x'
+nears its decision boundary. Outer: mutual information along the triangle natural – robust – teacher.
 """
 
 from dataclasses import replace
@@ -9,11 +9,19 @@ from dataclasses import replace
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.core.objective import nothing
+from mmard.methods.papers import Citation
 from mmard.methods.rslad import rslad
 from mmard.terms import BOUNDARIES, TRIANGLES
 from mmard.terms.held_gradient import reuse_gradient
 from mmard.terms.normalised_gradient import normalise_gradient
 from mmard.utils.errors import MmardError, chosen
+
+CITATION = Citation(
+    authors="Wang et al.",
+    title="Improving the Min-Max Optimization Process in Adversarial Robustness Distillation",
+    year=2025,
+    arxiv="2503.06559",
+)
 
 
 def mmard(

@@ -1,9 +1,9 @@
-"""MTARD: Zhao et al., "Enhanced Accuracy and Robustness via Multi-Teacher Adversarial Distillation", ECCV 2022.
+"""MTARD, multi-teacher distillation: a robust teacher at x' and a natural one at x, balanced by their losses.
 
-A robust teacher at x' (``teacher``), a natural one at x (``teachers.natural``). Their losses are weighed so that both fall
-alike: in every step w ← w − rate·(w − ρ/Σρ), with ρ the loss over its first value; to the gradient the weights are constants.
-The release lets the rate fall to a tenth with the learning rate (``drops: [215, 260, 285]``), averages the KL over
-classes (``scale: 1/num_classes`` in the settings; times 10 on 100 classes) and looks at the test set while training.
+The losses of ``teacher`` and ``teachers.natural`` are weighed so that both fall alike: in every step w ← w − rate·(w − ρ/Σρ),
+with ρ the loss over its first value; to the gradient the weights are constants. The release lets the rate fall to a tenth with
+the learning rate (``drops: [215, 260, 285]``), averages the KL over classes (``scale: 1/num_classes`` in the settings; times 10
+on 100 classes) and looks at the test set while training.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,16 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.core.objective import term
 from mmard.core.views import Views
+from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
 from mmard.terms.two_teachers import Weights
+
+CITATION = Citation(
+    authors="Zhao et al.",
+    title="Enhanced Accuracy and Robustness via Multi-Teacher Adversarial Distillation",
+    venue="ECCV",
+    year=2022,
+)
 
 
 class TeacherAndLossBalance(nn.Module):

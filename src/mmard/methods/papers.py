@@ -1,23 +1,39 @@
-"""Which paper a method is of, as the docstring of its file says it."""
+"""The paper of each method, as data that stands beside it."""
 
 import inspect
-import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mmard.core.method import Method
 
-PAPER = re.compile(
-    r'[^:]+: (?P<who>[^"]+), "(?P<title>[^"]+)"[.,]\s+(?P<where>(?:\w+ )?\d{4})\b(?:[.,]\s+(?P<arxiv>arXiv \d{4}\.\d{4,5}))?'
-)
+
+@dataclass(frozen=True, kw_only=True)
+class Citation:
+    """Cite a paper.
+
+    Args:
+        authors: in short.
+        venue: of its publication; empty for one that stands on arXiv alone.
+        year: of its publication.
+        arxiv: its number there; empty where it has none or we know of none.
+    """
+
+    authors: str
+    title: str
+    year: int
+    venue: str = ""
+    arxiv: str = ""
+
+    def __str__(self) -> str:
+        published = f"{self.venue} {self.year}".lstrip()
+        return ", ".join(filter(None, (self.authors, published, f"arXiv {self.arxiv}" if self.arxiv else "")))
 
 
 def paper_of(builder: Callable[..., Method]) -> str:
-    """Authors, venue and year, arXiv number where there is one; empty for what is of no paper.
+    """Cite the paper of a method in short, from ``CITATION`` in its file; empty where there is none.
 
     >>> from mmard.methods import rslad
     >>> paper_of(rslad)
     'Zi et al., ICCV 2021, arXiv 2108.07969'
     """
-    module = inspect.getmodule(builder)
-    found = PAPER.match((module.__doc__ if module else None) or "")
-    return ", ".join(filter(None, found.group("who", "where", "arxiv"))) if found else ""
+    return str(getattr(inspect.getmodule(builder), "CITATION", ""))

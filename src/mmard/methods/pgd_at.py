@@ -1,11 +1,20 @@
-"""PGD-AT: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083.
+"""PGD-AT, adversarial training: cross-entropy on the examples that maximise it.
 
 Equation 2.1: min_θ E max_δ CE(S(x + δ), y). Start uniform in the ball.
 """
 
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
+from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
+
+CITATION = Citation(
+    authors="Madry et al.",
+    title="Towards Deep Learning Models Resistant to Adversarial Attacks",
+    venue="ICLR",
+    year=2018,
+    arxiv="1706.06083",
+)
 
 
 def pgd_at() -> Method:

@@ -1,12 +1,20 @@
-"""RSLAD: Zi et al., "Revisiting Adversarial Robustness Distillation: Robust Soft Labels Make Student Better".
+"""RSLAD, robust soft label distillation: the teacher's natural prediction is the label everywhere, in the attack too.
 
-ICCV 2021, arXiv 2108.07969: the teacher's natural prediction is the label everywhere, in the attack too.
 The release averages the KL over classes (``scale: 1/num_classes`` in the settings).
 """
 
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
+from mmard.methods.papers import Citation
 from mmard.terms import soft_adv, soft_nat
+
+CITATION = Citation(
+    authors="Zi et al.",
+    title="Revisiting Adversarial Robustness Distillation: Robust Soft Labels Make Student Better",
+    venue="ICCV",
+    year=2021,
+    arxiv="2108.07969",
+)
 
 
 def rslad(alpha: float = 5 / 6) -> Method:

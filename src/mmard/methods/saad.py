@@ -1,6 +1,6 @@
-"""SAAD: Lee and Chung, "Sample-wise Adaptive Weighting for Transfer Consistency in Adversarial Distillation", TMLR 2026.
+"""SAAD, sample-wise adaptive distillation: samples count by how well their examples transfer to the teacher.
 
-arXiv 2512.10275. Samples count by the teacher's entropy at x', w = H(T(x')), which is large where the example fools it too; the
+Their weight is the teacher's entropy at x', w = H(T(x')), which is large where the example fools it too; the
 loss has IGDM's gradient matching in it. x' maximises KL(t̂‖S(x')), with t̂ the teacher's logits at x and the label's one made
 linear: one backward of the teacher a batch. BatchNorm sees x', x − δ, x, the last for β = 0 too. α is 1 on CIFAR-10
 and 10 on CIFAR-100. The release weighs by w = 5·(H − its least in the batch) (``script_weights=True``; with several processes
@@ -11,7 +11,16 @@ from dataclasses import replace
 
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
+from mmard.methods.papers import Citation
 from mmard.terms.transfer import decided, linear_label, undecided
+
+CITATION = Citation(
+    authors="Lee and Chung",
+    title="Sample-wise Adaptive Weighting for Transfer Consistency in Adversarial Distillation",
+    venue="TMLR",
+    year=2026,
+    arxiv="2512.10275",
+)
 
 
 def saad(alpha: float = 1.0, beta: float = 0.0, script_weights: bool = False) -> Method:

@@ -1,12 +1,21 @@
-"""TRADES: Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy", ICML 2019.
+"""TRADES: natural cross-entropy, and smoothness between natural and adversarial images.
 
-arXiv 1901.08573, equation 5, with the KL of its implementation. S(x) is constant while x' is made.
-The release computes S(x) a second time for the KL, so BatchNorm sees x, x', x; so it is here.
+Equation 5, with the KL of its implementation. S(x) is constant while x' is made. The release computes S(x) a second time for the
+KL, so BatchNorm sees x, x', x; so it is here.
 """
 
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
+from mmard.methods.papers import Citation
 from mmard.terms import hard_nat, smooth, smooth_again
+
+CITATION = Citation(
+    authors="Zhang et al.",
+    title="Theoretically Principled Trade-off between Robustness and Accuracy",
+    venue="ICML",
+    year=2019,
+    arxiv="1901.08573",
+)
 
 
 def trades(beta: float = 6.0) -> Method:
