@@ -1,5 +1,5 @@
 # make demo   set up and run the main job on embedded data (three minutes on two cores once installed)
-# make test   set up and run the tests
+# make test   set up and run the tests but the slow ones, which CI runs with `pytest -m slow`
 # make check  what must hold before a commit: lint, format, types, tests
 # The versions in constraints.txt are installed; for the newest: make demo CONSTRAINTS=
 
@@ -23,13 +23,13 @@ demo: .venv/user
 	$(BIN)/mmard demo
 
 test: .venv/dev
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow"
 
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow"
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mmard import load_model
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_day.py"
 
 
+@pytest.mark.slow
 def test_the_plan_stops_goes_on_and_packs(tmp_path: Path) -> None:
     def run(minutes: float) -> str:
         words = [sys.executable, str(SCRIPT), "--tiny", "--minutes", str(minutes), "--out", "day"]

@@ -23,6 +23,7 @@ def lines(file: Path) -> int:
     return len(file.read_text().splitlines()) if file.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_bit_equal(mmard: Run, digits_teacher: Path, tmp_path: Path) -> None:
     words = ["train", *LONG, "--method", "mmard", "--teacher", digits_teacher]
     assert mmard(*words, "out=runs/whole").returncode == 0
@@ -46,7 +47,9 @@ def test_a_run_killed_at_random_moments_ends_bit_equal(mmard: Run, digits_teache
         assert all(torch.equal(whole[k], cut[k]) for k in whole)
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)]
+)
 def test_a_run_that_a_signal_ends_saves_first_and_ends_bit_equal(
     sent: int, code: int, mmard: Run, digits_teacher: Path, tmp_path: Path
 ) -> None:

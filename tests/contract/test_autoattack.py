@@ -267,6 +267,7 @@ def test_a_randomised_model_is_attacked_with_every_pass(net: nn.Module, monkeypa
     assert len(spared) == 2
 
 
+@pytest.mark.slow
 def test_an_evaluation_killed_at_random_moments_ends_with_the_same_verdicts(mmard: Run, tmp_path: Path) -> None:
     digits, net = (
         data_of(read_settings("digits-rslad", {"data.limit": 400})).train,
@@ -309,6 +310,7 @@ def test_an_evaluation_killed_at_random_moments_ends_with_the_same_verdicts(mmar
     assert 0 < whole.correct[:, 2].sum() < len(whole.correct)
 
 
+@pytest.mark.slow
 def test_the_benchmark_times_both_and_compares_their_verdicts(honest: dict[str, Path], tmp_path: Path) -> None:
     words = [honest["rslad"] / "best.safetensors", "--limit", 30, "--share", 0.02, "--other-seed", "--json", "out.json"]
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "autoattack.py"

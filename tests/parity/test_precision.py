@@ -51,6 +51,7 @@ def test_bf16_changes_little(method: str) -> None:
     torch.testing.assert_close(half_loss, loss, rtol=LOSS_ERROR, atol=0)
 
 
+@pytest.mark.slow
 def test_a_digits_student_ends_as_accurate_in_bf16(tmp_path: Path) -> None:
     """The means over seeds differ by no more than chance makes them, on any processor: four of its standard deviations."""
     quick: dict[str, Any] = {
