@@ -318,6 +318,7 @@ def test_a_page_is_made_anew_from_what_is_kept_beside_it(mmard: Run, faked: Stud
     assert mmard(*words).returncode == 0
     assert page.read_text().endswith(other)
     assert "results/other one/study.yaml" in mmard("results", page).stderr
+    assert kept(page.parent / "results/study") == ["figure.png", "results.json", "runs.tar.gz"]
     made = page.read_text().removesuffix(other)
     assert made.startswith("# Results\n<!-- study: study -->\nA study.\n\n| method | seeds |")
     assert made.endswith("(results/study/figure.png)\n<!-- end of study -->\nmore\n")
@@ -330,12 +331,52 @@ def test_a_page_is_made_anew_from_what_is_kept_beside_it(mmard: Run, faked: Stud
     assert figure.read_bytes() == before
 
 
+def kept(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_folder_of_the_old_layout_is_read_and_packed_when_the_study_goes_on(
+    mmard: Run, faked: StudyFile, tmp_path: Path
+) -> None:
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(faked.model_dump(mode="json")))
+    page, beside = tmp_path / "page.md", tmp_path / "page/study"
+    page.write_text("<!-- study: study -->\n<!-- end of study -->\n")
+    shutil.copytree("runs/study", beside)  # as it was kept: the runs as folders
+    faked.save(beside / "study.yaml")
+    (beside / "table.md").write_text("old\n")
+    (beside / "notes.txt").write_text("by hand\n")
+    assert mmard("results", page).returncode == 0
+    made, table = page.read_text(), (beside / "table.md").read_text()
+    assert "| a | 3 | 88.0 ± 8.0 | 44.0 ± 4.0 |" in made
+    assert "| a | 3 | 88.0 ± 8.0 | 44.0 ± 4.0 |" in table
+    shutil.rmtree("runs/study/a/seed-1")  # what was kept stays kept
+    assert mmard("study", "s.yaml", "--report-only", "--into", page).returncode == 0
+    other = [f"{m}/seed-{i}/eval/best_FGSM/scores.json" for m in "ab" for i in range(3)]
+    assert set(kept(beside)) >= {"figure.png", "notes.txt", "results.json", "runs.tar.gz"}
+    assert not set(kept(beside)) & {"study.yaml", "table.md", *other}
+    assert page.read_text() == made
+
+
+def test_a_study_that_runs_beside_its_page_keeps_its_runs(mmard: Run, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = study(out="page/study", grid={"method": {"a": "standard"}}, evaluate={"attacks": "pgd-20"})
+    fake(plan)
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(plan.model_dump(mode="json")))
+    page = tmp_path / "page.md"
+    page.write_text("<!-- study: study -->\n<!-- end of study -->\n")
+    before = kept(tmp_path / "page/study")
+    assert mmard("study", "s.yaml", "--report-only", "--into", page).returncode == 0
+    assert set(kept(tmp_path / "page/study")) >= set(before)
+    assert "44.0" not in page.read_text()
+    assert "40.0" in page.read_text()
+
+
 def test_our_own_page_is_what_its_runs_say(mmard: Run, tmp_path: Path) -> None:
     shutil.copytree(DOCS, tmp_path / "docs")
     made = mmard("results", "docs/results.md")
     assert made.returncode == 0, made.stderr
     assert "made anew" in made.stdout
-    for file in ("results.md", "results/digits-terms/table.md", "results/digits-terms/results.csv"):
+    for file in ("results.md", "results/digits-terms/results.json"):
         assert (tmp_path / "docs" / file).read_text() == (DOCS / file).read_text()
 
 

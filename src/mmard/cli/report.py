@@ -1,6 +1,7 @@
 """`mmard report`, as the command line takes it."""
 
 import html
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,15 +34,24 @@ def report(
 
     It reads run folders alone; what they lack is named with the command that makes it.
     """
-    from mmard.cli import console
-    from mmard.report.table import written
-    from mmard.utils.files import write_text
+    from mmard.runs.archive import unpacked
 
     kinds = _kinds(also)
-    found = report_of(runs, title)
     to = to if to is not None else (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     if to.is_dir():
         raise MmardError(f"{to} is a folder; expected a file to write, such as {to / 'report.html'}")
+    once = {run.expanduser().resolve(): run.expanduser() for run in runs}
+    with ExitStack() as archives:
+        _write([archives.enter_context(unpacked(run)) for run in once.values()], to, kinds, title)
+
+
+def _write(runs: list[Path], to: Path, kinds: list[str], title: str | None) -> None:
+    from mmard.cli import console
+    from mmard.report.table import written
+    from mmard.utils.files import write_text
+    from mmard.utils.portable_paths import unpacked_from
+
+    found = report_of(runs, title)
     write_text(to, _without_places(found.html(version("mmard")), runs))
     console.say(f"report: {to} ({to.stat().st_size / 1e6:.1f} MB)")
     for kind in kinds:
@@ -49,7 +59,7 @@ def report(
             write_text(to.with_name(name), _without_places(text, runs))
             console.say(f"tables: {to.with_name(name)}")
     for fault in (fault for group in found.groups for run in group.runs for fault in run.faults):
-        console.say(f"left out: {fault}")
+        console.say(f"left out: {unpacked_from(fault)}")
     for part in found.missing():
         line = f"not there yet, of {len(part.runs)} run{'s' if len(part.runs) > 1 else ''}: {part.what}"
         console.say(line)

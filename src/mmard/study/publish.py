@@ -1,7 +1,7 @@
 """Files of a study's results: tables and figure in its folder, and a block of a page that is made from kept runs."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,14 @@ import yaml
 
 from mmard.report.figures.study import plot_study
 from mmard.report.study_tables import diagnoses_markdown, study_markdown
+from mmard.runs.archive import OF_A_STUDY, Records, pack, records_in, unpacked
 from mmard.study.grid import cells_of
 from mmard.study.jobs import scores_of
 from mmard.study.results import flat_rows, results_of
 from mmard.study.spec import StudyFile, read_study
 from mmard.utils.csv_files import csv_of_records
 from mmard.utils.errors import MmardError, first_line
-from mmard.utils.files import read_json, write_json, write_text
+from mmard.utils.files import json_text, read_json, write_json, write_text
 from mmard.utils.portable_paths import portable
 from mmard.utils.text_files import read_text, read_yaml
 
@@ -29,11 +30,20 @@ def write_results(study: StudyFile) -> dict[str, Any]:
     """Write study.yaml, results.json, results.csv, table.md and figure.png into the study's folder, from run folders."""
     results, folder = results_of(study), study.folder
     study.save(folder / "study.yaml")
-    write_json(folder / "results.json", results)
+    _write_tables(folder, results)
+    _write_kept(folder, results)
+    return results
+
+
+def _write_tables(folder: Path, results: dict[str, Any]) -> None:
     write_text(folder / "results.csv", csv_of_records(flat_rows(results)))
     write_text(folder / "table.md", study_markdown(results, "figure.png"))
+
+
+def _write_kept(folder: Path, results: dict[str, Any]) -> None:
+    """Write what stands beside a page: figures as numbers, and as a picture."""
+    write_json(folder / "results.json", results)
     plot_study(results, folder / "figure.png")
-    return results
 
 
 def must_have_place(study: StudyFile, page: Path) -> None:
@@ -47,63 +57,85 @@ def must_have_place(study: StudyFile, page: Path) -> None:
 
 
 def keep(study: StudyFile, page: Path) -> None:
-    """Copy what results are made of (settings, metrics, scores; a few kB a run) beside the page, and fill its block."""
+    """Pack what results are made of (settings, metrics, scores; a few kB a run) beside the page, and fill its block.
+
+    Runs that were kept before and are not there now stay in the archive.
+    """
     must_have_place(study, page)
     name = Path(study.out).name
     to = page.with_suffix("") / name
+    if to.resolve() != study.folder.resolve():
+        pack(to, records_in(to) | _records_of(study))
+        for made_from_it in ("table.md", "results.csv"):  # as folders of earlier versions have them
+            (to / made_from_it).unlink(missing_ok=True)
+    refresh(page, [name])
+
+
+def _records_of(study: StudyFile) -> Records:
+    """Read what is kept of a study that has run; it is handed on, so no path of this machine is in it."""
+    records = {OF_A_STUDY: study.text().encode()}
     for cell in cells_of(study):
         scores = scores_of(cell.folder, study.evaluate)
         if scores is None:
             continue
-        run, made = to / cell.name, cell.folder
-        settings = portable(read_yaml(made.settings_file))  # what is kept here is handed on
-        write_text(run / "settings.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-        write_text(run / "metrics.jsonl", read_text(made.metrics_file))
-        if made.formula():
-            write_text(run / "method.txt", made.formula() + "\n")
+        made = cell.folder
         told = read_json(scores / "scores.json")
         told |= {key: portable(told[key]) for key in ("settings", "model", "twin", "asked") if key in told}
-        write_json(run / "eval" / scores.name / "scores.json", told)
-    study.save(to / "study.yaml")
-    refresh(page, [name])
+        files = {
+            "settings.yaml": yaml.safe_dump(
+                portable(read_yaml(made.settings_file)), sort_keys=False, allow_unicode=True
+            ),
+            "metrics.jsonl": read_text(made.metrics_file),
+            "method.txt": made.formula() + "\n" if made.formula() else "",
+            f"eval/{scores.name}/scores.json": json_text(told),
+        }
+        records |= {f"{cell.name}/{name}": text.encode() for name, text in files.items() if text}
+    return records
 
 
 def refresh(page: Path, names: Iterable[str] | None = None) -> list[str]:
     """Make the blocks of a page anew (None: all of them) from what is kept beside it; returns their names.
 
-    A study's block is made of its runs, a diagnosis's of ``PAGE/NAME/*/diagnosis.json``.
+    A study's block is made of its runs, a diagnosis's of ``PAGE/NAME/*/diagnosis.json``; either may lie in an archive.
 
     Raises:
         MmardError: when the page or a block's runs are not there.
     """
     text, done = _read(page), []
 
-    def made(match: re.Match[str]) -> str:
-        name = match["name"]
-        if names is not None and name not in names:
-            return match[0]
-        folder = page.with_suffix("") / name
-        study = read_study(folder / "study.yaml")
-        results = write_results(study.model_copy(update={"out": str(folder)}))
-        study.save(folder / "study.yaml")  # where it ran, not where its files are kept
-        table = study_markdown(results, f"{page.stem}/{name}/figure.png")
-        done.append(name)
-        return f"{match[1]}{table}{match[4]}"
+    def made_by(table: Callable[[Path, str], str]) -> Callable[[re.Match[str]], str]:
+        def made(match: re.Match[str]) -> str:
+            name = match["name"]
+            if names is not None and name not in names:
+                return match[0]
+            done.append(name)
+            return f"{match[1]}{table(page, name)}{match[4]}"
 
-    def diagnosed(match: re.Match[str]) -> str:
-        name = match["name"]
-        if names is not None and name not in names:
-            return match[0]
-        files = sorted((page.with_suffix("") / name).glob("*/diagnosis.json"))
-        done.append(name)
-        return f"{match[1]}{diagnoses_markdown([read_json(file) for file in files])}{match[4]}"
+        return made
 
-    new = DIAGNOSIS.sub(diagnosed, BLOCK.sub(made, text))
+    new = DIAGNOSIS.sub(made_by(_diagnoses_table), BLOCK.sub(made_by(_study_table), text))
     if not done:
         raise MmardError(f"{page} has no block of a study; expected <!-- study: NAME --> ... <!-- end of study -->")
     if new != text:
         write_text(page, new)
     return done
+
+
+def _study_table(page: Path, name: str) -> str:
+    """Make a study's table from what is kept of it, and write its figures into its folder."""
+    folder = page.with_suffix("") / name
+    with unpacked(folder) as runs:
+        study = read_study(runs / OF_A_STUDY)
+        results = results_of(study.model_copy(update={"out": str(runs)}))
+    _write_kept(folder, results)
+    if (folder / "table.md").exists():  # a folder of an earlier version, or the study's own
+        _write_tables(folder, results)
+    return study_markdown(results, f"{page.stem}/{name}/figure.png")
+
+
+def _diagnoses_table(page: Path, name: str) -> str:
+    with unpacked(page.with_suffix("") / name) as runs:
+        return diagnoses_markdown([read_json(file) for file in sorted(runs.glob("*/diagnosis.json"))])
 
 
 def _read(page: Path) -> str:

@@ -80,10 +80,14 @@ class StudyFile(Section):
         return read_settings(base, flat(self.settings), own=False)
 
     def save(self, path: Path) -> None:
-        """Write it with its base resolved, so that the file says the same when a recipe has changed."""
+        """Write its `text` into a file."""
+        write_text(path, self.text())
+
+    def text(self) -> str:
+        """Write it as YAML with its base resolved, so that the file says the same when a recipe has changed."""
         base = self.base_settings().model_dump(mode="json", exclude=set(OF_THE_STUDY))
         whole = {**self.model_dump(mode="json"), "base": base, "settings": {}}
-        write_text(path, yaml.safe_dump(portable(whole), sort_keys=False, allow_unicode=True))
+        return yaml.safe_dump(portable(whole), sort_keys=False, allow_unicode=True)
 
 
 def flat(overrides: dict[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,12 @@ def write_text(path: Path, text: str, *, make_folder: bool = True) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file in one step."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Write a value as the text of a JSON file."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,12 +1,36 @@
 """Paths in what is handed on: relative to the working folder, or a name alone; never this machine's folders."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _ABSOLUTE = re.compile(r"(?<![\w.:/~])(?:~|/)[^\s()\[\],;\"'`]*/[^\s()\[\],;\"'`]+")
 _SECRET = re.compile(r"(?<=://)[^/@\s]+@")
+
+_UNPACKED: dict[str, str] = {}
+"""temporary folder → the folder whose archive is unpacked there: what is told of the one is told of the other."""
+
+
+@contextmanager
+def standing_for(made: Path, folder: Path) -> Iterator[None]:
+    """Call the temporary folder ``made`` by the name of ``folder``, in errors and in what is handed on."""
+    names = {str(made), str(made.resolve())}
+    _UNPACKED.update(dict.fromkeys(names, str(folder)))
+    try:
+        yield
+    finally:
+        for name in names:
+            del _UNPACKED[name]
+
+
+def unpacked_from(text: str) -> str:
+    """Name in a text, in the place of temporary folders, those whose archives are unpacked there."""
+    for made, folder in _UNPACKED.items():
+        text = text.replace(made, folder)
+    return text
 
 
 def portable(value: T) -> T:
@@ -22,7 +46,7 @@ def portable(value: T) -> T:
     """
     found: Any = value
     if isinstance(value, str):
-        found = _text(value)
+        found = _text(unpacked_from(value))
     elif isinstance(value, dict):
         found = {key: portable(one) for key, one in value.items()}
     elif isinstance(value, list | tuple):
