@@ -11,6 +11,7 @@ import yaml
 from helpers import QUICK, Run, small_net
 
 from mmard.models.weights import metadata_of, save_weights
+from mmard.runs.archive import records_in
 from mmard.utils.portable_paths import bare, portable
 
 SECRET = "home-of-somebody"
@@ -112,14 +113,12 @@ def test_a_study_that_is_kept_beside_a_page(mmard: Run, tmp_path: Path, far: Pat
         assert mmard("train", *words, f"teacher={teacher}", f"method={method}", f"out={run}").returncode == 0
         assert mmard("eval", run, "--attacks", "none").returncode == 0
     assert mmard("study", "study.yaml", "--report-only", "--into", "page.md").returncode == 0
-    kept = [
-        path
-        for path in (tmp_path / "page").rglob("*")
-        if path.suffix in (".yaml", ".json", ".jsonl", ".csv", ".md", ".txt")
-    ]
-    assert len(kept) > 8
-    for path in [*kept, tmp_path / "page.md"]:
-        assert SECRET not in path.read_text(), path
+    kept = records_in(tmp_path / "page/mine")
+    assert len(kept) == 9  # the study and, of each run, settings, metrics, formula and scores
+    for path in (tmp_path / "page.md", tmp_path / "page/mine/results.json"):
+        kept[path.name] = path.read_bytes()
+    for name, content in kept.items():
+        assert SECRET.encode() not in content, name
     shutil.rmtree(far / "mine")
     text = (tmp_path / "page.md").read_text()
     assert mmard("results", "page.md").returncode == 0  # from what is kept alone
