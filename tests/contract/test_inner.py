@@ -109,7 +109,7 @@ def test_late_switches_at_the_right_step(calls: list[int], tiny: DataSet, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("judged", "collapsed"),
+    ("validated", "collapsed"),
     [
         ([(80, 50), (82, 24.9), (85, 60)], [False, True, True]),  # for good
         ([(80, 50), (82, 25), (85, 60)], [False, False, False]),  # half is not below half
