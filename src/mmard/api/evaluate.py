@@ -96,7 +96,7 @@ def _evaluate(
             cache=subject.cache_in(results / "parts", trials, threat, request.batch_size, request.seed),
         )  # fmt: skip
         scores.metadata.update(
-            source.described(), data=settings.data.name, seed=request.seed, request=request.metadata(trials)
+            source.described(), data=settings.data.name, seed=request.seed, asked=request.metadata(trials)
         )
         scores.metadata["settings"] = portable(settings.resolved())
         engine.on_global_zero(lambda: scores.save(results))
