@@ -31,6 +31,7 @@ MOVED = {
     "objects": "api.build",
     "papers": "methods.papers",
     "scene": "api.comparison",
+    "terms.classes": "methods.absld",
 }
 """Where a module of version 0.1 is now. Modules that no page of the documentation named are not in it."""
 
