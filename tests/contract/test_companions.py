@@ -33,11 +33,11 @@ from mmard.methods import (
     rslad,
     standard,
 )
+from mmard.methods.fair import ClassWeights
 from mmard.models.students import Architecture, Classifier
 from mmard.models.weights import load_weights, metadata_of, read_state
 from mmard.runs.folder import RunFolder
 from mmard.terms import hard_nat, hard_peer
-from mmard.terms.fairness import Fairness
 from mmard.training.averaging import Average, Averaging
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
@@ -104,7 +104,7 @@ def test_a_peer_is_fresh_and_of_the_architecture_asked_for(tiny: DataSet, tmp_pa
 def test_class_weights_come_from_the_epoch_before(tiny: DataSet, tmp_path: Path) -> None:
     """1 in the first epoch; then a spread within [5/6, 5/2], and counts of this epoch alone."""
     method = fair(pgd_at(), beta=1.0)
-    (state,) = (m for m in method.modules() if isinstance(m, Fairness))
+    (state,) = (m for m in method.modules() if isinstance(m, ClassWeights))
     with pytest.raises(KeyboardInterrupt):
         trainer(tiny, tmp_path, method, watcher=Stops(4)).fit()
     assert state.weights.tolist() == [1.0] * 4
@@ -173,7 +173,7 @@ def test_a_copy_of_a_method_has_a_state_of_its_own() -> None:
     method = mmard(fair(rslad()), inner="drift", every=2)
     surrogate = copy.deepcopy(method)
     (state,), (other,) = (list(m.modules()) for m in (method, surrogate))
-    assert isinstance(state, Fairness)
+    assert isinstance(state, ClassWeights)
     assert other is not state
     assert [*surrogate.inner.modules()] == [*surrogate.outer.modules()] == [other]
 

@@ -14,8 +14,8 @@ from mmard.api.build import method_of
 from mmard.api.settings import read_settings
 from mmard.attacks.inner.compose import Inner
 from mmard.methods import METHODS, adaad, adaiad, awp, ciard, fair, igdm, mmard, mtard, peeraid, pgd_at, rslad
+from mmard.methods.fair import ClassWeights
 from mmard.methods.igdm import PUBLISHED
-from mmard.terms.fairness import Fairness
 from mmard.training.attack_state import prepared
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
@@ -159,7 +159,7 @@ def test_stateful_methods_with_parts_of_the_inner_process(parts: dict[str, Any])
 def test_fair_counts_each_iterate_once_however_mmard_looks_at_them(balance: bool, every: int) -> None:
     """Two steps of an attack on twelve images are 24 iterates, balanced or held."""
     method = short(mmard(fair(rslad()), inner="drift", balance=balance, every=every))
-    (state,) = (module for module in method.modules() if isinstance(module, Fairness))
+    (state,) = (module for module in method.modules() if isinstance(module, ClassWeights))
     stepped(method)
     assert state.seen.tolist() == [6.0] * 4
     stepped(method, progress=(0.55,))
@@ -169,7 +169,7 @@ def test_fair_counts_each_iterate_once_however_mmard_looks_at_them(balance: bool
 def test_fair_without_an_iterate_weighs_nothing() -> None:
     """A ball of no size has no iterates: classes stay alike, and the loss finite."""
     method = fair(pgd_at())
-    (state,) = (module for module in method.modules() if isinstance(module, Fairness))
+    (state,) = (module for module in method.modules() if isinstance(module, ClassWeights))
     update, _ = stepped(method)
     x, y, index = blobs(12).batch(slice(None))
     update.threat = Threat(eps=0.0)

@@ -17,11 +17,11 @@ from mmard.core.views import MissingModelError, Models, Views
 from mmard.data.images import DataSet
 from mmard.data.labels import Known, agreed
 from mmard.data.sources import load, must_be_used, unused
+from mmard.methods.fair import ClassWeights
 from mmard.models.students import Architecture, build
 from mmard.models.teachers import Card, find_model, hub_of, weights_file
 from mmard.models.weights import architecture_facts, metadata_of
 from mmard.terms import OVER_THE_BATCH
-from mmard.terms.fairness import Fairness
 from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
 from mmard.training.extension import beginnings
@@ -56,7 +56,7 @@ def _must_go_together(settings: Settings, method: Method) -> None:
         raise MmardError(
             f"attack.stop_at takes samples out of the batch, and the inner term {over[0]} is over all of it"
         )
-    if any(isinstance(module, Fairness) for module in method.inner.modules()):
+    if any(isinstance(module, ClassWeights) for module in method.inner.modules()):
         raise MmardError(
             "attack.stop_at takes samples out of the attack, and fair counts how many of all its iterates are right; leave one "
             "of them out"

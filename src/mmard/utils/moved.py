@@ -32,6 +32,7 @@ MOVED = {
     "papers": "methods.papers",
     "scene": "api.comparison",
     "terms.classes": "methods.absld",
+    "terms.fairness": "methods.fair",
 }
 """Where a module of version 0.1 is now. Modules that no page of the documentation named are not in it."""
 
