@@ -15,14 +15,13 @@ from mmard.core.threat import Threat
 from mmard.methods import METHODS
 from mmard.methods.ard import ard
 from mmard.methods.awp import awp
-from mmard.methods.ciard import ciard
+from mmard.methods.ciard import PushLoss, ciard
 from mmard.methods.fair import fair
 from mmard.methods.igdm import igdm
 from mmard.methods.mmard import mmard
 from mmard.methods.mtard import mtard
 from mmard.methods.peeraid import peeraid
 from mmard.methods.rslad import rslad
-from mmard.terms.push import Push
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
 from mmard.training.update import Update
@@ -175,7 +174,7 @@ def test_ciard_is_its_formulas() -> None:
     s, t = n["student"], n["teacher"]
     at = pgd(lambda z: ce(p(s(z)), y), "gaussian")
     step = Step(ciard())
-    (state,) = (m for m in step.method.modules() if isinstance(m, Push))
+    (state,) = (m for m in step.method.modules() if isinstance(m, PushLoss))
     temperatures = state.temperatures
     temperatures.taus = torch.tensor([3.0, 2.0])
     torch.testing.assert_close(step(0.5), at, rtol=0, atol=1e-5)
@@ -199,7 +198,7 @@ def test_ciard_weighed_as_the_release_does() -> None:
     n, (x, y) = networks(), images()
     s = n["student"]
     step = Step(ciard(balanced=True, temperatures_stop=True))
-    (state,) = (m for m in step.method.modules() if isinstance(m, Push))
+    (state,) = (m for m in step.method.modules() if isinstance(m, PushLoss))
     at = step(0.9)
     assert state.weights.weights.tolist() == pytest.approx([0.5, 0.5])
     state.weights.first = state.weights.first * torch.tensor([1.0, 2.0])  # as if the natural loss had halved since
@@ -389,7 +388,7 @@ def test_awp_leaves_batchnorm_and_terms_as_one_round_does() -> None:
         update = replace(step.update, student=Normed().train())
         x, y = images()
         update(x.float(), y, torch.arange(len(y)), 0.5)
-        (state,) = (m for m in method.modules() if isinstance(m, Push))
+        (state,) = (m for m in method.modules() if isinstance(m, PushLoss))
         counts.append((int(update.student.norm.num_batches_tracked), *state.temperatures.taus.tolist()))
     assert counts[0] == counts[1]
     assert counts[0][0] == 2

@@ -17,7 +17,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
-from mmard.terms.two_teachers import Temperatures, Weights
+from mmard.terms.multi_teacher import TeacherTemperatures, TeacherWeights
 
 CITATION = Citation(
     authors="Zhao et al.",
@@ -28,21 +28,21 @@ CITATION = Citation(
 
 
 class TeacherBalance(nn.Module):
-    """Two teachers, weighed and tempered."""
+    """Weigh the losses of two teachers, whose logits have temperatures."""
 
     def __init__(self, rate: float, tau_rate: float, drops: Sequence[float]) -> None:
         super().__init__()
-        self.weights, self.temperatures = Weights(rate, drops), Temperatures(tau_rate, drops)
+        self.weights = TeacherWeights(rate, drops)
+        self.temperatures = TeacherTemperatures(tau_rate, drops)
 
     def both(self, v: Views) -> Tensor:
-        """w_a·KL(T(x')^τa‖S(x')) + w_n·KL(Tn(x)^τn‖S(x)), (B,)."""
+        """Follow the robust teacher at x' and the natural one at x, (B,)."""
         robust, natural = self.temperatures.cool(v.adv.teacher, v.nat.other("natural"), v)
         return self.weights.weigh(losses.kl(robust, v.adv.student), losses.kl(natural, v.nat.student), v)
 
 
 def b_mtard(rate: float = 0.025, tau_rate: float = 0.001, drops: Sequence[float] = ()) -> Method:
     """B-MTARD (Zhao 2023): MTARD with the teachers' temperatures balanced too."""
-    outer = term("w_a·KL(T(x')^τa‖S(x')) + w_n·KL(Tn(x)^τn‖S(x))", divergence=True)(
-        TeacherBalance(rate, tau_rate, drops).both
-    )
+    balance = TeacherBalance(rate, tau_rate, drops)
+    outer = term("w_a·KL(T(x')^τa‖S(x')) + w_n·KL(Tn(x)^τn‖S(x))", divergence=True)(balance.both)
     return Method(name="b_mtard", inner=hard_adv, outer=outer, maximizer=Pgd(steps=10, start="gaussian"))

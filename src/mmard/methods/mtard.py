@@ -17,7 +17,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
-from mmard.terms.two_teachers import Weights
+from mmard.terms.multi_teacher import TeacherWeights
 
 CITATION = Citation(
     authors="Zhao et al.",
@@ -27,20 +27,22 @@ CITATION = Citation(
 )
 
 
-class TeacherAndLossBalance(nn.Module):
-    """Two teachers, weighed."""
+class LossBalance(nn.Module):
+    """Weigh the losses of two teachers."""
 
     def __init__(self, rate: float, drops: Sequence[float]) -> None:
         super().__init__()
-        self.weights = Weights(rate, drops)
+        self.weights = TeacherWeights(rate, drops)
 
     def both(self, v: Views) -> Tensor:
-        """w_a·KL(T(x')‖S(x')) + w_n·KL(Tn(x)‖S(x)), (B,)."""
+        """Follow the robust teacher at x' and the natural one at x, (B,)."""
         robust = losses.kl(v.adv.teacher, v.adv.student)
-        return self.weights.weigh(robust, losses.kl(v.nat.other("natural"), v.nat.student), v)
+        natural = losses.kl(v.nat.other("natural"), v.nat.student)
+        return self.weights.weigh(robust, natural, v)
 
 
 def mtard(rate: float = 0.025, drops: Sequence[float] = ()) -> Method:
     """MTARD (Zhao 2022): a robust teacher at x' and a natural one at x, balanced as they are learnt."""
-    outer = term("w_a·KL(T(x')‖S(x')) + w_n·KL(Tn(x)‖S(x))", divergence=True)(TeacherAndLossBalance(rate, drops).both)
+    balance = LossBalance(rate, drops)
+    outer = term("w_a·KL(T(x')‖S(x')) + w_n·KL(Tn(x)‖S(x))", divergence=True)(balance.both)
     return Method(name="mtard", inner=hard_adv, outer=outer, maximizer=Pgd(steps=10, start="gaussian"))

@@ -33,6 +33,8 @@ MOVED = {
     "scene": "api.comparison",
     "terms.classes": "methods.absld",
     "terms.fairness": "methods.fair",
+    "terms.push": "methods.ciard",
+    "terms.two_teachers": "terms.multi_teacher",
 }
 """Where a module of version 0.1 is now. Modules that no page of the documentation named are not in it."""
 
