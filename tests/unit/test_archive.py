@@ -16,6 +16,7 @@ from mmard import MmardError
 from mmard.runs import archive
 from mmard.runs.archive import pack, read_archive, records_in, unpacked, write_archive
 
+RESULTS = Path(__file__).resolve().parents[2] / "docs/results"
 RECORDS = {
     "study.yaml": b"out: runs/x\n",
     "a/seed-0/settings.yaml": b"seed: 0\n",
@@ -74,6 +75,17 @@ def test_what_a_link_leads_to_is_not_packed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "x/a/metrics.jsonl").symlink_to(tmp_path / "secret")
     assert list(records_in(tmp_path / "x")) == ["a/settings.yaml"]
+
+
+def test_our_own_records_are_all_read() -> None:
+    kept = {file.parent.name: records_in(file.parent) for file in RESULTS.glob("*/runs.tar.gz")}
+    runs = {name: sum(file.endswith("/settings.yaml") for file in records) for name, records in kept.items()}
+    assert runs.keys() > {"cifar10-pays", "digits-boundary"}
+    assert {name: n for name, n in runs.items() if n < 9} == {"cifar10-pays": 1, "digits-boundary": 0}
+    for name, records in kept.items():
+        files = {file.rpartition("/")[2] for file in records}
+        of_a_study = {"settings.yaml", "metrics.jsonl", "scores.json"}
+        assert files >= (of_a_study if runs[name] else {"diagnosis.json"}), name
 
 
 def foreign(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> None:
