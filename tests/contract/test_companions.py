@@ -34,10 +34,11 @@ from mmard.methods import (
     standard,
 )
 from mmard.methods.fair import ClassWeights
+from mmard.methods.peeraid import hard_peer
 from mmard.models.students import Architecture, Classifier
 from mmard.models.weights import load_weights, metadata_of, read_state
 from mmard.runs.folder import RunFolder
-from mmard.terms import hard_nat, hard_peer
+from mmard.terms import hard_nat
 from mmard.training.averaging import Average, Averaging
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan

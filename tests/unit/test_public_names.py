@@ -37,6 +37,15 @@ def test_old_names_of_modules_that_are_packages_now() -> None:
     assert RunFolder is folder.RunFolder
 
 
+def test_terms_that_one_paper_alone_uses_say_where_they_went() -> None:
+    from mmard import terms
+
+    with pytest.warns(Note, match=r"mmard.terms.hard_peer is mmard.methods.peeraid.hard_peer now"):
+        assert str(terms.hard_peer) == "CE(P(x'), y)"
+    with pytest.raises(AttributeError, match=r"module 'mmard.terms' has no attribute 'hard_pear'"):
+        terms.hard_pear  # noqa: B018
+
+
 @pytest.mark.parametrize("words", ["mmard", "mmard.cli", "mmard.utils.errors"])
 def test_the_door_needs_no_torch(words: str) -> None:
     code = f"import sys, {words}; print(sorted({{'torch', 'numpy', 'pydantic'}} & sys.modules.keys()))"

@@ -6,12 +6,16 @@ The peer P: CE(P(x'), y) + γ·KL(S(x')‖P(x')). The student: λ1·CE(S(x'), y)
 (``through_student=True``). γ is 0.1 on CIFAR-10 and 1 on CIFAR-100.
 """
 
+from torch import Tensor
+
+from mmard import losses
 from mmard.attacks.pgd import Pgd
 from mmard.core.companion import Companion
 from mmard.core.method import Method
-from mmard.core.objective import nothing
+from mmard.core.objective import nothing, term
+from mmard.core.views import Views
 from mmard.methods.papers import Citation
-from mmard.terms import hard_adv, hard_peer, peer_back, peer_moved, peer_nat, smooth_hot
+from mmard.terms import hard_adv
 
 CITATION = Citation(
     authors="Jung et al.",
@@ -20,6 +24,36 @@ CITATION = Citation(
     year=2024,
     arxiv="2403.06668",
 )
+
+
+@term("KL(P(x)‖S(x'))", divergence=True)
+def peer_nat(v: Views) -> Tensor:
+    """Make the student at x' follow the peer at x."""
+    return losses.kl(v.nat.other("peer"), v.adv.student)
+
+
+@term("{tau}²·KL(P(x')^{tau}‖S(x')^{tau})", divergence=True)
+def peer_moved(v: Views, tau: float = 5.0) -> Tensor:
+    """Make the student at x' follow the peer at x', at a temperature."""
+    return tau**2 * losses.kl(v.adv.other("peer"), v.adv.student, tau)
+
+
+@term("{tau}²·KL(S(x)^{tau}‖S(x')^{tau})", divergence=True)
+def smooth_hot(v: Views, tau: float = 5.0) -> Tensor:
+    """Make the student at x' follow itself at x, at a temperature; the gradient flows into both."""
+    return tau**2 * losses.kl(v.nat.student, v.adv.student, tau)
+
+
+@term("KL(S(x')‖P(x'))", divergence=True)
+def peer_back(v: Views) -> Tensor:
+    """Make the peer at x' follow the student at x'."""
+    return losses.kl(v.adv.student, v.adv.other("peer"))
+
+
+@term("CE(P(x'), y)")
+def hard_peer(v: Views) -> Tensor:
+    """Compare the peer with the label by cross-entropy, adversarial image."""
+    return losses.ce(v.adv.other("peer"), v.y)
 
 
 def peeraid(

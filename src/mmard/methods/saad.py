@@ -7,12 +7,19 @@ and 10 on CIFAR-100. The release weighs by w = 5·(H − its least in the batch)
 or a batch in parts, of a part) and averages the weights from epoch 95 of 200: ``averaging: {kind: swa, start: 0.4725}``.
 """
 
+import math
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
+from mmard import losses
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
+from mmard.core.objective import term
+from mmard.core.views import Views
 from mmard.methods.papers import Citation
-from mmard.terms.transfer import decided, linear_label, undecided
+from mmard.terms import gradient_match
 
 CITATION = Citation(
     authors="Lee and Chung",
@@ -21,6 +28,48 @@ CITATION = Citation(
     year=2026,
     arxiv="2512.10275",
 )
+
+SCRIPT_SCALE = 5.0  # of the released script's weights
+TINY = 1e-8
+
+
+def _sample_weights(v: Views, script: bool) -> tuple[Tensor, Tensor]:
+    """Each sample's weight and the same brought into [0, 1], from the teacher's entropy at x', (B,) both."""
+    h = losses.entropy(v.adv.teacher)
+    if not script:
+        return h, h / math.log(v.adv.teacher.shape[1])
+    above = h - h.min()
+    return SCRIPT_SCALE * above, above / above.max().clamp_min(TINY)
+
+
+@term("w·(KL(T(x')‖S(x')) + {alpha}·ramp·KL(Δt‖Δs)) [w = H(T(x'))]", divergence=True)
+def undecided(v: Views, alpha: float = 1.0, script_weights: bool = False) -> Tensor:
+    """Follow the teacher at x', in value and in gradient, most where the teacher is undecided there."""
+    follow = losses.kl(v.adv.teacher, v.adv.student)
+    return _sample_weights(v, script_weights)[0] * (follow + alpha * gradient_match.total(v))
+
+
+@term("(1−w/log K)·KL(T(x)‖S(x))", divergence=True)
+def decided(v: Views, script_weights: bool = False) -> Tensor:
+    """Follow the teacher at x where the teacher is decided at x'."""
+    return (1 - _sample_weights(v, script_weights)[1]) * losses.kl(v.nat.teacher, v.nat.student)
+
+
+def _label_gradient(v: Views) -> tuple[Tensor, Tensor]:
+    """T's logits at x (B, K) and the gradient of the label's one to x: one backward of the teacher."""
+    with torch.enable_grad():
+        x = v.nat.x.detach().clone().requires_grad_()
+        logits = v.point(x).teacher
+        (gradient,) = torch.autograd.grad(logits.gather(1, v.y[:, None]).sum(), x)
+    return logits.detach(), gradient
+
+
+@term("KL(t(x) + ⟨∇t_y(x), x'−x⟩ on y‖S(x'))", divergence=True)
+def linear_label(v: Views) -> Tensor:
+    """Follow the teacher at x, whose logit of the label goes with x' to first order."""
+    logits, gradient = v.nat.once("SAAD: the label's gradient", lambda: _label_gradient(v))
+    moved = (gradient * (v.adv.x - v.nat.x)).flatten(1).sum(1)
+    return losses.kl(logits.scatter_add(1, v.y[:, None], moved[:, None]), v.adv.student)
 
 
 def saad(alpha: float = 1.0, beta: float = 0.0, script_weights: bool = False) -> Method:

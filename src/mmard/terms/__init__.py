@@ -8,10 +8,13 @@ from torch import Tensor
 from mmard import losses
 from mmard.core.objective import Objective, term
 from mmard.core.views import Views
-from mmard.terms.gradient import gradient_match as gradient_match
+from mmard.terms.gradient_matching import gradient_match as gradient_match
 from mmard.terms.trust import introspect as introspect
 from mmard.terms.trust import trusted as trusted
 from mmard.utils.errors import MmardError
+from mmard.utils.moved import forward
+
+__getattr__ = forward(__name__, "mmard.methods.peeraid")
 
 # ---- one scenario at a time -------------------------------------------------------------------------------
 
@@ -81,39 +84,6 @@ def smooth_again(v: Views) -> Tensor:
     """As `smooth`, by a second forward of x as in TRADES's release: BatchNorm sees x, x', x in this order."""
     adv = v.adv.student
     return losses.kl(v.point(v.nat.x).student, adv)
-
-
-# ---- with a network that is trained beside the student: a peer P, or the teacher itself ------------------------
-
-
-@term("KL(P(x)‖S(x'))", divergence=True)
-def peer_nat(v: Views) -> Tensor:
-    """The student at x' follows the peer at x."""
-    return losses.kl(v.nat.other("peer"), v.adv.student)
-
-
-@term("{tau}²·KL(P(x')^{tau}‖S(x')^{tau})", divergence=True)
-def peer_moved(v: Views, tau: float = 5.0) -> Tensor:
-    """The student at x' follows the peer at x'."""
-    return tau**2 * losses.kl(v.adv.other("peer"), v.adv.student, tau)
-
-
-@term("{tau}²·KL(S(x)^{tau}‖S(x')^{tau})", divergence=True)
-def smooth_hot(v: Views, tau: float = 5.0) -> Tensor:
-    """The student at x' follows itself at x, at a temperature; the gradient flows into both."""
-    return tau**2 * losses.kl(v.nat.student, v.adv.student, tau)
-
-
-@term("KL(S(x')‖P(x'))", divergence=True)
-def peer_back(v: Views) -> Tensor:
-    """The peer at x' follows the student at x'."""
-    return losses.kl(v.adv.student, v.adv.other("peer"))
-
-
-@term("CE(P(x'), y)")
-def hard_peer(v: Views) -> Tensor:
-    """Cross-entropy of the peer with the label, adversarial image."""
-    return losses.ce(v.adv.other("peer"), v.y)
 
 
 # ---- MMARD, inner: how near is x' to the teacher's decision boundary? ---------------------------------------

@@ -33,7 +33,9 @@ MOVED = {
     "scene": "api.comparison",
     "terms.classes": "methods.absld",
     "terms.fairness": "methods.fair",
+    "terms.gradient": "terms.gradient_matching",
     "terms.push": "methods.ciard",
+    "terms.transfer": "methods.saad",
     "terms.two_teachers": "terms.multi_teacher",
 }
 """Where a module of version 0.1 is now. Modules that no page of the documentation named are not in it."""
