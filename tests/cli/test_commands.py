@@ -9,7 +9,8 @@ from helpers import QUICK, Run
 
 from mmard import Scores
 from mmard.api.catalogue import catalogue
-from mmard.api.settings import Settings, recipes
+from mmard.api.recipe_files import recipes
+from mmard.api.settings import Settings
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "my_method.py"
 

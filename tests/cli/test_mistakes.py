@@ -7,12 +7,14 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from helpers import QUICK, Run, small_net
 
 from mmard.api.build import must_be_whole
+from mmard.cli.app import COMMANDS
 from mmard.methods import awp, ciard, iad, mtard, rslad
 from mmard.models.weights import save_weights
 from mmard.utils.errors import MmardError
@@ -153,12 +155,47 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["ls", "method"], ["unknown list 'method'", "did you mean methods"]),
         (["show", "digits-rsald"], ["unknown recipe 'digits-rsald'", "did you mean digits-rslad"]),
         (["cp", "nothing"], ["unknown recipe 'nothing'"]),
+        (["train", "/etc/passwd"], ["/etc/passwd is no recipe; expected settings in a .yaml file"]),
+        (["train", "card.json"], ["card.json is no recipe, and there is no such file"]),
+        (["train", "."], ["it is no run folder, for it has no settings.yaml"]),
+        (["train", "eps=0.1"], ["unknown setting 'eps'; did you mean threat.eps? known"]),
+        (["train", "--method", "pgd_at", "out=${HOME}/x"], ["out=${HOME}/x: ${HOME is not replaced here"]),
+        (
+            ["train", "--method", "pgd_at", "data.held_out=0.001"],
+            ["leaves one to choose", "such as data.held_out=0.035"],
+        ),
     ],
 )
 def test_a_wrong_word_is_one_line(words: list[str], expected: list[str], mmard: Run) -> None:
     if "engine.accelerator=cuda" in words and torch.cuda.is_available():
         pytest.skip("this machine can run that")
     assert_one_line(mmard(*words), *expected)
+
+
+def test_a_recipe_without_a_setting_is_no_recipe(mmard: Run, tmp_path: Path) -> None:
+    for text in ("", "# nothing yet\n", "{}\n"):
+        (tmp_path / "mine.yaml").write_text(text)
+        assert_one_line(mmard("train", "mine.yaml"), "mine.yaml is empty; expected settings in it")
+
+
+def test_a_file_of_a_run_is_no_model_and_its_folder_is_named(mmard: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for name in ("settings.yaml", "checkpoint.pt", "metrics.jsonl"):
+        (tmp_path / "run" / name).write_text("about: x\n")
+        for command in ("eval", "export"):
+            assert_one_line(
+                mmard(command, f"run/{name}"), f"run/{name} is a part of the run", "give the run folder: run"
+            )
+
+
+def test_every_path_of_the_command_line_may_begin_at_home() -> None:
+    found = set()
+    for name, command in COMMANDS.items():
+        for hint in get_type_hints(command, include_extras=True).values():
+            if "Path" in str(get_args(hint)[:1]):
+                found.add(name)
+                assert [each.parser("~/x") for each in hint.__metadata__] == [Path.home() / "x"], name
+    assert found == {"bench", "cp", "demo", "report", "results", "study"}
 
 
 def test_metrics_with_a_line_that_is_none_are_not_passed_over(mmard: Run, tmp_path: Path) -> None:

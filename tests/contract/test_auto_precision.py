@@ -8,7 +8,8 @@ import torch
 from test_training import Stops, assert_same_runs, trainer
 
 from mmard import MmardError, train
-from mmard.api.settings import read_settings, recipes
+from mmard.api.recipe_files import recipes
+from mmard.api.settings import read_settings
 from mmard.data.images import DataSet
 from mmard.report.card import write_card
 from mmard.report.setup_tables import setups

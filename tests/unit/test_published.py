@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mmard.api.build import method_of, must_be_whole, plan_of
-from mmard.api.settings import Settings, read_settings, recipe_folders, recipes
+from mmard.api.recipe_files import recipe_folders, recipes
+from mmard.api.settings import Settings, read_settings
 from mmard.attacks.pgd import Pgd
 from mmard.core.threat import Threat
 from mmard.methods import METHODS

@@ -1,14 +1,16 @@
 """From settings to the things that they describe, and whether those can be."""
 
 import copy
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from mmard.api.recipe_files import recipes
 from mmard.api.registry import build_method
-from mmard.api.settings import Settings, recipes
+from mmard.api.settings import Settings
 from mmard.attacks.inner.compose import Inner
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
@@ -157,6 +159,10 @@ def engine_of(settings: Settings) -> Engine:
 def check(settings: Settings) -> None:
     """Whatever can be wrong without looking at data or weights, found before anything heavy runs."""
     must_be_used(settings.data.name, list(settings.data.model_dump(exclude_defaults=True)))
+    if found := re.search(r"\$\{?\w+", settings.out):
+        raise MmardError(
+            f"out={settings.out}: {found[0]} is not replaced here; write the whole path (~ is your home folder)"
+        )
     method = method_of(settings)
     if settings.scale != 1 and not method.has_divergences():
         raise MmardError(f"scale={settings.scale} is of KL terms, and this method descends none; leave it out")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmard.api.settings import recipes
+from mmard.api.recipe_files import recipes
 from mmard.attacks.inner.compose import PARTS
 from mmard.core.method import Method
 from mmard.data.sources import SOURCES

@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr
 
+from mmard.api.recipe_files import is_package_file, recipe_file
 from mmard.api.registry import names_of, spec_of
 from mmard.data.sources import unused
-from mmard.utils.errors import MmardError, unknown
+from mmard.utils.errors import MmardError
 from mmard.utils.numbers import parse_number
 from mmard.utils.text_files import NoYamlError, parse_yaml, read_yaml
 from mmard.utils.trust import Trust
-from mmard.utils.validation import Section, validated
+from mmard.utils.validation import Section, plain, validated
 
 Number = Annotated[float, BeforeValidator(parse_number)]
 
@@ -179,34 +180,8 @@ SECTIONS = {name for name, info in Settings.model_fields.items() if isinstance(i
 """Settings that are a section of their own: ``data``, ``train`` ..."""
 
 
-def recipe_folders() -> list[Path]:
-    """Where recipes live: in the installed package, or in the repository's ``recipes/``."""
-    here = Path(__file__).resolve()
-    return [p for p in (here.parents[1] / "recipes", here.parents[3] / "recipes") if p.is_dir()]
-
-
-def recipes() -> dict[str, Path]:
-    """All the built-in recipes by name: our own, then the published settings."""
-    return {
-        p.stem: p for at in recipe_folders() for each in ("", "published/") for p in sorted(at.glob(f"{each}*.yaml"))
-    }
-
-
-def recipe_file(name: str) -> Path:
-    """The file of a recipe: a path, or the name of a built-in one."""
-    path = Path(name).expanduser()
-    if path.suffix in (".yaml", ".yml") or path.is_dir():
-        path = path / "settings.yaml" if path.is_dir() else path
-        if not path.is_file():
-            raise MmardError(f"there is no recipe at {name}; see mmard ls recipes")
-        return path
-    if name not in recipes():
-        raise unknown("recipe", name, recipes(), "or give a .yaml file or a run folder")
-    return recipes()[name]
-
-
 def read_settings(
-    recipe: "str | Path | Settings | None",
+    recipe: "str | Path | Settings | dict[Any, Any] | None",
     overrides: dict[str, Any] | None = None,
     *,
     trust: bool = False,
@@ -215,6 +190,7 @@ def read_settings(
     """Read settings from a recipe, a run folder or other settings (None: the defaults), and overrides by dotted key.
 
     Args:
+        recipe: a mapping is what the file would hold, in the user's own words.
         trust: the user vouches for whatever they name.
         own: are the overrides the user's own words? Not those of a file, such as a study's.
 
@@ -225,10 +201,13 @@ def read_settings(
     known = Trust(everything=trust)
     if isinstance(recipe, Settings):
         raw, known = recipe.resolved(), recipe.trust.also(everything=trust)
+    elif isinstance(recipe, dict):
+        raw = _nested(plain(recipe, "setting"), "the recipe")
+        known = known.also(_words(raw))
     elif recipe is not None:
         raw, found = _of_file(str(recipe))
         known = found.also(everything=trust)
-    changes = _by_key(overrides or {})
+    changes = _by_key(plain(overrides or {}, "setting"))
     _forget_other_data(raw, changes)
     for key, value in changes.items():
         _put(raw, key, value)
@@ -249,18 +228,25 @@ def _by_key(overrides: dict[str, Any]) -> dict[str, Any]:
 def _of_file(recipe: str) -> tuple[dict[str, Any], Trust]:
     """Read a recipe or a run folder, and tell which of its words need nobody's."""
     path = recipe_file(recipe)
-    flat = read_yaml(path)
-    stand_once(flat, str(path))
-    raw: dict[str, Any] = {}
-    if "teacher" in flat and isinstance(also := flat.get("teachers"), dict) and "robust" in also:
-        raise MmardError(f"{path} has teacher and teachers.robust, two names of one network; give one")
-    for key, value in flat.items():
-        _put(raw, key, value)
+    if not (flat := read_yaml(path)):
+        raise MmardError(f"{path} is empty; expected settings in it, such as method: rslad")
+    raw = _nested(flat, str(path))
     known = Trust(own=frozenset(_words(raw) if is_package_file(path) else ()))
     if Path(recipe).expanduser().is_dir():
         raw["out"] = recipe  # a folder that was moved is still this run
         known = replace(known, folder=path.parent)
     return raw, known
+
+
+def _nested(flat: dict[str, Any], where: str) -> dict[str, Any]:
+    """Write settings by dotted key as sections."""
+    stand_once(flat, where)
+    raw: dict[str, Any] = {}
+    if "teacher" in flat and isinstance(also := flat.get("teachers"), dict) and "robust" in also:
+        raise MmardError(f"{where} has teacher and teachers.robust, two names of one network; give one")
+    for key, value in flat.items():
+        _put(raw, key, value)
+    return raw
 
 
 def settings_of_weights(raw: Any, folder: Path, *, trust: bool = False) -> Settings:
@@ -274,11 +260,6 @@ def settings_of_weights(raw: Any, folder: Path, *, trust: bool = False) -> Setti
             f"the weights in {folder} have settings of the kind {type(raw).__name__}, expected keys and values"
         )
     return validated(Settings, raw, "setting").trusting(Trust(everything=trust, folder=folder))
-
-
-def is_package_file(path: Path) -> bool:
-    """Tell whether the file comes with this package, as its recipes and studies do."""
-    return any(path.resolve().is_relative_to(folder) for folder in recipe_folders())
 
 
 def _words(overrides: dict[str, Any]) -> set[str]:

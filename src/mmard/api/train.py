@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from pydantic import InstanceOf
 
 from mmard.api.artifacts import formula_of, keep_card
 from mmard.api.build import (
@@ -46,7 +47,7 @@ Watch = Callable[[str], Watcher]
 
 @public
 def train(
-    recipe: str | Path | Settings | None = None,
+    recipe: str | Path | InstanceOf[Settings] | dict[Any, Any] | None = None,
     *,
     resume: bool = False,
     extend: bool = False,
@@ -57,7 +58,7 @@ def train(
     """Train what a recipe says, its teacher first where there is none yet; returns the run folder.
 
     Args:
-        recipe: name of a built-in recipe, a YAML file, or settings; None: the defaults.
+        recipe: name of a built-in recipe, a YAML file, settings, or a mapping as a YAML file would hold it; None: the defaults.
         resume: go on where the run folder's checkpoint ends.
         extend: with ``resume``, by another plan: for more epochs, at another learning rate
             (`mmard.training.extension.EXTENDABLE`). What changes is told, and kept in the run's history.json.
@@ -95,7 +96,7 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine, exten
         if settings.teacher and engine.is_global_zero:
             _warn_of_other_data(RunFolder(settings.teacher), settings)
         nets = {name: load_model(source) for name, source in teachers_of(settings).items()}  # before images are decoded
-        data = data_of(settings, known_to(settings, folder))
+        data = data_to_learn(settings, known_to(settings, folder))
         trainer = _trainer(settings, data, engine, folder, watch(folder.path.name), nets, extension)
         engine.on_global_zero(lambda: _look_at_teachers(trainer, settings))
         trainer.restore()  # whatever is refused leaves the folder as it was
@@ -109,6 +110,22 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine, exten
     finally:
         folder.close()
     return folder
+
+
+def data_to_learn(settings: Settings, models: list[Known]) -> DataSet:
+    """Load the data, with enough of them held out to choose a checkpoint on.
+
+    Raises:
+        MmardError: as of `data_of`, and where a single image is held out.
+    """
+    data = data_of(settings, models)
+    if len(data.held_out) < 2:
+        count, some = len(data.train) + len(data.held_out), 5 * len(data.train.classes)
+        raise MmardError(
+            f"data.held_out={settings.data.held_out:g} of {count:,} training images leaves one to choose the best checkpoint on; "
+            f"expected a few a class, such as data.held_out={min(0.5, some / count):.2g}"
+        )
+    return data
 
 
 def known_to(settings: Settings, folder: RunFolder) -> list[Known]:

@@ -20,7 +20,9 @@ def bench(
     size: Annotated[int, typer.Option(min=8, help="Height and width of an image.")] = 32,
     repeats: Annotated[int, typer.Option(min=1, help="Turns that are counted, each: ours, plain, base.")] = 3,
     trust: console.Trusted = False,
-    to: Annotated[Path | None, typer.Option("--json", help="Also write all figures to this file.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--json", parser=console.path, help="Also write all figures to this file.")
+    ] = None,
 ) -> None:
     """How fast a step is, against the same step written plainly and against the base method's; a minute on two cores."""
     from mmard.api.settings import Settings, read_settings

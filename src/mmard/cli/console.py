@@ -23,6 +23,11 @@ Trusted = Annotated[
 ]
 
 
+def path(word: str) -> Path:
+    """Read a path of the command line; ``~`` is the home folder, also where no shell has seen it."""
+    return Path(word).expanduser()
+
+
 def say(*parts: Part) -> None:
     """Print a line of parts, each a text as it stands or a text with its style."""
     out.print(line(*parts), soft_wrap=True)

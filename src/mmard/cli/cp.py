@@ -12,10 +12,13 @@ from mmard.utils.files import write_text
 
 
 def copy(
-    recipe: str, to: Annotated[Path | None, typer.Argument(help="File to write; default RECIPE.yaml here.")] = None
+    recipe: str,
+    to: Annotated[
+        Path | None, typer.Argument(parser=console.path, help="File to write; default RECIPE.yaml here.")
+    ] = None,
 ) -> None:
     """Copy a recipe, to change it: mmard cp digits-rslad mine.yaml; mmard train mine.yaml."""
-    from mmard.api.settings import recipe_file
+    from mmard.api.recipe_files import recipe_file
 
     source, target = recipe_file(recipe), to or Path(f"{Path(recipe).stem}.yaml")
     if target.exists():

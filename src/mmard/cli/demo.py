@@ -18,7 +18,9 @@ STUDENTS = ("rslad", "mmard")
 
 
 def demo(
-    to: Annotated[Path, typer.Option("--out", help="Folder for the runs, the table and the plot.")] = Path("runs/demo"),
+    to: Annotated[
+        Path, typer.Option("--out", parser=console.path, help="Folder for the runs, the table and the plot.")
+    ] = Path("runs/demo"),
 ) -> None:
     """The main job on embedded digits: a robust teacher, students by RSLAD and MMARD, AutoAttack, a table, a plot."""
     run_demo(to, console.out)

@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmard.cli import console
 from mmard.utils.errors import MmardError, unknown
 
 if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
     from mmard.report.page import Report
 
 KINDS = ("md", "tex", "csv")
+Runs = Annotated[
+    list[Path], typer.Argument(metavar="RUN...", parser=console.path, help="Run folders, or a study's folder.")
+]
+OUT = "File to write; default report.html in RUN, or here for several."
+To = Annotated[Path | None, typer.Option("--out", parser=console.path, help=OUT)]
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or a study's folder.")],
-    to: Annotated[
-        Path | None, typer.Option("--out", help="File to write; default report.html in RUN, or here for several.")
-    ] = None,
+    runs: Runs,
+    to: To = None,
     also: Annotated[
         str | None, typer.Option(help="The tables beside it, too: md, tex, csv or several: md,csv.")
     ] = None,
@@ -46,7 +50,6 @@ def report(
 
 
 def _write(runs: list[Path], to: Path, kinds: list[str], title: str | None) -> None:
-    from mmard.cli import console
     from mmard.report.table import written
     from mmard.utils.files import write_text
     from mmard.utils.portable_paths import unpacked_from

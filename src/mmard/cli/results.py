@@ -9,7 +9,9 @@ from mmard.cli import console
 
 
 def results(
-    page: Annotated[Path, typer.Argument(metavar="PAGE", help="A Markdown page, such as docs/results.md.")],
+    page: Annotated[
+        Path, typer.Argument(metavar="PAGE", parser=console.path, help="A Markdown page, such as docs/results.md.")
+    ],
 ) -> None:
     """Make every study's tables and figure in a page anew, from the run folders kept beside it.
 

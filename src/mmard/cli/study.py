@@ -19,7 +19,10 @@ Source = Annotated[str, typer.Argument(metavar="STUDY", help="A .yaml file (docs
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show the cells and their state.")]
 ReportOnly = Annotated[bool, typer.Option("--report-only", help="Only make tables and figure from what is done.")]
 Into = Annotated[
-    Path | None, typer.Option(help="Also put them into this Markdown page, with the runs' small files beside it.")
+    Path | None,
+    typer.Option(
+        parser=console.path, help="Also put them into this Markdown page, with the runs' small files beside it."
+    ),
 ]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at once; default: one a GPU, without GPUs one a core.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of each; default: the cores shared out.")]

@@ -6,14 +6,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PrivateAttr
 
+from mmard.api.recipe_files import is_package_file, recipe_folders
 from mmard.api.settings import (
     SECTIONS,
     Count,
     Seed,
     Settings,
-    is_package_file,
     read_settings,
-    recipe_folders,
     stand_once,
 )
 from mmard.utils.argument_types import Names
