@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmard import MmardError, load_model
+from mmard.data.sources import load
 from mmard.models.students import Architecture, build
 from mmard.utils.errors import Note
 
@@ -132,3 +133,38 @@ def test_a_refusal_says_what_to_save(tmp_path: Path) -> None:
         loaded(tmp_path, {"fc.weight": torch.ones(10, 4)})
     with pytest.raises(MmardError, match=r"has the unknown head\.weight"):
         loaded(tmp_path, {**weights(), "head.weight": torch.ones(2)})
+
+
+def test_a_wrong_number_of_classes_is_told_though_a_mean_and_a_std_lie_beside_the_weights(tmp_path: Path) -> None:
+    content = begun_with("1.") | {"0.mean": torch.zeros(3), "0.std": torch.ones(3)}
+    for named in (content, {name.partition(".")[2]: t for name, t in content.items()}):
+        with pytest.raises(MmardError, match=r"has shape \(10, .*or another number of classes\?"):
+            loaded(tmp_path, named, classes=7)
+
+
+STAND_INS = {
+    "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n": r"pointer of Git LFS .*; download it again \(git lfs",
+    "\n<!DOCTYPE html>\n<html><body>404</body></html>": "is a web page and not the file itself; download it again",
+    "<HTML>": "is a web page",
+}
+
+
+@pytest.mark.parametrize("text", STAND_INS)
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors", "w.onnx", "w.json"])
+def test_what_a_download_leaves_in_the_place_of_weights_is_named(text: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    (tmp_path / "card.json").write_text(json.dumps({"architecture": "cnn-4-2", "classes": 10, "file": name}))
+    for source in (name, "card.json"):
+        with pytest.raises(MmardError, match=STAND_INS[text]):
+            load_model(tmp_path / source)
+    for part in ("train", "test"):
+        with pytest.raises(MmardError, match=STAND_INS[text]):
+            load("parquet", **{"train": __file__, "test": __file__, part: str(tmp_path / name)})
+
+
+@pytest.mark.parametrize("file", [".", "", "sub"])
+def test_a_card_that_names_a_folder_is_told(file: str, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "c.json").write_text(json.dumps({"architecture": "cnn-4-2", "classes": 10, "file": file}))
+    with pytest.raises(MmardError, match=r"names the folder .* as its file; expected the weights' name"):
+        load_model(tmp_path / "c.json")

@@ -25,6 +25,7 @@ from mmard.models.weights import read_state
 from mmard.utils.errors import MmardError
 from mmard.utils.files import sha256
 from mmard.utils.portable_paths import portable
+from mmard.utils.safe_open import must_be_itself
 from mmard.utils.trust import Trust, known_file
 
 LITTLE = BEFORE["surrogate"][0]
@@ -110,6 +111,7 @@ def foreign(surrogate: str) -> tuple[nn.Module, Path]:
     path = Path(weights).expanduser()
     if not path.is_file():
         raise MmardError(f"there are no weights {path} of the surrogate {place}")
+    must_be_itself(path)
     network = run_foreign(function_at(place), place, "fails")
     if not isinstance(network, nn.Module):
         raise MmardError(f"{place} gives a {type(network).__name__}, expected a network, a torch.nn.Module")

@@ -18,6 +18,7 @@ from mmard.data.images import DataSet, Images, ImageSet, some, split, stratified
 from mmard.data.labels import Known, must_be_classes, renumbered
 from mmard.data.streaming import THREADS, Streamed
 from mmard.utils.errors import MmardError, first_line
+from mmard.utils.safe_open import must_be_itself
 
 SOURCES = {
     "digits": "1,797 handwritten digits, 8×8 grey, 10 classes, from scikit-learn; nothing to download",
@@ -298,5 +299,6 @@ def _files(given: str | Sequence[str], key: str) -> list[str]:
         path = Path(one).expanduser()
         if path.is_dir():
             raise MmardError(f"data.{key}={one} is a folder; give its files: 'data.{key}={one}/*.parquet'")
+        must_be_itself(path)
         patterns.append(glob.escape(str(path.absolute())) if path.exists() else one)
     return patterns

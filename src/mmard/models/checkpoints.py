@@ -191,9 +191,11 @@ def _nearest(own: Mapping[str, Tensor], groups: Mapping[str, dict[str, Tensor]])
     prefix = next(iter(_prefixes(own, tensors)), "")
     if not prefix and all(name.startswith("module.") for name in tensors):
         prefix = "module."
-    return {
-        name.removeprefix(prefix): t for name, t in tensors.items() if not name.removeprefix(prefix).startswith(UNUSED)
-    }
+    named = {name.removeprefix(prefix): t for name, t in tensors.items()}
+    beside = {
+        name for name in named if name not in own and name.rpartition(".")[2] in MEANS + STDS
+    }  # no misfit of theirs
+    return {name: t for name, t in named.items() if name not in beside and not name.startswith(UNUSED)}
 
 
 def _must_agree(brought: Mapping[str, Tensor], model: Classifier, source: Path) -> None:

@@ -11,6 +11,7 @@ from mmard.models.weights import describes_itself, load_weights
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import read_json, sha256
+from mmard.utils.safe_open import must_be_itself
 from mmard.utils.trust import inside
 from mmard.utils.validation import Section, validated
 
@@ -65,8 +66,13 @@ class Card(Section):
         if (self.file is None) == (self.hub is None):
             raise MmardError("a card names either 'file' or 'hub'")
         path = inside(beside, self.file) if self.file is not None else _from_hub(self.hub or {})
+        if path.is_dir():
+            raise MmardError(
+                f"the card names the folder {path} as its file; expected the weights' name, beside the card"
+            )
         if not path.is_file():
             raise MmardError(f"the card's file {path} does not exist")
+        must_be_itself(path)
         if self.sha256 is not None and (got := sha256(path)) != self.sha256.lower():
             raise MmardError(f"{path} has sha256 {got[:12]}…, its card says {self.sha256[:12]}…; it is another file")
         return path
@@ -91,6 +97,11 @@ def find_model(source: str | Path) -> Path:
     path = path / "best.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise MmardError(f"no model at {source}; expected a run folder, a .safetensors file or a card (.json)")
+    if path.suffix not in (".safetensors", ".json", ".onnx") and (path.parent / "settings.yaml").is_file():
+        raise MmardError(
+            f"{source} is a part of the run {path.parent}, and no model; give the run folder: {path.parent}"
+        )
+    must_be_itself(path)
     return path
 
 

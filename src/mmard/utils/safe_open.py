@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,6 +27,32 @@ def must_be_plain(path: Path) -> None:
     except (OSError, ValueError):
         return
     _must_be_plain(path, mode)
+
+
+STAND_INS = {
+    rb"version https://git-lfs\.": (
+        "is a pointer of Git LFS and not the file itself",
+        "download it again (git lfs pull)",
+    ),
+    rb"\s*(<!doctype html|<html)": ("is a web page and not the file itself", "download it again, by its direct link"),
+}
+"""How what stands in the place of a download begins; what to say of it, and its cure."""
+
+
+def must_be_itself(path: Path) -> None:
+    """Raise for what a download leaves in the place of a large file: a pointer of Git LFS, or a web page.
+
+    What is not there, or may not be read, is left to whoever opens it.
+
+    Raises:
+        MmardError: with what it is.
+    """
+    must_be_plain(path)
+    with suppress(OSError, ValueError), path.open("rb") as f:
+        begin = f.read(200).removeprefix(b"\xef\xbb\xbf").lower()
+        for pattern, (what, cure) in STAND_INS.items():
+            if re.match(pattern, begin):
+                raise MmardError(f"{path} {what}; {cure}")
 
 
 def open_to_append(path: Path) -> IO[str]:
