@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 import mmard as package
 from mmard import Method, MmardError, Objective, Pgd, Scores, Threat, diagnose, evaluate, load_model, term, train
 from mmard.api.export import export
+from mmard.api.settings import read_settings
 from mmard.models.students import Architecture, build
 from mmard.models.weights import save_weights
 from mmard.runs.folder import RunFolder
@@ -22,6 +24,10 @@ from mmard.study.spec import read_study
 from mmard.utils.csv_files import csv_text
 
 soft = term("x")(lambda v: v.y)
+SMALL: dict[str, Any] = {
+    "method": "pgd_at", "student": "cnn-2-1", "data": {"limit": 200, "test_limit": 60}, "train": {"epochs": 1, "batch_size": 64},
+    "attack": {"steps": 2}, "validation": {"steps": 2},
+}  # fmt: skip
 A: Any = None  # whatever a caller gives
 MISUSES: list[tuple[Callable[[], object], str]] = [
     (lambda: evaluate("nowhere", limit=A or "five"), "evaluate: limit is 'five', expected a whole number"),
@@ -67,6 +73,12 @@ MISUSES: list[tuple[Callable[[], object], str]] = [
     (lambda: train(data={"nam": 1}), "unknown setting 'data.nam'"),
     (lambda: train(student=A or 3), "unknown model '3'"),
     (lambda: train(nonsense=1), "unknown setting 'nonsense'"),
+    (lambda: train(eps=0.1), "unknown setting 'eps'; did you mean threat.eps? known"),
+    (lambda: train({"train": {"epoch": 3}}), "unknown setting 'train.epoch'; did you mean train.epochs"),
+    (lambda: train({"train": {"epochs": "x"}}), "setting 'train.epochs' is 'x': expected a whole number"),
+    (lambda: train({"train": {"lr": 1}, "train.lr": 2}), "the recipe: train.lr and"),
+    (lambda: train({"out": "$HOME/x", "method": "pgd_at"}), "$HOME is not replaced here; write the whole path"),
+    (lambda: evaluate("nowhere", attacks=A or {1}), "evaluate: attacks is {1}, expected a word"),
     (lambda: load_model(A), "load_model: source is None"),
     (lambda: load_model(A or 1.5), "load_model: source is 1.5"),
     (lambda: load_model("nowhere"), "no model at nowhere"),
@@ -140,7 +152,12 @@ def test_names_and_paths_come_in_all_their_forms_and_scores_print_a_table(run: P
     one = evaluate(run, ["fgsm", "square"], **few)
     two = evaluate(str(run), "fgsm,square", **few)
     assert torch.equal(one.correct, two.correct)
+    assert evaluate(run, {"square", "fgsm"}, **few).attacks == ("clean", "FGSM", "Square")
     assert evaluate(run, [], limit=40).attacks == ("clean",)
+    with pytest.raises(MmardError, match=r"unknown attack 'fgsM'; did you mean FGSM\? known: FGSM, Square, clean"):
+        one.accuracy("fgsM")
+    with pytest.raises(MmardError, match=r"teacher=RUN_OR_CARD"):
+        diagnose(run)
     lines = str(one).splitlines()
     assert lines[0] == f"{len(one.correct)} test images, L∞ 0.1"
     assert [text.split("  ")[0].strip() for text in lines[1:]] == ["clean", "FGSM", "Square", "worst case"]
@@ -148,6 +165,33 @@ def test_names_and_paths_come_in_all_their_forms_and_scores_print_a_table(run: P
         assert text.endswith(f"{row['accuracy']:6.2f} %  {row['low']:5.1f}–{row['high']:.1f}")
     assert repr(one).startswith(f"Scores({len(one.correct)} images: clean ")
     assert package.load_model(run).architecture.name == "cnn-2-1"
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_a_caller_who_works_in_float64_gets_the_same_and_goes_on_in_float64(run: Path, float64: None) -> None:
+    few: dict[str, Any] = {"limit": 10, "examples": 0, "checks": "full"}
+    wide = evaluate(run, "fgsm", **few)
+    again = train({**SMALL, "out": run.with_name("again")})
+    assert {p.dtype for p in load_model(again.path).parameters()} == {torch.float32}
+    assert torch.get_default_dtype() == torch.float64
+    torch.set_default_dtype(torch.float32)
+    shutil.rmtree(run / "eval")
+    assert torch.equal(evaluate(run, "fgsm", **few).correct, wide.correct)
+
+
+def test_a_recipe_may_be_a_mapping_with_paths_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = read_settings({"data.root": tmp_path, "train": {"epochs": 2}, "teachers": {"robust": tmp_path / "t"}})
+    assert (settings.data.root, settings.teacher) == (str(tmp_path), str(tmp_path / "t"))
+    assert settings == read_settings(None, {"data": {"root": tmp_path}, "train.epochs": 2, "teacher": tmp_path / "t"})
+    assert {str(tmp_path), str(tmp_path / "t")} <= settings.trust.own  # the caller's own words
+    monkeypatch.chdir(tmp_path)
+    assert train({**SMALL, "out": Path("one")}).last_file.is_file()
 
 
 def test_an_option_that_is_given_as_a_setting_is_told_how(mmard: Run) -> None:

@@ -130,7 +130,7 @@ def _with_teacher(folder: RunFolder, teacher: str | None, trust: bool) -> Settin
     settings = read_settings(folder.path, {} if teacher is None else {"teacher": teacher}, trust=trust)
     if settings.teacher is None:
         raise MmardError(
-            f"{folder.path} was trained without a teacher; name one to measure against: --teacher RUN_OR_CARD"
+            f"{folder.path} was trained without a teacher; name one to measure against: teacher=RUN_OR_CARD (--teacher)"
         )
     return settings
 

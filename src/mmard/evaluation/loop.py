@@ -149,7 +149,7 @@ class Batches:
                 if not is_out_of_memory(e):
                     raise
                 words = f"{len(part)} images at once do not fit in memory"
-                raise MmardError(f"{words}; give a smaller --batch-size") from e
+                raise MmardError(f"{words}; give a smaller batch_size (--batch-size)") from e
             found[:, start : start + size] = value.to(found)
             seconds += took
             advance((turn + 1) / len(mine))

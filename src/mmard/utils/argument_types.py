@@ -1,10 +1,12 @@
 """Arguments of public functions: checked by their annotations, so that a wrong type is one line and no fault deep inside."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from inspect import signature
 from typing import Annotated, Any, ParamSpec, TypeVar, get_args
 
+import torch
 from pydantic import BeforeValidator, ConfigDict, ValidationError, validate_call
 
 from mmard.utils.errors import MmardError, as_mistake
@@ -23,6 +25,8 @@ OF_NAMES = (
 def public(function: Callable[P, T]) -> Callable[P, T]:
     """Check the types of a function's arguments, and tell the user's mistakes from the package's faults.
 
+    The function works in float32, whatever the caller has made the default of new tensors.
+
     Raises:
         TypeError: by the new function, for an argument that is missing or not known.
         MmardError: by the new function, for a value of another type, and for files, folders and memory that are not there.
@@ -39,7 +43,8 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
             if name in numbers and isinstance(value, bool):  # to Python, true is 1
                 raise MmardError(f"{function.__name__}: {name} is {value}, expected a whole number")
         try:
-            return checked(*args, **kwargs)
+            with _float32():
+                return checked(*args, **kwargs)
         except ValidationError as e:
             raise _mistake(e, function.__name__, names) from e
         except (OSError, MemoryError, RuntimeError) as e:
@@ -49,6 +54,17 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
             raise mistake from e
 
     return call
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Make float32 the type of new tensors for a while."""
+    callers = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(callers)
 
 
 def _mistake(e: ValidationError, function: str, names: list[str]) -> Exception:
@@ -74,15 +90,16 @@ def shortened(value: Any) -> str:
 
 
 def comma_separated(names: Any) -> Any:
-    """Join a list of names by commas, as the command line has them.
+    """Join names by commas, as the command line has them; those of a set, which has no order, by the alphabet.
 
-    >>> comma_separated(["fgsm", "pgd-20"])
-    'fgsm,pgd-20'
+    >>> comma_separated(["pgd-20", "fgsm"]), comma_separated({"pgd-20", "fgsm"})
+    ('pgd-20,fgsm', 'fgsm,pgd-20')
     """
-    if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
-        return ",".join(names) if names else "none"
-    return names
+    if isinstance(names, str) or not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        return names
+    ordered = sorted(names) if isinstance(names, set | frozenset) else names
+    return ",".join(ordered) if ordered else "none"
 
 
 Names = Annotated[str | None, BeforeValidator(comma_separated)]
-"""Names with commas between them, or a list of names; an empty list is ``"none"``."""
+"""Names with commas between them, or a list or a set of names; an empty one is ``"none"``."""

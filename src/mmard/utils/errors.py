@@ -47,9 +47,13 @@ def unknown(kind: str, got: str, known: Iterable[str], cure: str = "") -> MmardE
 
     >>> print(unknown("method", "rslda", ["ard", "rslad"]))
     unknown method 'rslda'; did you mean rslad? known: ard, rslad
+    >>> print(unknown("setting", "eps", ["attack.steps", "seed", "threat.eps"]))
+    unknown setting 'eps'; did you mean threat.eps? known: attack.steps, seed, threat.eps
     """
-    names = sorted(known)
-    near = get_close_matches(str(got), names, n=3, cutoff=0.5)
+    names, word = sorted(known), str(got).lower()
+    same = [name for name in names if word in (name.lower(), name.lower().rpartition(".")[2])]
+    by_lower = {name.lower(): name for name in names}
+    near = same or [by_lower[name] for name in get_close_matches(word, by_lower, n=3, cutoff=0.5)]
     hint = f"; did you mean {' or '.join(near)}?" if near else ";"
     return MmardError(f"unknown {kind} {got!r}{hint} known: {', '.join(names)}{'; ' + cure if cure else ''}")
 

@@ -37,7 +37,9 @@ class Sample:
             raise
         except Exception as e:  # whatever a network says of images that it was not made for
             if is_out_of_memory(e):
-                raise MmardError(f"{len(x)} images at once do not fit in memory; give a smaller --batch-size") from e
+                raise MmardError(
+                    f"{len(x)} images at once do not fit in memory; give a smaller batch_size (--batch-size)"
+                ) from e
             raise CheckError("classifier", f"it fails on images of shape {tuple(x.shape)}: {first_line(e)}") from e
         if not logits.isfinite().all():
             raise CheckError("finite", "the model's logits are not finite (NaN or infinity)")
