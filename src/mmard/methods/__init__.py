@@ -1,4 +1,4 @@
-"""Reading this folder is reading the field: one file per paper."""
+"""The methods of the field, a file each paper: to read this folder is to read the literature."""
 
 from collections.abc import Callable
 

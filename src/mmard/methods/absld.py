@@ -50,12 +50,12 @@ class ClassTemperatures(PerEpoch):
         self.drops = tuple(map(float, drops))
 
     def attack(self, v: Views) -> Tensor:
-        """Follow the soft label of x' in the attack, KL(T(x)^τ'_y‖S(x')); the label is made once a batch."""
+        """Measure how far the student at x' is from its soft label, for the attack; the label is made once a batch."""
         target = v.nat.once("ABSLD's target", lambda: self._soft_label(v, ADVERSARIAL))
         return losses.kl(target, v.adv.student)
 
     def robust(self, v: Views) -> Tensor:
-        """Follow the soft label of x' in the loss, and add up the student's cross-entropies at x'."""
+        """Follow the soft label of x', KL(T(x)^τ'_y‖S(x')), and add up the student's cross-entropies at x'."""
         return self._follow(v, ADVERSARIAL, v.adv.student)
 
     def natural(self, v: Views) -> Tensor:

@@ -24,14 +24,14 @@ CITATION = Citation(
 
 @term("(1−S(x)_y)·KL(S(x)‖S(x'))", divergence=True)
 def unsure(v: Views) -> Tensor:
-    """The student at x' follows itself at x, the more the less sure it is of the label there."""
+    """Measure how far the student at x' is from itself at x, the more the less sure it is of the label there."""
     missing = 1 - (-losses.ce(v.nat.student, v.y)).exp()
     return missing * losses.kl(v.nat.student, v.adv.student)
 
 
 @term("−log(1.0001 − max(k≠y) S(x')_k)")
 def boost(v: Views) -> Tensor:
-    """The best wrong class at x' is pushed down; 1.0001 keeps the logarithm finite where the student is certain of it."""
+    """Push the best wrong class at x' down; 1.0001 keeps the logarithm finite where the student is certain of it."""
     wrong = v.adv.student.softmax(1).scatter(1, v.y[:, None], 0).amax(1)
     return -(1.0001 - wrong).log()
 

@@ -39,9 +39,12 @@ def mmard(
         raise MmardError(
             "beta, every and balance are the inner term's, and that is none; give one, such as inner=drift"
         )
-    base, level = base or rslad(), normalise_gradient if balance else lambda objective: objective
+    base = base or rslad()
     boundary = reuse_gradient(chosen("inner term", inner, {**BOUNDARIES, "none": nothing}), every)
-    ascended = level(base.inner) + beta * level(boundary) if boundary else base.inner
+    ascended = base.inner
+    if boundary:
+        balanced = normalise_gradient if balance else lambda objective: objective
+        ascended = balanced(ascended) + beta * balanced(boundary)
     if not ascended:
         raise MmardError("mmard is about examples, and this base makes none; give base=rslad, or inner=drift")
     triangle = chosen("outer term", outer, {**TRIANGLES, "none": nothing})

@@ -28,31 +28,31 @@ CITATION = Citation(
 
 @term("KL(P(x)‖S(x'))", divergence=True)
 def peer_nat(v: Views) -> Tensor:
-    """Make the student at x' follow the peer at x."""
+    """Measure how far the student at x' is from the peer at x."""
     return losses.kl(v.nat.other("peer"), v.adv.student)
 
 
 @term("{tau}²·KL(P(x')^{tau}‖S(x')^{tau})", divergence=True)
 def peer_moved(v: Views, tau: float = 5.0) -> Tensor:
-    """Make the student at x' follow the peer at x', at a temperature."""
+    """Measure how far the student at x' is from the peer there at temperature τ, times τ²."""
     return tau**2 * losses.kl(v.adv.other("peer"), v.adv.student, tau)
 
 
 @term("{tau}²·KL(S(x)^{tau}‖S(x')^{tau})", divergence=True)
 def smooth_hot(v: Views, tau: float = 5.0) -> Tensor:
-    """Make the student at x' follow itself at x, at a temperature; the gradient flows into both."""
+    """Measure how far the student at x' is from itself at x at temperature τ, times τ²; the gradient flows into both."""
     return tau**2 * losses.kl(v.nat.student, v.adv.student, tau)
 
 
 @term("KL(S(x')‖P(x'))", divergence=True)
 def peer_back(v: Views) -> Tensor:
-    """Make the peer at x' follow the student at x'."""
+    """Measure how far the peer at x' is from the student there."""
     return losses.kl(v.adv.student, v.adv.other("peer"))
 
 
 @term("CE(P(x'), y)")
 def hard_peer(v: Views) -> Tensor:
-    """Compare the peer with the label by cross-entropy, adversarial image."""
+    """Measure the cross-entropy of the peer at x' with the label."""
     return losses.ce(v.adv.other("peer"), v.y)
 
 

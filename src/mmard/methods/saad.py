@@ -66,7 +66,7 @@ def _label_gradient(v: Views) -> tuple[Tensor, Tensor]:
 
 @term("KL(t(x) + ⟨∇t_y(x), x'−x⟩ on y‖S(x'))", divergence=True)
 def linear_label(v: Views) -> Tensor:
-    """Follow the teacher at x, whose logit of the label goes with x' to first order."""
+    """Measure how far the student at x' is from the teacher at x, whose logit of the label goes with x' to first order."""
     logits, gradient = v.nat.once("SAAD: the label's gradient", lambda: _label_gradient(v))
     moved = (gradient * (v.adv.x - v.nat.x)).flatten(1).sum(1)
     return losses.kl(logits.scatter_add(1, v.y[:, None], moved[:, None]), v.adv.student)

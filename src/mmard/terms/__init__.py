@@ -1,4 +1,4 @@
-"""The vocabulary. S student, T teacher, Tn natural teacher, x natural, x' adversarial; a term may be ascended or descended.
+"""The vocabulary: S student, T teacher, Tn natural teacher, x natural, x' adversarial. A term may be ascended or descended.
 
 `BOUNDARIES` and `TRIANGLES` are MMARD's candidates (arXiv 2503.06559 as we read it), chosen by name.
 """
@@ -21,67 +21,67 @@ __getattr__ = forward(__name__, "mmard.methods.peeraid")
 
 @term("CE(S(x), y)")
 def hard_nat(v: Views) -> Tensor:
-    """Cross-entropy of the student with the label, natural image."""
+    """Measure the cross-entropy of the student at x with the label."""
     return losses.ce(v.nat.student, v.y)
 
 
 @term("CE(S(x'), y)")
 def hard_adv(v: Views) -> Tensor:
-    """Cross-entropy of the student with the label, adversarial image."""
+    """Measure the cross-entropy of the student at x' with the label."""
     return losses.ce(v.adv.student, v.y)
 
 
 @term("KL(T(x)‖S(x))", divergence=True)
 def soft_nat(v: Views) -> Tensor:
-    """Student follows the teacher, both on the natural image."""
+    """Measure how far the student at x is from the teacher there."""
     return losses.kl(v.nat.teacher, v.nat.student)
 
 
 @term("{tau}²·KL(T(x)^{tau}‖S(x)^{tau})", divergence=True)
 def soft_nat_hot(v: Views, tau: float = 4.0) -> Tensor:
-    """Knowledge distillation at temperature τ on the natural image, times τ²."""
+    """Measure how far the student at x is from the teacher there at temperature τ, times τ²: knowledge distillation."""
     return tau**2 * losses.kl(v.nat.teacher, v.nat.student, tau)
 
 
 @term("{tau}²·KL(T(x)^{tau}‖S(x')^{tau})", divergence=True)
 def soft_adv_hot(v: Views, tau: float = 30.0) -> Tensor:
-    """The robust soft label at temperature τ, times τ² so that the gradient keeps its size."""
+    """Measure how far the student at x' is from the robust soft label at temperature τ, times τ² to keep the gradient's size."""
     return tau**2 * losses.kl(v.nat.teacher, v.adv.student, tau)
 
 
 @term("KL(T(x)‖S(x'))", divergence=True)
 def soft_adv(v: Views) -> Tensor:
-    """Robust soft label: the student at x' follows the teacher at x."""
+    """Measure how far the student at x' is from the robust soft label, the teacher at x."""
     return losses.kl(v.nat.teacher, v.adv.student)
 
 
 @term("KL(T(x')‖S(x'))", divergence=True)
 def soft_moved(v: Views) -> Tensor:
-    """The student at x' follows the teacher at x': a live teacher."""
+    """Measure how far the student at x' is from a live teacher, at x' too."""
     return losses.kl(v.adv.teacher, v.adv.student)
 
 
 @term("{tau}²·KL(T(x')^{tau}‖S(x')^{tau})", divergence=True)
 def soft_moved_hot(v: Views, tau: float = 30.0) -> Tensor:
-    """A live teacher at temperature τ, times τ²."""
+    """Measure how far the student at x' is from a live teacher at temperature τ, times τ²."""
     return tau**2 * losses.kl(v.adv.teacher, v.adv.student, tau)
 
 
 @term("KL(Tn(x')‖S(x'))", divergence=True)
 def soft_moved_natural(v: Views) -> Tensor:
-    """The student at x' follows the natural teacher at x'."""
+    """Measure how far the student at x' is from the natural teacher at x'."""
     return losses.kl(v.adv.other("natural"), v.adv.student)
 
 
 @term("KL(S(x)‖S(x'))", divergence=True)
 def smooth(v: Views) -> Tensor:
-    """The student at x' follows itself at x; ascended, S(x) is constant because the student is held still."""
+    """Measure how far the student at x' is from itself at x; in an attack S(x) is constant because the weights are frozen."""
     return losses.kl(v.nat.student, v.adv.student)
 
 
 @term("KL(S(x)‖S(x'))", divergence=True)
 def smooth_again(v: Views) -> Tensor:
-    """As `smooth`, by a second forward of x as in TRADES's release: BatchNorm sees x, x', x in this order."""
+    """Measure what `smooth` does by a second forward of x, as in TRADES's release: BatchNorm sees x, x', x in this order."""
     adv = v.adv.student
     return losses.kl(v.point(v.nat.x).student, adv)
 
@@ -91,25 +91,25 @@ def smooth_again(v: Views) -> Tensor:
 
 @term("KL(T(x)‖T(x'))", divergence=True)
 def drift(v: Views) -> Tensor:
-    """How far the teacher's robust prediction is pulled from its natural one."""
+    """Measure how far the teacher at x' is from itself at x."""
     return losses.kl(v.nat.teacher, v.adv.teacher)
 
 
 @term("H(T(x'))")
 def entropy(v: Views) -> Tensor:
-    """How undecided the teacher is at x'."""
+    """Measure how undecided the teacher is at x'."""
     return losses.entropy(v.adv.teacher)
 
 
 @term("CE(T(x'), y)")
 def label(v: Views) -> Tensor:
-    """How wrong the teacher is at x'."""
+    """Measure how wrong the teacher is at x'."""
     return losses.ce(v.adv.teacher, v.y)
 
 
 @term("−|margin of T(x')|")
 def margin(v: Views) -> Tensor:
-    """Minus the teacher's logit margin of its natural class: greatest, 0, on the boundary, from either side."""
+    """Measure minus the teacher's logit margin of its natural class: greatest, 0, on the boundary, from either side."""
     return -losses.margin(v.adv.teacher, v.nat.teacher.argmax(1)).abs()
 
 
@@ -124,33 +124,33 @@ def _edges(v: Views) -> tuple[tuple[Tensor, Tensor], ...]:
 
 @term("−I(S(x),S(x'),T)")
 def joint(v: Views, corrected: bool = False) -> Tensor:
-    """Minus the mean mutual information of the triangle's edges, each from the batch's joint distribution."""
+    """Estimate minus the mean mutual information of the triangle's edges, each from the batch's joint distribution."""
     edges = (losses.mutual_information(a, b, corrected=corrected) for a, b in _edges(v))
     return -sum(edges, start=v.nat.x.new_zeros(())) / 3
 
 
 @term("InfoNCE(S(x),S(x'),T; τ={tau})")
 def contrast(v: Views, tau: float = 0.5) -> Tensor:
-    """Mean InfoNCE of the edges: log B less it bounds their mutual information from below."""
+    """Average InfoNCE over the edges: log B less it bounds their mutual information from below."""
     return sum((losses.contrast(a, b, tau) for a, b in _edges(v)), start=v.nat.x.new_zeros(())) / 3
 
 
 @term("KL(P_T(x,x')‖P_S(x,x'))")
 def mapping(v: Views) -> Tensor:
-    """The student's natural→robust joint distribution follows the teacher's."""
+    """Measure how far the student's natural→robust joint distribution is from the teacher's."""
     return losses.scenario_mapping(v.nat.teacher, v.adv.teacher, v.nat.student, v.adv.student)
 
 
 @term("‖∠(S(x),S(x')) − ∠(T(x),T(x'))‖²")
 def angle(v: Views) -> Tensor:
-    """The student's triangle (origin, natural, robust logits) takes the shape of the teacher's."""
+    """Compare the student's triangle (origin, natural, robust logits) with the teacher's in shape."""
     student = losses.triangle_angles(v.nat.student, v.adv.student)
     return (student - losses.triangle_angles(v.nat.teacher, v.adv.teacher)).square().sum(1)
 
 
 @term("relations of samples: S(x)~S(x')~T")
 def relational(v: Views) -> Tensor:
-    """The angles between samples agree along each edge: natural with robust, and each with the teacher's."""
+    """Compare the angles between samples along each edge: natural with robust, and each with the teacher's."""
     if len(v.y) < 3:
         raise MmardError(f"the relational triangle is of three samples: got a batch of {len(v.y)}")
     gaps = [losses.relation_angles(a) - losses.relation_angles(b) for a, b in _edges(v)]
@@ -159,7 +159,7 @@ def relational(v: Views) -> Tensor:
 
 @term("JS(S(x),S(x'),T)")
 def js(v: Views) -> Tensor:
-    """Mean Jensen–Shannon divergence of the edges: the control, without mutual information."""
+    """Average the Jensen–Shannon divergence over the edges: the control, without mutual information."""
     return sum((losses.js(a, b) for a, b in _edges(v)), start=v.nat.x.new_zeros(())) / 3
 
 

@@ -1,4 +1,4 @@
-"""Slopes without a second backward: indirect gradient matching (Lee et al., arXiv 2312.03286)."""
+"""Gradient matching without a second backward pass, of IGDM (Lee et al., arXiv 2312.03286) and SAAD."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from mmard.core.views import Views
 
 @term("ramp·KL(t(x+δ)−t(x−δ)‖s(x+δ)−s(x−δ))", divergence=True)
 def gradient_match(v: Views, epochs: int = 0) -> Tensor:
-    """How far the student's change from x − δ to x + δ = x' is from the teacher's: IGDM.
+    """Measure how far the student's change from x − δ to x + δ = x' is from the teacher's.
 
     KL of the softmaxes of the differences of logits, times a ramp e / epochs, where e counts epochs from 1. x − δ may
     leave the pixel range. The student sees it after x'.

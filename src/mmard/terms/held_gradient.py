@@ -1,4 +1,4 @@
-"""Terms whose gradient is held between some steps of an attack: what makes a live teacher cheap."""
+"""Terms whose gradient is reused in some steps of an attack, which makes a live teacher cheap."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ from mmard.utils.errors import MmardError
 
 
 def reuse_gradient(objective: Objective, every: int) -> Objective:
-    """For the inner process: the same terms, their gradients to x' taken anew at every ``every``-th step.
+    """Take the gradients of an inner objective's terms to x' anew at every ``every``-th step, and reuse them between.
 
-    Between, a term is the linear function of x' with the gradient g that it had last, ⟨g, x'⟩. 1: exact in every step. As
+    There a term is the linear function of x' with the gradient g that it had last, ⟨g, x'⟩. 1: exact in every step. As
     many as the attack has steps: linearised once, where the attack starts.
 
     Raises:
@@ -28,30 +28,32 @@ def reuse_gradient(objective: Objective, every: int) -> Objective:
 
 
 @dataclass
-class _Look:
-    """The last look at a gradient (B, ...), and the number of the next step."""
+class _LastGradient:
+    """A term's gradient (B, ...) when it was last taken, and the number of the next step."""
 
     gradient: Tensor
     step: int = 0
 
-    def of_rows(self, rows: Tensor) -> "_Look":
-        return _Look(self.gradient[rows], self.step)
+    def of_rows(self, rows: Tensor) -> "_LastGradient":
+        return _LastGradient(self.gradient[rows], self.step)
 
 
 @dataclass(frozen=True)
 class ReusedGradient:
-    """A term as the linear function of x' with the gradient that it had last."""
+    """Stand in for a term: the linear function of x' with the gradient that it had last."""
 
     term: Term
     every: int
 
     @property
     def parts(self) -> tuple[Term, ...]:
-        """The terms that it is made of."""
+        """Name the terms that it is made of."""
         return (self.term,)
 
     def __call__(self, v: Views) -> Tensor:
-        known: _Look = v.nat.once(f"held {id(self)}", lambda: _Look(v.adv.x))  # lives as long as the batch
+        known: _LastGradient = v.nat.once(
+            f"gradient {id(self)}", lambda: _LastGradient(v.adv.x)
+        )  # lives as long as the batch
         if known.step % self.every == 0:
             (known.gradient,) = torch.autograd.grad(self.term(v).sum(), v.adv.x, retain_graph=True)
         known.step += 1

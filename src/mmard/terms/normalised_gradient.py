@@ -11,14 +11,14 @@ from mmard.core.views import Views
 
 
 def normalise_gradient(objective: Objective) -> Objective:
-    """For the inner process: one term whose gradient to x' is the objective's, divided by its mean |∂/∂x'| over each sample.
+    """Bring the gradient of an inner objective to x' to the same size in every sample.
 
-    A step goes along the sign of a weighted sum of gradients; where one of them is many times larger than the other the
-    smaller is not heard. Between balanced objectives a weight β means the same for every sample and at every step, and alone a
-    balanced objective makes the same L∞ examples as the objective itself. Where a gradient is
-    exactly 0 it stays so; one of rounding, as the drift's where the attack starts at x itself, is made as large as any.
+    It is divided by its mean |∂/∂x'| over each sample. A step goes along the sign of a weighted sum of gradients; where one of
+    them is many times larger than the other the smaller is not heard. Between balanced objectives a weight β means the same for
+    every sample and at every step, and alone a balanced objective makes the same L∞ examples as the objective itself. Where a
+    gradient is exactly 0 it stays so; one of rounding, as the drift's where the attack starts at x itself, is made as large as
+    any.
     """
-
     if not objective:
         return objective
     names = "+".join(term.name for _, term in objective.terms)
@@ -27,13 +27,13 @@ def normalise_gradient(objective: Objective) -> Objective:
 
 @dataclass(frozen=True)
 class NormalisedGradient:
-    """An objective as the linear function of x' with its gradient, each sample's brought to a mean size of 1."""
+    """Stand in for an objective: the linear function of x' with its gradient, each sample's brought to a mean size of 1."""
 
     objective: Objective
 
     @property
     def parts(self) -> tuple[Term, ...]:
-        """The terms that it is made of."""
+        """Name the terms that it is made of."""
         return tuple(term for _, term in self.objective.terms)
 
     def __call__(self, v: Views) -> Tensor:

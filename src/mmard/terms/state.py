@@ -15,12 +15,12 @@ from mmard.utils.numbers import share_of_run
 
 
 def rate_at(rate: float, drops: Sequence[float], v: Views) -> float:
-    """A rate that falls to a tenth after each of these epochs (below 1: shares of the run), as releases let it fall with lr."""
+    """Lower a rate to a tenth after each of these epochs (below 1: shares of the run), as releases do with the learning rate."""
     return float(rate * 0.1 ** sum(v.progress >= share_of_run(drop, v.epochs) for drop in drops))
 
 
 class PerStep(nn.Module):
-    """State that moves once a step by the means of its whole batch, however many processes and parts that is divided into.
+    """Hold state that moves once a step by the means of its whole batch, however many processes and parts that is divided into.
 
     A batch in parts calls `begin` and `seen` for each: the state goes back to where the step began, and moves by the mean
     of the parts so far. So after a step it is what the undivided batch would have made it, and within one a part
@@ -42,13 +42,13 @@ class PerStep(nn.Module):
             setattr(self, name, value)
 
     def seen(self, *values: Tensor) -> Tensor:
-        """What each sample of this part has, (B,) each → means (K,) of the step so far, in all processes; no gradient."""
+        """Average what each sample of this part has, (B,) each, to means (K,) of the step so far, in all processes; no gradient."""
         self._parts = (*self._parts, over_processes(torch.stack([value.mean() for value in values])))
         return torch.stack(self._parts).mean(0)
 
 
 class PerEpoch(nn.Module):
-    """State by class that moves once an epoch, by sums over the samples of the epoch before.
+    """Hold state by class that moves once an epoch, by sums over the samples of the epoch before.
 
     Parts of a batch add to the same sums. Each process has its own, which the trainer averages when an epoch ends: what
     `turned` makes of them must not depend on their scale. All on the device: nothing waits for the host.
@@ -66,11 +66,11 @@ class PerEpoch(nn.Module):
             self.register_buffer(name, value)
 
     def turned(self, v: Views) -> dict[str, Tensor]:
-        """The buffers with which the epoch of ``v`` begins, by name."""
+        """Make the buffers with which the epoch of ``v`` begins, by name."""
         raise NotImplementedError
 
     def turn(self, v: Views, classes: int) -> None:
-        """To be called before the buffers are looked at: they have as many classes, and are of this epoch."""
+        """Bring the buffers to this epoch and this number of classes; to be called before they are looked at."""
         if self._looked == v.epoch:
             return
         with torch.no_grad():

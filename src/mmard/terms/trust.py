@@ -1,4 +1,4 @@
-"""How far a student trusts its teacher: introspective distillation (Zhu et al., ICLR 2022, arXiv 2106.04928)."""
+"""Trust weights: how far a student trusts its teacher, of IAD (Zhu et al., ICLR 2022, arXiv 2106.04928) and AdaIAD."""
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ from mmard.utils.numbers import beginning
 
 
 def trust(v: Views, power: float, begin: float) -> Tensor:
-    """A = T(x')_y^power, (B,), in [0, 1]: near 1 where the teacher is right at x'; 1 before ``begin``.
+    """Weigh samples by A = T(x')_y^power, (B,), in [0, 1]: near 1 where the teacher is right at x'; 1 before ``begin``.
 
-    That is in epochs; below 1 a share of the run. The paper: 60 of 200 epochs.
+    ``begin`` is in epochs; below 1 a share of the run. The paper: 60 of 200 epochs.
     """
     if v.progress < beginning("introspective trust", begin, v.epochs):
         return torch.ones_like(v.adv.x.flatten(1)[:, 0])
@@ -21,13 +21,13 @@ def trust(v: Views, power: float, begin: float) -> Tensor:
 
 @term("A·KL(T(x')‖S(x')) [A = T(x')_y^{power} from {begin} on]", divergence=True)
 def trusted(v: Views, power: float = 0.1, begin: float = 0.3) -> Tensor:
-    """The student at x' follows the teacher at x' as far as it trusts it."""
+    """Measure how far the student at x' is from the teacher there, where it trusts it."""
     return trust(v, power, begin) * losses.kl(v.adv.teacher, v.adv.student)
 
 
 @term("(1−A)·KL(S(x)‖S(x')) [A = T(x')_y^{power} from {begin} on]", divergence=True)
 def introspect(v: Views, power: float = 0.1, begin: float = 0.3) -> Tensor:
-    """The student at x' follows itself at x as far as it does not trust its teacher; S(x) is not constant.
+    """Measure how far the student at x' is from itself at x, where it does not trust its teacher; S(x) is not constant.
 
     S(x) is asked for before ``begin`` too, where the term is 0: BatchNorm sees the natural images in every epoch.
     """
