@@ -200,6 +200,16 @@ def test_methods_are_named_as_python_would_call_them() -> None:
     assert str(build_method({"name": "mmard(igdm)", "gamma": 2})) == str(mmard(igdm(), gamma=2.0))
     with pytest.raises(MmardError, match="unknown method 'entropy'"):
         build_method("mmard(entropy)")
-    for wrong in ("mmard(inner=entropy", "mmard)", "mmard(rslad, entropy)", " , "):
-        with pytest.raises(MmardError):
+    odd = method_specs("awp( my dir/ü-x.py:build ,\n gamma = 8/255, begin=2026-13-01), peeraid(peer=cnn-8-3)")
+    assert list(odd.values()) == [
+        {"name": "awp", "base": "my dir/ü-x.py:build", "gamma": "8/255", "begin": "2026-13-01"},
+        {"name": "peeraid", "peer": "cnn-8-3"},
+    ]
+    deep = 300 * "awp(" + 300 * ")"
+    for wrong in ("mmard(inner=entropy", "mmard)", "mmard(beta=1, rslad)", " , ", "mmard(beta=)", deep):
+        with pytest.raises(MmardError, match="is no method: expected brackets that match"):
             method_specs(wrong)
+    with pytest.raises(MmardError, match=r"'entropy' in .* is no parameter; expected key=value"):
+        method_specs("mmard(rslad, entropy)")
+    with pytest.raises(MmardError, match="no methods given"):
+        method_specs(" ")

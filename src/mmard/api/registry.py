@@ -1,8 +1,10 @@
 """From a name to the thing: built-in name | package.module:function | file.py:function."""
 
+import ast
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from mmard.utils.numbers import parse_number
 from mmard.utils.text_files import parse_yaml
 from mmard.utils.trust import Trust
 
+WORD = re.compile(r"[^\s()\[\]{},=](?:[^()\[\]{},=]*[^\s()\[\]{},=])?")  # all between brackets, commas and equals signs
 NOT_NEGATIVE = ("rate", "tau_rate", "power", "begin", "drops")
 
 
@@ -97,15 +100,17 @@ def names_of(spec: Any) -> set[str]:
 
 
 def method_specs(text: str) -> dict[str, str | dict[str, Any]]:
-    """``"ard, mmard(base=adaad, inner=entropy)"`` → label → what `build_method` takes.
+    """Read ``"ard, mmard(base=adaad, inner=entropy)"``: label → what `build_method` takes.
 
     Raises:
         MmardError: for brackets that do not match, or a part that is no key=value.
     """
-    specs = {part: _spec(part) for part in _parts(text)}
-    if not specs:
+    text = _one_line(text)
+    whole = _parsed(text or "()")
+    parts = whole.elts if isinstance(whole, ast.Tuple) else [whole]
+    if not parts:
         raise MmardError("no methods given; expected names such as rslad,adaad,mmard(inner=entropy)")
-    return specs
+    return {_at(part, text): _spec(part, text) for part in parts}
 
 
 def label_of(spec: str | dict[str, Any]) -> str:
@@ -116,50 +121,51 @@ def label_of(spec: str | dict[str, Any]) -> str:
     return f"{spec['name']}({given})" if given else str(spec["name"])
 
 
-def _parts(text: str) -> list[str]:
-    """Split at the commas that stand in no brackets."""
-    parts, depth = [""], 0
-    for letter in text:
-        depth += (letter in "([{") - (letter in ")]}")
-        if depth < 0:
-            break
-        if letter == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    if depth != 0:
-        raise MmardError(f"the brackets of {text!r} do not match; expected for instance mmard(inner=entropy)")
-    return [part.strip() for part in parts if part.strip()]
-
-
 def spec_of(method: str | dict[str, Any]) -> dict[str, Any]:
-    """A method's name and parameters; its name may hold some, as ``mmard(igdm(rslad), beta=2)`` does."""
+    """Give a method's name and parameters; its name may hold some, as ``mmard(igdm(rslad), beta=2)`` does."""
     spec = {"name": method} if isinstance(method, str) else dict(method)
-    inside = _bracketed(spec["name"]) if isinstance(spec.get("name"), str) else None
+    name = _one_line(spec["name"]) if isinstance(spec.get("name"), str) else ""
+    if not name.endswith(")") or ":" in name.partition("(")[0]:  # the path of a file may have brackets of its own
+        return spec
+    inside = _spec(_parsed(name), name)
     return {**inside, **{k: v for k, v in spec.items() if k != "name"}} if isinstance(inside, dict) else spec
 
 
-def _bracketed(name: str) -> str | dict[str, Any]:
-    """The spec within a name; the path of a file may have brackets of its own."""
-    own = name.endswith(")") and ":" not in name.partition("(")[0]
-    return _spec(name) if own and len(_parts(name)) == 1 else name
+def _one_line(text: str) -> str:
+    return re.sub(r"\s", " ", text).strip()
 
 
-def _spec(text: str) -> str | dict[str, Any]:
-    name, bracket, inside = text.partition("(")
-    if not bracket:
-        return text
-    spec: dict[str, Any] = {"name": name.strip()}
-    for place, part in enumerate(_parts(inside.rstrip().removesuffix(")"))):
-        key, equals, value = part.partition("=")
-        if "(" in key or not equals:  # a base without its key
-            if place > 0:
-                raise MmardError(f"{part!r} in {text!r} is no parameter; expected key=value, such as inner=entropy")
-            key, value = "base", part
-        if key.strip() in spec:
-            raise MmardError(f"{key.strip()} stands twice in {text!r}; give it once")
-        where = f"{part!r} in {text!r}"
-        spec[key.strip()] = _spec(value.strip()) if key.strip() == "base" else parse_yaml(value, where)
+def _parsed(text: str) -> ast.expr:
+    """Python's reading of an expression's commas, brackets and equals signs.
+
+    An x stands for each letter between them, for names may be paths (``my-file.py:build``) and values are YAML.
+    """
+    try:
+        return ast.parse(WORD.sub(lambda word: "x" * len(word[0]), text), mode="eval").body
+    except (SyntaxError, MemoryError, RecursionError) as e:
+        raise MmardError(
+            f"{text!r} is no method: expected brackets that match, with a base first and then key=value, such as "
+            "mmard(rslad, inner=entropy)"
+        ) from e
+
+
+def _at(node: ast.expr, text: str) -> str:
+    return text[node.col_offset : node.end_col_offset]
+
+
+def _spec(node: ast.expr, text: str) -> str | dict[str, Any]:
+    if not isinstance(node, ast.Call):
+        return _at(node, text)
+    for more in node.args[1:]:
+        raise MmardError(f"{_at(more, text)!r} in {text!r} is no parameter; expected key=value, such as inner=entropy")
+    spec: dict[str, Any] = {"name": _at(node.func, text)}
+    given = [("base", base) for base in node.args]  # a base without its key
+    given += [(text[one.col_offset :][: len(one.arg or "")], one.value) for one in node.keywords]
+    for key, value in given:
+        if key in spec:
+            raise MmardError(f"{key} stands twice in {text!r}; give it once")
+        inside = _at(value, text)
+        spec[key] = _spec(value, text) if key == "base" else parse_yaml(inside, f"'{key}={inside}' in {text!r}")
     return spec
 
 
