@@ -8,7 +8,8 @@ from mmard.utils.moved import install
 if TYPE_CHECKING:
     from mmard import losses, methods
     from mmard.api.diagnose import diagnose
-    from mmard.api.train import evaluate, train
+    from mmard.api.evaluate import evaluate
+    from mmard.api.train import train
     from mmard.attacks.pgd import Pgd
     from mmard.core.method import Method
     from mmard.core.objective import Objective, term
@@ -38,7 +39,8 @@ __all__ = [
 ]
 _HOME = {
     "api.diagnose": ("diagnose",),
-    "api.train": ("evaluate", "train"),
+    "api.evaluate": ("evaluate",),
+    "api.train": ("train",),
     "attacks.pgd": ("Pgd",),
     "core.method": ("Method",),
     "core.objective": ("Objective", "term"),

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from mmard import MmardError
+from mmard.api.build import resolve
 from mmard.api.settings import read_settings
-from mmard.api.train import check, train
+from mmard.api.train import train
 from mmard.data.labels import Known
 from mmard.data.sources import load
 
@@ -304,7 +305,7 @@ def test_settings_that_the_data_do_not_look_at_are_refused(options: dict[str, An
         load(**options)
     settings = read_settings(None, {f"data.{key}": value for key, value in options.items()})
     with pytest.raises(MmardError, match=words):
-        check(settings)
+        resolve(settings)
 
 
 def test_other_data_forget_where_the_recipe_s_are() -> None:
@@ -316,7 +317,7 @@ def test_other_data_forget_where_the_recipe_s_are() -> None:
     again = read_settings(base, {"data.train": "c", "data.name": "parquet"}).data
     assert (again.train, again.test) == ("c", "b")
     with pytest.raises(MmardError, match=r"data\.root means nothing"):
-        check(read_settings(base, {"data.name": "digits", "data.root": "x"}))
+        resolve(read_settings(base, {"data.name": "digits", "data.root": "x"}))
 
 
 def png(level: int) -> bytes:

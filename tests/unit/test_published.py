@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmard.api.build import method_of, must_be_whole, plan_of
+from mmard.api.build import method_of, must_be_whole
 from mmard.api.recipe_files import recipe_folders, recipes
 from mmard.api.settings import Settings, read_settings
 from mmard.attacks.pgd import Pgd
@@ -47,7 +47,7 @@ def test_a_published_recipe_is_what_its_name_says(name: str) -> None:
     assert settings.out == f"runs/published/{name}"
     assert (settings.data.label == "fine_label") == (data == "cifar100")
     assert settings.data.augment == "crop+flip"
-    plan = plan_of(settings)
+    plan = settings.train
     falls = plan.milestones if plan.schedule == "piecewise" else plan.hold
     assert (plan.epochs, plan.weight_decay, falls) == SCHEDULES[methods[0]]
     assert (plan.batch_size, plan.lr, plan.momentum) == (128, 0.1, 0.9)

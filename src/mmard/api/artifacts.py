@@ -98,7 +98,8 @@ def _forget(results: Path) -> None:
 def keep_card(folder: Path) -> None:
     """Write the model card of a run folder; a folder of another kind gets none."""
     if (folder / "settings.yaml").is_file():
-        write_card(folder, settings_and_formula_of(folder)[1])
+        kept = RunFolder(folder).formula() or _in_header(RunFolder(folder).best_file)
+        write_card(folder, kept or settings_and_formula_of(folder)[1])
 
 
 def settings_and_formula_of(folder: Path) -> tuple[dict[str, Any] | None, str]:

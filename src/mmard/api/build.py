@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,6 @@ import torch
 from mmard.api.recipe_files import recipes
 from mmard.api.registry import build_method
 from mmard.api.settings import Settings
-from mmard.attacks.inner.compose import Inner
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.core.threat import Threat
@@ -28,20 +27,69 @@ from mmard.training.averaging import Averaging
 from mmard.training.engine import Engine
 from mmard.training.extension import beginnings
 from mmard.training.schedule import Plan
+from mmard.training.validation import Validation
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import NeverBeginsError
 
 
-def method_of(settings: Settings) -> Method:
-    """The method with the attack's changes applied, its step checked against the threat."""
-    method, threat = build_method(settings.method, settings.trust), Threat(**settings.threat.model_dump())
-    changes = {k: v for k, v in settings.attack.model_dump().items() if v is not None and v is not False}
+@dataclass(frozen=True, eq=False)
+class Resolved:
+    """A run's settings, checked, with what is built of them; made once, by `resolve`, and handed on.
+
+    Attributes:
+        method: with the attack's changes applied. It holds the run's state: of one run.
+    """
+
+    settings: Settings
+    method: Method
+    threat: Threat
+
+    @property
+    def plan(self) -> Plan:
+        """The schedule."""
+        return self.settings.train
+
+    @property
+    def averaging(self) -> Averaging:
+        """The average of the weights that is validated and kept."""
+        return self.settings.averaging
+
+    @property
+    def validation(self) -> Validation:
+        """How checkpoints are judged on the held-out images."""
+        return self.settings.validation
+
+
+def resolve(settings: Settings) -> Resolved:
+    """Build a run's method and threat, and check all that can be wrong without looking at data or weights.
+
+    Raises:
+        MmardError: for the first that is wrong, before anything heavy runs.
+    """
+    must_be_used(settings.data.name, list(settings.data.model_dump(exclude_defaults=True)))
+    if found := re.search(r"\$\{?\w+", settings.out):
+        raise MmardError(
+            f"out={settings.out}: {found[0]} is not replaced here; write the whole path (~ is your home folder)"
+        )
+    threat = threat_of(settings)
+    resolved = Resolved(settings, method_of(settings, threat), threat)
+    _check(resolved)
+    return resolved
+
+
+def threat_of(settings: Settings) -> Threat:
+    """Build the adversary."""
+    return Threat(**settings.threat.model_dump())
+
+
+def method_of(settings: Settings, threat: Threat | None = None) -> Method:
+    """Build the method with the attack's changes applied, its step checked against the threat."""
+    method, threat = build_method(settings.method, settings.trust), threat or threat_of(settings)
     if isinstance(method.maximizer, Pgd):
         _must_go_together(settings, method)
-        late = settings.attack.late and (settings.attack.late.after, settings.attack.late.steps)
-        return replace(method, maximizer=Inner(**{**changes, "late": late}).of(method.maximizer, threat))
-    if changes and method.maximizer is not None:
-        raise MmardError(f"attack.{next(iter(changes))} changes a PGD, and this method attacks by {method.maximizer}")
+        return replace(method, maximizer=settings.attack.of(method.maximizer, threat))
+    if (changes := settings.attack.changes()) and method.maximizer is not None:
+        raise MmardError(f"attack.{changes[0]} changes a PGD, and this method attacks by {method.maximizer}")
     return method
 
 
@@ -74,15 +122,18 @@ def _must_go_together(settings: Settings, method: Method) -> None:
         )
 
 
-def data_of(settings: Settings, models: Iterable[Known] = ()) -> DataSet:
+def data_of(settings: Settings, models: Iterable[Known] = (), *, stream: bool = False) -> DataSet:
     """Load the data set, its held-out split cut, with classes and channels as these models know them.
+
+    Args:
+        stream: leave the training images on disk, whatever the settings say.
 
     Raises:
         MmardError: where it lies at a place that somebody's weights name and the user does not, before anything is read; for data
             that are not there, and for models that know the same classes in different orders.
     """
     _data_may_be_read(settings)
-    given = settings.data.model_dump(exclude={"augment"})
+    given = settings.data.model_dump(exclude={"augment"}) | ({"stream": True} if stream else {})
     ignored = unused(settings.data.name, list(given))  # an old run's; `check` refuses them
     return load(**{key: value for key, value in given.items() if key not in ignored}, model=agreed(models))
 
@@ -156,25 +207,24 @@ def engine_of(settings: Settings) -> Engine:
     return Engine(**settings.engine.model_dump(exclude={"micro_batch", "compile"}))
 
 
-def check(settings: Settings) -> None:
-    """Whatever can be wrong without looking at data or weights, found before anything heavy runs."""
-    must_be_used(settings.data.name, list(settings.data.model_dump(exclude_defaults=True)))
-    if found := re.search(r"\$\{?\w+", settings.out):
-        raise MmardError(
-            f"out={settings.out}: {found[0]} is not replaced here; write the whole path (~ is your home folder)"
-        )
-    method = method_of(settings)
+def _check(resolved: Resolved) -> None:
+    settings, method = resolved.settings, resolved.method
     if settings.scale != 1 and not method.has_divergences():
         raise MmardError(f"scale={settings.scale} is of KL terms, and this method descends none; leave it out")
     may_be_read(settings)
-    processes, batch = settings.engine.devices * settings.engine.nodes, plan_of(settings).batch_size
+    processes, batch = settings.engine.devices * settings.engine.nodes, resolved.plan.batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
-    beginnings(settings.train.epochs, averaging_of(settings), method)
+    beginnings(resolved.plan.epochs, resolved.averaging, method)
     fresh = {companion.fresh for companion in method.companions.values()} - {None, "student"}
     with torch.device("meta"):
         for name in (settings.student, *sorted(filter(None, fresh))):
             build(Architecture(name=name, classes=10))
+    _check_networks(settings, method)
+
+
+def _check_networks(settings: Settings, method: Method) -> None:
+    """Raise where a network that the method asks for is not given, or not there and not to come."""
     if settings.teacher and Path(settings.teacher).expanduser().resolve() == Path(settings.out).expanduser().resolve():
         raise MmardError(f"{settings.out} cannot be its own teacher; choose another out=")
     will_come = (
@@ -215,13 +265,3 @@ def must_be_whole(method: Method, names: Iterable[str], epochs: int = 200) -> No
                 raise
             except Exception:  # somebody's term may need what these images do not have
                 continue
-
-
-def plan_of(settings: Settings) -> Plan:
-    """The schedule."""
-    return Plan(**settings.train.model_dump())
-
-
-def averaging_of(settings: Settings) -> Averaging:
-    """Build the average of the weights from settings."""
-    return Averaging(**settings.averaging.model_dump())

@@ -14,7 +14,7 @@ from torch import nn
 from mmard.api.build import data_of, known_of, must_allow_teacher
 from mmard.api.evaluation_request import EvaluationRequest
 from mmard.api.exported import Exported, opened
-from mmard.api.settings import Settings, read_settings, settings_of_weights
+from mmard.api.settings import Settings, settings_of_weights
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
@@ -73,8 +73,7 @@ class EvalTarget:
         if not self.says("data", words):
             cure = "name it: data.name=digits, or data.name=parquet data.train=... data.test=..."
             raise MmardError(f"{self.path} does not say which data it is for, nor does the command; {cure}")
-        told = settings_of_weights({**self.given, "engine": {}}, self.path.parent, trust=trust)
-        settings = read_settings(told, dict(words))
+        settings = settings_of_weights({**self.given, "engine": {}}, self.path.parent, words, trust=trust)
         asked = [key.removeprefix("data.") for key in words if key.startswith("data.") and key != "data.stream"]
         must_be_used(settings.data.name, asked)  # but for data.stream: no training image is looked at
         return settings
@@ -155,8 +154,7 @@ class EvalModel:
         model = source.exported or load_model(source.path)  # its faults come before images are decoded
         if isinstance(model, Exported):
             model.model.must_answer()
-        streamed = read_settings(settings, {"data.stream": True})  # nobody sees the training images
-        test = data_of(streamed, source.known()).test
+        test = data_of(settings, source.known(), stream=True).test  # nobody sees the training images
         whole = len(test) if settings.data.test_limit is None else math.inf
         if isinstance(model, Exported):
             return EvalModel(model.on(device, test), some(test, limit, seed=0).to(device), whole, model.surrogate)

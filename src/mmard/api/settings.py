@@ -10,14 +10,15 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 
 from mmard.api.recipe_files import is_package_file, recipe_file
 from mmard.api.registry import names_of, spec_of
+from mmard.attacks.inner.compose import Inner
 from mmard.data.sources import unused
+from mmard.training.averaging import Averaging
+from mmard.training.schedule import Plan
+from mmard.training.validation import Validation
 from mmard.utils.errors import MmardError
-from mmard.utils.numbers import parse_number
 from mmard.utils.text_files import NoYamlError, parse_yaml, read_yaml
 from mmard.utils.trust import Trust
-from mmard.utils.validation import Section, plain, validated
-
-Number = Annotated[float, BeforeValidator(parse_number)]
+from mmard.utils.validation import Count, Number, Section, Seed, plain, validated
 
 
 def _parts(value: Any) -> Any:
@@ -27,8 +28,6 @@ def _parts(value: Any) -> Any:
 
 
 Parts = Annotated[int | Literal["auto"] | None, BeforeValidator(_parts)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class DataSettings(Section):
@@ -58,60 +57,6 @@ class ThreatSettings(Section):
 
     eps: Number = 8 / 255
     norm: Literal["linf", "l2"] = "linf"
-
-
-class LateSettings(Section):
-    """The share of the run after which the inner process has ``steps`` steps."""
-
-    after: Number
-    steps: Count
-
-
-class AttackSettings(Section):
-    """Changes to the method's own inner process; see ``mmard ls inner``."""
-
-    kind: Literal["pgd", "rs-fgsm", "n-fgsm"] | None = None
-    steps: int | None = None
-    step_size: Number | None = None
-    start: Literal["none", "gaussian", "uniform"] | None = None
-    stop_at: Literal["teacher", "student"] | None = None
-    warm_start: bool = False
-    late: LateSettings | None = None
-    guard: Count | None = None
-
-
-class TrainSettings(Section):
-    """Schedule; see `mmard.training.schedule.Plan`."""
-
-    epochs: int = 30
-    batch_size: int = 128
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Number = 0.1
-    momentum: Number = 0.9
-    nesterov: bool = False
-    weight_decay: Number = 2e-4
-    schedule: Literal["piecewise", "cosine", "one_cycle", "constant"] = "cosine"
-    milestones: tuple[Number, ...] = (0.7, 0.9)
-    decay: Number = 0.1
-    hold: Number = 0.0
-    warmup: Number = 0.0
-    clip: Number | None = None
-
-
-class AveragingSettings(Section):
-    """Average of the weights; see `mmard.training.averaging.Averaging`."""
-
-    kind: Literal["none", "ema", "swa"] = "none"
-    decay: Number = 0.999
-    start: Number = 0.0
-
-
-class ValidationSettings(Section):
-    """Judging on the held-out split; see `mmard.training.validation.Validation`."""
-
-    every: Count = 1
-    steps: Count = 10
-    patience: Count | None = None
 
 
 class EngineSettings(Section):
@@ -153,10 +98,10 @@ class Settings(Section):
     licence: str | None = None
     data: DataSettings = DataSettings()
     threat: ThreatSettings = ThreatSettings()
-    attack: AttackSettings = AttackSettings()
-    train: TrainSettings = TrainSettings()
-    averaging: AveragingSettings = AveragingSettings()
-    validation: ValidationSettings = ValidationSettings()
+    attack: Inner = Inner()
+    train: Plan = Plan()
+    averaging: Averaging = Averaging()
+    validation: Validation = Validation()
     engine: EngineSettings = EngineSettings()
     _trust: Trust = PrivateAttr(default=Trust())  # no key of a file: nothing can vouch for itself
 
@@ -199,6 +144,8 @@ def read_settings(
     """
     raw: dict[str, Any] = {}
     known = Trust(everything=trust)
+    if isinstance(recipe, Settings) and not overrides:
+        return recipe.trusting(recipe.trust.also(everything=trust))
     if isinstance(recipe, Settings):
         raw, known = recipe.resolved(), recipe.trust.also(everything=trust)
     elif isinstance(recipe, dict):
@@ -207,14 +154,10 @@ def read_settings(
     elif recipe is not None:
         raw, found = _of_file(str(recipe))
         known = found.also(everything=trust)
-    changes = _by_key(plain(overrides or {}, "setting"))
-    _forget_other_data(raw, changes)
-    for key, value in changes.items():
-        _put(raw, key, value)
-    return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known)
+    return _joined(raw, overrides or {}, known, own)
 
 
-def _by_key(overrides: dict[str, Any]) -> dict[str, Any]:
+def _by_key(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Write a mapping for a section as its keys: ``train={"epochs": 5}`` changes the epochs and leaves the batch size."""
     changes: dict[str, Any] = {}
     for key, value in overrides.items():
@@ -249,8 +192,8 @@ def _nested(flat: dict[str, Any], where: str) -> dict[str, Any]:
     return raw
 
 
-def settings_of_weights(raw: Any, folder: Path, *, trust: bool = False) -> Settings:
-    """Validate the settings that weights in ``folder`` say they were trained with; what they name is nobody's word yet.
+def settings_of_weights(raw: Any, folder: Path, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
+    """Join the settings that weights in ``folder`` say they were trained with, nobody's words yet, and the user's own ``words``.
 
     Raises:
         MmardError: for settings that cannot be.
@@ -259,7 +202,16 @@ def settings_of_weights(raw: Any, folder: Path, *, trust: bool = False) -> Setti
         raise MmardError(
             f"the weights in {folder} have settings of the kind {type(raw).__name__}, expected keys and values"
         )
-    return validated(Settings, raw, "setting").trusting(Trust(everything=trust, folder=folder))
+    return _joined(copy.deepcopy(raw), words, Trust(everything=trust, folder=folder), own=True)
+
+
+def _joined(raw: dict[str, Any], words: Mapping[str, Any], known: Trust, own: bool) -> Settings:
+    """Write overrides by dotted key into plain settings, and validate the whole."""
+    changes = _by_key(plain(words, "setting"))
+    _forget_other_data(raw, changes)
+    for key, value in changes.items():
+        _put(raw, key, value)
+    return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known)
 
 
 def _words(overrides: dict[str, Any]) -> set[str]:

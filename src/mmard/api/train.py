@@ -2,45 +2,39 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from pydantic import InstanceOf
 
-from mmard.api.artifacts import formula_of, keep_card
 from mmard.api.build import (
-    averaging_of,
-    check,
+    Resolved,
     data_of,
     engine_of,
     known_of,
-    may_be_read,
-    method_of,
-    plan_of,
+    resolve,
     teachers_of,
 )
-from mmard.api.evaluate import evaluate
 from mmard.api.settings import Settings, read_settings
-from mmard.core.threat import Threat
 from mmard.data.images import DataSet
 from mmard.data.labels import Known
 from mmard.models.students import Architecture, Classifier, build
 from mmard.models.teachers import Card, as_teacher, find_model, load_model, weights_file
 from mmard.models.weights import describes_itself
+from mmard.report.card import write_card
 from mmard.runs.folder import NO_EFFECT, RunFolder, changes, differences, listed, look_told
 from mmard.training.callbacks import Watcher
 from mmard.training.engine import Engine
 from mmard.training.extension import EXTENDABLE, Extension
 from mmard.training.teacher_check import TeacherCheck
 from mmard.training.trainer import Trainer
-from mmard.training.validation import VALIDATION_BATCH, Validation
+from mmard.training.validation import VALIDATION_BATCH
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json, write_json, write_text
 from mmard.utils.numbers import seed_of
-
-__all__ = ["check", "data_of", "engine_of", "evaluate", "formula_of", "may_be_read", "method_of", "plan_of", "train"]
 
 Watch = Callable[[str], Watcher]
 
@@ -75,13 +69,20 @@ def train(
     if extend and not resume:
         raise MmardError("an extension goes on with a run: give --resume (resume=True) too")
     settings = read_settings(recipe, {key.replace("__", "."): v for key, v in overrides.items()}, trust=trust)
-    check(settings)
-    engine = engine_of(settings)
+    return train_resolved(resolve(settings), resume=resume, extend=extend, watch=watch)
+
+
+def train_resolved(
+    resolved: Resolved, *, resume: bool = False, extend: bool = False, watch: Watch = lambda _: Watcher()
+) -> RunFolder:
+    """Train a run that is resolved already; see `train`."""
+    engine = engine_of(resolved.settings)
     with engine.together("the last checkpoint is kept, and the same command with --resume goes on"):
-        return _train(settings, resume, watch, engine, extend)
+        return _train(resolved, resume, watch, engine, extend)
 
 
-def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine, extend: bool = False) -> RunFolder:
+def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, extend: bool = False) -> RunFolder:
+    settings = resolved.settings
     folder = RunFolder(settings.out)
     try:
         engine.on_global_zero(folder.lock)
@@ -89,15 +90,17 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine, exten
             raise MmardError(f"{folder.path} is not on this host: hosts of one run need a disk that all of them share")
         extension = extension_of(folder, settings) if extend else None  # before process 0 writes the new settings
         engine.on_global_zero(lambda: must_be_free(folder, settings, resume, extend))
-        if teacher_settings := teacher_settings_of(settings):
-            _train(teacher_settings, True, watch, engine)
+        if teacher := teacher_of(settings):
+            _train(teacher, True, watch, engine)
         settings = as_begun(settings, folder)
         engine.choose_precision(settings.engine.precision)
         if settings.teacher and engine.is_global_zero:
             _warn_of_other_data(RunFolder(settings.teacher), settings)
         nets = {name: load_model(source) for name, source in teachers_of(settings).items()}  # before images are decoded
         data = data_to_learn(settings, known_to(settings, folder))
-        trainer = _trainer(settings, data, engine, folder, watch(folder.path.name), nets, extension)
+        trainer = _trainer(
+            replace(resolved, settings=settings), data, engine, folder, watch(folder.path.name), nets, extension
+        )
         engine.on_global_zero(lambda: _look_at_teachers(trainer, settings))
         trainer.restore()  # whatever is refused leaves the folder as it was
         formula = str(trainer.method)
@@ -106,7 +109,7 @@ def _train(settings: Settings, resume: bool, watch: Watch, engine: Engine, exten
             told = "".join(f"{line}\n" for line in data.skipped)
             engine.on_global_zero(lambda: write_text(folder.path / "skipped.txt", told))
         trainer.fit()
-        engine.on_global_zero(lambda: keep_card(folder.path))
+        engine.on_global_zero(lambda: write_card(folder.path, formula))
     finally:
         folder.close()
     return folder
@@ -134,8 +137,8 @@ def known_to(settings: Settings, folder: RunFolder) -> list[Known]:
     return own + [known_of(source, f"the {name} {source}") for name, source in teachers_of(settings).items()]
 
 
-def teacher_settings_of(student_settings: Settings) -> Settings | None:
-    """What trains the teacher that is not there yet; None where there is nothing to do.
+def teacher_of(student_settings: Settings) -> Resolved | None:
+    """Resolve what trains the teacher that is not there yet; None where there is nothing to do.
 
     It is the teacher's recipe on the student's data and split (it must not see what is held out), threat and machine.
     """
@@ -151,8 +154,7 @@ def teacher_settings_of(student_settings: Settings) -> Settings | None:
     teacher_settings = teacher_settings.trusting(
         teacher_settings.trust.also(student_settings.trust.own, everything=student_settings.trust.everything)
     )
-    check(teacher_settings)
-    return teacher_settings
+    return resolve(teacher_settings)
 
 
 def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
@@ -241,7 +243,7 @@ def extension_of(folder: RunFolder, settings: Settings) -> Extension | None:
         return None
     old = made_with(folder)
     changed = _changed(old, as_begun(settings, folder))
-    return Extension(changed=changed, before=plan_of(old), averaging=averaging_of(old)) if changed else None
+    return Extension(changed=changed, before=old.train, averaging=old.averaging) if changed else None
 
 
 def _changed(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
@@ -250,7 +252,7 @@ def _changed(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
 
 
 def _trainer(
-    settings: Settings,
+    resolved: Resolved,
     data: DataSet,
     engine: Engine,
     folder: RunFolder,
@@ -258,22 +260,23 @@ def _trainer(
     nets: Mapping[str, Classifier],
     extension: Extension | None = None,
 ) -> Trainer:
+    settings, method = resolved.settings, resolved.method
     classes, channels = len(data.train.classes), data.train.channels
     mean, std = data.train.mean_std() if settings.normalize == "data" else ((), ())
     torch.manual_seed(seed_of(settings.seed, "weights"))
     student = build(Architecture(name=settings.student, classes=classes, channels=channels, mean=mean, std=std))
-    sources, method = teachers_of(settings), method_of(settings)
+    sources = teachers_of(settings)
     return Trainer(
         method=method,
-        threat=Threat(**settings.threat.model_dump()),
+        threat=resolved.threat,
         student=student,
         train=data.train,
         held_out=data.held_out,
         folder=folder,
         teachers={name: as_teacher(nets[name], source, classes, channels) for name, source in sources.items()},
-        plan=plan_of(settings),
-        averaging=averaging_of(settings),
-        validation=Validation(**settings.validation.model_dump()),
+        plan=resolved.plan,
+        averaging=resolved.averaging,
+        validation=resolved.validation,
         engine=engine,
         micro_batch=settings.engine.micro_batch,
         compile=settings.engine.compile,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.api.build import engine_of, method_of, plan_of
+from mmard.api.build import engine_of, method_of
 from mmard.api.registry import spec_of
 from mmard.api.settings import Settings
 from mmard.bench.measure import Ratio, Step, forward_flops, matrix_peak, paired_seconds
@@ -83,7 +83,7 @@ class Subject:
         def update(method: Method) -> Update:
             student, teachers = case.network(settings.student), {name: case.network(case.teacher) for name in names}
             return Update(
-                method=method, threat=threat, student=student, teachers=teachers, plan=plan_of(settings),
+                method=method, threat=threat, student=student, teachers=teachers, plan=settings.train,
                 engine=engine, compile=settings.engine.compile,
             )  # fmt: skip
 
@@ -94,7 +94,7 @@ class Subject:
         plain["student"] = case.network(settings.student)
         for network in plain.values():
             network.to(engine.device)
-        optimizer, base = plan_of(settings).optimizer_for(plain["student"], fused=False), base_of(settings)
+        optimizer, base = settings.train.optimizer_for(plain["student"], fused=False), base_of(settings)
 
         def as_scripts_do() -> None:
             with tf32(convolutions=True, products=False):  # PyTorch's default

@@ -6,9 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
+from mmard.api.evaluate import evaluate
 from mmard.api.exported import surrogates
 from mmard.api.settings import parse_overrides, read_settings
-from mmard.api.train import evaluate
 from mmard.evaluation.scores import Scores
 from mmard.report.screen import checks_lines, compare_table, scores_table
 from mmard.utils.errors import MmardError
@@ -36,7 +36,8 @@ def judge_all(words: list[str], out: Console, attacks: str | None, surrogate: st
     """
     models = [w for w in words if "=" not in w or Path(w).exists()]
     overrides = parse_overrides([w for w in words if w not in models])
-    read_settings(None, overrides)  # all is there and fits before the first is attacked
+    if len(models) > 1:
+        read_settings(None, overrides)  # what does not fit the last is known before the first is attacked
     if not models:
         raise MmardError("no model given; expected a run folder, a .safetensors file or a card")
     of_each = surrogates(models, surrogate)

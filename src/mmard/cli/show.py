@@ -13,9 +13,9 @@ def show(words: Words = None, trust: console.Trusted = False) -> None:
     """
     import yaml
 
+    from mmard.api.artifacts import formula_of
     from mmard.api.registry import names_of
     from mmard.api.settings import read_settings
-    from mmard.api.train import formula_of
     from mmard.runs.folder import RunFolder
 
     recipe, overrides = split(words)

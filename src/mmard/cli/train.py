@@ -37,9 +37,9 @@ def train(
 
     [bold]mmard train runs/short train.epochs=20 --resume --extend[/bold]   go on for more epochs than it was planned for
     """
-    from mmard.api.build import method_of
+    from mmard.api.build import resolve
     from mmard.api.settings import Settings, read_settings
-    from mmard.api.train import train as run
+    from mmard.api.train import train_resolved
     from mmard.training.callbacks import Bar
 
     console.must_be_settings(words or (), train, Settings.model_fields)
@@ -48,9 +48,10 @@ def train(
     settings = read_settings(recipe, {k: v for k, v in given.items() if v is not None} | overrides, trust=trust)
     _must_be_there(teacher, recipe, settings)
     console.say((settings.student, "bold"), f" on {settings.data.name}")
-    console.say(str(method_of(settings)))
+    resolved = resolve(settings)
+    console.say(str(resolved.method))
     try:
-        folder = run(settings, resume=resume, extend=extend, watch=lambda title: Bar(title, console.out))
+        folder = train_resolved(resolved, resume=resume, extend=extend, watch=lambda title: Bar(title, console.out))
     except KeyboardInterrupt:
         raise Interrupted("the same command with --resume goes on") from None
     _tell_looks(folder.metrics())

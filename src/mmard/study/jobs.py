@@ -7,8 +7,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from mmard.api.build import resolve
 from mmard.api.settings import Settings
-from mmard.api.train import UNIMPORTANT, check, must_be_free, teacher_settings_of
+from mmard.api.train import UNIMPORTANT, must_be_free, teacher_of
 from mmard.evaluation.evaluate import choose, suite
 from mmard.models.tensor_files import digest_of, load_tensors
 from mmard.runs.folder import RunFolder, differences
@@ -99,7 +100,7 @@ def jobs_of(cells: Sequence[Cell], evaluation: Evaluation) -> list[Job]:
         if job.state() != "done":
             try:
                 one_device(cell.settings)
-                check(cell.settings)
+                resolve(cell.settings)
                 job = Job(cell.name, cell.settings, evaluation, _teacher_first(cell.settings, teachers))
             except MmardError as e:
                 raise MmardError(f"cell {cell.name}: {e}") from e
@@ -129,9 +130,9 @@ def must_be_ours(jobs: Iterable[Job]) -> None:
 
 def _teacher_first(student_settings: Settings, teachers: dict[Path, Job]) -> str | None:
     """The name of the job that trains this pupil's teacher, added where it is new; None if there is nothing to train."""
-    teacher_settings = teacher_settings_of(student_settings)
-    if teacher_settings is None:
+    if (teacher := teacher_of(student_settings)) is None:
         return None
+    teacher_settings = teacher.settings
     place = Path(teacher_settings.out).expanduser().resolve()
     if place not in teachers:
         needs = _teacher_first(teacher_settings, teachers)

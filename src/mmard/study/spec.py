@@ -9,8 +9,6 @@ from pydantic import Field, PrivateAttr
 from mmard.api.recipe_files import is_package_file, recipe_folders
 from mmard.api.settings import (
     SECTIONS,
-    Count,
-    Seed,
     Settings,
     read_settings,
     stand_once,
@@ -20,7 +18,7 @@ from mmard.utils.errors import MmardError, unknown
 from mmard.utils.files import write_text
 from mmard.utils.portable_paths import portable
 from mmard.utils.text_files import read_yaml
-from mmard.utils.validation import Section, keys_of, validated
+from mmard.utils.validation import Count, Section, Seed, keys_of, validated
 
 OF_THE_STUDY = {"out": "the study's own out", "seed": "seeds: [0, 1, 2]"}
 

@@ -9,8 +9,10 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from mmard.api.build import may_be_read
+from mmard.api.evaluate import evaluate
 from mmard.api.settings import Settings
-from mmard.api.train import evaluate, may_be_read, train
+from mmard.api.train import train
 from mmard.runs.folder import RunFolder
 from mmard.study.jobs import Job, is_done, weights_of
 from mmard.study.spec import Evaluation

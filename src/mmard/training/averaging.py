@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -11,12 +10,12 @@ from torch.optim.swa_utils import update_bn
 
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import beginning
+from mmard.utils.validation import Number, Section
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Averaging:
+class Averaging(Section):
     """Which average is evaluated and kept.
 
     Args:
@@ -27,10 +26,11 @@ class Averaging:
     """
 
     kind: Literal["none", "ema", "swa"] = "none"
-    decay: float = 0.999
-    start: float = 0.0
+    decay: Number = 0.999
+    start: Number = 0.0
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, _: Any) -> None:
+        """Raise where a number is out of its range."""
         if not 0 <= self.decay < 1:
             raise MmardError(f"averaging: decay {self.decay:g} is in [0, 1)")
         if not self.start >= 0:
@@ -42,7 +42,7 @@ class Averaging:
         Raises:
             MmardError: where averaging would begin only when the run is over.
         """
-        return replace(self, start=beginning("the average (averaging.start)", self.start, epochs))
+        return self.model_copy(update={"start": beginning("the average (averaging.start)", self.start, epochs)})
 
 
 class Average(Generic[Net]):

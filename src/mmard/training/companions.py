@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,10 +32,10 @@ class TrainedCompanion:
 
     def __init__(self, name: str, companion: Companion, net: nn.Module, plan: Plan, engine: Engine) -> None:
         self.name, self.companion, self.net, self.engine = name, companion, net.requires_grad_(True), engine
-        if wrong := sorted(set(companion.plan) - (known := {f.name for f in fields(Plan)})):
+        if wrong := sorted(set(companion.plan) - (known := set(Plan.model_fields))):
             raise unknown(f"part of the plan of companion {name}", wrong[0], known)
         self.begin = beginning(f"the training of {name!r}", companion.begin, plan.epochs)
-        self.plan = replace(plan, **companion.plan)
+        self.plan = Plan(**{**plan.model_dump(), **companion.plan})
         self.optimizer = self.plan.optimizer_for(net)
         self.wrapped, self.stepper = engine.setup(net, self.optimizer)
         self.predict = engine.predictor(net)

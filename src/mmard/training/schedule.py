@@ -1,8 +1,7 @@
 """How long, how fast, in what batches: the optimiser and the learning rate as a pure function of progress."""
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -10,10 +9,10 @@ from torch.optim import Optimizer
 
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import must_be_whole_number, must_lie_within, share_of_run
+from mmard.utils.validation import Number, Section
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Section):
     """Schedule of a training run.
 
     Args:
@@ -31,18 +30,19 @@ class Plan:
     epochs: int = 30
     batch_size: int = 128
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
+    lr: Number = 0.1
+    momentum: Number = 0.9
     nesterov: bool = False
-    weight_decay: float = 2e-4
+    weight_decay: Number = 2e-4
     schedule: Literal["piecewise", "cosine", "one_cycle", "constant"] = "cosine"
-    milestones: tuple[float, ...] = (0.7, 0.9)
-    decay: float = 0.1
-    hold: float = 0.0
-    warmup: float = 0.0
-    clip: float | None = None
+    milestones: tuple[Number, ...] = (0.7, 0.9)
+    decay: Number = 0.1
+    hold: Number = 0.0
+    warmup: Number = 0.0
+    clip: Number | None = None
 
-    def __post_init__(self) -> None:
+    def model_post_init(self, _: Any) -> None:
+        """Raise where the parts do not go together."""
         must_be_whole_number(epochs=self.epochs, batch_size=self.batch_size)
         # A larger rate is a slip of the pen, and only ends in a loss that is not finite.
         must_lie_within(0, 100, lr=self.lr)

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +118,8 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         return identity_of(
             student=self.student, teachers=self.teachers, method=self.method, threat=self.threat, images=self.train,
-            seed=self.seed, scale=self.scale, data={"augment": self.augmentation}, train=asdict(self.plan),
-            averaging=asdict(self.averaging), validation=asdict(self.validation),
+            seed=self.seed, scale=self.scale, data={"augment": self.augmentation}, train=self.plan.model_dump(),
+            averaging=self.averaging.model_dump(), validation=self.validation.model_dump(),
         )  # fmt: skip
 
     def fit(self) -> dict[str, float]:

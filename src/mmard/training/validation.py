@@ -1,7 +1,6 @@
 """How a student is judged while it trains, and when that ends the run."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,16 +14,15 @@ from mmard.data.images import Images
 from mmard.diagnostics.triangle import EDGES
 from mmard.models.students import Classifier
 from mmard.training.engine import Engine
-from mmard.utils.errors import MmardError
 from mmard.utils.numbers import seed_of
 from mmard.utils.precision import full_precision
+from mmard.utils.validation import Count, Section
 
 NOISE = 3  # held-out images that are right under attack tell nothing
 VALIDATION_BATCH = 250  # held-out images attacked at once, or as many as a batch has
 
 
-@dataclass(frozen=True, kw_only=True)
-class Validation:
+class Validation(Section):
     """How a checkpoint is judged on the held-out split: PGD with cross-entropy, uniform start.
 
     Args:
@@ -34,13 +32,9 @@ class Validation:
             None: never. (Robust overfitting: Rice et al., 2020, arXiv 2002.11569.)
     """
 
-    every: int = 1
-    steps: int = 10
-    patience: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.patience is not None and self.patience < 1:
-            raise MmardError(f"validation.patience is {self.patience}, expected a number of looks from 1, or none")
+    every: Count = 1
+    steps: Count = 10
+    patience: Count | None = None
 
     def ends(self, epochs_without_improvement: int) -> bool:
         """Has the run waited long enough?"""

@@ -1,13 +1,14 @@
 """Plain values against a pydantic model: the first fault as one line."""
 
+import numbers
 from collections.abc import Iterator, Mapping
-from numbers import Integral, Number, Real
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Annotated, Any, NoReturn, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mmard.utils.errors import MmardError, unknown
+from mmard.utils.numbers import parse_number
 from mmard.utils.text_files import DEEPEST
 
 S = TypeVar("S", bound="Section")
@@ -24,10 +25,24 @@ EXPECTED = {
 }  # pydantic's kinds of fault
 
 
+Number = Annotated[float, BeforeValidator(parse_number)]
+"""A number as people write it: 8/255, 1e-3."""
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
 class Section(BaseModel):
     """Settings from outside: unknown keys are errors, and nothing changes after it was checked."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+    def __init__(self, /, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as e:
+            raise _mistake(type(self), e, "setting") from e
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # within another section pydantic collects the faults
 
     @field_validator("*", mode="before")
     @classmethod
@@ -59,16 +74,21 @@ def validated(section: type[S], raw: Any, where: str) -> S:
     try:
         return section.model_validate(plain(raw, where))
     except ValidationError as e:
-        fault = e.errors()[0]
-        known, key = keys_of(section), str(fault["loc"][0]) if fault["loc"] else ""
-        for part in fault["loc"][1:]:  # pydantic adds the names of types that it tried
-            key += f".{part}" if f"{key}.{part}" in known or fault["type"] == "extra_forbidden" else ""
-        if fault["type"] == "extra_forbidden":
-            raise unknown(where, key, known) from e
-        if fault["type"] == "missing":
-            raise MmardError(f"{where} {key!r} is missing") from e
-        message = EXPECTED.get(fault["type"]) or in_our_words(fault["msg"])
-        raise MmardError(f"{where} {key!r} is {fault['input']!r}: {message}") from e
+        raise _mistake(section, e, where) from e
+
+
+def _mistake(section: type[BaseModel], found: ValidationError, where: str) -> MmardError:
+    """Say the first of pydantic's faults in a line."""
+    fault = found.errors()[0]
+    known, key = keys_of(section), str(fault["loc"][0]) if fault["loc"] else ""
+    for part in fault["loc"][1:]:  # pydantic adds the names of types that it tried
+        key += f".{part}" if f"{key}.{part}" in known or fault["type"] == "extra_forbidden" else ""
+    if fault["type"] == "extra_forbidden":
+        return unknown(where, key, known)
+    if fault["type"] == "missing":
+        return MmardError(f"{where} {key!r} is missing")
+    message = EXPECTED.get(fault["type"]) or in_our_words(fault["msg"])
+    return MmardError(f"{where} {key!r} is {fault['input']!r}: {message}")
 
 
 def plain(value: Any, where: str, key: str = "") -> Any:
@@ -85,10 +105,10 @@ def plain(value: Any, where: str, key: str = "") -> Any:
         return [plain(one, where, f"{key}[]") for one in _not_deep(value, where, key)]
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, Number):  # numpy's, too
-        if isinstance(value, Integral):
+    if isinstance(value, numbers.Number):  # numpy's, too
+        if isinstance(value, numbers.Integral):
             return int(value)
-        return float(value) if isinstance(value, Real) else _odd(value, where, key)
+        return float(value) if isinstance(value, numbers.Real) else _odd(value, where, key)
     if not isinstance(value, str | Path):
         return _odd(value, where, key)
     word = str(value)

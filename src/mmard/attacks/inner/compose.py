@@ -1,6 +1,7 @@
 """The inner process that settings ask for: the method's own PGD, changed."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Literal
 
 from mmard.attacks.inner.adaptive import EarlyStop, Stop, WarmStart
 from mmard.attacks.inner.one_step import N_FGSM, RS_FGSM, OneStep
@@ -8,7 +9,8 @@ from mmard.attacks.inner.switching import CollapseGuard, StepSwitch
 from mmard.attacks.pgd import IterativeAttack, Pgd, Start
 from mmard.core.method import Maximizer
 from mmard.core.threat import Threat
-from mmard.utils.errors import MmardError, unknown
+from mmard.utils.errors import MmardError
+from mmard.utils.validation import Count, Number, Section
 
 SINGLE: dict[str, OneStep] = {"rs-fgsm": RS_FGSM, "n-fgsm": N_FGSM}
 PARTS = {
@@ -22,8 +24,14 @@ PARTS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Inner:
+class Late(Section):
+    """The share of the run after which the inner process has ``steps`` steps."""
+
+    after: Number
+    steps: Count
+
+
+class Inner(Section):
     """Changes to a method's PGD; None leaves its own.
 
     Args:
@@ -31,18 +39,22 @@ class Inner:
         steps, step_size, start: of the PGD, see `Pgd`.
         stop_at: see `EarlyStop`.
         warm_start: see `WarmStart`.
-        late: (share of the run, steps), see `StepSwitch`.
+        late: see `Late` and `StepSwitch`.
         guard: steps after a collapse, see `CollapseGuard`.
     """
 
-    kind: str | None = None
+    kind: Literal["pgd", "rs-fgsm", "n-fgsm"] | None = None
     steps: int | None = None
-    step_size: float | None = None
+    step_size: Number | None = None
     start: Start | None = None
     stop_at: Stop | None = None
     warm_start: bool = False
-    late: tuple[float, int] | None = None
-    guard: int | None = None
+    late: Late | None = None
+    guard: Count | None = None
+
+    def changes(self) -> list[str]:
+        """Name what is changed."""
+        return [name for name, value in self if value is not None and value is not False]
 
     def of(self, own: Pgd, threat: Threat) -> Maximizer:
         """The process made of a method's own PGD.
@@ -52,15 +64,13 @@ class Inner:
         """
         process: IterativeAttack = self._single(threat) if self.kind in SINGLE else self._few(own, threat)
         if self.late is not None:
-            after, steps = self.late
-            process = StepSwitch(first=process, then=self._many(own, steps, threat), after=after)
+            then = self._many(own, self.late.steps, threat)
+            process = StepSwitch(first=process, then=then, after=self.late.after)
         if self.guard is not None:
             process = CollapseGuard(process, self._many(own, self.guard, threat))
         return WarmStart(process) if self.warm_start else process
 
     def _few(self, own: Pgd, threat: Threat) -> IterativeAttack:
-        if self.kind not in (None, "pgd"):
-            raise unknown("attack.kind", str(self.kind), ["pgd", *SINGLE])
         steps = own.steps if self.steps is None else self.steps
         step_size = own.step_size if self.step_size is None else self.step_size
         return self._stopping(Pgd(steps=steps, step_size=step_size, start=self.start or own.start), threat)
