@@ -94,7 +94,7 @@ class Step:
 
 
 def _with_lr_0(companion: object) -> object:
-    companion.plan = replace(companion.plan, lr=0.0, weight_decay=0.0)  # type: ignore[attr-defined]
+    companion.plan = companion.plan.model_copy(update={"lr": 0.0, "weight_decay": 0.0})  # type: ignore[attr-defined]
     return companion
 
 

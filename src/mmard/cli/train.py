@@ -10,7 +10,9 @@ from mmard.cli.recipe_words import Words, split
 from mmard.utils.errors import Interrupted
 
 if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
+    from mmard.api.build import Resolved
     from mmard.api.settings import Settings
+    from mmard.runs.folder import RunFolder
 
 EXTEND = "With --resume: for more epochs, or at another learning rate."
 
@@ -39,8 +41,6 @@ def train(
     """
     from mmard.api.build import resolve
     from mmard.api.settings import Settings, read_settings
-    from mmard.api.train import train_resolved
-    from mmard.training.callbacks import Bar
 
     console.must_be_settings(words or (), train, Settings.model_fields)
     recipe, overrides = split(words)
@@ -50,12 +50,20 @@ def train(
     console.say((settings.student, "bold"), f" on {settings.data.name}")
     resolved = resolve(settings)
     console.say(str(resolved.method))
-    try:
-        folder = train_resolved(resolved, resume=resume, extend=extend, watch=lambda title: Bar(title, console.out))
-    except KeyboardInterrupt:
-        raise Interrupted("the same command with --resume goes on") from None
+    folder = _run(resolved, resume=resume, extend=extend)
     _tell_looks(folder.metrics())
     console.say("judge the best on the test images: ", (f"mmard eval {quote(str(folder.path))}", "bold"))
+
+
+def _run(resolved: "Resolved", **how: bool) -> "RunFolder":
+    """Train with a bar."""
+    from mmard.api.train import train_resolved
+    from mmard.training.callbacks import Bar
+
+    try:
+        return train_resolved(resolved, **how, watch=lambda title: Bar(title, console.out))
+    except KeyboardInterrupt:
+        raise Interrupted("the same command with --resume goes on") from None
 
 
 def _tell_looks(metrics: list[dict[str, Any]]) -> None:
