@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +44,9 @@ def cut(tiny: DataSet, folder: Path, **changes: Any) -> None:
         ({"seed": 1}, "seed: 0 → 1"),
         ({"method": METHODS["rslad"]()}, "method: "),
         ({"threat": Threat(eps=0.2)}, "threat.eps: 0.1 → 0.2"),
-        ({"plan": replace(PLAN, lr=0.1)}, "train.lr: 0.05 → 0.1"),
-        ({"plan": replace(PLAN, optimizer="adamw")}, "train.optimizer: sgd → adamw"),
-        ({"plan": replace(PLAN, epochs=1)}, "train.epochs: 3 → 1"),
+        ({"plan": PLAN.changed(lr=0.1)}, "train.lr: 0.05 → 0.1"),
+        ({"plan": PLAN.changed(optimizer="adamw")}, "train.optimizer: sgd → adamw"),
+        ({"plan": PLAN.changed(epochs=1)}, "train.epochs: 3 → 1"),
         ({"averaging": NO_AVERAGE}, "averaging.kind: ema → none"),
         ({"augmentation": "none"}, "data.augment: crop+flip → none"),
         ({"student": small_net(name="cnn-4-3")}, "student.name: cnn-4-2 → cnn-4-3"),
@@ -88,7 +87,7 @@ def test_an_old_checkpoint_that_has_done_more_than_is_asked_for_is_refused(tiny:
     folder.save({k: v for k, v in state.items() if k not in ("made_with", "settings")})
     folder.save({**state, "made_with": None, "step": 8})
     with pytest.raises(MmardError, match=r"has done 2 epochs, and train.epochs is 1; expected no fewer"):
-        trainer(tiny, tmp_path, plan=replace(PLAN, epochs=1)).fit()
+        trainer(tiny, tmp_path, plan=PLAN.changed(epochs=1)).fit()
 
 
 # --- metrics
@@ -138,7 +137,7 @@ def extension(after: Plan, before: Plan = PLAN, averaging: Averaging = NO_AVERAG
     return Extension(changed=changed, before=before, averaging=averaging)
 
 
-CONSTANT = replace(PLAN, schedule="constant")
+CONSTANT = PLAN.changed(schedule="constant")
 
 
 @pytest.mark.parametrize("end", [6, None])
@@ -146,7 +145,7 @@ def test_a_run_at_a_constant_rate_goes_on_as_one_that_was_planned_so(
     end: int | None, tiny: DataSet, tmp_path: Path
 ) -> None:
     """A run that was cut and one that had ended; `mmard`'s terms do not ask for the progress."""
-    longer = replace(CONSTANT, epochs=6)
+    longer = CONSTANT.changed(epochs=6)
     trainer(tiny, tmp_path / "whole", plan=longer, averaging=NO_AVERAGE).fit()
     if end is None:
         trainer(tiny, tmp_path / "run", plan=CONSTANT, averaging=NO_AVERAGE).fit()
@@ -162,7 +161,7 @@ def test_a_run_at_a_constant_rate_goes_on_as_one_that_was_planned_so(
 
 def test_a_longer_cosine_follows_the_new_plan_and_says_so(tiny: DataSet, tmp_path: Path) -> None:
     trainer(tiny, tmp_path, averaging=NO_AVERAGE).fit()
-    longer, lines = replace(PLAN, epochs=6, weight_decay=0.01), list[str]()
+    longer, lines = PLAN.changed(epochs=6, weight_decay=0.01), list[str]()
 
     class Hears(Watcher):
         def told(self, line: str) -> None:
@@ -178,7 +177,7 @@ def test_a_longer_cosine_follows_the_new_plan_and_says_so(tiny: DataSet, tmp_pat
 
 
 def test_an_extension_that_is_killed_goes_on_bit_equal(tiny: DataSet, tmp_path: Path) -> None:
-    longer = replace(PLAN, epochs=5, lr=0.02)
+    longer = PLAN.changed(epochs=5, lr=0.02)
     average = Averaging(kind="ema", decay=0.8)
     for name in ("whole", "cut"):
         trainer(tiny, tmp_path / name, averaging=average).fit()
@@ -198,18 +197,18 @@ def test_an_extension_that_is_killed_goes_on_bit_equal(tiny: DataSet, tmp_path: 
 @pytest.mark.parametrize(
     ("before", "after", "also", "said"),
     [
-        (PLAN, replace(PLAN, epochs=2), {}, "3 epochs are done, and train.epochs=2 leaves nothing to train"),
-        (PLAN, replace(PLAN, lr=0.1), {}, "3 epochs are done, and train.epochs=3 leaves nothing to train"),
+        (PLAN, PLAN.changed(epochs=2), {}, "3 epochs are done, and train.epochs=2 leaves nothing to train"),
+        (PLAN, PLAN.changed(lr=0.1), {}, "3 epochs are done, and train.epochs=3 leaves nothing to train"),
         (
-            replace(PLAN, schedule="one_cycle", warmup=0.25),
-            replace(PLAN, schedule="one_cycle", warmup=0.25, epochs=6),
+            PLAN.changed(schedule="one_cycle", warmup=0.25),
+            PLAN.changed(schedule="one_cycle", warmup=0.25, epochs=6),
             {},
             "a one_cycle rises once, and in 6 epochs its learning rate would rise again, from 0.00556 to 0.0333",
         ),
-        (replace(PLAN, warmup=0.5), replace(PLAN, warmup=0.5, epochs=8), {}, "8 epochs would warm up again"),
+        (PLAN.changed(warmup=0.5), PLAN.changed(warmup=0.5, epochs=8), {}, "8 epochs would warm up again"),
         (
             CONSTANT,
-            replace(CONSTANT, epochs=8),
+            CONSTANT.changed(epochs=8),
             {"averaging": Averaging(kind="ema", decay=0.8, start=0.5)},
             "averaging.start has begun, and would pause until 50% of 8 epochs are done; expected at most train.epochs=6",
         ),
@@ -229,10 +228,10 @@ def test_an_extension_that_is_not_clear_is_refused_and_loses_nothing(
 
 
 def test_a_run_that_ended_early_needs_more_patience(tiny: DataSet, tmp_path: Path) -> None:
-    plan, patient = replace(CONSTANT, epochs=8, lr=0.0), Validation(patience=1)
+    plan, patient = CONSTANT.changed(epochs=8, lr=0.0), Validation(patience=1)
     trainer(tiny, tmp_path, plan=plan, validation=patient, averaging=NO_AVERAGE).fit()
     assert len(RunFolder(tmp_path).metrics()) == 2
-    longer = replace(plan, epochs=9)
+    longer = plan.changed(epochs=9)
     with pytest.raises(MmardError, match=r"ended early: 1 looks in a row .* validation.patience=null"):
         trainer(
             tiny, tmp_path, plan=longer, validation=patient, averaging=NO_AVERAGE, extension=extension(longer, plan)

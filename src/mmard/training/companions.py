@@ -35,7 +35,7 @@ class TrainedCompanion:
         if wrong := sorted(set(companion.plan) - (known := set(Plan.model_fields))):
             raise unknown(f"part of the plan of companion {name}", wrong[0], known)
         self.begin = beginning(f"the training of {name!r}", companion.begin, plan.epochs)
-        self.plan = type(plan)(**{**plan.model_dump(), **companion.plan})
+        self.plan = plan.changed(**companion.plan)
         self.optimizer = self.plan.optimizer_for(net)
         self.wrapped, self.stepper = engine.setup(net, self.optimizer)
         self.predict = engine.predictor(net)

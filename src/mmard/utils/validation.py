@@ -44,6 +44,10 @@ class Section(BaseModel):
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # within another section pydantic collects the faults
 
+    def changed(self: S, **given: Any) -> S:
+        """Make the same with some values changed, checked anew."""
+        return type(self)(**{**dict(self), **given})
+
     @field_validator("*", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
