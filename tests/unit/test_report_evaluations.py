@@ -11,7 +11,7 @@ from mmard.api.settings import parse_overrides
 from mmard.report import result_tables
 from mmard.report.card import card
 from mmard.report.page import Report
-from mmard.runs import record
+from mmard.runs import evaluation
 from mmard.runs.command import again, as_word
 from mmard.runs.findings import LEFT_OUT, ONE_SEED, UNCHECKED, flags_of
 from mmard.runs.groups import Group, kind_of, read_all
@@ -225,7 +225,7 @@ def test_a_file_of_weights_is_read_once(tmp_path: Path, monkeypatch: pytest.Monk
     run = make_run(tmp_path / "a")
     (run / "best.safetensors").write_bytes(b"weights")
     seen: list[Path] = []
-    monkeypatch.setattr(record, "sha256", lambda path: seen.append(path) or "now")
+    monkeypatch.setattr(evaluation, "sha256", lambda path: seen.append(path) or "now")
     for name in ("best", "best_PGD-20", "best_10-images"):
         judge(run, name, "PGD-20", weights="now")
     judge(run, "best_old", "PGD-20", weights="then")

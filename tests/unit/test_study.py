@@ -18,7 +18,8 @@ from mmard.study.local_backend import cores, slots
 from mmard.study.queue import Listener, run_all
 from mmard.study.results import results_of
 from mmard.study.spec import StudyFile, read_study, studies
-from mmard.study.statistics import mean_sd, paired, sign_flip
+from mmard.study.statistics import paired, sign_flip
+from mmard.utils.numbers import mean_sd
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -229,7 +230,15 @@ def fake(plan: StudyFile, without: str = "") -> None:
                 {"step": epoch, "epoch": epoch, "seconds": seconds, "clean": 50.0, "robust": 30.0 + epoch % 2}
             )
         rows = [
-            {"attack": name, "detail": "so", "accuracy": value, "low": value - 5, "high": value + 5, "samples": 100}
+            {
+                "attack": name,
+                "detail": "so",
+                "accuracy": value,
+                "low": value - 5,
+                "high": value + 5,
+                "samples": 100,
+                "seconds": 1.0,
+            }
             for name, value in (("clean", 2 * worst), ("PGD-20", worst), ("worst case", worst))
         ]
         place = folder.path / "eval" / "best_PGD-20"

@@ -18,13 +18,14 @@ from mmard.evaluation.examples import examples as examples_of
 from mmard.models.students import Classifier
 from mmard.models.weights import metadata_of
 from mmard.report.card import write_card
+from mmard.runs.evaluation import CURVE, EXAMPLES, read_scores
 from mmard.runs.folder import RunFolder, printable
+from mmard.runs.record import is_run
 from mmard.training.engine import Engine
 from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json, write_json
 
 CURVE_IMAGES = 500
-CURVE, EXAMPLES = "curve.json", "examples.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ class Artifacts:
 
 def _weights(results: Path) -> dict[str, str]:
     """``{"weights": sha256}`` of those that the scores are of; empty where they do not say."""
-    known = read_json(results / "scores.json").get("weights")
+    known = read_scores(results).metadata.get("weights")
     return {"weights": known} if isinstance(known, str) else {}
 
 
@@ -97,7 +98,7 @@ def _forget(results: Path) -> None:
 
 def keep_card(folder: Path) -> None:
     """Write the model card of a run folder; a folder of another kind gets none."""
-    if (folder / "settings.yaml").is_file():
+    if is_run(folder):
         kept = RunFolder(folder).formula() or _in_header(RunFolder(folder).best_file)
         write_card(folder, kept or settings_and_formula_of(folder)[1])
 

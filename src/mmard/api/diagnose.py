@@ -113,8 +113,7 @@ def _facts(scene: Comparison, settings: Settings, chosen: dict[str, Method]) -> 
 
 def _run_of(source: str | Path | RunFolder) -> RunFolder:
     folder = source if isinstance(source, RunFolder) else RunFolder(source)
-    if not folder.settings_file.is_file():
-        raise MmardError(f"{folder.path} is no run folder (no settings.yaml in it); expected one that mmard train made")
+    folder.settings()  # which says what is wrong with a folder that is no run's
     if not folder.best_file.is_file():
         raise MmardError(f"{folder.path} has no best.safetensors yet; let its training judge at least once")
     return folder

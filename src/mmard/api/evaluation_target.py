@@ -32,7 +32,6 @@ from mmard.runs.folder import RunFolder
 from mmard.utils.errors import MmardError
 from mmard.utils.files import sha256
 from mmard.utils.portable_paths import bare, portable
-from mmard.utils.text_files import read_yaml
 from mmard.utils.trust import Trust
 
 
@@ -123,7 +122,7 @@ class EvalTarget:
 def _with_paths(told: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Take data and teachers from the run folder around the weights, where it names the same: its paths are whole."""
     try:
-        here = read_yaml(folder / "settings.yaml")
+        here = RunFolder(folder).settings()
     except MmardError:  # no run folder
         return told
     found = dict(told)

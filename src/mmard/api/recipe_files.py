@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mmard.utils.errors import MmardError, unknown
+from mmard.utils.layout import must_be_readable
 
 
 def recipe_folders() -> list[Path]:
@@ -22,9 +23,11 @@ def recipe_file(name: str) -> Path:
     """The file of a recipe: a path, or the name of a built-in one."""
     path = Path(name).expanduser()
     if path.suffix in (".yaml", ".yml") or path.is_dir():
-        if path.is_dir() and not (path / "settings.yaml").is_file():
-            raise MmardError(f"there is no recipe at {name}: it is no run folder, for it has no settings.yaml")
-        path = path / "settings.yaml" if path.is_dir() else path
+        if path.is_dir():
+            must_be_readable(path)
+            path = path / "settings.yaml"
+            if not path.is_file():
+                raise MmardError(f"there is no recipe at {name}: it is no run folder, for it has no settings.yaml")
         if not path.is_file():
             raise MmardError(f"there is no recipe at {name}; see mmard ls recipes")
         return path

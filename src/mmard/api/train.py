@@ -33,7 +33,7 @@ from mmard.training.trainer import Trainer
 from mmard.training.validation import VALIDATION_BATCH
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError
-from mmard.utils.files import read_json, write_json, write_text
+from mmard.utils.files import write_text
 from mmard.utils.numbers import seed_of
 
 Watch = Callable[[str], Watcher]
@@ -160,7 +160,7 @@ def teacher_of(student_settings: Settings) -> Resolved | None:
 def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
     """Raise where a teacher is not what it should be; keep what is found in the run's folder and in its weights. Once a run."""
     folder, sources = trainer.folder, teachers_of(settings)
-    found: dict[str, Any] = read_json(folder.teachers_file) if folder.teachers_file.is_file() else {}
+    found = folder.teachers()
     if settings.teacher_check == "stop" and not folder.has_run:
         found = {}
         for name in sorted(sources.keys() - trainer.method.companions.keys()):
@@ -177,13 +177,13 @@ def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
             found[name] = look(cast(Classifier, trainer.teachers[name]), f"the {name} {sources[name]}")
             trainer.watcher.told(look_told(name, found[name]))
     if found:
-        write_json(folder.teachers_file, found)
+        folder.keep_teachers(found)
         trainer.metadata["teachers"] = found
 
 
 def _warn_of_other_data(teacher: RunFolder, student_settings: Settings) -> None:
     """A teacher that learnt from another split may have seen what is held out from the student."""
-    if teacher.settings_file.is_file():
+    if teacher.is_run:
         old, new = (
             s.data.model_dump(mode="json", exclude={"augment", "stream", "channels"})
             for s in (read_settings(teacher.path), student_settings)
@@ -231,7 +231,7 @@ def made_with(folder: RunFolder) -> Settings:
 
 def as_begun(settings: Settings, folder: RunFolder) -> Settings:
     """Return the settings with the precision that a run in the folder names, where they leave it to the machine (``auto``)."""
-    if settings.engine.precision != "auto" or not (folder.has_run and folder.settings_file.is_file()):
+    if settings.engine.precision != "auto" or not (folder.has_run and folder.is_run):
         return settings
     named = {"precision": made_with(folder).engine.precision}
     return settings.model_copy(update={"engine": settings.engine.model_copy(update=named)})

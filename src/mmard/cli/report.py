@@ -4,7 +4,7 @@ import html
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -96,11 +96,11 @@ def report_of(runs: list[Path], title: str | None = None) -> "Report":
     """
     from mmard.api.artifacts import settings_and_formula_of
     from mmard.report.page import Report
-    from mmard.runs.groups import read_all
+    from mmard.runs.groups import read_all, study_results
 
     groups = read_all([run.expanduser() for run in runs], settings_and_formula_of)
     names = [run.resolve().name for run in runs]
-    results = _results(runs[0].expanduser() / "results.json") if len(runs) == 1 else {}
+    results = study_results(runs[0].expanduser()) if len(runs) == 1 else {}
     count = sum(len(group.runs) for group in groups)
     about = str(results.get("about") or groups[0].runs[0].settings.get("about") or "")
     about = about if len(groups) == 1 or results else ""
@@ -108,12 +108,3 @@ def report_of(runs: list[Path], title: str | None = None) -> "Report":
     return Report(
         groups, title or ", ".join(names[:3]) + (" …" if len(names) > 3 else ""), f"{about} {words}.".strip(), results
     )
-
-
-def _results(path: Path) -> dict[str, Any]:
-    from mmard.utils.files import read_json
-
-    try:
-        return read_json(path) if path.is_file() else {}
-    except MmardError:
-        return {}  # tables that can be made anew; the runs speak for themselves

@@ -11,6 +11,7 @@ from mmard.models.weights import describes_itself, load_weights
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import read_json, sha256
+from mmard.utils.layout import must_be_readable
 from mmard.utils.safe_open import must_be_itself
 from mmard.utils.trust import inside
 from mmard.utils.validation import Section, validated
@@ -94,7 +95,9 @@ def _from_hub(where: dict[str, str]) -> Path:
 def find_model(source: str | Path) -> Path:
     """The file behind a run folder (its best checkpoint), a ``.safetensors`` file or a card (.json)."""
     path = Path(source).expanduser()
-    path = path / "best.safetensors" if path.is_dir() else path
+    if path.is_dir():
+        must_be_readable(path)
+        path = path / "best.safetensors"
     if not path.is_file():
         raise MmardError(f"no model at {source}; expected a run folder, a .safetensors file or a card (.json)")
     if path.suffix not in (".safetensors", ".json", ".onnx") and (path.parent / "settings.yaml").is_file():

@@ -11,8 +11,9 @@ from mmard.evaluation.scores import CLEAN, WORST
 from mmard.report.table import Table, interval, words
 from mmard.runs.evaluation import BEST, EvaluationRecord
 from mmard.runs.findings import flags_of
+from mmard.runs.folder import RunFolder
 from mmard.runs.groups import Group, kind_of
-from mmard.runs.record import Run, data_settings_of, read_run, threat_of
+from mmard.runs.record import Run, data_settings_of, is_run, read_run, threat_of
 from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json, write_text
 from mmard.utils.portable_paths import portable
@@ -141,8 +142,8 @@ def _of_teacher(path: Path, run: Path) -> str:
             given = read_json(path)
             told = [str(given[key]) for key in ("architecture", "source") if given.get(key)]
             return f" ({', '.join([*told, 'licence ' + str(given.get('licence') or 'not stated')])})"
-        if (path / "settings.yaml").is_file():
-            s = read_run(path, path.name).settings
+        if is_run(path):
+            s = RunFolder(path).settings()
             return f" ({s.get('student')}, by {method_name(s)}, licence {s.get('licence') or 'not stated'})"
     except MmardError:
         pass

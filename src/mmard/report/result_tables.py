@@ -8,7 +8,8 @@ from mmard.evaluation.scores import CLEAN, WORST
 from mmard.report.table import DASH, Cell, Table, interval, number, spread, words
 from mmard.runs.by_class import ByClass, of_group
 from mmard.runs.evaluation import Row
-from mmard.runs.groups import Group, accuracy, attacks_of, curve_of, spread_of
+from mmard.runs.groups import Group, accuracy, attacks_of, curve_of
+from mmard.utils.numbers import mean_sd
 
 
 def summary(groups: Sequence[Group], kind: str) -> Table | None:
@@ -108,7 +109,7 @@ def radii(groups: Sequence[Group], kind: str) -> Table | None:
         cells = []
         for found in curves.values():
             values = [c["accuracy"][c["radii"].index(radius)] for c in found if radius in c["radii"]]
-            cells.append(spread(spread_of(values) if values else None))
+            cells.append(spread(mean_sd(values) if values else None))
         rows.append([Cell(in_255ths(radius) if radius else "0", radius), *cells])
     columns = ["radius", *(f"{name}, %" for name in curves)]
     return Table("radii", "Accuracy against the radius", columns, rows, note="Mean ± sd over seeds.")

@@ -9,8 +9,9 @@ from mmard.report.study_tables import COLUMNS
 from mmard.report.table import DASH, Cell, Table, spread, words
 from mmard.runs.evaluation import Row, part
 from mmard.runs.findings import checks_of
-from mmard.runs.groups import Group, spread_of
+from mmard.runs.groups import Group
 from mmard.runs.record import MEMORY, Run, data_settings_of, threat_of
+from mmard.utils.numbers import mean_sd
 
 ENERGY = "joules"
 
@@ -46,7 +47,7 @@ def _of_examples(alike: Sequence[Row], name: str) -> list[Cell]:
     cells = []
     for key, (_, factor, digits) in COLUMNS.items():
         values = [factor * row[key] for row in rows if isinstance(row.get(key), int | float)]
-        cells.append(spread(spread_of(values) if values else None, f".{digits}f"))
+        cells.append(spread(mean_sd(values) if values else None, f".{digits}f"))
     return cells
 
 

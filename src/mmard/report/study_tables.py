@@ -1,11 +1,11 @@
 """A study's results as Markdown."""
 
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
 from typing import Any
 
 from mmard.evaluation.scores import CLEAN, WORST
 from mmard.utils.errors import MmardError
+from mmard.utils.numbers import mean_sd
 
 HELD_OUT = ("held-out clean", "held-out robust")
 SECONDS = "seconds an epoch"
@@ -153,4 +153,5 @@ def _mean_and_sd(values: Sequence[float | None], factor: float, digits: int) -> 
     known = [factor * value for value in values if value is not None]
     if not known:
         return "–"
-    return f"{mean(known):.{digits}f}" + (f" ± {stdev(known):.{digits}f}" if len(known) > 1 else "")
+    mean, sd = mean_sd(known)
+    return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")

@@ -1,7 +1,8 @@
-"""An evaluation of a run, read for a report. What cannot be read is a line in the run's faults, and the rest is shown."""
+"""An evaluation of a run, read from its folder: the table of scores, and what lies beside it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,13 +11,16 @@ from torch import Tensor
 
 from mmard.evaluation.examples import Examples
 from mmard.evaluation.scores import CLEAN, WORST
-from mmard.models.tensor_files import load_tensors
+from mmard.models.tensor_files import digest_of, load_tensors
 from mmard.utils.errors import MmardError, first_line
-from mmard.utils.files import read_json
+from mmard.utils.files import read_json, sha256, state_of
+from mmard.utils.trust import inside
 
 T = TypeVar("T")
 Row = dict[str, Any]
 BEST = "best.safetensors"
+SCORES, VERDICTS, CURVE, EXAMPLES = "scores.json", "verdicts.safetensors", "curve.json", "examples.safetensors"
+"""Files of an evaluation; the verdicts are written last."""
 OF_A_ROW = {
     "attack": str,
     "detail": str,
@@ -34,7 +38,7 @@ class EvaluationRecord:
 
     Attributes:
         name: its folder, such as ``best_PGD-20_C-W``.
-        facts: scores.json without its rows.
+        metadata: scores.json without its rows.
         rows: an attack each, as `mmard.Scores.rows` gives them.
         correct: (N, K) bool, sample × attack; None where there are no verdicts.
         labels: (N,) int64; None where they were not kept.
@@ -115,26 +119,79 @@ def part(settings: Mapping[str, Any], name: str) -> Row:
     return found if isinstance(found, dict) else {}
 
 
+def evaluations_in(run: Path) -> list[Path]:
+    """List the folders of a run's evaluations by name."""
+    return sorted(file.parent for file in (run / "eval").glob(f"*/{SCORES}"))
+
+
+def find_evaluation(run: Path, checkpoint: str, request: Mapping[str, Any]) -> Path | None:
+    """Find the folder of the evaluation of a checkpoint (``best`` or ``last``) that was asked for in exactly these words."""
+    of_checkpoint = (folder for folder in evaluations_in(run) if folder.name.startswith(checkpoint))
+    return next((folder for folder in of_checkpoint if read_json(folder / SCORES).get("asked") == request), None)
+
+
+def read_scores(folder: Path) -> EvaluationRecord:
+    """Read the table of an evaluation alone: every row, and none of the files beside scores.json.
+
+    Raises:
+        MmardError: where there is no table.
+    """
+    metadata = read_json(folder / SCORES)
+    rows = metadata.pop("attacks", None)
+    if not isinstance(rows, list) or not rows or not all(_is_row(row) for row in rows):
+        raise MmardError(f"{folder / SCORES} has no table of attacks; mmard eval writes it anew")
+    return EvaluationRecord(folder.name, metadata, rows)
+
+
 def read_evaluation(folder: Path, faults: list[str]) -> EvaluationRecord:
     """Read an evaluation; files beside scores.json that cannot be read are a line in ``faults``.
 
     Raises:
         MmardError: where there is no table.
     """
-    metadata = read_json(folder / "scores.json")
-    rows = metadata.pop("attacks", None)
-    if not isinstance(rows, list) or not rows or not all(_is_row(row) for row in rows):
-        raise MmardError(f"{folder / 'scores.json'} has no table of attacks; mmard eval writes it anew")
-    verdicts = optional(folder / "verdicts.safetensors", lambda at: load_tensors(at)[0], faults) or {}
+    found = read_scores(folder)
+    rows = found.rows
+    verdicts = optional(folder / VERDICTS, lambda at: load_tensors(at)[0], faults) or {}
     correct = verdicts.get("correct")
     if correct is not None and tuple(correct.shape) != (rows[0]["samples"], sum(r["attack"] != WORST for r in rows)):
-        faults.append(f"{folder / 'verdicts.safetensors'} does not fit scores.json; mmard eval writes both anew")
+        faults.append(f"{folder / VERDICTS} does not fit scores.json; mmard eval writes both anew")
         verdicts = {}
-    curve = optional(folder / "curve.json", _curve, faults)
-    shown = optional(folder / "examples.safetensors", Examples.load, faults)
     if all(row["attack"] in (CLEAN, WORST) for row in rows):
         rows = rows[:1]  # where nothing attacked there is no worst case
-    return EvaluationRecord(folder.name, metadata, rows, verdicts.get("correct"), verdicts.get("labels"), curve, shown)
+    curve = optional(folder / CURVE, _curve, faults)
+    shown = optional(folder / EXAMPLES, Examples.load, faults)
+    correct, labels = verdicts.get("correct"), verdicts.get("labels")
+    return replace(found, rows=rows, correct=correct, labels=labels, curve=curve, shown=shown)
+
+
+def is_complete(folder: Path, weights: Path) -> bool:
+    """Tell whether an evaluation came to its end, and is of the weights that are there now, by their digests."""
+    verdicts = folder / VERDICTS
+    if not (verdicts.exists() and weights.exists()):
+        return False
+    metadata = read_json(folder / SCORES)
+    if "weights" not in metadata:  # an evaluation from before they were kept
+        return verdicts.stat().st_mtime >= weights.stat().st_mtime
+    if metadata["weights"] != digest_of_weights(weights):
+        return False
+    try:
+        return metadata.get("verdicts") in (None, digest_of(load_tensors(verdicts)[0], {}))
+    except (MmardError, SafetensorError, OSError):
+        return False
+
+
+def digest_of_weights(weights: Path) -> str | None:
+    """Compute the SHA-256 of a file of weights, or of the one that a card names; None where it is not here."""
+    if weights.suffix == ".json" and weights.is_file():
+        name = str(read_json(weights).get("file"))  # what is on the hub is not fetched for this
+        weights = inside(weights.parent, name)
+    return _digest(weights, state_of(weights)) if weights.is_file() else None
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: Path, _: tuple[int, ...]) -> str:
+    """Read a large file once, as long as it stays what it is."""
+    return sha256(path)
 
 
 def _is_row(row: Any) -> bool:

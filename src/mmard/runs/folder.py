@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -14,10 +14,11 @@ import yaml
 
 from mmard.utils.checkpoint_digest import is_whole, seal
 from mmard.utils.errors import MmardError, first_line
-from mmard.utils.files import load_safely, read_json, write_text, write_whole
+from mmard.utils.files import load_safely, read_json, write_json, write_text, write_whole
+from mmard.utils.layout import LAYOUT, LAYOUT_FILE, must_be_readable
 from mmard.utils.numbers import is_number
 from mmard.utils.safe_open import open_to_append
-from mmard.utils.text_files import NoJsonError, parse_json, read_text
+from mmard.utils.text_files import NoJsonError, parse_json, read_text, read_yaml
 
 NO_EFFECT = ("about", "out", "tensorboard", "teacher_recipe", "teacher_check", "licence")
 """Settings that change nothing in a result."""
@@ -25,10 +26,15 @@ NO_NUMBERS: dict[str, type] = {"precision": str, "chosen_by": str, "collapsed": 
 
 
 class RunFolder:
-    """Files of one run, in ``path``: settings.yaml, method.txt, metrics.jsonl, checkpoint.pt, best and last weights, eval/."""
+    """Files of one run, in ``path``: settings.yaml, method.txt, metrics.jsonl, checkpoint.pt, best and last weights, eval/.
+
+    Raises:
+        MmardError: for a folder of a newer layout.
+    """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).expanduser()
+        must_be_readable(self.path)
         self.settings_file = self.path / "settings.yaml"
         self.formula_file = self.path / "method.txt"
         self.metrics_file = self.path / "metrics.jsonl"
@@ -68,8 +74,26 @@ class RunFolder:
         """Has a run got so far that there is something to lose?"""
         return self.checkpoint_file.exists() or self.best_file.exists() or bool(self.metrics())
 
+    @property
+    def is_run(self) -> bool:
+        """Did `mmard train` make this folder?"""
+        return self.settings_file.is_file()
+
+    def settings(self) -> dict[str, Any]:
+        """Read the settings as the file has them, without defaults that came later.
+
+        Raises:
+            MmardError: for a folder that is no run's, or a file that cannot be read.
+        """
+        if not self.is_run:
+            raise MmardError(
+                f"{self.path} is no run folder (no settings.yaml in it); expected one that mmard train made"
+            )
+        return read_yaml(self.settings_file)
+
     def begin(self, settings: dict[str, Any], tensorboard: bool = False, formula: str = "") -> None:
         """Write the resolved settings and the method's formula; ``tensorboard`` copies the metrics there too."""
+        write_text(self.path / LAYOUT_FILE, f"{LAYOUT}\n")
         write_text(self.formula_file, formula + "\n")
         write_text(self.settings_file, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
         self._board = _board(self.path / "tensorboard") if tensorboard else None
@@ -157,14 +181,21 @@ class RunFolder:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
             raise MmardError(f"{file} is no history of a run ({first_line(e)}); mend it, or remove it") from e
 
+    def keep_teachers(self, found: dict[str, Any]) -> None:
+        """Write teachers.json: what was found of each teacher before it taught."""
+        write_json(self.teachers_file, found)
+
+    def teachers(self) -> dict[str, Any]:
+        """Read what was found of each teacher before it taught; empty where nobody looked."""
+        return read_json(self.teachers_file) if self.teachers_file.is_file() else {}
+
     def teachers_told(self) -> list[str]:
         """Tell what the look at each teacher found before it taught, a line each; none where nobody looked.
 
         Raises:
             MmardError: for a file that is not as training writes it.
         """
-        file = self.teachers_file
-        found = read_json(file) if file.is_file() else {}
+        file, found = self.teachers_file, self.teachers()
         try:
             return [printable(look_told(name, look)) for name, look in found.items()]
         except (KeyError, TypeError, ValueError, AttributeError) as e:
@@ -209,6 +240,17 @@ class RunFolder:
         if not isinstance(state, dict) or not isinstance(step := state.get("step"), int) or step < 0:
             raise MmardError(f"{self.checkpoint_file} is no checkpoint of this package; remove it to start anew")
         return state
+
+
+def epochs_done(metrics: Sequence[Mapping[str, Any]]) -> int:
+    """Count the epochs that lines of the metrics tell of."""
+    return max((int(r["epoch"]) for r in metrics), default=0)
+
+
+def best_validation(metrics: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Find the line of the epoch whose checkpoint was kept as the best: the most robust on held-out images, then the cleanest."""
+    validated = [r for r in metrics if all(is_number(r.get(key)) for key in ("robust", "clean"))]
+    return max(validated, key=lambda r: (r["robust"], r["clean"], -r["epoch"]), default=None)
 
 
 def _save_sealed(state: dict[str, Any], path: Path) -> None:

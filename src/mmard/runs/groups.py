@@ -1,7 +1,6 @@
 """Runs that differ by their seed alone stand together: mean and spread over them."""
 
 import json
-import statistics
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from mmard.runs.folder import NO_EFFECT
 from mmard.runs.record import Run, is_run, read_run
 from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json
+from mmard.utils.numbers import mean_sd
 from mmard.utils.portable_paths import portable
 
 SAME = ("seed", *NO_EFFECT)
@@ -35,16 +35,7 @@ class Group:
     def spread(self, value: Callable[[Run], float | None]) -> Spread | None:
         """Mean and sd of what a run is asked for, over the runs that have it; None where none has."""
         found = [v for run in self.runs if (v := value(run)) is not None]
-        return spread_of(found) if found else None
-
-
-def spread_of(values: Sequence[float]) -> Spread:
-    """Mean and sample standard deviation (n − 1).
-
-    >>> spread_of([1.0, 3.0])
-    (2.0, 1.4142135623730951)
-    """
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+        return mean_sd(found) if found else None
 
 
 def read_all(sources: Sequence[Path], known: Callable[[Path], Known]) -> list[Group]:
@@ -85,13 +76,18 @@ def read_all(sources: Sequence[Path], known: Callable[[Path], Known]) -> list[Gr
 def _of_study(folder: Path) -> list[Path]:
     """The runs in a study's folder, in the study's order where its results.json has one: the baseline comes first."""
     inside = sorted(file.parent for file in folder.rglob("settings.yaml"))
-    try:
-        rows = read_json(folder / "results.json").get("rows")
-    except MmardError:
-        rows = None
+    rows = study_results(folder).get("rows")
     order = [str(row.get("run")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     place = {name: i for i, name in enumerate(order)}
     return sorted(inside, key=lambda path: place.get(path.relative_to(folder).as_posix(), len(place)))
+
+
+def study_results(folder: Path) -> Row:
+    """Read the results.json of a study's folder; empty where there is none, or where it cannot be read: it can be made anew."""
+    try:
+        return read_json(folder / "results.json")
+    except MmardError:
+        return {}
 
 
 def _name(path: Path, source: Path) -> str:

@@ -7,12 +7,19 @@ from typing import Any
 
 from mmard.core.threat import in_255ths
 from mmard.runs.command import again
-from mmard.runs.evaluation import EvaluationRecord, Row, attempt, optional, part, read_evaluation
-from mmard.runs.folder import RunFolder
-from mmard.utils.errors import MmardError
-from mmard.utils.files import read_json, sha256
-from mmard.utils.text_files import read_yaml
-from mmard.utils.trust import inside
+from mmard.runs.evaluation import (
+    SCORES,
+    EvaluationRecord,
+    Row,
+    attempt,
+    digest_of_weights,
+    evaluations_in,
+    optional,
+    part,
+    read_evaluation,
+)
+from mmard.runs.folder import RunFolder, best_validation, epochs_done
+from mmard.utils.files import read_json
 
 MEMORY = "peak_mib"
 """The peak memory of training, in a line of metrics.jsonl."""
@@ -58,13 +65,13 @@ class Run:
     @property
     def epochs(self) -> tuple[int, int]:
         """Done, and planned."""
-        return max((r["epoch"] for r in self.metrics), default=0), int(part(self.settings, "train").get("epochs") or 0)
+        return epochs_done(self.metrics), int(part(self.settings, "train").get("epochs") or 0)
 
     @property
     def finished(self) -> bool:
         """Has it come to its end? A folder that was kept without weights is asked for its epochs."""
         done, planned = self.epochs
-        return (self.path / "last.safetensors").is_file() or done >= planned > 0
+        return RunFolder(self.path).last_file.is_file() or done >= planned > 0
 
     @property
     def precision(self) -> str:
@@ -76,9 +83,9 @@ class Run:
         return ", ".join([changes[0][1], *(f"{name} from epoch {e}" for e, name in changes[1:])])
 
     @property
-    def best(self) -> Row | None:
+    def best(self) -> Mapping[str, Any] | None:
         """The look by which the best checkpoint was chosen."""
-        return max(self.looks, key=lambda r: (r["robust"], r["clean"], -r["epoch"]), default=None)
+        return best_validation(self.metrics)
 
     def threat(self, evaluation: EvaluationRecord) -> str:
         """Under which an evaluation attacked: its own, which may be another than the training's."""
@@ -108,7 +115,7 @@ def data_settings_of(settings: Mapping[str, Any]) -> str:
 
 def is_run(path: Path) -> bool:
     """Did `mmard train` make this folder?"""
-    return (path / "settings.yaml").is_file()
+    return RunFolder(path).is_run
 
 
 def read_run(path: Path, name: str, formula: str = "", resolved: Mapping[str, Any] | None = None) -> Run:
@@ -120,43 +127,32 @@ def read_run(path: Path, name: str, formula: str = "", resolved: Mapping[str, An
     Raises:
         MmardError: when it is none, or its settings cannot be read.
     """
-    if not is_run(path):
-        raise MmardError(
-            f"{path} is no run folder (no settings.yaml in it); expected one that mmard train made, or a study's"
-        )
-    settings = read_yaml(path / "settings.yaml")
-    settings, faults = dict(resolved or settings), list[str]()
-    metrics = attempt(lambda: RunFolder(path).metrics(), path / "metrics.jsonl", faults) or []
+    folder = RunFolder(path)
+    settings, faults = folder.settings(), list[str]()
+    settings = dict(resolved or settings)
+    metrics = attempt(folder.metrics, folder.metrics_file, faults) or []
     metrics = [r for r in metrics if isinstance(r.get("epoch"), int) and isinstance(r.get("seconds"), int | float)]
     evaluation = _evaluations(path, faults)
     diagnosis = optional(path / "diagnose" / "diagnosis.json", read_json, faults)
-    folder = RunFolder(path)
     looks = attempt(folder.teachers_told, folder.teachers_file, faults) or []
     history = attempt(folder.history_told, folder.history_file, faults) or []
     return Run(name, path, settings, metrics, evaluation, diagnosis, formula, faults, looks, history)
 
 
 def _evaluations(run: Path, faults: list[str]) -> dict[str, EvaluationRecord]:
-    """The evaluations by folder; one whose weights have been replaced since says nothing of those that are there now."""
-    evaluation: dict[str, EvaluationRecord] = {}
-    hashes: dict[Path, str | None] = {}
-    for file in sorted((run / "eval").glob("*/scores.json")):
-        found = attempt(lambda file=file: read_evaluation(file.parent, faults), file, faults)  # type: ignore[misc]
-        if found is None:
+    """Read the evaluations by folder; one whose weights have been replaced since says nothing of those that are there now."""
+    found: dict[str, EvaluationRecord] = {}
+    digests: dict[Path, str | None] = {}
+    for folder in evaluations_in(run):
+        file = folder / SCORES
+        evaluation = attempt(lambda folder=folder: read_evaluation(folder, faults), file, faults)  # type: ignore[misc]
+        if evaluation is None:
             continue
-        weights, then = run / found.weights, found.metadata.get("weights")
-        if then is not None and weights not in hashes:  # large files: each is read once
-            hashes[weights] = attempt(lambda weights=weights: _hash(weights), weights, faults)  # type: ignore[misc]
-        if then is None or hashes[weights] in (then, None):
-            evaluation[found.name] = found
+        weights, then = run / evaluation.weights, evaluation.metadata.get("weights")
+        if then is not None and weights not in digests:  # what cannot be read is said once
+            digests[weights] = attempt(lambda weights=weights: digest_of_weights(weights), weights, faults)  # type: ignore[misc]
+        if then is None or digests[weights] in (then, None):
+            found[evaluation.name] = evaluation
         else:
-            faults.append(f"{file} is of other weights than {weights} has now; judge these: {again(found, [run])}")
-    return evaluation
-
-
-def _hash(weights: Path) -> str | None:
-    """Of a file, or of the one that a card names; None where it is not here, as in a folder of figures alone."""
-    if weights.suffix == ".json" and weights.is_file():
-        name = str(read_json(weights).get("file"))  # what is on the hub is not fetched for this
-        weights = inside(weights.parent, name)
-    return sha256(weights) if weights.is_file() else None
+            faults.append(f"{file} is of other weights than {weights} has now; judge these: {again(evaluation, [run])}")
+    return found

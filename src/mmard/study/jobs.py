@@ -2,21 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 from mmard.api.build import resolve
 from mmard.api.settings import Settings
 from mmard.api.train import UNIMPORTANT, must_be_free, teacher_of
 from mmard.evaluation.evaluate import choose, suite
-from mmard.models.tensor_files import digest_of, load_tensors
-from mmard.runs.folder import RunFolder, differences
+from mmard.runs.evaluation import find_evaluation, is_complete
+from mmard.runs.folder import RunFolder, differences, epochs_done
 from mmard.study.grid import Cell
 from mmard.study.spec import Evaluation
 from mmard.utils.errors import MmardError
-from mmard.utils.files import read_json, sha256, state_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class Job:
     @property
     def epochs(self) -> int:
         """How many it has done."""
-        return max((int(r["epoch"]) for r in self.folder.metrics()), default=0)
+        return epochs_done(self.folder.metrics())
 
     def state(self) -> str:
         """``done``, ``part`` (it will go on) or ``new``."""
@@ -56,33 +52,13 @@ def weights_of(folder: RunFolder, evaluation: Evaluation) -> Path:
 
 def scores_of(folder: RunFolder, evaluation: Evaluation) -> Path | None:
     """The folder with the scores of exactly this evaluation; None where there are none."""
-    for file in sorted((folder.path / "eval").glob(f"{evaluation.checkpoint}*/scores.json")):
-        if read_json(file).get("asked") == evaluation.asked():
-            return file.parent
-    return None
+    return find_evaluation(folder.path, evaluation.checkpoint, evaluation.asked())
 
 
 def is_done(folder: RunFolder, evaluation: Evaluation) -> bool:
     """Tell whether the run is at its end, and the scores and verdicts are those of its weights, by their digests."""
-    scores, weights = scores_of(folder, evaluation), weights_of(folder, evaluation)
-    verdicts = scores / "verdicts.safetensors" if scores else None  # the last file of an evaluation
-    if verdicts is None or not (verdicts.exists() and weights.exists() and folder.last_file.exists()):
-        return False
-    told = read_json(verdicts.parent / "scores.json")
-    if "weights" not in told:  # an evaluation from before they were kept
-        return verdicts.stat().st_mtime >= weights.stat().st_mtime
-    if told["weights"] != _digest(weights, state_of(weights)):
-        return False
-    try:
-        return told.get("verdicts") in (None, digest_of(load_tensors(verdicts)[0], {}))
-    except (MmardError, SafetensorError, OSError):
-        return False
-
-
-@lru_cache(maxsize=1024)
-def _digest(path: Path, _: tuple[int, ...]) -> str:
-    """Compute the digest of a file: once, as long as it stays what it is."""
-    return sha256(path)
+    scores = scores_of(folder, evaluation)
+    return scores is not None and folder.last_file.exists() and is_complete(scores, weights_of(folder, evaluation))
 
 
 def jobs_of(cells: Sequence[Cell], evaluation: Evaluation) -> list[Job]:

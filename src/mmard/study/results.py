@@ -1,4 +1,4 @@
-"""Rows and comparisons of a study, read from run folders alone: settings, metrics and scores, no weights."""
+"""Rows and comparisons of a study, made of what its run folders hold: settings, metrics and scores, no weights."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,14 @@ from dataclasses import asdict
 from typing import Any
 
 from mmard.report.study_tables import HELD_OUT, SECONDS
+from mmard.runs.evaluation import read_scores
+from mmard.runs.folder import best_validation
 from mmard.study.grid import Cell, axes_of, cells_of
 from mmard.study.jobs import Job, must_be_ours, scores_of
 from mmard.study.spec import StudyFile
-from mmard.study.statistics import mean_sd, paired
+from mmard.study.statistics import paired
 from mmard.utils.errors import MmardError
-from mmard.utils.files import read_json
+from mmard.utils.numbers import mean_sd
 
 Row = dict[str, Any]
 
@@ -47,15 +49,10 @@ def results_of(study: StudyFile) -> dict[str, Any]:
 def row_of(cell: Cell, study: StudyFile) -> Row | None:
     """What a cell found, in percent; None where it is not judged yet."""
     place = scores_of(cell.folder, study.evaluate)
-    if place is None or not cell.folder.settings_file.exists():
+    if place is None or not cell.folder.is_run:
         return None
-    scores, metrics = read_json(place / "scores.json")["attacks"], cell.folder.metrics()
-    if not scores:
-        raise MmardError(
-            f"{place}/scores.json holds no attacks; remove that folder, and mmard study judges the run anew"
-        )
-    validated = sorted((r for r in metrics if "robust" in r), key=lambda r: (r["robust"], r["clean"], -r["epoch"]))
-    best = validated[-1] if validated else {}
+    scores, metrics = read_scores(place).rows, cell.folder.metrics()
+    best = best_validation(metrics) or {}
     return {
         "run": cell.name,
         "settings": cell.fingerprint,

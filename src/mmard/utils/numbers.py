@@ -2,6 +2,8 @@
 
 import hashlib
 import math
+import statistics
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 from mmard.utils.errors import MmardError
@@ -36,6 +38,15 @@ def is_number(value: Any) -> TypeGuard[int | float]:
     (True, False, False)
     """
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
+    """Compute the mean and the sample standard deviation (n − 1); a single value has none.
+
+    >>> mean_sd([1.0, 3.0]), mean_sd([2.0])
+    ((2.0, 1.4142135623730951), (2.0, None))
+    """
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def must_be_whole_number(least: int = 1, **named: Any) -> None:
