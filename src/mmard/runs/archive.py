@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import write_whole
+from mmard.utils.layout import LAYOUT_FILE
 from mmard.utils.portable_paths import standing_for, unpacked_from
 from mmard.utils.safe_open import must_be_plain
 from mmard.utils.text_files import LONGEST
@@ -18,7 +19,7 @@ from mmard.utils.trust import inside
 
 ARCHIVE = "runs.tar.gz"
 OF_A_STUDY = "study.yaml"
-OF_A_RUN = ("settings.yaml", "metrics.jsonl", "method.txt", "eval/*/scores.json", "diagnosis.json")
+OF_A_RUN = (LAYOUT_FILE, "settings.yaml", "metrics.jsonl", "method.txt", "eval/*/scores.json", "diagnosis.json")
 """What tables are made of: a few kB a run, no weights."""
 LARGEST = 1 << 28
 """Bytes of all the records in an archive; those of a run are about 10 kB."""
