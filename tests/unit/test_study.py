@@ -1,7 +1,9 @@
 """Studies without a process: the grid and its mistakes, who waits for whom, and figures against those done by hand."""
 
 import csv
+import itertools
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ from typing import Any
 import pytest
 import yaml
 from helpers import Run
+from scipy.stats import t as student
 
 from mmard import MmardError
+from mmard.evaluation.scores import wilson
 from mmard.study import publish
 from mmard.study.grid import axes_of, cells_of
 from mmard.study.jobs import Job, jobs_of
@@ -212,6 +216,28 @@ def test_statistics_against_hand_computed_numbers() -> None:
     same_but_for_rounding = [71.4 - 70.2, 61.4 - 60.2, 51.4 - 50.2]
     assert len(set(same_but_for_rounding)) > 1
     assert paired(same_but_for_rounding).p_t is None
+
+
+def test_scipy_says_what_the_formulas_say() -> None:
+    for n, right in ((1, 0), (10, 3), (500, 499), (10_000, 4_321), (10_000, 10_000)):
+        share, z = right / n, 1.96
+        middle, reach = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+        ends = [(middle - reach) / (1 + z * z / n), (middle + reach) / (1 + z * z / n)]
+        assert wilson(share, n) == pytest.approx([max(0.0, ends[0]), min(1.0, ends[1])], abs=1e-12)
+    for differences in ([0.4, -1.2, 3.5, 3.5], [1.5, 2.5, -0.5, 4.0, 1.0, -2.0], [0.1 + 0.2, -0.3, 5.0]):
+        flips = [[s * d for s, d in zip(signs, differences, strict=True)] for signs in signs_of(len(differences))]
+        far = [abs(math.fsum(f)) >= abs(math.fsum(differences)) - 1e-9 for f in flips]
+        assert sign_flip(differences) == pytest.approx(sum(far) / len(far), abs=1e-12)
+        found, (mean, sd) = paired(differences), mean_sd(differences)
+        assert sd is not None
+        half = float(student.ppf(0.975, len(differences) - 1)) * sd / len(differences) ** 0.5
+        assert (found.low, found.high) == pytest.approx((mean - half, mean + half), abs=1e-12)
+        t = abs(mean) / (sd / len(differences) ** 0.5)
+        assert found.p_t == pytest.approx(2 * float(student.sf(t, len(differences) - 1)), abs=1e-12)
+
+
+def signs_of(n: int) -> list[tuple[int, ...]]:
+    return list(itertools.product((1, -1), repeat=n))
 
 
 WORST = {"a": (40.0, 44.0, 48.0), "b": (41.0, 46.0, 51.0)}

@@ -15,8 +15,8 @@ from mmard.utils.files import read_json, write_json, write_text
 
 CLEAN = "clean"
 WORST = "worst case"
-
-
+WITHIN_1_96 = math.erf(1.96 / math.sqrt(2))
+"""Share of a normal distribution within 1.96 standard deviations, by which 95 % is meant in published tables."""
 MUCH, SURE = 0.15, 4.0
 """So much better is far better: share of the images, and standard deviations of what chance gives to equals."""
 
@@ -32,11 +32,12 @@ def is_no_fluke(alone: int, count: int) -> bool:
     return alone > max(2, 0.02 * count)
 
 
-def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share seen in n samples."""
-    middle, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Compute Wilson's 95 % interval of a share seen in n samples, at 1.96 standard deviations."""
+    from scipy.stats import binomtest  # a second to import
+
+    found = binomtest(round(share * n), n).proportion_ci(WITHIN_1_96, "wilson")
+    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True, eq=False)
