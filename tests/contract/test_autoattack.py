@@ -248,7 +248,19 @@ def test_what_verdicts_depend_on_has_a_folder_of_its_own(net: nn.Module, tmp_pat
     assert folders[0] == EvalModel(net, blobs(12), 12).cache_in(tmp_path, trials, threat, 8, 0).folder
 
 
-def test_a_randomised_model_is_attacked_with_every_pass(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("steps", [5, pytest.param(100, marks=pytest.mark.slow)])
+def test_a_randomised_model_is_attacked_with_every_pass(
+    steps: int, net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = AutoAttack.package
+
+    def short(self: AutoAttack, *of: Any) -> Any:
+        made = package(self, *of)
+        made.apgd.n_iter = made.apgd_targeted.n_iter = steps
+        return made
+
+    monkeypatch.setattr(AutoAttack, "package", short)
+
     class Noisy(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -310,9 +322,12 @@ def test_an_evaluation_killed_at_random_moments_ends_with_the_same_verdicts(mmar
     assert 0 < whole.correct[:, 2].sum() < len(whole.correct)
 
 
-@pytest.mark.slow
-def test_the_benchmark_times_both_and_compares_their_verdicts(honest: dict[str, Path], tmp_path: Path) -> None:
-    words = [honest["rslad"] / "best.safetensors", "--limit", 30, "--share", 0.02, "--other-seed", "--json", "out.json"]
+@pytest.mark.parametrize("limit", [3, pytest.param(30, marks=pytest.mark.slow)])
+def test_the_benchmark_times_both_and_compares_their_verdicts(
+    limit: int, honest: dict[str, Path], tmp_path: Path
+) -> None:
+    words = [honest["rslad"] / "best.safetensors", "--limit", limit, "--share", 0.02, "--json", "out.json"]
+    words += ["--other-seed"] if limit > 3 else []
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "autoattack.py"
     done = subprocess.run(
         [sys.executable, str(script), *map(str, words)], cwd=tmp_path, capture_output=True, text=True, check=False

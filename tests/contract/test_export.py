@@ -67,7 +67,13 @@ def test_every_family_is_among_those_exported() -> None:
     assert TINY.keys() == FAMILIES.keys()
 
 
-@pytest.mark.parametrize("name", sorted(set(TINY.values())))
+QUICK_TO_EXPORT = {"cnn-4-2", "vit-8-2-4"}  # the others take seconds each
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in QUICK_TO_EXPORT else pytest.mark.slow) for n in sorted(set(TINY.values()))],
+)
 def test_every_architecture_says_the_same_as_onnx_and_nearly_so_in_int8(name: str) -> None:
     net, x = lively(name), torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     graph = onnx_of(net, (8, 8))
