@@ -105,6 +105,7 @@ def build():
 """
 
 
+@pytest.mark.slow
 def test_a_methods_state_is_that_of_the_whole_batch_in_every_process(
     mmard_process: Run, digits_teacher: Path, tmp_path: Path
 ) -> None:
