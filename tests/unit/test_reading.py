@@ -13,6 +13,7 @@ from mmard.runs.folder import RunFolder
 from mmard.study.spec import read_study
 from mmard.utils.errors import MmardError
 from mmard.utils.text_files import parse_json, parse_yaml, read_text, read_yaml
+from mmard.utils.trust import Trust
 
 CASE_10 = "method: pgd_at\ntrain: {epochs: 5, lr: 0.01}\nthreat: {eps: 8/255}\ntrain: {epochs: 30, batch_size: 64}\n"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -146,6 +147,33 @@ def test_settings_are_plain_values(given: dict[str, Any], expected: str) -> None
     with pytest.raises(MmardError) as e:
         read_settings(None, given)
     assert expected in str(e.value)
+
+
+OWN = """
+from collections.abc import Sequence
+from typing import Annotated
+from pydantic import Field
+from mmard.methods import rslad
+
+def build(gain: Annotated[float, Field(ge=1)] = 2.0, ends: Sequence[Annotated[float, Field(gt=0)]] = (), tau=1.0):
+    assert (gain, ends, tau) == (4 / 3, (0.5, 2.0), -1.0)
+    return rslad()
+"""
+
+
+def test_ranges_stand_beside_the_parameters_of_ones_own_method_too(tmp_path: Path) -> None:
+    """A number is read in all ways, lies in the range of its annotation, and without one in none."""
+    (tmp_path / "own.py").write_text(OWN)
+    name, trust = f"{tmp_path}/own.py:build", Trust(everything=True)
+    assert build_method({"name": name, "gain": "4/3", "ends": ["1/2", 2], "tau": -1}, trust).name == "rslad"
+    for given, expected in (
+        ({"gain": "1/2"}, "method.gain is '1/2', expected a number not below 1"),
+        ({"gain": True}, "method.gain is True, expected a number such as 8/255"),
+        ({"ends": [1, 0]}, "method.ends is 0, expected a number above 0"),
+        ({"ends": 1}, r"method.ends is 1, expected a list of numbers such as \[215, 260\]"),
+    ):
+        with pytest.raises(MmardError, match=expected):
+            build_method({"name": name, **given}, trust)
 
 
 def test_a_path_is_as_good_as_its_name() -> None:

@@ -8,17 +8,19 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
+
+from pydantic import StrictBool, StrictStr, TypeAdapter, ValidationError
 
 from mmard.core.method import Method
 from mmard.methods import METHODS
 from mmard.utils.errors import MmardError, first_line, unknown
-from mmard.utils.numbers import parse_number
 from mmard.utils.text_files import parse_yaml
 from mmard.utils.trust import Trust
+from mmard.utils.validation import Number, expectation
 
 WORD = re.compile(r"[^\s()\[\]{},=](?:[^()\[\]{},=]*[^\s()\[\]{},=])?")  # all between brackets, commas and equals signs
-NOT_NEGATIVE = ("rate", "tau_rate", "power", "begin", "drops")
+KINDS: dict[type, Any] = {float: Number, int: Number, tuple: Number, bool: StrictBool, str: StrictStr}
 
 
 def method_builder(name: str, trust: Trust) -> Callable[..., Method]:
@@ -170,32 +172,21 @@ def _spec(node: ast.expr, text: str) -> str | dict[str, Any]:
 
 
 def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
-    """The value in the type of the parameter's default: ``"5/6"`` for a float, true or false for a bool."""
+    """Bring a value into the type of its parameter's default, ``"5/6"`` for a float, and the range of its annotation."""
     kind = type(parameter.default)
     if parameter.default is None and float in get_args(parameter.annotation) and value is not None:
         kind = float
-    if kind is tuple:
-        if not isinstance(value, list | tuple):
-            raise MmardError(f"{key} is {value!r}, expected a list of numbers such as [215, 260]")
-        return tuple(_number(one, key) for one in value)
-    if kind in (float, int):
-        number = _number(value, key)
-        return int(number) if kind is int and number == int(number) else number
-    if kind in (bool, str) and type(value) is not kind:
-        raise MmardError(f"{key} is {value!r}, expected {'true or false' if kind is bool else 'a word'}")
-    return value
-
-
-def _number(value: Any, key: str) -> float:
-    """A number; temperatures are above 0, rates and powers are not below."""
+    if kind not in KINDS:
+        return value
+    each = next(iter(get_args(parameter.annotation)), None) if kind is tuple else parameter.annotation
+    within = Annotated[KINDS[kind], None, *getattr(each, "__metadata__", ())]
     try:
-        number = parse_number(value)
-    except ValueError as e:
-        raise MmardError(f"{key} is {value!r}, {e}") from e
-    name = key.rpartition(".")[2]
-    if (name == "tau" and number <= 0) or (name in NOT_NEGATIVE and number < 0):
-        raise MmardError(f"{key} is {number:g}, expected a number {'above 0' if name == 'tau' else 'not below 0'}")
-    return number
+        found = TypeAdapter(tuple[within, ...] if kind is tuple else within).validate_python(value)
+    except ValidationError as e:
+        fault = e.errors()[0]
+        example = " of numbers such as [215, 260]" if fault["type"] == "tuple_type" else ""
+        raise MmardError(f"{key} is {fault['input']!r}, {expectation(fault)}{example}") from e
+    return int(found) if kind is int and found == int(found) else found
 
 
 def _from_file(path: Path) -> Any:

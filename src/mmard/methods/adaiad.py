@@ -9,6 +9,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.terms import introspect, soft_moved, soft_moved_hot
+from mmard.utils.validation import NotNegative, Positive
 
 CITATION = Citation(
     authors="Huang et al.",
@@ -18,7 +19,7 @@ CITATION = Citation(
 )
 
 
-def adaiad(power: float = 0.1, begin: float = 0.3, tau: float = 1.0) -> Method:
+def adaiad(power: NotNegative = 0.1, begin: NotNegative = 0.3, tau: Positive = 1.0) -> Method:
     """AdaIAD (Huang 2023): a live teacher, and the student's own soft labels where that fails at x'."""
     return Method(
         name="adaiad",

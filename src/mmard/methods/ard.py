@@ -9,6 +9,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv, hard_nat, soft_adv_hot
+from mmard.utils.validation import Positive
 
 CITATION = Citation(
     authors="Goldblum et al.",
@@ -19,7 +20,7 @@ CITATION = Citation(
 )
 
 
-def ard(alpha: float = 1.0, tau: float = 30.0, attack_in_train_mode: bool = False) -> Method:
+def ard(alpha: float = 1.0, tau: Positive = 30.0, attack_in_train_mode: bool = False) -> Method:
     """ARD (Goldblum 2020): the student at x' follows the teacher at x, at a high temperature."""
     return Method(
         name="ard",

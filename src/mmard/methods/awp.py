@@ -12,6 +12,7 @@ from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.methods.trades import trades
 from mmard.utils.errors import MmardError
+from mmard.utils.validation import NotNegative
 
 CITATION = Citation(
     authors="Wu et al.",
@@ -22,7 +23,7 @@ CITATION = Citation(
 )
 
 
-def awp(base: Method | None = None, *, gamma: float = 5e-3, begin: float = 0.0) -> Method:
+def awp(base: Method | None = None, *, gamma: float = 5e-3, begin: NotNegative = 0.0) -> Method:
     """AWP (Wu 2020): any base (TRADES), the loss descended at weights that were first moved up it."""
     base = base or trades()
     if base.perturbation is not None:

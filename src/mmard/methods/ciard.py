@@ -20,6 +20,7 @@ from mmard.methods.papers import Citation
 from mmard.terms import hard_adv, label
 from mmard.terms.multi_teacher import TeacherTemperatures, TeacherWeights
 from mmard.terms.state import PerStep
+from mmard.utils.validation import NotNegative
 
 CITATION = Citation(
     authors="Lu et al.",
@@ -91,7 +92,7 @@ def _magnitude(size: Tensor) -> Tensor:
     return size.clamp_min(1e-7).log10().floor()
 
 
-def ciard(begin: float = 1 / 6, temperatures_stop: bool = False, balanced: bool = False) -> Method:
+def ciard(begin: NotNegative = 1 / 6, temperatures_stop: bool = False, balanced: bool = False) -> Method:
     """CIARD (Lu 2025): two teachers, the robust one trained on; a push away from the natural one where that errs."""
     return Method(
         name="ciard",

@@ -10,6 +10,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv, introspect, soft_adv_hot, soft_moved_natural, trusted
+from mmard.utils.validation import NotNegative, Positive
 
 CITATION = Citation(
     authors="Zhu et al.",
@@ -20,7 +21,9 @@ CITATION = Citation(
 )
 
 
-def iad(power: float = 0.1, begin: float = 0.3, tau: float = 1.0, attack_in_train_mode: bool = False) -> Method:
+def iad(
+    power: NotNegative = 0.1, begin: NotNegative = 0.3, tau: Positive = 1.0, attack_in_train_mode: bool = False
+) -> Method:
     """IAD-I (Zhu 2022): the teacher's soft labels, and the student's own where the teacher fails at x'."""
     return Method(
         name="iad",
@@ -31,7 +34,7 @@ def iad(power: float = 0.1, begin: float = 0.3, tau: float = 1.0, attack_in_trai
     )
 
 
-def iad_2(power: float = 0.1, begin: float = 0.2, attack_in_train_mode: bool = False) -> Method:
+def iad_2(power: NotNegative = 0.1, begin: NotNegative = 0.2, attack_in_train_mode: bool = False) -> Method:
     """IAD-II (Zhu 2022): labels, a robust and a natural teacher, and the student's own soft labels."""
     own = 0.5 * (trusted + introspect).given(power=power, begin=begin)
     return Method(

@@ -16,6 +16,7 @@ from mmard.core.objective import nothing, term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
+from mmard.utils.validation import Positive
 
 CITATION = Citation(
     authors="Jung et al.",
@@ -57,7 +58,7 @@ def hard_peer(v: Views) -> Tensor:
 
 
 def peeraid(
-    lam1: float = 0.0, lam2: float = 1.0, lam3: float = 1.0, tau: float = 5.0, gamma: float = 0.1,
+    lam1: float = 0.0, lam2: float = 1.0, lam3: float = 1.0, tau: Positive = 5.0, gamma: float = 0.1,
     peer: str = "student", through_student: bool = False,
 ) -> Method:  # fmt: skip
     """PeerAiD (Jung 2024): the tutor is a peer that is trained beside the student, from scratch; needs no teacher."""

@@ -10,7 +10,7 @@ import torch
 from pydantic import BeforeValidator, ConfigDict, ValidationError, validate_call
 
 from mmard.utils.errors import MmardError, as_mistake
-from mmard.utils.validation import EXPECTED, in_our_words
+from mmard.utils.validation import expectation
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def _mistake(e: ValidationError, function: str, names: list[str]) -> Exception:
     if faults[0]["type"] in OF_NAMES:
         return TypeError(f"{function}: {faults[0]['msg']}: {name}")
     same = [fault for fault in faults if fault["loc"][:1] == (at,)]
-    expected = dict.fromkeys(EXPECTED.get(fault["type"]) or in_our_words(fault["msg"]) for fault in same)
+    expected = dict.fromkeys(expectation(fault) for fault in same)
     words = " or ".join(word.removeprefix("expected ") for word in expected)
     return MmardError(f"{function}: {name} is {shortened(faults[0]['input'])}, expected {words}")
 

@@ -22,11 +22,15 @@ EXPECTED = {
     "string_type": "expected a word",
     "path_type": "expected a path",
     "callable_type": "expected a function",
+    "greater_than": "expected a number above {gt:g}",
+    "greater_than_equal": "expected a number not below {ge:g}",
 }  # pydantic's kinds of fault
 
 
 Number = Annotated[float, BeforeValidator(parse_number)]
 """A number as people write it: 8/255, 1e-3."""
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -91,8 +95,7 @@ def _mistake(section: type[BaseModel], found: ValidationError, where: str) -> Mm
         return unknown(where, key, known)
     if fault["type"] == "missing":
         return MmardError(f"{where} {key!r} is missing")
-    message = EXPECTED.get(fault["type"]) or in_our_words(fault["msg"])
-    return MmardError(f"{where} {key!r} is {fault['input']!r}: {message}")
+    return MmardError(f"{where} {key!r} is {fault['input']!r}: {expectation(fault)}")
 
 
 def plain(value: Any, where: str, key: str = "") -> Any:
@@ -131,9 +134,12 @@ def _odd(value: Any, where: str, key: str) -> NoReturn:
     raise MmardError(f"{where} {key!r} is a {type(value).__name__}: expected words, numbers, lists, or keys and values")
 
 
-def in_our_words(message: str) -> str:
-    """Say a fault of pydantic's as this package does."""
-    return message.removeprefix("Value error, ").replace("Input should be", "expected")
+def expectation(fault: Mapping[str, Any]) -> str:
+    """Say what was expected where pydantic found a fault."""
+    words = EXPECTED.get(fault["type"])
+    if words is None:
+        return str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
+    return words.format(**fault.get("ctx", {}))
 
 
 def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
