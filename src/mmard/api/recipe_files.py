@@ -1,9 +1,13 @@
-"""Recipes on disk: those of the package by name, others by their path."""
+"""Recipes on disk: those of the package by name, others by their path; and the recipes that they change, their bases."""
 
 from pathlib import Path
+from typing import Any
 
-from mmard.utils.errors import MmardError, unknown
+from mmard.utils.errors import MmardError, first_line, unknown
 from mmard.utils.layout import must_be_readable
+from mmard.utils.text_files import read_yaml
+
+YAML = (".yaml", ".yml")
 
 
 def recipe_folders() -> list[Path]:
@@ -13,7 +17,7 @@ def recipe_folders() -> list[Path]:
 
 
 def recipes() -> dict[str, Path]:
-    """All the built-in recipes by name: our own, then the published settings."""
+    """List the built-in recipes by name: our own, then the published settings. What is in ``bases/`` is none by itself."""
     return {
         p.stem: p for at in recipe_folders() for each in ("", "published/") for p in sorted(at.glob(f"{each}*.yaml"))
     }
@@ -22,7 +26,7 @@ def recipes() -> dict[str, Path]:
 def recipe_file(name: str) -> Path:
     """The file of a recipe: a path, or the name of a built-in one."""
     path = Path(name).expanduser()
-    if path.suffix in (".yaml", ".yml") or path.is_dir():
+    if path.suffix in YAML or path.is_dir():
         if path.is_dir():
             must_be_readable(path)
             path = path / "settings.yaml"
@@ -44,3 +48,58 @@ def recipe_file(name: str) -> Path:
 def is_package_file(path: Path) -> bool:
     """Tell whether the file comes with this package, as its recipes and studies do."""
     return any(path.resolve().is_relative_to(folder) for folder in recipe_folders())
+
+
+def with_bases(
+    recipe: Path, settings: dict[str, Any] | None = None, *, anywhere: bool = False
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Read a recipe and the chain of its bases: each file with its settings, the last base first.
+
+    Args:
+        settings: what the recipe holds; None: it is read.
+        anywhere: the user vouches for what it names: a base may also lie outside of the folder of the recipe that names it.
+
+    Raises:
+        MmardError: for a base that is not there or may not be read, and for bases that lead back to a recipe.
+    """
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    seen: list[Path] = []
+    while True:
+        seen.append(recipe.resolve())
+        if seen[-1] in seen[:-1]:
+            names = " → ".join(file.name for file in seen[seen.index(seen[-1]) :])
+            raise MmardError(f"{recipe}: its bases lead back to it: {names}; one of them has to stand without a base")
+        given = dict(settings) if settings is not None else _settings_in(recipe)
+        base, settings = given.pop("base", ""), None
+        chain.insert(0, (recipe, given))
+        if base == "":
+            return chain
+        recipe = _base_file(recipe, base, anywhere)
+
+
+def _settings_in(recipe: Path) -> dict[str, Any]:
+    if not (settings := read_yaml(recipe)):
+        raise MmardError(f"{recipe} is empty; expected settings in it, such as method: rslad")
+    return settings
+
+
+def _base_file(recipe: Path, base: Any, anywhere: bool) -> Path:
+    """Find a base: a file seen from the folder of the recipe that names it, or a built-in recipe by name."""
+    if not isinstance(base, str):
+        raise MmardError(f"{recipe}: base is {base!r}, expected a .yaml file in its folder, or the name of a recipe")
+    if Path(base).suffix not in YAML:
+        if base not in recipes():
+            raise unknown(f"base in {recipe}", base, recipes(), "or a .yaml file in its folder")
+        return recipes()[base]
+    try:
+        path = recipe.parent / Path(base).expanduser()
+        inside, there = path.resolve().is_relative_to(recipe.parent.resolve()), path.is_file()
+    except (OSError, RuntimeError, ValueError) as e:  # a link to itself; nobody's home; a name that cannot be
+        raise MmardError(f"{recipe}: its base {base!r} cannot be found ({first_line(e)}); expected a .yaml file") from e
+    if not (anywhere or inside):
+        raise MmardError(
+            f"{recipe}: its base {base} lies outside of its folder; put it there, or give --trust (Python: trust=True)"
+        )
+    if not there:
+        raise MmardError(f"{recipe}: there is no base at {path}; expected a .yaml file, or the name of a recipe")
+    return path

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr
 
-from mmard.api.recipe_files import is_package_file, recipe_file
+from mmard.api.recipe_files import is_package_file, recipe_file, with_bases
 from mmard.api.registry import names_of, spec_of
 from mmard.attacks.inner.compose import Inner
 from mmard.data.sources import unused
@@ -16,7 +16,7 @@ from mmard.training.averaging import Averaging
 from mmard.training.schedule import Plan
 from mmard.training.validation import Validation
 from mmard.utils.errors import MmardError
-from mmard.utils.text_files import NoYamlError, parse_yaml, read_yaml
+from mmard.utils.text_files import NoYamlError, parse_yaml
 from mmard.utils.trust import Trust
 from mmard.utils.validation import Count, Number, Section, Seed, plain, validated
 
@@ -148,48 +148,51 @@ def read_settings(
         return recipe.trusting(recipe.trust.also(everything=trust))
     if isinstance(recipe, Settings):
         raw, known = recipe.resolved(), recipe.trust.also(everything=trust)
-    elif isinstance(recipe, dict):
-        raw = _nested(plain(recipe, "setting"), "the recipe")
-        known = known.also(_words(raw))
     elif recipe is not None:
-        raw, found = _of_file(str(recipe))
+        raw, found = settings_in(recipe, trust=trust)
         known = found.also(everything=trust)
     return _joined(raw, overrides or {}, known, own)
 
 
-def _by_key(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a mapping for a section as its keys: ``train={"epochs": 5}`` changes the epochs and leaves the batch size."""
-    changes: dict[str, Any] = {}
-    for key, value in overrides.items():
-        if isinstance(value, dict) and key in SECTIONS:
-            changes |= {f"{key}.{inner}": each for inner, each in value.items()}
-        else:
-            changes[key] = value
-    return changes
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write settings by dotted key: ``{"train": {"lr": 1}}`` changes ``train.lr`` and leaves the rest of ``train`` alone."""
+    pairs: dict[str, Any] = {}
+    for key, value in settings.items():
+        inside = value if key in SECTIONS and isinstance(value, dict) else None
+        pairs |= {key: value} if inside is None else {f"{key}.{k}": v for k, v in inside.items()}
+    return pairs
 
 
-def _of_file(recipe: str) -> tuple[dict[str, Any], Trust]:
-    """Read a recipe or a run folder, and tell which of its words need nobody's."""
-    path = recipe_file(recipe)
-    if not (flat := read_yaml(path)):
-        raise MmardError(f"{path} is empty; expected settings in it, such as method: rslad")
-    raw = _nested(flat, str(path))
-    known = Trust(own=frozenset(_words(raw) if is_package_file(path) else ()))
-    if Path(recipe).expanduser().is_dir():
-        raw["out"] = recipe  # a folder that was moved is still this run
-        known = replace(known, folder=path.parent)
+def settings_in(recipe: str | Path | dict[Any, Any], *, trust: bool = False) -> tuple[dict[str, Any], Trust]:
+    """Read what a recipe and its bases, or a run folder, set; and tell which of their words need nobody's.
+
+    Raises:
+        MmardError: when it is not there, a setting stands in a file twice, or a base is none.
+    """
+    if isinstance(recipe, dict):
+        chain = with_bases(Path("the recipe"), plain(recipe, "setting"), anywhere=True)
+    else:
+        chain = with_bases(recipe_file(str(recipe)), anywhere=trust)
+    raw: dict[str, Any] = {}
+    known = Trust()
+    for path, given in chain:
+        stand_once(given, str(path))
+        if "teacher" in given and isinstance(also := given.get("teachers"), dict) and "robust" in also:
+            raise MmardError(f"{path} has teacher and teachers.robust, two names of one network; give one")
+        _change(raw, flat(given))
+        users = isinstance(recipe, dict) and given is chain[-1][1]
+        known = known.also(_words(given) if users or is_package_file(path) else ())
+    if not isinstance(recipe, dict) and Path(recipe).expanduser().is_dir():
+        raw["out"] = str(recipe)  # a folder that was moved is still this run
+        known = replace(known, folder=chain[-1][0].parent)
     return raw, known
 
 
-def _nested(flat: dict[str, Any], where: str) -> dict[str, Any]:
-    """Write settings by dotted key as sections."""
-    stand_once(flat, where)
-    raw: dict[str, Any] = {}
-    if "teacher" in flat and isinstance(also := flat.get("teachers"), dict) and "robust" in also:
-        raise MmardError(f"{where} has teacher and teachers.robust, two names of one network; give one")
-    for key, value in flat.items():
+def _change(raw: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Put settings by dotted key over those that are there."""
+    _forget_other_data(raw, changes)
+    for key, value in changes.items():
         _put(raw, key, value)
-    return raw
 
 
 def settings_of_weights(raw: Any, folder: Path, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
@@ -207,10 +210,8 @@ def settings_of_weights(raw: Any, folder: Path, words: Mapping[str, Any], *, tru
 
 def _joined(raw: dict[str, Any], words: Mapping[str, Any], known: Trust, own: bool) -> Settings:
     """Write overrides by dotted key into plain settings, and validate the whole."""
-    changes = _by_key(plain(words, "setting"))
-    _forget_other_data(raw, changes)
-    for key, value in changes.items():
-        _put(raw, key, value)
+    changes = flat(plain(words, "setting"))
+    _change(raw, changes)
     return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known)
 
 

@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from mmard.api.settings import SECTIONS, Settings, read_settings
+from mmard.api.settings import SECTIONS, Settings, flat, read_settings
 from mmard.api.train import UNIMPORTANT
 from mmard.runs.folder import RunFolder
-from mmard.study.spec import OF_THE_STUDY, StudyFile, flat, is_setting, not_ours
+from mmard.study.spec import OF_THE_STUDY, StudyFile, is_setting, not_ours
 from mmard.utils.errors import MmardError, unknown
 
 Axes = dict[str, dict[str, dict[str, Any]]]

@@ -7,12 +7,7 @@ import yaml
 from pydantic import Field, PrivateAttr
 
 from mmard.api.recipe_files import is_package_file, recipe_folders
-from mmard.api.settings import (
-    SECTIONS,
-    Settings,
-    read_settings,
-    stand_once,
-)
+from mmard.api.settings import Settings, flat, read_settings, stand_once
 from mmard.utils.argument_types import Names
 from mmard.utils.errors import MmardError, unknown
 from mmard.utils.files import write_text
@@ -85,15 +80,6 @@ class StudyFile(Section):
         base = self.base_settings().model_dump(mode="json", exclude=set(OF_THE_STUDY))
         whole = {**self.model_dump(mode="json"), "base": base, "settings": {}}
         return yaml.safe_dump(portable(whole), sort_keys=False, allow_unicode=True)
-
-
-def flat(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Settings by dotted key: ``{"train": {"lr": 1}}`` changes ``train.lr`` and leaves the rest of ``train`` alone."""
-    pairs: dict[str, Any] = {}
-    for key, value in overrides.items():
-        inside = value if key in SECTIONS and isinstance(value, dict) else None
-        pairs |= {key: value} if inside is None else {f"{key}.{k}": v for k, v in inside.items()}
-    return pairs
 
 
 def is_setting(key: str) -> bool:
