@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from mmard import MmardError, Scores, Threat
 from mmard.attacks.autoattack import AutoAttack
 from mmard.data.images import DataSet, Images, split
-from mmard.evaluation.evaluate import choose, evaluate, suite
+from mmard.evaluation.evaluate import evaluate
+from mmard.evaluation.loop import Execution
 from mmard.evaluation.scores import wilson
+from mmard.evaluation.suite import choose, suite
 from mmard.methods import pgd_at
 from mmard.runs.folder import RunFolder
 from mmard.training.schedule import Plan
@@ -43,7 +45,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
 
 
 def test_accuracy_falls_and_the_worst_case_is_each_samples_own(trained: nn.Module, tiny: DataSet) -> None:
-    scores = evaluate(trained, tiny.test, Threat(eps=0.2), choose("fgsm,pgd-20,cw", suite()), batch_size=33)
+    scores = evaluate(
+        trained, tiny.test, Threat(eps=0.2), choose("fgsm,pgd-20,cw", suite()), how=Execution(batch_size=33)
+    )
     assert scores.attacks == ("clean", "FGSM", "PGD-20", "C&W")
     assert scores.accuracy("clean") >= scores.accuracy("FGSM") >= scores.accuracy("PGD-20")
     assert scores.accuracy("worst case") == scores.correct.all(1).double().mean()
@@ -64,7 +68,7 @@ def test_the_models_mode_and_gradients_come_back(tiny: DataSet) -> None:
 
 
 def test_details_say_steps_size_and_start() -> None:
-    details = {name: trial.detail(Threat(eps=8 / 255)) for name, trial in suite().items()}
+    details = {name: spec.detail(Threat(eps=8 / 255)) for name, spec in suite().items()}
     assert details["AutoAttack-quick"] == "AutoAttack quick (pyautoattack): APGD-CE and APGD-T only"
     assert details["PGD-20"] == "cross-entropy, 20 steps of 2/255, start uniform"
     assert details["FGSM"] == "cross-entropy, 1 step of 8/255, start none"

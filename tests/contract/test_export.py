@@ -22,8 +22,10 @@ from mmard.attacks.autoattack import AutoAttack
 from mmard.attacks.pgd import untargeted
 from mmard.attacks.square import Square
 from mmard.data.sources import load
-from mmard.evaluation.evaluate import choose, evaluate
+from mmard.evaluation.evaluate import evaluate
 from mmard.evaluation.exported import choose_exported, exported_suite, straight_through
+from mmard.evaluation.loop import Execution
+from mmard.evaluation.suite import choose
 from mmard.models.onnx_export import bytes_of, compare, onnx_of
 from mmard.models.onnx_runtime import RuntimeModel
 from mmard.models.quantise import quantised
@@ -136,8 +138,8 @@ def test_straight_through_finds_what_the_closed_form_says_where_the_runtime_has_
     images.labels.copy_((s < 0).long())
     room = s.abs() - eps * plain.w[0].abs().sum()
     sure = room.abs() > 0.02  # rounding to 1/200 decides nothing
-    trials = exported_suite(surrogate)
-    chosen = {n: trials[n] for n in ("through-PGD-20", "through-C&W")}
+    specs = exported_suite(surrogate)
+    chosen = {n: specs[n] for n in ("through-PGD-20", "through-C&W")}
     scores = evaluate(Runtime(), images, Threat(eps=eps), chosen)
     assert 5 < (room[sure] > 0).sum() < sure.sum() - 5
     for column in (1, 2):
@@ -147,8 +149,8 @@ def test_straight_through_finds_what_the_closed_form_says_where_the_runtime_has_
 def test_transfer_shows_the_runtime_what_the_attack_made_on_the_surrogate() -> None:
     runtime, surrogate, images, threat = Linear(levels=3), Linear(), blobs(30, size=4), Threat(eps=0.03)
     images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
-    trials = choose_exported("transfer-pgd-20", exported_suite(surrogate, seed=4))
-    verdicts = evaluate(runtime, images, threat, trials, seed=4, batch_size=20).correct[:, 1]
+    specs = choose_exported("transfer-pgd-20", exported_suite(surrogate, seed=4))
+    verdicts = evaluate(runtime, images, threat, specs, how=Execution(seed=4, batch_size=20)).correct[:, 1]
     wanted = []
     for start in (0, 20):
         x, y, _ = images.batch(slice(start, start + 20))
@@ -162,9 +164,9 @@ def test_transfer_shows_the_runtime_what_the_attack_made_on_the_surrogate() -> N
 def test_autoattack_by_transfer_goes_on_with_whom_the_runtime_has_right() -> None:
     runtime, surrogate, images, threat = Linear(levels=3), Linear(), blobs(40, size=4), Threat(eps=0.05)
     images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
-    trials = choose_exported("transfer-autoattack", exported_suite(surrogate, 40), "quick")
-    assert list(trials) == ["transfer-AutoAttack-quick"]
-    scores = evaluate(runtime, images, threat, trials, batch_size=40)
+    specs = choose_exported("transfer-autoattack", exported_suite(surrogate, 40), "quick")
+    assert list(specs) == ["transfer-AutoAttack-quick"]
+    scores = evaluate(runtime, images, threat, specs, how=Execution(batch_size=40))
     first, last = scores.stages
     assert (first.name, last.name, first.attacked) == ("APGD-CE", "APGD-T", 40)
     assert last.attacked == first.right.sum() < 40
@@ -181,9 +183,9 @@ def test_only_queries_find_out_a_runtime_that_its_surrogate_knows_nothing_of() -
     runtime, surrogate, images = Linear(levels=50), Linear(seed=7), blobs(20, size=4)
     surrogate.w.zero_()  # no gradient anywhere
     images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
-    trials = choose_exported("fgsm,square", exported_suite(surrogate))
-    assert list(trials) == ["transfer-FGSM", "through-FGSM", "Square"]
-    scores = evaluate(runtime, images, Threat(eps=0.3), trials)
+    specs = choose_exported("fgsm,square", exported_suite(surrogate))
+    assert list(specs) == ["transfer-FGSM", "through-FGSM", "Square"]
+    scores = evaluate(runtime, images, Threat(eps=0.3), specs)
     assert [scores.accuracy(a) for a in ("transfer-FGSM", "through-FGSM")] == [1, 1]
     assert scores.accuracy("Square") == scores.accuracy("worst case") < 0.5
 

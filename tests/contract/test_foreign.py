@@ -12,8 +12,9 @@ from mmard.data.images import DataSet, Images, some
 from mmard.data.sources import load
 from mmard.evaluation.checks.confirmation import Attempt, attempt
 from mmard.evaluation.checks.run import evaluate_with_checks
-from mmard.evaluation.evaluate import choose, evaluate, suite
+from mmard.evaluation.evaluate import evaluate
 from mmard.evaluation.prepare import Contiguous, FiniteGradients, prepared
+from mmard.evaluation.suite import choose, suite
 from mmard.models.students import Architecture, build
 
 THREAT = Threat(eps=0.1)

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from mmard import MmardError, Threat
 from mmard.evaluation.checks.messages import CheckError
 from mmard.evaluation.checks.run import evaluate_with_checks
-from mmard.evaluation.evaluate import choose, evaluate, suite
+from mmard.evaluation.evaluate import evaluate
+from mmard.evaluation.loop import Execution
+from mmard.evaluation.suite import choose, suite
 
 THREAT = Threat(eps=0.1)
 
@@ -36,10 +38,10 @@ def same(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_logits_of_any_precision_have_the_verdicts_of_the_same_numbers_in_float32(dtype: torch.dtype) -> None:
-    images, trials, threat = blobs(8), choose("fgsm,autoattack-quick", suite()), Threat(eps=0.24)
-    given = evaluate(Net(same, lambda z: z.to(dtype)), images, threat, trials)
+    images, specs, threat = blobs(8), choose("fgsm,autoattack-quick", suite()), Threat(eps=0.24)
+    given = evaluate(Net(same, lambda z: z.to(dtype)), images, threat, specs)
     # what float32 makes of the same rounded numbers
-    right = evaluate(Net(same, lambda z: z.to(dtype).float()), images, threat, trials)
+    right = evaluate(Net(same, lambda z: z.to(dtype).float()), images, threat, specs)
     assert torch.equal(given.correct, right.correct)
     assert given.accuracy("AutoAttack-quick") < given.accuracy("clean") == 1
 
@@ -90,7 +92,7 @@ def test_what_is_no_logits_is_one_line_whatever_is_checked(
 def test_a_batch_without_images_is_refused(size: int) -> None:
     for judge in (evaluate_with_checks, evaluate):
         with pytest.raises(MmardError, match=r"batch_size is .* expected a whole number, at least 1"):
-            judge(Net(same), blobs(8), THREAT, choose("fgsm", suite()), batch_size=size)  # type: ignore[operator]
+            judge(Net(same), blobs(8), THREAT, choose("fgsm", suite()), how=Execution(batch_size=size))  # type: ignore[operator]
 
 
 def test_an_evaluation_in_inference_mode_says_so() -> None:

@@ -18,7 +18,8 @@ from mmard.evaluation.checks.messages import AFTER, ALL, BEFORE, Check, CheckErr
 from mmard.evaluation.checks.preflight import check_logits, check_pixels, check_threat, preflight
 from mmard.evaluation.checks.run import evaluate_with_checks, how_to_check
 from mmard.evaluation.eot import Averaged
-from mmard.evaluation.evaluate import AttackSpec, choose, evaluate, suite
+from mmard.evaluation.evaluate import evaluate
+from mmard.evaluation.suite import AttackSpec, choose, suite
 from mmard.models.weights import save_weights
 from mmard.utils.files import write_json
 
@@ -52,13 +53,13 @@ class Says(nn.Module):
         return self.say(x)
 
 
-def before(model: nn.Module, images: Images | None = None, trials: dict[str, AttackSpec] = CW) -> list[Check]:
-    return preflight(model.eval(), images or blobs(40), THREAT, trials)
+def before(model: nn.Module, images: Images | None = None, specs: dict[str, AttackSpec] = CW) -> list[Check]:
+    return preflight(model.eval(), images or blobs(40), THREAT, specs)
 
 
-def refused(model: nn.Module, images: Images | None = None, trials: dict[str, AttackSpec] = CW) -> str:
+def refused(model: nn.Module, images: Images | None = None, specs: dict[str, AttackSpec] = CW) -> str:
     with pytest.raises(CheckError) as e:
-        before(model, images, trials)
+        before(model, images, specs)
     assert "\n" not in str(e.value)
     assert str(e.value).startswith(f"check {e.value.check.name}: ")
     return e.value.check.name
@@ -141,7 +142,7 @@ def test_a_constant_model_is_a_warning_for_its_figures_are_true() -> None:
 
 def test_an_attack_that_moves_an_image_within_eps_0() -> None:
     moving = {"mine": AttackSpec(lambda predict, x, y, threat: x + 0.01, lambda _: "mine")}
-    assert refused(Linear(), trials=moving) == "eps-0"
+    assert refused(Linear(), specs=moving) == "eps-0"
 
 
 def test_one_image_in_a_batch_that_depends_on_the_others() -> None:
@@ -177,9 +178,9 @@ def test_the_gradient_of_a_linear_model_is_true_and_half_of_it_is_not() -> None:
 def test_scale_speaks_where_cross_entropy_cannot_work(scale: float, speaks: bool) -> None:
     assert [check.name for check in before(Linear(scale))] == (["scale"] if speaks else [])
     if scale == 1e3:
-        assert refused(Linear(scale), trials=FGSM) == "scale"  # no attack by a margin would show it
+        assert refused(Linear(scale), specs=FGSM) == "scale"  # no attack by a margin would show it
     if scale == 1e-4:  # the sign of the gradient is there yet: no attack by a margin finds more
-        assert [check.level for check in before(Linear(scale), trials=FGSM)] == ["warning"]
+        assert [check.level for check in before(Linear(scale), specs=FGSM)] == ["warning"]
 
 
 def test_the_mean_over_draws_has_the_mean_of_the_gradients() -> None:
@@ -199,7 +200,7 @@ def test_a_part_of_the_test_set_is_noted_with_both_numbers() -> None:
 
 
 def test_which_checks_run_where_nobody_says() -> None:
-    assert [how_to_check(None, trials) for trials in ({}, FGSM, suite())] == ["none", "quick", "full"]
+    assert [how_to_check(None, specs) for specs in ({}, FGSM, suite())] == ["none", "quick", "full"]
     with pytest.raises(MmardError, match="'all' are not known; expected one of full, quick, none"):
         how_to_check("all", FGSM)
 

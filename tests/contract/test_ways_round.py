@@ -16,8 +16,8 @@ from mmard.data.images import Images, some
 from mmard.data.sources import load
 from mmard.evaluation.checks.messages import CheckError
 from mmard.evaluation.checks.run import evaluate_with_checks
-from mmard.evaluation.evaluate import choose, suite
 from mmard.evaluation.scores import Scores
+from mmard.evaluation.suite import choose, suite
 
 THREAT = Threat(eps=0.12)
 

@@ -12,9 +12,9 @@ from mmard.core.threat import Threat
 from mmard.data.images import some
 from mmard.evaluation.curve import curve as curve_of
 from mmard.evaluation.curve import radii_of
-from mmard.evaluation.evaluate import OnProgress
 from mmard.evaluation.examples import Examples
 from mmard.evaluation.examples import examples as examples_of
+from mmard.evaluation.loop import OnProgress
 from mmard.models.students import Classifier
 from mmard.models.weights import metadata_of
 from mmard.report.card import write_card

@@ -21,7 +21,7 @@ from mmard.core.views import held_still
 from mmard.diagnostics.boundary import BoundaryRecord
 from mmard.diagnostics.record import Diagnosis
 from mmard.diagnostics.slices import Slice, cut
-from mmard.evaluation.evaluate import OnProgress
+from mmard.evaluation.loop import OnProgress
 from mmard.models.weights import metadata_of
 from mmard.report.figures.diagnosis import plot_margins, plot_slices
 from mmard.report.figures.learning import plot_triangle

@@ -14,7 +14,7 @@ from mmard.api.evaluation_target import EvalModel, EvalTarget
 from mmard.api.settings import Settings
 from mmard.core.threat import Threat
 from mmard.evaluation.checks.run import evaluate_with_checks, how_to_check
-from mmard.evaluation.evaluate import OnProgress
+from mmard.evaluation.loop import Execution, OnProgress
 from mmard.evaluation.scores import Scores
 from mmard.runs.folder import RunFolder
 from mmard.utils.argument_types import Names, public
@@ -74,29 +74,32 @@ def _evaluate(
     artifacts: Callable[[EvalModel, Threat], Artifacts],
     on_progress: OnProgress,
 ) -> Scores:
-    trials = source.trials(request)
-    how, engine = how_to_check(request.checks, trials), engine_of(settings)
+    specs = source.specs(request)
+    how, engine = how_to_check(request.checks, specs), engine_of(settings)
     if source.exported and how == "full":
         raise MmardError("checks=full ask for gradients, which an exported model has not; check its float surrogate so")
     with engine.together("start the evaluation again"), ExitStack() as held:
         subject = EvalModel.of(source, settings, request.limit, engine.device)
-        results = request.folder(source.path, trials, len(subject.images))
+        results = request.folder(source.path, specs, len(subject.images))
         must_stay_in(source.path.parent, results)
         engine.on_global_zero(
             lambda: held.enter_context(alone_in(results, "wait for it, and start this evaluation again"))
         )
         # Written before the attacks, so that a folder that cannot be written in is known.
         engine.on_global_zero(lambda: write_json(results / "settings.json", portable(settings.resolved())))
-        threat = source.threat(settings, request.overrides, needed=len(trials) > 0)
+        threat = source.threat(settings, request.overrides, needed=len(specs) > 0)
         besides = artifacts(subject, threat)
         scores = evaluate_with_checks(
-            subject.model, subject.images, threat, trials, checks=how, of=subject.whole,
-            others=subject.others(settings) if how == "full" else {}, batch_size=request.batch_size, seed=request.seed,
-            on_progress=on_progress, ranks=engine, predict=subject.faster(),
-            cache=subject.cache_in(results / "parts", trials, threat, request.batch_size, request.seed),
+            subject.model, subject.images, threat, specs, checks=how, of=subject.whole,
+            others=subject.others(settings) if how == "full" else {},
+            how=Execution(
+                batch_size=request.batch_size, seed=request.seed, on_progress=on_progress, ranks=engine,
+                predict=subject.faster(),
+                cache=subject.cache_in(results / "parts", specs, threat, request.batch_size, request.seed),
+            ),
         )  # fmt: skip
         scores.metadata.update(
-            source.described(), data=settings.data.name, seed=request.seed, asked=request.metadata(trials)
+            source.described(), data=settings.data.name, seed=request.seed, asked=request.metadata(specs)
         )
         scores.metadata["settings"] = portable(settings.resolved())
         engine.on_global_zero(lambda: scores.save(results))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.evaluation.checks.run import how_to_check
-from mmard.evaluation.evaluate import AttackSpec
+from mmard.evaluation.suite import AttackSpec
 from mmard.utils.errors import MmardError
 from mmard.utils.portable_paths import portable
 
@@ -44,21 +44,21 @@ class EvaluationRequest:
                     f"{key} was settled when the model was trained; an evaluation takes {', '.join(OF_NOW)}"
                 )
 
-    def metadata(self, trials: Mapping[str, AttackSpec]) -> dict[str, Any]:
+    def metadata(self, specs: Mapping[str, AttackSpec]) -> dict[str, Any]:
         """For the record, in which a study looks its own evaluations up; what is as usual is left out of the later words."""
         own = {key: value for key, value in self.overrides.items() if not key.startswith("engine.")}  # no verdict's
         special = {"protocol": self.protocol} if self.protocol != "standard" else {}
-        how = how_to_check(self.checks, trials)
-        special |= {"checks": how} if how != how_to_check(None, trials) else {}
+        how = how_to_check(self.checks, specs)
+        special |= {"checks": how} if how != how_to_check(None, specs) else {}
         common = {"attacks": self.attacks, "limit": self.limit, "batch_size": self.batch_size, "seed": self.seed}
         return {**common, **special, "overrides": portable(own | ({"twin": self.surrogate} if self.surrogate else {}))}
 
-    def folder(self, path: Path, trials: Mapping[str, AttackSpec], count: int) -> Path:
+    def folder(self, path: Path, specs: Mapping[str, AttackSpec], count: int) -> Path:
         """Where the results on ``count`` images go: each kind has its own, so that a quick look never replaces a full one."""
-        metadata = self.metadata(trials)
+        metadata = self.metadata(specs)
         usual = self.attacks is None and self.protocol == "standard"
         parts = [path.name if path.suffix == ".onnx" else path.stem]
-        parts += [] if usual else [*trials] or ["clean"]
+        parts += [] if usual else [*specs] or ["clean"]
         parts += [f"{count}-images"] if self.limit else []
         parts += [f"{key}-{metadata[key]}" for key in ("seed", "checks") if metadata.get(key)]
         given = {**self.overrides, "twin": self.surrogate}

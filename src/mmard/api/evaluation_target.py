@@ -23,7 +23,7 @@ from mmard.data.labels import Known, agreed
 from mmard.data.sources import must_be_used
 from mmard.evaluation.cache import DiskCache, fingerprint
 from mmard.evaluation.checks.messages import CheckError
-from mmard.evaluation.evaluate import AttackSpec, choose, suite
+from mmard.evaluation.suite import AttackSpec, choose, suite
 from mmard.models.folding import folded
 from mmard.models.students import Classifier
 from mmard.models.teachers import find_model, load_model, load_teacher, must_fit, weights_file
@@ -87,10 +87,10 @@ class EvalTarget:
         """Do the weights or these settings say something of ``data``, or of the ``threat``?"""
         return section in self.given or any(key.split(".")[0] == section for key in words)
 
-    def trials(self, asked: EvaluationRequest) -> dict[str, AttackSpec]:
+    def specs(self, asked: EvaluationRequest) -> dict[str, AttackSpec]:
         """The attacks asked for, or the usual ones."""
         if self.exported:
-            return self.exported.trials(asked.attacks, asked.protocol, asked.batch_size, asked.seed)
+            return self.exported.specs(asked.attacks, asked.protocol, asked.batch_size, asked.seed)
         return choose(asked.attacks, suite(asked.batch_size, asked.seed), asked.protocol)
 
     def threat(self, settings: Settings, words: Mapping[str, Any], needed: bool) -> Threat:
@@ -178,11 +178,11 @@ class EvalModel:
         return found
 
     def cache_in(
-        self, folder: Path, trials: Mapping[str, AttackSpec], threat: Threat, batch_size: int, seed: int
+        self, folder: Path, specs: Mapping[str, AttackSpec], threat: Threat, batch_size: int, seed: int
     ) -> DiskCache:
         """Where the verdicts of batches go: a folder for all that they depend on, so that none is taken for another's."""
         found = [f"{name} {version}" for name, version in versions().items()]
-        attacks = [(name, trial.detail(threat)) for name, trial in trials.items()]
+        attacks = [(name, spec.detail(threat)) for name, spec in specs.items()]
         device = self.images.labels.device.type
         networks = nn.ModuleList([self.model] if self.surrogate is None else [self.model, self.surrogate])
         images = self.images.pixels, self.images.labels, self.images.index

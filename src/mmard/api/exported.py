@@ -14,9 +14,9 @@ from mmard.api.registry import function_at, run_foreign
 from mmard.data.images import Images
 from mmard.data.labels import Known
 from mmard.evaluation.checks.messages import BEFORE
-from mmard.evaluation.evaluate import AttackSpec
 from mmard.evaluation.exported import choose_exported, exported_suite
 from mmard.evaluation.predict import must_answer
+from mmard.evaluation.suite import AttackSpec
 from mmard.models.checkpoints import fit
 from mmard.models.onnx_runtime import RuntimeModel
 from mmard.models.students import Classifier
@@ -60,7 +60,7 @@ class Exported:
         network = None if found is None else load_model(found).requires_grad_(False)
         return Exported(model, network, found)
 
-    def trials(self, attacks: str | None, protocol: str, batch_size: int, seed: int) -> dict[str, AttackSpec]:
+    def specs(self, attacks: str | None, protocol: str, batch_size: int, seed: int) -> dict[str, AttackSpec]:
         """The attacks asked for; None: the usual ones of all three ways."""
         return choose_exported(attacks, exported_suite(self.surrogate, batch_size, seed), protocol)
 

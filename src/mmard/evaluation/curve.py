@@ -8,8 +8,9 @@ from torch import nn
 
 from mmard.core.threat import Threat
 from mmard.data.images import Images
-from mmard.evaluation.evaluate import AttackSpec, OnProgress, evaluate, suite
-from mmard.evaluation.loop import OneRank, Ranks
+from mmard.evaluation.evaluate import evaluate
+from mmard.evaluation.loop import Execution, OneRank, OnProgress, Ranks
+from mmard.evaluation.suite import AttackSpec, suite
 from mmard.utils.errors import MmardError
 
 SHARES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -45,7 +46,7 @@ def curve(
     Each radius is attacked by itself, so that a curve which rises says something (Carlini et al., 2019, arXiv 1902.06705,
     sec. 4: a larger ball can only make an attack stronger, unless gradients are hidden).
     """
-    trial: Mapping[str, AttackSpec] = {ATTACK: suite(batch_size, seed)[ATTACK]}
+    spec: Mapping[str, AttackSpec] = {ATTACK: suite(batch_size, seed)[ATTACK]}
     found: dict[str, Any] = {"attack": ATTACK, "detail": DETAIL, "norm": threat.norm, "eps": threat.eps}
     found |= {"samples": len(images), "radii": radii_of(threat), "accuracy": [], "low": [], "high": []}
     for radius in found["radii"]:
@@ -54,7 +55,9 @@ def curve(
         def said(_: str, done: int, total: int, ball: Threat = ball) -> None:
             on_progress(f"curve, {ball}", done, total)
 
-        scores = evaluate(model, images, ball, trial, batch_size=batch_size, seed=seed, on_progress=said, ranks=ranks)
+        scores = evaluate(
+            model, images, ball, spec, how=Execution(batch_size=batch_size, seed=seed, on_progress=said, ranks=ranks)
+        )
         row = scores.rows()[scores.attacks.index(ATTACK)]
         for key in ("accuracy", "low", "high"):
             found[key].append(row[key])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images, some
-from mmard.evaluation.evaluate import suite
+from mmard.evaluation.suite import suite
 from mmard.models.tensor_files import load_tensors, save_tensors
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.precision import full_precision
@@ -70,14 +70,14 @@ def examples(model: nn.Module, images: Images, threat: Threat, *, count: int, se
         model: pixels in [0, 1] → logits, in whatever mode; it is given back as it was.
         count: how many; all of them where there are fewer.
     """
-    trial = suite(seed=seed)[ATTACK]
+    spec = suite(seed=seed)[ATTACK]
     x, y, index = some(images, count, seed=0).batch(slice(None))
     torch.manual_seed(seed)
     with held_still(model), full_precision():
-        x_adv = trial.attack(model, x, y, threat)
+        x_adv = spec.attack(model, x, y, threat)
         with torch.no_grad():
             sure = torch.stack([model(at).softmax(1) for at in (x, x_adv)], 1)  # (n, 2, K)
     confidence, said = sure.max(2)
-    metadata = {"attack": ATTACK, "detail": trial.detail(threat), "norm": threat.norm, "eps": repr(threat.eps)}
+    metadata = {"attack": ATTACK, "detail": spec.detail(threat), "norm": threat.norm, "eps": repr(threat.eps)}
     pixels = (x * 255).round().to(torch.uint8)
     return Examples(pixels, x_adv.detach(), y, index, said, confidence, {**metadata, "classes": list(images.classes)})

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
-from mmard.evaluation.evaluate import AttackSpec, choose, suite, unpruned
+from mmard.evaluation.suite import AttackSpec, choose, suite, unpruned
 from mmard.utils.errors import MmardError
 
 TRANSFER, THROUGH, SQUARE = "transfer", "through", "Square"
@@ -57,7 +57,7 @@ def exported_suite(surrogate: Predict | None, batch_size: int = 500, seed: int =
     """
     whole = suite(batch_size, seed)
     square = whole.pop(SQUARE)
-    trials = (
+    specs = (
         {}
         if surrogate is None
         else {f"{way}-{name}": _by(way, surrogate, name, t) for way in HOW for name, t in whole.items()}
@@ -67,33 +67,33 @@ def exported_suite(surrogate: Predict | None, batch_size: int = 500, seed: int =
     def detail(threat: Threat) -> str:
         return f"the runtime alone, {square.detail(threat)}{alone}"
 
-    return trials | {SQUARE: replace(square, detail=detail, usual=True)}
+    return specs | {SQUARE: replace(square, detail=detail, usual=True)}
 
 
-def _by(way: str, surrogate: Predict, name: str, trial: AttackSpec) -> AttackSpec:
+def _by(way: str, surrogate: Predict, name: str, spec: AttackSpec) -> AttackSpec:
     def asks(runtime: Predict) -> Predict:
         return surrogate if way == TRANSFER else straight_through(runtime, surrogate)
 
     def detail(threat: Threat) -> str:
-        return f"{HOW[way]}: {trial.detail(threat)}"
+        return f"{HOW[way]}: {spec.detail(threat)}"
 
     if way == TRANSFER:
         # the last wrong iterate lies further beyond the surrogate's boundary than the first, and carries over better
-        (trial,) = unpruned({name: trial}).values()
-    return replace(trial, asks=asks, detail=detail, usual=name in USUAL[way])
+        (spec,) = unpruned({name: spec}).values()
+    return replace(spec, asks=asks, detail=detail, usual=name in USUAL[way])
 
 
 def choose_exported(
-    names: str | None, trials: Mapping[str, AttackSpec], protocol: str = "standard"
+    names: str | None, specs: Mapping[str, AttackSpec], protocol: str = "standard"
 ) -> dict[str, AttackSpec]:
-    """`choose` for these trials; a plain name such as ``pgd-20`` means both of its ways.
+    """`choose` for these specs; a plain name such as ``pgd-20`` means both of its ways.
 
     Raises:
         MmardError: for an unknown name, or one that needs the surrogate where there is none.
     """
     if names is None:
-        return choose(None, trials, protocol)
-    known, plain = {_key(name) for name in trials}, {_key(name) for name in suite() if name != SQUARE}
+        return choose(None, specs, protocol)
+    known, plain = {_key(name) for name in specs}, {_key(name) for name in suite() if name != SQUARE}
     words: list[str] = []
     for word in names.split(","):
         both = [f"{way}-{word.strip()}" for way in HOW]
@@ -102,7 +102,7 @@ def choose_exported(
                 f"{word.strip()} needs the model's float surrogate; name it: --surrogate RUN, or --attacks square"
             )
         words += [way for way in both if _key(way) in known] or [word]
-    return choose(",".join(words), trials, protocol)
+    return choose(",".join(words), specs, protocol)
 
 
 def _key(name: str) -> str:

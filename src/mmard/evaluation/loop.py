@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -14,7 +14,7 @@ from mmard.core.method import Attack
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
 from mmard.data.images import Images
-from mmard.evaluation.cache import Cache
+from mmard.evaluation.cache import Cache, NoCache
 from mmard.evaluation.checks.memory import ReferenceModel
 from mmard.evaluation.scores import Stage
 from mmard.utils.errors import MmardError, is_out_of_memory
@@ -22,6 +22,8 @@ from mmard.utils.numbers import seed_of
 
 ROUNDING = 1e-5  # of a pixel's range: what float32 may do to the radius of a projected perturbation
 
+OnProgress = Callable[[str, int, int], None]
+"""Progress of this process: (attack, samples done, samples in all)."""
 Advance = Callable[[float], None]
 """Told the share of the work that is done, in [0, 1]."""
 
@@ -39,7 +41,7 @@ class Ranks(Protocol):
 
 
 class OneRank:
-    """A crew of one."""
+    """One process alone."""
 
     rank, world = 0, 1
 
@@ -47,27 +49,43 @@ class OneRank:
         return value
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Execution:
+    """How an evaluation is carried out; none of it but seed and batch size can change a verdict.
+
+    Attributes:
+        batch_size: images attacked at once.
+        seed: each batch of the plain attacks draws its own random numbers from it.
+        on_progress: told of the progress of this process.
+        ranks: processes that share the work, every so-manieth batch each; all of them get all the verdicts.
+        predict: a faster network of the same logits up to rounding, which AutoAttack asks; the verdicts stay the model's.
+        cache: where verdicts of batches go, and where those of a stopped evaluation are found.
+        reference: asked again of some of what counts as right; None: nobody.
+    """
+
+    batch_size: int = 500
+    seed: int = 0
+    on_progress: OnProgress = lambda *_: None
+    ranks: Ranks = field(default_factory=OneRank)
+    predict: Predict | None = None
+    cache: Cache = field(default_factory=NoCache)
+    reference: ReferenceModel | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Batches:
     """A model, in evaluation mode, against its images.
 
     Attributes:
-        asked: who answers AutoAttack in the model's place; the same logits up to rounding, or the model itself. What it calls
+        predict: who answers AutoAttack in the model's place; the same logits up to rounding, or the model itself. What it calls
             broken counts when the model is wrong too.
-        size: images a batch.
-        seed: each batch of the plain attacks draws its own random numbers from it.
-        witness: who is asked again of some of what counts as right; None: nobody.
     """
 
     model: nn.Module
     predict: Predict
     images: Images
     threat: Threat
-    size: int
-    seed: int
-    ranks: Ranks
-    cache: Cache
-    witness: ReferenceModel | None = None
+    how: Execution
 
     def column(self, name: str, attack: Attack, advance: Advance, other: Predict | None = None) -> tuple[Tensor, float]:
         """Find three things of each image, (3, N) bool, and the seconds it took.
@@ -80,12 +98,12 @@ class Batches:
 
         def find(rows: Tensor) -> Tensor:
             x, y, _ = self.images.batch(rows)
-            torch.manual_seed(seed_of(self.seed, int(rows[0])))
+            torch.manual_seed(seed_of(self.how.seed, int(rows[0])))
             x_adv = attack(other or self.model, x, y, self.threat)
             return self._found(x_adv, x, y)
 
         everyone = torch.arange(len(self.images), device=self.images.labels.device)
-        return self._shared(name, everyone, self.size, find, advance)
+        return self._shared(name, everyone, self.how.batch_size, find, advance)
 
     def stages(
         self, name: str, auto: AutoAttack, right: Tensor, advance: Advance, other: Predict | None = None
@@ -129,7 +147,9 @@ class Batches:
 
     def _found(self, x_adv: Tensor, x: Tensor, y: Tensor) -> Tensor:
         right = self._right(x_adv, y)
-        wrong = torch.zeros_like(right) if self.witness is None else self.witness.contradicts(x_adv, y, right)
+        wrong = (
+            torch.zeros_like(right) if self.how.reference is None else self.how.reference.contradicts(x_adv, y, right)
+        )
         return torch.stack([right, outside(x_adv, x, self.threat), wrong])
 
     def _shared(
@@ -137,14 +157,14 @@ class Batches:
     ) -> tuple[Tensor, float]:
         """Find three things of each of the rows (M,), this process every how-manieth batch; all get all of it, (3, M) bool."""
         found, seconds = torch.zeros(3, len(rows), dtype=torch.long, device=rows.device), 0.0
-        mine = range(self.ranks.rank * size, len(rows), self.ranks.world * size)
+        mine = range(self.how.ranks.rank * size, len(rows), self.how.ranks.world * size)
         for turn, start in enumerate(mine):
             part = rows[start : start + size]
             # by the rows too: who is left depends on the attacks before
             rows_in_it = hashlib.sha256(repr(part.tolist()).encode()).hexdigest()[:8]
             file = re.sub(r"[^\w.+-]", "-", f"{key}-{start}-{rows_in_it}")
             try:
-                value, took = self.cache.once(file, lambda part=part: find(part))  # type: ignore[misc]
+                value, took = self.how.cache.once(file, lambda part=part: find(part))  # type: ignore[misc]
             except Exception as e:
                 if not is_out_of_memory(e):
                     raise
@@ -153,7 +173,7 @@ class Batches:
             found[:, start : start + size] = value.to(found)
             seconds += took
             advance((turn + 1) / len(mine))
-        return self.ranks.all_reduce_sum(found).bool(), seconds
+        return self.how.ranks.all_reduce_sum(found).bool(), seconds
 
     def _right(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():

@@ -7,7 +7,7 @@ from pathlib import Path
 from mmard.api.build import resolve
 from mmard.api.settings import Settings
 from mmard.api.train import UNIMPORTANT, must_be_free, teacher_of
-from mmard.evaluation.evaluate import choose, suite
+from mmard.evaluation.suite import choose, suite
 from mmard.runs.evaluation import find_evaluation, is_complete
 from mmard.runs.folder import RunFolder, differences, epochs_done
 from mmard.study.grid import Cell

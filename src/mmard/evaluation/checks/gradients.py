@@ -12,7 +12,7 @@ from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.threat import Threat
 from mmard.evaluation.checks.confirmation import Attempt, attempt, losses_part
 from mmard.evaluation.checks.messages import Check, CheckError
-from mmard.evaluation.evaluate import AttackSpec
+from mmard.evaluation.suite import AttackSpec
 
 # Of logits. An honest net's multiplied: at a gap of 26 PGD-20 leaves 3 points too many, at 52 six.
 LARGE, SMALL = 30.0, 0.02
@@ -26,7 +26,7 @@ WORTH_A_WORD, MOST = 0.1, 0.5  # of the images
 
 
 def check_slopes(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, trials: Mapping[str, AttackSpec], stops: bool = True
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, specs: Mapping[str, AttackSpec], stops: bool = True
 ) -> list[Check]:
     """Look at the scale of the logits, and whether gradients are there and true. x (N, C, H, W) in [0, 1].
 
@@ -50,7 +50,7 @@ def check_slopes(
     suspicions = [s for s in (_suspicion("zero-gradients", looks), _suspicion("masked-gradients", looks)) if s]
     tried = attempt(model, x, y, ball) if suspicions and stops else None
     found = [check for suspicion in suspicions if (check := _judged(suspicion, tried)) is not None]
-    return [*found, *_check_scale(model, x, y, ball, near.logits, trials)]
+    return [*found, *_check_scale(model, x, y, ball, near.logits, specs)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ def _change(model: nn.Module, x: Tensor, y: Tensor, direction: Tensor, step: flo
 
 
 def _check_scale(
-    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, logits: Tensor, trials: Mapping[str, AttackSpec]
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, logits: Tensor, specs: Mapping[str, AttackSpec]
 ) -> list[Check]:
     """Logits of a size at which cross-entropy works; an error where it does not, and none of the attacks would show it."""
     best, second = logits.topk(2, 1).values.unbind(1)
@@ -151,6 +151,6 @@ def _check_scale(
     if gap <= LARGE and spread >= SMALL:
         return []
     said = f"the first logit is {gap:.2g} above the second (median), expected about 1 to 30"
-    if trials and not any(trial.scale_free for trial in trials.values()) and losses_part(model, x, y, threat):
+    if specs and not any(spec.scale_free for spec in specs.values()) and losses_part(model, x, y, threat):
         raise CheckError("scale", said)
     return [Check("scale", "warning", said)]

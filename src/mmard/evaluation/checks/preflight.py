@@ -17,9 +17,9 @@ from mmard.evaluation.checks.batch_independence import SAME, Sample, check_batch
 from mmard.evaluation.checks.gradients import check_slopes
 from mmard.evaluation.checks.messages import Check, CheckError
 from mmard.evaluation.eot import Averaged
-from mmard.evaluation.evaluate import AttackSpec
 from mmard.evaluation.predict import LogitsModel
 from mmard.evaluation.scores import is_far_better
+from mmard.evaluation.suite import AttackSpec
 
 LOOKED_AT = 100  # images
 RUNS = 5
@@ -30,7 +30,7 @@ FAR_OUT = 0.5  # beyond a pixel's range: noise brings fewer than one in twenty t
 
 
 def preflight(
-    model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, AttackSpec], batch_size: int = 500
+    model: nn.Module, images: Images, threat: Threat, specs: Mapping[str, AttackSpec], batch_size: int = 500
 ) -> list[Check]:
     """Do all the checks, on a borrowed model (`held_still`); random numbers are drawn. A runtime's gradients are not looked at.
 
@@ -55,14 +55,14 @@ def preflight(
     changing = check_batches(sample, images, threat, runs.mean(0), noise + SAME * spread, batch_size)
     if changing and not randomised:  # by the clock, for instance, which a few runs at once do not show
         found, randomised, sample = [*found, *changing], True, replace(sample, model=Averaged(model))
-    check_eps_0(sample, threat, trials)
+    check_eps_0(sample, threat, specs)
     if len(x) > 1 and not (runs[0] - runs[0, 0]).abs().max() > 1e-6 * runs[0].abs().max():
         return [*found, Check("constant", "warning", f"the same logits for all of {len(x)} images")]
     check_logits(runs[0])
     found += check_normalisation(sample, images)
     if not getattr(model, "has_gradients", True):
         return found
-    return found + check_slopes(LogitsModel(model, len(images.classes)), x, y, threat, trials, stops=not randomised)
+    return found + check_slopes(LogitsModel(model, len(images.classes)), x, y, threat, specs, stops=not randomised)
 
 
 def check_threat(threat: Threat, pixels: int) -> list[Check]:
@@ -131,12 +131,12 @@ def check_logits(logits: Tensor) -> None:
     raise CheckError("logits", f"rows are not negative and add up to {total.mean():.4g}: probabilities")
 
 
-def check_eps_0(sample: Sample, threat: Threat, trials: Mapping[str, AttackSpec]) -> None:
+def check_eps_0(sample: Sample, threat: Threat, specs: Mapping[str, AttackSpec]) -> None:
     """In a ball of radius 0 every attack gives the images back."""
     nowhere = Threat(eps=0, norm=threat.norm, lower=threat.lower, upper=threat.upper)
     x, y = sample.x[:2], sample.y[:2]
-    for name, trial in trials.items():
-        if not torch.equal(trial.attack(sample.model, x, y, nowhere), x):
+    for name, spec in specs.items():
+        if not torch.equal(spec.attack(sample.model, x, y, nowhere), x):
             raise CheckError("eps-0", f"{name} with eps 0 does not give the natural images back")
 
 

@@ -15,7 +15,7 @@ from mmard.core.method import Attack
 from mmard.core.threat import Threat, per_sample
 from mmard.core.views import Predict, held_still
 from mmard.data.images import Images
-from mmard.evaluation.evaluate import AttackSpec, suite
+from mmard.evaluation.suite import AttackSpec, suite
 from mmard.models.students import Architecture, build
 
 PROBED, AT_ONCE = 200, 100  # images looked at, and so many at once
@@ -28,7 +28,7 @@ FARTHEST = {"linf": 1.0, "l2": 16.0}  # with which anything can be made of an im
 def probes(images: Images, threat: Threat, others: Mapping[str, nn.Module], seed: int) -> dict[str, AttackSpec]:
     """The attacks by name: three of the suite, more steps, more starts, wider balls, Square, and transfer from ``others``
     and from a small network that is fitted to these images on the spot."""
-    usual = {name: trial for name, trial in suite().items() if name in ("FGSM", "PGD-20", "C&W")}
+    usual = {name: spec for name, spec in suite().items() if name in ("FGSM", "PGD-20", "C&W")}
     far = min(FARTHEST[threat.norm], images.pixels[0].numel() ** 0.5)
     twice, whole = replace(threat, eps=min(2 * threat.eps, far)), replace(threat, eps=far)
     pgd_20, wide = Pgd(steps=20, start="uniform"), Pgd(steps=100, step_size=far / 20, start="uniform")

@@ -2,35 +2,36 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from mmard.core.threat import Threat
-from mmard.core.views import Predict, held_still
+from mmard.core.views import held_still
 from mmard.data.images import Images, some
-from mmard.evaluation.cache import Cache, NoCache
+from mmard.evaluation.cache import NoCache
 from mmard.evaluation.checks.consistency import flags_of_probes, flags_of_verdicts
 from mmard.evaluation.checks.memory import ReferenceModel, copied
 from mmard.evaluation.checks.messages import KINDS, Check, How, as_dicts
 from mmard.evaluation.checks.preflight import preflight
 from mmard.evaluation.checks.probes import AT_ONCE, PROBED, probes
 from mmard.evaluation.eot import Averaged, over_draws
-from mmard.evaluation.evaluate import AttackSpec, OnProgress, choose, evaluate, must_be_judgeable, suite, unpruned
-from mmard.evaluation.loop import OneRank, Ranks
+from mmard.evaluation.evaluate import evaluate, must_be_judgeable
+from mmard.evaluation.loop import Execution
 from mmard.evaluation.predict import must_answer
 from mmard.evaluation.prepare import prepared
 from mmard.evaluation.scores import Scores
+from mmard.evaluation.suite import AttackSpec, choose, suite, unpruned
 from mmard.utils.errors import MmardError
 from mmard.utils.precision import full_precision
 
 
-def how_to_check(asked: str | None, trials: Mapping[str, AttackSpec]) -> How:
+def how_to_check(asked: str | None, specs: Mapping[str, AttackSpec]) -> How:
     """The kind of checks: what is asked for, else all where AutoAttack runs, the quick ones with weaker attacks."""
     if asked is None:
-        return "none" if not trials else "full" if "AutoAttack" in trials else "quick"
+        return "none" if not specs else "full" if "AutoAttack" in specs else "quick"
     for kind in KINDS:
         if kind == asked:
             return kind
@@ -41,66 +42,62 @@ def evaluate_with_checks(
     model: nn.Module,
     images: Images,
     threat: Threat,
-    trials: Mapping[str, AttackSpec] | None = None,
+    specs: Mapping[str, AttackSpec] | None = None,
     *,
     checks: str | None = None,
     others: Mapping[str, nn.Module] | None = None,
     of: float | None = None,
-    batch_size: int = 500,
-    seed: int = 0,
-    on_progress: OnProgress = lambda *_: None,
-    ranks: Ranks = OneRank(),
-    predict: Predict | None = None,
-    cache: Cache = NoCache(),
+    how: Execution = Execution(),
 ) -> Scores:
     """`evaluate` with its checks: ``metadata["checks"]`` is what they find, ``metadata["checked"]`` what they looked at.
 
     A randomised model is judged by the mean of its logits over draws, and every line says so. ``checks`` is as `how_to_check`
     reads it, ``others`` are networks whose examples are tried on the model, by name, ``of`` is the size of the whole test set
-    (∞ where nobody knows; None: these images). The rest, and what is raised, as of `evaluate`; `CheckError` before the attacks.
+    (∞ where nobody knows; None: these images). The rest, and what is raised, as of
+    `evaluate`; `CheckError` before the attacks.
     """
-    must_be_judgeable(model, images, batch_size, seed)
-    trials = choose(None, suite(batch_size, seed)) if trials is None else trials
-    how, begun, model = how_to_check(checks, trials), time.perf_counter(), prepared(model, images)
-    before, witness = _before(model, images, threat, trials, batch_size) if how != "none" else ([], None)
-    found = [*_part(len(images), of), *_unlent(model, trials), *before]
+    must_be_judgeable(model, images, how)
+    specs = choose(None, suite(how.batch_size, how.seed)) if specs is None else specs
+    kind, begun, model = how_to_check(checks, specs), time.perf_counter(), prepared(model, images)
+    before, reference = _before(model, images, threat, specs, how.batch_size) if kind != "none" else ([], None)
+    found = [*_part(len(images), of), *_unlent(model, specs), *before]
     if randomised := any(check.name == "randomised" for check in found):
-        model, trials, predict, cache, witness = Averaged(model), unpruned(trials), None, NoCache(), None
+        model, specs, reference = Averaged(model), unpruned(specs), None
+        how = replace(how, predict=None, cache=NoCache())
     looked = time.perf_counter() - begun
-    judge = partial(evaluate, model, threat=threat, seed=seed, on_progress=on_progress, ranks=ranks)
-    scores = judge(images, trials=trials, batch_size=batch_size, predict=predict, cache=cache, witness=witness)
+    scores = evaluate(model, images, threat, specs, replace(how, reference=reference))
     begun = time.perf_counter() - looked  # what the attacks took is not the checks'
-    found += [*flags_of_verdicts(scores), *(witness.findings(model) if witness else [])] if how != "none" else []
-    few = some(images, PROBED, seed=0) if how == "full" and threat.eps > 0 else images.take(torch.arange(0))
-    found += _probed(scores, few, threat, others or {}, seed, judge, min(batch_size, AT_ONCE)) if len(few) else []
-    told = {"how": how, "probed": len(few), "seconds": time.perf_counter() - begun}
-    scores.metadata.update(checks=as_dicts(found), evaluate_with_checks=told)
+    found += [*flags_of_verdicts(scores), *(reference.findings(model) if reference else [])] if kind != "none" else []
+    few = some(images, PROBED, seed=0) if kind == "full" and threat.eps > 0 else images.take(torch.arange(0))
+    probing = replace(how, batch_size=min(how.batch_size, AT_ONCE), predict=None, cache=NoCache())
+    found += _probed(model, scores, few, threat, others or {}, probing) if len(few) else []
+    told = {"how": kind, "probed": len(few), "seconds": time.perf_counter() - begun}
+    scores.metadata.update(checks=as_dicts(found), checked=told)
     return over_draws(scores) if randomised else scores
 
 
 def _probed(
-    scores: Scores, few: Images, threat: Threat, others: Mapping[str, nn.Module], seed: int,
-    judge: Callable[..., Scores], batch_size: int,
-) -> list[Check]:  # fmt: skip
+    model: nn.Module, scores: Scores, few: Images, threat: Threat, others: Mapping[str, nn.Module], how: Execution
+) -> list[Check]:
     """What attacks on some images say that the evaluation has not run itself."""
-    new = {n: t for n, t in probes(few, threat, others, seed).items() if n not in scores.attacks}
-    return flags_of_probes(scores, judge(few, trials=new, batch_size=batch_size))
+    new = {n: s for n, s in probes(few, threat, others, how.seed).items() if n not in scores.attacks}
+    return flags_of_probes(scores, evaluate(model, few, threat, new, how))
 
 
 def _before(
-    model: nn.Module, images: Images, threat: Threat, trials: Mapping[str, AttackSpec], batch_size: int
+    model: nn.Module, images: Images, threat: Threat, specs: Mapping[str, AttackSpec], batch_size: int
 ) -> tuple[list[Check], ReferenceModel | None]:
     """What is found before the attacks, and a witness of how the model was then."""
     fresh = copied(model)
     with held_still(model), full_precision():
         must_answer(model, images)
-        found = preflight(model, images, threat, trials, batch_size)
+        found = preflight(model, images, threat, specs, batch_size)
         return found, ReferenceModel.of(model, fresh, images, threat)
 
 
-def _unlent(model: nn.Module, trials: Mapping[str, AttackSpec]) -> list[Check]:
+def _unlent(model: nn.Module, specs: Mapping[str, AttackSpec]) -> list[Check]:
     """Of a model without gradients that nobody lends any: the record says so, whatever was checked."""
-    if getattr(model, "has_gradients", True) or not trials or any(trial.asks for trial in trials.values()):
+    if getattr(model, "has_gradients", True) or not specs or any(spec.asks for spec in specs.values()):
         return []
     return [Check("surrogate", "warning", "the model gives no gradients, and no network lends it any")]
 
