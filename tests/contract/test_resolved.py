@@ -83,7 +83,7 @@ def test_what_is_resolved_is_the_settings_own_sections() -> None:
         (Plan, {"epochs": 0}, "epochs is 0, expected a whole number, at least 1"),
         (Plan, {"epoch": 3}, "unknown setting 'epoch'; did you mean epochs"),
         (Averaging, {"decay": 1}, "averaging: decay 1 is in"),
-        (Validation, {"patience": 0}, "setting 'patience' is 0: expected greater than or equal to 1"),
+        (Validation, {"patience": 0}, "setting 'patience' is 0: expected a number not below 1"),
     ],
 )
 def test_a_section_in_python_says_a_mistake_in_a_line(section: type, given: dict[str, Any], expected: str) -> None:
