@@ -81,6 +81,7 @@ LONG = {**TINY, "student": "cnn-4-2", "train": {"epochs": 40, "batch_size": 50},
 WORDS = ["study", "s.yaml", "--jobs", "1", "--threads", "1"]  # as many threads as these tests have
 
 
+@pytest.mark.slow
 def test_a_study_stopped_and_killed_goes_on_and_ends_bit_equal(mmard: Run, tmp_path: Path) -> None:
     write(tmp_path / "s.yaml", base=LONG)
     cut = tmp_path / "runs/study/seed-0"

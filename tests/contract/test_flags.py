@@ -192,6 +192,7 @@ def test_the_command_line_shows_what_was_found(mmard: Run, tmp_path: Path, digit
     assert metadata["checked"]["probed"] == 30  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_processes_find_the_same(mmard: Run, mmard_process: Run, tmp_path: Path) -> None:
     mmard("train", *QUICK, "train.batch_size=10", "--method", "pgd_at", "student=cnn-8-2", "out=run")
     found = []

@@ -32,7 +32,12 @@ def levels(model: nn.Module, images: Images, checks: str, threat: Threat = THREA
     return {check["name"]: check["level"] for check in scores.metadata["checks"]}
 
 
-@pytest.mark.parametrize("name", foreign.ARCHITECTURES)
+QUICK = {"ResNet with GroupNorm", "LeNet with BatchNorm", "MLP", "gamma 2.2", ".view"}  # a layer of each kind
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in foreign.ARCHITECTURES]
+)
 def test_an_honest_network_is_judged_and_no_figure_is_called_wrong(name: str, digits: DataSet) -> None:
     model = foreign.trained(foreign.ARCHITECTURES[name], digits.train.in_memory(), steps=60)
     found = levels(model, some(digits.test, 40, seed=1), "full")
@@ -47,7 +52,7 @@ def test_a_transformer_too(digits: DataSet) -> None:
     assert "error" not in levels(net, some(digits.test, 30, seed=1), "quick").values()
 
 
-@pytest.mark.parametrize("eps", [0.1, 0.3])
+@pytest.mark.parametrize("eps", [0.1, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_ties_in_a_pool_over_a_flat_background_are_no_masked_gradient(eps: float, digits: DataSet) -> None:
     train = foreign.as_mnist(some(digits.train.in_memory(), 300, seed=0))
     model = foreign.trained(lambda: foreign.lenet(1, 28), train, steps=30, batch=32)

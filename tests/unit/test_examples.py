@@ -49,10 +49,10 @@ def test_the_readmes_run_trains_and_is_evaluated(
     quick = {"data__limit": 60, "train__epochs": 1, "train__batch_size": 50, "attack__steps": 1, "student": "cnn-4-2"}
     quick |= {"teacher": str(digits_teacher), "teacher_check": "none", "out": str(tmp_path / "run")}
     monkeypatch.setattr(mmard, "train", lambda recipe: train(recipe, **quick), raising=False)
-    monkeypatch.setattr(mmard, "evaluate", lambda run: evaluate(run, "square", limit=4), raising=False)
+    monkeypatch.setattr(mmard, "evaluate", lambda run: evaluate(run, "fgsm", limit=4), raising=False)
     code = blocks("README.md")[0]
     assert 'scores.accuracy("AutoAttack")' in code
-    exec(code.replace('"AutoAttack"', '"Square"'), {})
+    exec(code.replace('"AutoAttack"', '"FGSM"'), {})
     attacked, worst = map(float, capsys.readouterr().out.split()[-2:])
     assert attacked == worst
 

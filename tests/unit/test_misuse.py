@@ -148,7 +148,7 @@ def run(mmard: Run, tmp_path: Path) -> Path:
 
 
 def test_names_and_paths_come_in_all_their_forms_and_scores_print_a_table(run: Path) -> None:
-    few: dict[str, Any] = {"limit": "40", "examples": 0}
+    few: dict[str, Any] = {"limit": "8", "examples": 0}
     one = evaluate(run, ["fgsm", "square"], **few)
     two = evaluate(str(run), "fgsm,square", **few)
     assert torch.equal(one.correct, two.correct)
