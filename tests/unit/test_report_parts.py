@@ -23,9 +23,10 @@ from mmard.evaluation.suite import choose, suite
 from mmard.report import result_tables
 from mmard.report.chart import ticks
 from mmard.report.curve_charts import mean_line
-from mmard.report.pictures import shown as cards
+from mmard.report.pictures import cards_of
+from mmard.report.render import render
 from mmard.report.setup_tables import checks, cost, diagnosis
-from mmard.report.table import Cell, Table, interval, number, spread, words, written
+from mmard.report.table import Cell, Table, interval, mean_and_sd, number, words, written
 from mmard.runs.by_class import by_class
 from mmard.runs.findings import flags_of
 from mmard.runs.groups import Group, kind_of, read_all
@@ -155,7 +156,8 @@ def test_what_a_step_costs(tmp_path: Path) -> None:
 
 TABLE = Table(
     "t", "A_title & more", ["name", "accuracy, %", "share, %"],
-    [[words("a|b_<i>"), spread((61.04, 1.8)), interval(50.0, 40.0, 60.0)], [words("c"), number(-1.5), Cell("–")]], note="L∞ ± 5 %",
+    [[words("a|b_<i>"), mean_and_sd((61.04, 1.8)), interval(50.0, 40.0, 60.0)], [words("c"), number(-1.5), Cell("–")]],
+    note="L∞ ± 5 %",
 )  # fmt: skip
 
 
@@ -166,7 +168,7 @@ def test_one_table_in_four_languages() -> None:
     assert page.count('<button type="button">') == 3
     text = TABLE.markdown()
     assert r"| a\|b_\<i\> | 61.0 ± 1.8 | 50.0 (40.0–60.0) |" in text
-    assert "| --- | ---: | ---: |" in text
+    assert "|---|---:|---:|" in text
     tex = TABLE.latex()
     assert r"a|b\_<i> & 61.0 $\pm$ 1.8 & 50.0 (40.0--60.0) \\" in tex
     assert r"A\_title \& more. L$\infty$ $\pm$ 5 \%" in tex
@@ -192,8 +194,9 @@ def test_ticks_cover_the_range_and_are_few(low: float, high: float) -> None:
 
 
 def test_words_from_files_are_never_markup(tmp_path: Path) -> None:
-    page = cards(shown(), "<script>alert(1)</script>")
+    page = render("examples.html", groups=[("<u>", cards_of(shown(), "<script>alert(1)</script>"))])
     assert "<script" not in page
+    assert "<u>" not in page
     assert "&lt;b&gt;&amp;owl&lt;/b&gt;" in page
     assert page.count("data:image/png;base64,") == 6
     assert 'class="card fooled"' in page  # right at x, wrong at x'

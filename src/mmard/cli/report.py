@@ -1,6 +1,5 @@
 """`mmard report`, as the command line takes it."""
 
-import html
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -80,11 +79,13 @@ def _kinds(also: str | None) -> list[str]:
 
 def _without_places(text: str, runs: list[Path]) -> str:
     """Name the runs in a text without this machine's folders: it is handed on."""
+    from markupsafe import escape
+
     from mmard.utils.portable_paths import portable
 
     for run in sorted((str(run.expanduser()) for run in runs), key=len, reverse=True):
         if Path(run).is_absolute():
-            text = text.replace(run, portable(run)).replace(html.escape(run), html.escape(portable(run)))
+            text = text.replace(run, portable(run)).replace(str(escape(run)), str(escape(portable(run))))
     return text
 
 

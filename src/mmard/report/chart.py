@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 30, 44
@@ -61,22 +62,22 @@ def style_of(number: int) -> str:
     return f"s{number % COLOURS} d{number // COLOURS % 3}"
 
 
-def legend(names: Sequence[str]) -> str:
+def legend(names: Sequence[str]) -> Markup:
     """Which colour is which, for all the figures of a page; nothing where there is one."""
     if len(names) < 2:
-        return ""
+        return Markup()
     sample = '<svg class="sample {}" viewBox="0 0 26 8" aria-hidden="true"><path class="curve" d="M0 4H26"/></svg>'
     items = "".join(f"<li>{sample.format(style_of(i))}{escape(name)}</li>" for i, name in enumerate(names))
-    return f'<ul class="legend" aria-label="Colours">{items}</ul>'
+    return Markup(f'<ul class="legend" aria-label="Colours">{items}</ul>')
 
 
 def line_chart(
     title: str, lines: Sequence[Line], x_label: str, y_label: str, marks: Sequence[tuple[float, str]] = ()
-) -> str:
+) -> Markup:
     """Curves over numbers; ``marks`` are dashed upright lines with a word each. Nothing where no curve has a point."""
     lines = [line for line in lines if line.ys]
     if not lines:
-        return ""
+        return Markup()
     xs = [x for line in lines for x in line.xs]
     ys = [y for line in lines for part in (line.ys, line.low, line.high) for y in part]
     frame = PlotArea(ticks(min(xs), max(xs)), ticks(min(0.0, *ys), max(*ys, 0.0) or 1.0))
@@ -110,11 +111,11 @@ def _said(line: Line) -> str:
     return f"{line.name}: from {line.ys[0]:.4g} at {line.xs[0]:.4g} to {line.ys[-1]:.4g} at {line.xs[-1]:.4g}"
 
 
-def dot_chart(title: str, names: Sequence[str], rows: Sequence[Line], y_label: str) -> str:
+def dot_chart(title: str, names: Sequence[str], rows: Sequence[Line], y_label: str) -> Markup:
     """A column for each name, a dot for each row in it: ``xs`` are the numbers of the columns."""
     ys = [y for row in rows for part in (row.ys, row.low, row.high) for y in part]
     if not ys:
-        return ""
+        return Markup()
     frame = PlotArea([-0.5, len(names) - 0.5], ticks(0.0, max(*ys, 1.0)))
     parts, width = [_axes(frame, "", y_label, list(names))], 0.6 / max(1, len(rows))
     for i, row in enumerate(rows):
@@ -154,6 +155,6 @@ def _axes(frame: PlotArea, x_label: str, y_label: str, names: list[str] | None =
     return "".join(parts)
 
 
-def _svg(title: str, parts: Sequence[str], said: str) -> str:
+def _svg(title: str, parts: Sequence[str], said: str) -> Markup:
     picture = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(said)}">{"".join(parts)}</svg>'
-    return f"<figure><figcaption>{escape(title)}</figcaption>{picture}</figure>"
+    return Markup(f"<figure><figcaption>{escape(title)}</figcaption>{picture}</figure>")

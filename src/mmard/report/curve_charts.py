@@ -1,12 +1,15 @@
 """Figures over epochs and over the radius of the attack."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from html import escape
+
+from markupsafe import Markup
 
 from mmard.diagnostics.triangle import EDGES
 from mmard.report.chart import Line, legend, line_chart
+from mmard.report.render import render
+from mmard.report.table import Table
 from mmard.runs.evaluation import Row
 from mmard.runs.groups import Group, curve_of
 from mmard.runs.record import Run
@@ -16,8 +19,8 @@ MOST_BANDS = 3
 """Groups up to which their range is drawn; more bands hide each other."""
 
 
-def learning(groups: Sequence[Group]) -> str:
-    """Clean and robust accuracy on the held-out split, how far robustness fell from its best, loss; the triangle below."""
+def learning(groups: Sequence[Group]) -> Markup:
+    """Draw clean and robust accuracy on the held-out split, how far robustness fell from its best, loss; the triangle below."""
     charts = [
         _chart(groups, "Robust, held-out split", "accuracy, %", lambda run: _over_epochs(run.looks, "robust")),
         _chart(groups, "Clean, held-out split", "accuracy, %", lambda run: _over_epochs(run.looks, "clean")),
@@ -25,7 +28,7 @@ def learning(groups: Sequence[Group]) -> str:
         _chart(groups, "Training loss", "outer loss, nats", lambda run: _over_epochs(run.metrics, "loss")),
     ]
     if not any(charts):
-        return ""
+        return Markup()
     several = any(len(group.runs) > 1 for group in groups)
     band = ", its band their range" if len(groups) <= MOST_BANDS else ""
     text = f"A line is the mean over seeds{band}. " if several else ""
@@ -34,15 +37,11 @@ def learning(groups: Sequence[Group]) -> str:
         "fallen from the best look so far; 0 is none. Losses of different methods are not comparable."
     )
     edges = [_chart(groups, label, "nats", _edge(key)) for key, label in EDGES.items()]
-    triangle = ""
-    if any(edges):
-        what = "The triangle natural – robust – teacher: mutual information on the held-out split"
-        triangle = f'<details><summary>{what}</summary><div class="charts">{"".join(edges)}</div></details>'
-    names = legend([group.name for group in groups])
-    return f'{names}<div class="charts">{"".join(charts)}</div><p class="note">{text}</p>{triangle}'
+    names, charts, triangle = legend([group.name for group in groups]), Markup().join(charts), Markup().join(edges)
+    return render("learning.html", legend=names, charts=charts, note=text, triangle=triangle)
 
 
-def _chart(groups: Sequence[Group], title: str, y_label: str, points: Callable[[Run], list[Point]]) -> str:
+def _chart(groups: Sequence[Group], title: str, y_label: str, points: Callable[[Run], list[Point]]) -> Markup:
     lines = [mean_line(group.name, i, [points(run) for run in group.runs]) for i, group in enumerate(groups)]
     if len(groups) > MOST_BANDS:
         lines = [replace(line, low=(), high=()) for line in lines]
@@ -81,8 +80,8 @@ def _edge(key: str) -> Callable[[Run], list[Point]]:
     return points
 
 
-def against_eps(groups: Sequence[Group], kind: str, table: str) -> str:
-    """Accuracy at each radius, and ``table`` below; the eps of training is marked."""
+def against_eps(groups: Sequence[Group], kind: str, tables: Mapping[str, Table]) -> Markup:
+    """Draw accuracy at each radius, the eps of training marked, with the table below."""
     lines, details, eps = [], [], []
     for i, group in enumerate(groups):
         found = [c for run in group.runs if (c := curve_of(run, kind)) is not None]
@@ -100,11 +99,11 @@ def against_eps(groups: Sequence[Group], kind: str, table: str) -> str:
     marks = [(at, "eps") for at in dict.fromkeys(eps)]
     picture = line_chart("Accuracy under attack, by the radius of the ball", lines, unit, "accuracy, %", marks)
     if not picture:
-        return ""
+        return Markup()
     text = (
         f"{' or '.join(dict.fromkeys(details))}. A line is the mean over seeds; "
         "a band is their range, or of one run Wilson's 95 % interval. "
         "A sound curve never rises; how far it has fallen by 4 eps depends on eps."
     )
     shown = [group.name if lines[i].ys else f"{group.name} (none)" for i, group in enumerate(groups)]
-    return f'{legend(shown)}<div class="charts">{picture}</div><p class="note">{escape(text)}</p>{table}'
+    return render("radius.html", tables=tables, legend=legend(shown), chart=picture, note=text)

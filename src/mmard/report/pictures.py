@@ -2,66 +2,62 @@
 
 import base64
 import io
-from html import escape
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from mmard.core.threat import in_255ths
 from mmard.evaluation.examples import Examples
+from mmard.runs.record import threat_of
 from mmard.utils.errors import first_line
 
 LARGEST = 96
 """Pixels of a side; larger pictures are made smaller, for the page to stay light."""
 
 
-def shown(examples: Examples, of: str) -> str:
-    """A card an image: natural, perturbation, adversarial, and what the model says."""
+def cards_of(examples: Examples, run: str) -> dict[str, Any]:
+    """Collect what the page shows of a run's examples: a note, and a card an image."""
     eps = float(str(examples.metadata.get("eps", "0")) or 0)
     names = examples.metadata.get("classes")
     classes = [str(name) for name in names] if isinstance(names, list) else []
-    cards = "".join(_card(examples, i, eps, classes) for i in range(len(examples.x)))
     attack = f"{examples.metadata.get('attack')} ({examples.metadata.get('detail')})"
-    norm = "L∞" if examples.metadata.get("norm") == "linf" else "L2"
-    text = (
-        f"{of}: {attack}, {norm} {in_255ths(eps)}. "
-        "Every class in proportion, not chosen by how they fare. In the middle x' − x, grey where nothing changed, "
-        "stretched so that the largest change is black or white."
+    threat = threat_of({"threat": {"eps": eps, "norm": examples.metadata.get("norm")}})
+    note = (
+        f"{run}: {attack}, {threat}. Every class in proportion, not chosen by how they fare. In the middle x' − x, grey where "
+        "nothing changed, stretched so that the largest change is black or white."
     )
-    return f'<p class="note">{escape(text)}</p><div class="cards">{cards}</div>'
+    return {"note": note, "cards": [_card(examples, i, classes) for i in range(len(examples.x))]}
 
 
-def _card(examples: Examples, i: int, eps: float, classes: list[str]) -> str:
+def _card(examples: Examples, i: int, classes: list[str]) -> dict[str, Any]:
+    """Collect an image, its perturbation, its example, and what the model says of both."""
     x, x_adv = examples.x[i].float() / 255, examples.x_adv[i]
-    delta = x_adv - x
-    grey = 0.5 + delta / (2 * max(delta.abs().max().item(), 1e-6))
+    largest = (x_adv - x).abs().max().item()
+    grey = 0.5 + (x_adv - x) / (2 * max(largest, 1e-6))
     label, index = int(examples.labels[i]), int(examples.index[i])
+    name = _name(classes, label)
     natural, adversarial = (int(k) for k in examples.said[i])
     sure = [100 * float(p) for p in examples.confidence[i]]
-    name = _name(classes, label)
-    alts = (
-        f"image {index}, {name}",
-        f"its perturbation, at most {delta.abs().max():.4f} of a pixel's range",
-        "x with it",
-    )
-    pictures = "".join(
-        f'<img src="{data_url(_picture(pixels))}" alt="{escape(alt)}">'
-        for pixels, alt in zip((x, grey, x_adv), alts, strict=True)
-    )
+    told = {
+        f"image {index}, {name}": x,
+        f"its perturbation, at most {largest:.4f} of a pixel's range": grey,
+        "x with it": x_adv,
+    }
     fooled = natural == label != adversarial
-    words = f"{_said(classes, natural, label, sure[0])} → {_said(classes, adversarial, label, sure[1])}"
-    kind = "fooled" if fooled else "kept" if adversarial == label else "wrong"
-    return (
-        f'<figure class="card {kind}"><div class="trio">{pictures}</div>'
-        f"<figcaption><b>class {escape(name)}</b> <span>{words}</span></figcaption></figure>"
-    )
+    return {
+        "kind": "fooled" if fooled else "kept" if adversarial == label else "wrong",
+        "label": name,
+        "images": [{"url": data_url(_picture(pixels)), "alt": alt} for alt, pixels in told.items()],
+        "natural": _said(classes, natural, label, sure[0]),
+        "adversarial": _said(classes, adversarial, label, sure[1]),
+    }
 
 
 def _said(classes: list[str], k: int, label: int, sure: float) -> str:
     mark = "✓" if k == label else "✗"
-    return f"{mark} {escape(_name(classes, k))} ({sure:.0f} %)"
+    return f"{mark} {_name(classes, k)} ({sure:.0f} %)"
 
 
 def _name(classes: list[str], k: int) -> str:
@@ -83,12 +79,12 @@ def data_url(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def from_file(path: Path, alt: str, faults: list[str]) -> str:
-    """A figure of a run folder, in fewer colours; empty, with a line in ``faults``, where it cannot be read."""
+def figure_of(path: Path, alt: str, faults: list[str]) -> dict[str, str] | None:
+    """Read a figure of a run folder, in fewer colours; None, with a line in ``faults``, where it cannot be read."""
     try:
         with Image.open(path) as picture:
             small = picture.convert("RGB").quantize(64)
     except (OSError, ValueError, SyntaxError) as e:  # what Pillow says of files that are no pictures
         faults.append(f"cannot read {path}: {first_line(e)}")
-        return ""
-    return f'<figure class="plot"><img src="{data_url(small)}" alt="{escape(alt)}"></figure>'
+        return None
+    return {"url": data_url(small), "alt": alt}

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmard.core.threat import in_255ths
 from mmard.evaluation.scores import CLEAN, WORST
-from mmard.report.table import DASH, Cell, Table, interval, number, spread, words
+from mmard.report.table import DASH, Cell, Table, difference_interval, interval, mean_and_sd, number, p_value, words
 from mmard.runs.by_class import ByClass, of_group
 from mmard.runs.evaluation import Row
 from mmard.runs.groups import Group, accuracy, attacks_of, curve_of
@@ -20,7 +20,9 @@ def summary(groups: Sequence[Group], kind: str) -> Table | None:
     rows = []
     for group in groups:
         cells = [_accuracy(group, kind, attack) for attack in attacks]
-        held_out = [spread(group.spread(lambda run, key=key: (run.best or {}).get(key))) for key in ("clean", "robust")]  # type: ignore[misc]
+        held_out = [
+            mean_and_sd(group.spread(lambda run, key=key: (run.best or {}).get(key))) for key in ("clean", "robust")
+        ]  # type: ignore[misc]
         rows.append([words(group.name), *cells, *held_out, number(len(group.runs), "d")])
     titles = [attack if attack in (CLEAN, WORST) else f"{attack}, %" for attack in attacks]
     columns = [
@@ -44,7 +46,7 @@ def _accuracy(group: Group, kind: str, attack: str) -> Cell:
     ]
     if len(found) == 1:
         return interval(found[0]["accuracy"], found[0]["low"], found[0]["high"])
-    return spread(group.spread(lambda run: accuracy(run, kind, attack)))
+    return mean_and_sd(group.spread(lambda run: accuracy(run, kind, attack)))
 
 
 def _how(groups: Sequence[Group]) -> str:
@@ -109,7 +111,7 @@ def radii(groups: Sequence[Group], kind: str) -> Table | None:
         cells = []
         for found in curves.values():
             values = [c["accuracy"][c["radii"].index(radius)] for c in found if radius in c["radii"]]
-            cells.append(spread(mean_sd(values) if values else None))
+            cells.append(mean_and_sd(mean_sd(values) if values else None))
         rows.append([Cell(in_255ths(radius) if radius else "0", radius), *cells])
     columns = ["radius", *(f"{name}, %" for name in curves)]
     return Table("radii", "Accuracy against the radius", columns, rows, note="Mean ± sd over seeds.")
@@ -139,12 +141,9 @@ def comparisons(results: Row) -> Table | None:
         try:
             if int(c["n"]) < 2:
                 continue
-            low, high = c["low"], c["high"]
-            reach = (
-                Cell(DASH) if low is None else Cell(f"{low:+.2f} to {high:+.2f}".replace("-", "−"), low, {"to": high})
-            )
+            reach = difference_interval(c["low"], c["high"])
             name, against = f"{c['label']} − {c['baseline']}", words(c["attack"])
-            tests = [number(c[key], ".3f") for key in ("p_t", "p_exact")]
+            tests = [p_value(c[key]) for key in ("p_t", "p_exact")]
             rows.append([words(name), against, number(c["n"], "d"), number(c["mean"], "+.2f"), reach, *tests])
         except (KeyError, TypeError, ValueError):
             continue  # a file of another version

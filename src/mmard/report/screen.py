@@ -6,6 +6,8 @@ from typing import Any
 from rich.text import Text
 
 from mmard.evaluation.scores import WORST
+from mmard.report.table import Cell, words
+from mmard.report.table import Table as ReportTable
 from mmard.utils.terminal import Table, line
 
 Rows = list[dict[str, Any]]
@@ -63,10 +65,10 @@ def bench_table(figures: dict[str, Any]) -> Table:
     caption = f"{figures['gflop']:.0f} GFLOP a step ({passes}); matrix peak {figures['matrix_peak_gflops']:.0f} GFLOP/s"
     t = figures["teacher_forward"]
     caption += f"\nthe teacher's forward pass: {t['milliseconds']:.0f} ms, {t['share_of_peak']:.0%} of the peak"
-    for key, words in (("faster_than_plain", "times faster than plain"), ("cost_over_base", "times the base's time")):
+    for key, what in (("faster_than_plain", "times faster than plain"), ("cost_over_base", "times the base's time")):
         if key in figures:
             r, n = figures[key], figures["repeats"]
-            caption += f"\n{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f}) {words}, median and range of {n} pairs"
+            caption += f"\n{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f}) {what}, median and range of {n} pairs"
     if (m := figures["memory"])["fixed_mib"] is not None:
         caption += f"\nours takes {m['fixed_mib']:.0f} MiB + {m['mib_an_image']:.1f} MiB an image: {m['images_that_fit']:,} fit"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
@@ -97,9 +99,8 @@ def compare_table(results: Mapping[str, Rows]) -> Table:
 def compare_markdown(results: Mapping[str, Rows]) -> str:
     """The same table as Markdown."""
     attacks = _attacks(results)
-    lines = ["| model | " + " | ".join(attacks) + " |", "|---|" + "---:|" * len(attacks)]
-    lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in _cells(results, attacks)]
-    return "\n".join(lines) + "\n"
+    rows = [[words(name), *map(Cell, cells)] for name, cells in _cells(results, attacks)]
+    return ReportTable("models", "Accuracy on the test images", ["model", *attacks], rows).grid() + "\n"
 
 
 def _attacks(results: Mapping[str, Rows]) -> list[str]:

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmard.evaluation.scores import WORST
-from mmard.report.study_tables import COLUMNS
-from mmard.report.table import DASH, Cell, Table, spread, words
+from mmard.report.study_tables import diagnoses_table
+from mmard.report.table import DASH, Table, mean_and_sd, words
 from mmard.runs.evaluation import Row, part
 from mmard.runs.findings import checks_of
 from mmard.runs.groups import Group
 from mmard.runs.record import MEMORY, Run, data_settings_of, threat_of
-from mmard.utils.numbers import mean_sd
 
 ENERGY = "joules"
 
@@ -26,29 +25,16 @@ def diagnosis(groups: Sequence[Group]) -> list[Table]:
         alike = [d for d in found if _kind(d) == _kind(found[0])]
         if not alike:
             continue
-        rows = [[words(name), *_of_examples(alike, name)] for name in alike[0]["examples"]]
         students = f" ± sd over {len(alike)} students" if len(alike) > 1 else ""
         metadata = ", ".join(str(alike[0].get(key, "")) for key in ("split", "threat"))
         note = f"Means{students}; {alike[0].get('images')} images, {metadata}. What the columns mean: docs/diagnose.md."
-        columns = ["examples by", *(column for column, *_ in COLUMNS.values())]
-        sheets.append(
-            Table(f"diagnosis-{len(sheets) + 1}", f"Where examples lie, {group.name}", columns, rows, note=note)
-        )
+        key, title = f"diagnosis-{len(sheets) + 1}", f"Where examples lie, {group.name}"
+        sheets.append(diagnoses_table(alike, key, title, note))
     return sheets
 
 
 def _kind(found: Row) -> tuple[str, ...]:
     return (str(list(found["examples"])), *(str(found.get(key)) for key in ("threat", "split", "norm")))
-
-
-def _of_examples(alike: Sequence[Row], name: str) -> list[Cell]:
-    given = [d["examples"][name] for d in alike if isinstance(d["examples"][name], dict)]
-    rows = [row | {"distance": row.get(f"distance_{alike[0].get('norm')}")} for row in given]
-    cells = []
-    for key, (_, factor, digits) in COLUMNS.items():
-        values = [factor * row[key] for row in rows if isinstance(row.get(key), int | float)]
-        cells.append(spread(mean_sd(values) if values else None, f".{digits}f"))
-    return cells
 
 
 def cost(groups: Sequence[Group]) -> Table | None:
@@ -74,7 +60,7 @@ def cost(groups: Sequence[Group]) -> Table | None:
     columns = [column for column in columns if any(found is not None for found in column[2])]
     if not columns:
         return None
-    rows = [[words(g.name), *(spread(found[i], form) for _, form, found in columns)] for i, g in enumerate(groups)]
+    rows = [[words(g.name), *(mean_and_sd(found[i], form) for _, form, found in columns)] for i, g in enumerate(groups)]
     note = (
         "By the runs' own clocks, on the machine and with as much beside them as there was; a step is an epoch's seconds over its "
         "steps, median over epochs, without the looks at held-out images. Peak memory: of the GPU where there was one, else of the "

@@ -1,11 +1,12 @@
-"""A study's results as Markdown."""
+"""A study's results, and several diagnoses, as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmard.evaluation.scores import CLEAN, WORST
+from mmard.report.table import Cell, Table, difference_interval, interval, mean_and_sd, number, p_value, words
 from mmard.utils.errors import MmardError
-from mmard.utils.numbers import mean_sd
+from mmard.utils.numbers import is_number, mean_sd
 
 HELD_OUT = ("held-out clean", "held-out robust")
 SECONDS = "seconds an epoch"
@@ -13,14 +14,13 @@ Figures = Mapping[str, Any]
 
 
 def study_markdown(results: Figures, figure: str) -> str:
-    """Mean and spread over seeds, comparisons, the figure; ``figure`` is the link to it."""
-    parts = [results["about"], _means(results), _how(results)]
+    """Write mean and sd over seeds, comparisons, and the figure; ``figure`` is the link to it."""
+    parts = [results["about"], means_table(results).grid(), _how(results)]
     testable = [c for c in results["comparisons"] if c["n"] > 1]
     if testable:
         told = f"{len(testable)} paired differences, with intervals and tests"
-        parts.append(
-            f"<details><summary>{told}</summary>\n\n{_comparisons(testable)}\n\n{_caution(testable)}\n\n</details>"
-        )
+        table = comparisons_table(testable).grid()
+        parts.append(f"<details><summary>{told}</summary>\n\n{table}\n\n{_caution(testable)}\n\n</details>")
     elif results["comparisons"]:
         parts.append("One pair of runs says nothing of a difference: it takes seeds.")
     if results["missing"]:
@@ -29,27 +29,27 @@ def study_markdown(results: Figures, figure: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _means(results: Figures) -> str:
-    keys = [
-        key for key in (*results["attacks"], *HELD_OUT, SECONDS) if any(key in g["figures"] for g in results["groups"])
+def means_table(results: Figures) -> Table:
+    """Make the table of means over seeds, a row a group."""
+    keys = (*results["attacks"], *HELD_OUT, SECONDS)
+    keys = tuple(key for key in keys if any(key in group["figures"] for group in results["groups"]))
+    columns = [*results["axes"], "seeds", *(f"{key}, best epoch" if key in HELD_OUT else key for key in keys)]
+    rows = [
+        [*map(words, g["labels"].values()), number(len(g["seeds"]), "d"), *(_figure(g, key) for key in keys)]
+        for g in results["groups"]
     ]
-    titles = [f"{key}, best epoch" if key in HELD_OUT else key for key in keys]
-    lines = []
-    for group in results["groups"]:
-        cells = [_spread(group, key) for key in keys]
-        lines.append([*map(_safe, group["labels"].values()), str(len(group["seeds"])), *cells])
-    return _table([*map(_safe, results["axes"]), "seeds", *titles], lines, left=len(results["axes"]))
+    return Table("means", "Accuracy and cost", columns, rows, words=len(results["axes"]))
 
 
-def _spread(group: Figures, key: str) -> str:
+def _figure(group: Figures, key: str) -> Cell:
     """``52.1 ± 1.3``; with one seed the interval over the test images in its place."""
-    if key not in group["figures"]:
-        return "–"
-    mean, sd = (group["figures"][key][part] for part in ("mean", "sd"))
-    if sd is not None:
-        return f"{mean:.1f} ± {sd:.1f}"
-    interval = (group["interval"] or {}).get(key)
-    return f"{mean:.1f} ({interval[0]:.1f}–{interval[1]:.1f})" if interval else f"{mean:.1f}"
+    found = group["figures"].get(key)
+    if found is None:
+        return number(None)
+    images = (group["interval"] or {}).get(key)
+    if found["sd"] is None and images:
+        return interval(found["mean"], *images)
+    return mean_and_sd((found["mean"], found["sd"]))
 
 
 def _how(results: Figures) -> str:
@@ -65,24 +65,22 @@ def _how(results: Figures) -> str:
     return text + f" Seconds an epoch: median{mean}, on the machine and with as many runs at once as there were."
 
 
-def _comparisons(comparisons: Sequence[Figures]) -> str:
-    titles = ["difference in points", "pairs", "mean", "sd", "95 % interval (t)", "p (t)", "p (sign flips)"]
-    lines = []
-    for c in comparisons:
-        sd = "–" if c["sd"] is None else f"{c['sd']:.2f}"
-        interval = "–" if c["low"] is None else f"{signed(c['low'])} to {signed(c['high'])}"
-        name = _safe(f"{c['label']} − {c['baseline']}, {c['attack']}")
-        lines.append([name, str(c["n"]), signed(c["mean"]), sd, interval, _p(c["p_t"]), _p(c["p_exact"])])
-    return _table(titles, lines, left=1)
-
-
-def signed(points: float) -> str:
-    """``+1.20`` or ``−1.20``."""
-    return f"{points:+.2f}".replace("-", "−")
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+def comparisons_table(comparisons: Sequence[Figures]) -> Table:
+    """Make the table of paired differences and their tests, a row a comparison."""
+    columns = ["difference in points", "pairs", "mean", "sd", "95 % interval (t)", "p (t)", "p (sign flips)"]
+    rows = [
+        [
+            words(f"{c['label']} − {c['baseline']}, {c['attack']}"),
+            number(c["n"], "d"),
+            number(c["mean"], "+.2f"),
+            number(c["sd"], ".2f"),
+            difference_interval(c["low"], c["high"]),
+            p_value(c["p_t"]),
+            p_value(c["p_exact"]),
+        ]
+        for c in comparisons
+    ]
+    return Table("comparisons", "Paired differences", columns, rows)
 
 
 def _caution(comparisons: Sequence[Figures]) -> str:
@@ -96,15 +94,6 @@ def _caution(comparisons: Sequence[Figures]) -> str:
     )
 
 
-def _safe(text: str) -> str:
-    return text.replace("|", r"\|")
-
-
-def _table(titles: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> str:
-    rule = "|" + "---|" * left + "---:|" * (len(titles) - left)
-    return "\n".join([f"| {' | '.join(titles)} |", rule, *(f"| {' | '.join(line)} |" for line in lines)])
-
-
 COLUMNS = {  # key of a row: its title, and the factor and digits it is shown with
     "margin": ("margin", 1, 2), "share": ("share of the possible drop, %", 100, 1), "distance": ("distance", 1, 4),
     "crossed": ("crossed, %", 100, 1), "fooled": ("fools S, %", 100, 1), "transfer": ("transfer, %", 100, 0),
@@ -113,8 +102,24 @@ COLUMNS = {  # key of a row: its title, and the factor and digits it is shown wi
 NEEDED = ("examples", "threat", "split", "inner", "norm", "run", "images", "own_attacks")
 
 
-def diagnoses_markdown(found: Sequence[Mapping[str, Any]]) -> str:
-    """Mean ± sample sd over runs of what `mmard diagnose` wrote for each into diagnosis.json.
+def diagnoses_table(found: Sequence[Figures], key: str, title: str, note: str = "") -> Table:
+    """Make the table of where examples lie, a row a method: mean ± sd over runs that were diagnosed alike."""
+    rows = [[words(name), *_of_method(found, name)] for name in found[0]["examples"]]
+    return Table(key, title, ["examples by", *(column for column, *_ in COLUMNS.values())], rows, note=note)
+
+
+def _of_method(found: Sequence[Figures], name: str) -> list[Cell]:
+    given = [d["examples"][name] for d in found if isinstance(d["examples"][name], dict)]
+    rows = [row | {"distance": row.get(f"distance_{found[0].get('norm')}")} for row in given]
+    cells = []
+    for key, (_, factor, digits) in COLUMNS.items():
+        values = [factor * row[key] for row in rows if is_number(row.get(key))]
+        cells.append(mean_and_sd(mean_sd(values) if values else None, f".{digits}f"))
+    return cells
+
+
+def diagnoses_markdown(found: Sequence[Figures]) -> str:
+    """Write mean ± sample sd over runs of what `mmard diagnose` wrote for each into diagnosis.json.
 
     Raises:
         MmardError: when there are none, or they are not of the same methods, threat and split.
@@ -131,14 +136,6 @@ def diagnoses_markdown(found: Sequence[Mapping[str, Any]]) -> str:
         if len(seen) > 1:
             raise MmardError(f"diagnoses of different {key} make no table: {' and '.join(sorted(seen))}")
     first = found[0]
-    lines = [["examples by", *(title for title, _, _ in COLUMNS.values())]]
-    for name in first["examples"]:
-        rows = [d["examples"][name] | {"distance": d["examples"][name][f"distance_{d['norm']}"]} for d in found]
-        cells = [
-            _mean_and_sd([row[key] for row in rows], factor, digits) for key, (_, factor, digits) in COLUMNS.items()
-        ]
-        lines.append([name.replace("|", r"\|"), *cells])
-    lines.insert(1, ["---", *["---:"] * len(COLUMNS)])
     attack = first["inner"][next(iter(first["inner"]))].rsplit(" by ", 1)[-1]
     runs = ", ".join(d["run"] for d in found)
     how = (
@@ -146,12 +143,4 @@ def diagnoses_markdown(found: Sequence[Mapping[str, Any]]) -> str:
         f"{first['threat']}, {'each by its own attack' if first['own_attacks'] else attack}. "
         "What the columns mean: [diagnose](diagnose.md)."
     )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{how}\n"
-
-
-def _mean_and_sd(values: Sequence[float | None], factor: float, digits: int) -> str:
-    known = [factor * value for value in values if value is not None]
-    if not known:
-        return "–"
-    mean, sd = mean_sd(known)
-    return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
+    return f"{diagnoses_table(found, 'diagnosis', 'Where examples lie').grid()}\n\n{how}\n"

@@ -3,8 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 
+from markupsafe import Markup
+
+from mmard.report.render import render
 from mmard.utils.csv_files import csv_text
 
 DASH = "–"
@@ -51,45 +53,20 @@ class Table:
     words: int = 1
     note: str = ""
 
-    def html(self) -> str:
-        """With a button in each head that sorts; one row has nothing to sort."""
-        heads = "".join(self._head(i, name) for i, name in enumerate(self.columns))
-        body = "".join(f"<tr>{''.join(self._cell(i, c) for i, c in enumerate(row))}</tr>" for row in self.rows)
-        note = f'<p class="note">{escape(self.note)}</p>' if self.note else ""
-        return (
-            f'<div class="scroll" role="region" aria-label="{escape(self.title)}" tabindex="0">'
-            f'<table id="table-{escape(self.key)}"><caption>{escape(self.title)}</caption>'
-            f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{note}"
-        )
-
-    def _head(self, i: int, name: str) -> str:
-        kind = "" if i < self.words else ' class="number"'
-        inside = f'<button type="button">{escape(name)}</button>' if len(self.rows) > 1 else escape(name)
-        return f'<th scope="col"{kind}>{inside}</th>'
-
-    def _cell(self, i: int, cell: Cell) -> str:
-        value = "" if cell.value is None else f' data-value="{cell.value:.10g}"'
-        tint = "" if cell.tint is None else f' style="--tint:{min(1.0, max(0.0, cell.tint)):.0%}"'
-        text, bracket = escape(cell.text), i >= self.words and cell.text.endswith(")")
-        if bracket:  # where there is no room for both, the interval stands below its figure
-            figure, _, reach = text.partition(" (")
-            text = f"{figure} <span>({reach}</span>"
-        kinds = {"number": i >= self.words, "interval": bracket, "tinted": cell.tint is not None}
-        kind = " ".join(name for name, is_so in kinds.items() if is_so)
-        attributes = f"{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}{value}{tint}"
-        tag = 'th scope="row"' if i == 0 else "td"
-        return f"<{tag}{attributes}>{text}</{tag.split()[0]}>"
+    def html(self) -> Markup:
+        """Write it with a button in each head that sorts; one row has nothing to sort."""
+        return render("table.html", table=self)
 
     def markdown(self) -> str:
-        """A table of GitHub's kind under a heading."""
-        lines = [self.columns, ["---"] * self.words + ["---:"] * (len(self.columns) - self.words)]
-        texts = [
-            [_markdown(name) for name in self.columns],
-            lines[1],
-            *([_markdown(c.text) for c in r] for r in self.rows),
-        ]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in texts)
-        return f"### {_markdown(self.title)}\n\n{table}\n" + (f"\n{_markdown(self.note)}\n" if self.note else "")
+        """Write it under a heading, with its note."""
+        return f"### {_markdown(self.title)}\n\n{self.grid()}\n" + (f"\n{_markdown(self.note)}\n" if self.note else "")
+
+    def grid(self) -> str:
+        """Write its rows as a Markdown table of GitHub's kind, without title and note."""
+        rule = f"|{'---|' * self.words}{'---:|' * (len(self.columns) - self.words)}"
+        rows = [self.columns, *([cell.text for cell in row] for row in self.rows)]
+        head, *lines = (f"| {' | '.join(map(_markdown, row))} |" for row in rows)
+        return "\n".join([head, rule, *lines])
 
     def latex(self) -> str:
         """A float with booktabs' rules."""
@@ -119,29 +96,41 @@ def _titles(name: str, keys: Sequence[str]) -> list[str]:
 
 
 def words(text: object) -> Cell:
-    """A cell of words."""
+    """Make a cell of words."""
     return Cell(str(text))
 
 
 def number(value: float | None, form: str = ".1f", tint: float | None = None) -> Cell:
-    """A cell with a number; a dash where there is none."""
+    """Make a cell of a number; a dash where there is none."""
     return Cell(DASH) if value is None else Cell(f"{value:{form}}".replace("-", "−"), value, tint=tint)
 
 
-def spread(found: tuple[float, float | None] | None, form: str = ".1f") -> Cell:
-    """``61.0 ± 1.8``; one value stands alone."""
+def mean_and_sd(found: tuple[float, float | None] | None, form: str = ".1f") -> Cell:
+    """Make a cell of a mean and its standard deviation, ``61.0 ± 1.8``; one value stands alone."""
     if found is None or found[1] is None:
         return number(None if found is None else found[0], form)
-    return Cell(f"{found[0]:{form}} ± {found[1]:{form}}", found[0], {"sd": found[1]})
+    return Cell(f"{found[0]:{form}} ± {found[1]:{form}}".replace("-", "−"), found[0], {"sd": found[1]})
 
 
 def interval(value: float, low: float, high: float) -> Cell:
-    """``61.0 (55.8–65.9)``."""
+    """Make a cell of a value with the interval around it, ``61.0 (55.8–65.9)``."""
     return Cell(f"{value:.1f} ({low:.1f}–{high:.1f})", value, {"low": low, "high": high})
 
 
+def difference_interval(low: float | None, high: float | None) -> Cell:
+    """Make a cell of the interval of a difference, ``−0.48 to +4.48``; a dash where there is none."""
+    if low is None or high is None:
+        return Cell(DASH)
+    return Cell(f"{low:+.2f} to {high:+.2f}".replace("-", "−"), low, {"to": high})
+
+
+def p_value(value: float | None) -> Cell:
+    """Make a cell of a p-value, ``0.074`` or ``< 0.001``; a dash where there is none."""
+    return Cell("< 0.001", value) if value is not None and value < 0.001 else number(value, ".3f")
+
+
 def _markdown(text: str) -> str:
-    return re.sub(r"([|\\`*<>\[\]])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([|\\`*>\[\]]|<(?! ))", r"\\\1", " ".join(text.split()))
 
 
 def _latex(text: str) -> str:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 
 from mmard.evaluation.scores import WORST
-from mmard.report.study_tables import signed
+from mmard.report.table import mean_and_sd, number
 from mmard.study.jobs import Job
 from mmard.study.queue import Listener
 from mmard.utils.terminal import Table, line
@@ -102,7 +102,7 @@ def results_table(results: dict[str, Any]) -> Table:
         cells = []
         for attack in results["attacks"]:
             found = group["figures"][attack]
-            cells.append(f"{found['mean']:.1f}" + ("" if found["sd"] is None else f" ± {found['sd']:.1f}"))
+            cells.append(mean_and_sd((found["mean"], found["sd"])).text)
         table.add_row(*group["labels"].values(), str(len(group["seeds"])), *cells)
     return table
 
@@ -112,7 +112,9 @@ def verdicts(results: dict[str, Any]) -> list[str]:
     lines = []
     for c in results["comparisons"]:
         if c["attack"] == WORST:
-            words = f"{c['label']} − {c['baseline']}, {WORST}: {signed(c['mean'])} points over {c['n']} pairs"
+            words = (
+                f"{c['label']} − {c['baseline']}, {WORST}: {number(c['mean'], '+.2f').text} points over {c['n']} pairs"
+            )
             if c["p_exact"] is not None:
                 words += f", exact p {c['p_exact']:.3g} (cannot go under {2 / 2 ** c['n']:.3g})"
             lines.append(words)
