@@ -188,7 +188,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "no published alpha": (lambda: igdm(mart()), r"no published alpha .* rslad 0.9.*; give one, such as alpha=1"),
     "gamma": (lambda: awp(rslad(), gamma=-1.0), "gamma -1 and begin 0 are not below 0"),
     "no terms": (lambda: Companion(outer=nothing), "nothing to train it by"),
-    "patience": (lambda: Validation(patience=0), "validation.patience is 0, expected"),
+    "patience": (lambda: Validation(patience=0), "'patience' is 0: expected a number not below 1"),
 }
 
 

@@ -135,7 +135,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "stop at the teacher": {"stop_at": "teacher"},
     "stop at the student": {"stop_at": "student"},
     "warm start": {"warm_start": True},
-    "all": {"stop_at": "student", "warm_start": True, "late": (0.4, 3), "guard": 4},
+    "all": {"stop_at": "student", "warm_start": True, "late": {"after": 0.4, "steps": 3}, "guard": 4},
 }
 
 

@@ -35,9 +35,9 @@ pytestmark = pytest.mark.figures
 PARTS: dict[str, dict[str, Any]] = {
     "warm": {"steps": 2, "warm_start": True},
     "warm, stopping, late, guarded": {
-        "steps": 2, "warm_start": True, "stop_at": "teacher", "late": (0.5, 3), "guard": 4,
+        "steps": 2, "warm_start": True, "stop_at": "teacher", "late": {"after": 0.5, "steps": 3}, "guard": 4,
     },
-    "one step, late": {"kind": "n-fgsm", "late": (0.5, 2)},
+    "one step, late": {"kind": "n-fgsm", "late": {"after": 0.5, "steps": 2}},
 }  # fmt: skip
 
 
