@@ -20,7 +20,7 @@ from mmard.models.weights import save_weights
 from mmard.runs.folder import RunFolder
 from mmard.utils.errors import MmardError, as_mistake, is_out_of_memory
 from mmard.utils.files import write_text, write_whole
-from mmard.utils.terminal import Table, line
+from mmard.utils.terminal import ScreenTable, line
 
 HOSTILE = "a [red]b[/red] [/x] [link=x] \\[c] :smile: \\"
 
@@ -37,7 +37,7 @@ def printed(out: Console) -> str:
 
 
 def test_text_of_users_is_never_markup() -> None:
-    out, table = screen(), Table(title=HOSTILE, caption=HOSTILE)
+    out, table = screen(), ScreenTable(title=HOSTILE, caption=HOSTILE)
     table.add_column(HOSTILE)
     table.add_row(HOSTILE)
     table.add_row((HOSTILE, "bold"))

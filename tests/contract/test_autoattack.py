@@ -26,9 +26,9 @@ from mmard.attacks.autoattack import AutoAttack
 from mmard.attacks.autoattack_pruning import Pruned, Remembering, in_parts, prints
 from mmard.evaluation.cache import DiskCache, fingerprint
 from mmard.evaluation.checks.run import evaluate_with_checks
-from mmard.evaluation.evaluate import evaluate
 from mmard.evaluation.loop import Execution
-from mmard.evaluation.suite import choose, suite
+from mmard.evaluation.run import run_attacks
+from mmard.evaluation.suite import choose_attacks, suite
 from mmard.models.folding import folded
 from mmard.models.weights import save_weights
 
@@ -94,9 +94,9 @@ def test_each_attack_breaks_whom_it_breaks_in_one_plain_call_of_the_package(net:
         {"version": "custom", "attacks": ["apgd-ce", "apgd-t"]} if quick else {"version": "standard"}
     )
     right, broken = the_packages(net, x, y, EPS, 20, **version)
-    specs = choose("autoattack", suite(20, 5), "quick" if quick else "standard")
+    specs = choose_attacks("autoattack", suite(20, 5), "quick" if quick else "standard")
     fast = in_parts(folded(net))
-    scores = evaluate(net, images, Threat(eps=EPS), specs, how=Execution(batch_size=20, predict=fast))
+    scores = run_attacks(net, images, Threat(eps=EPS), specs, how=Execution(batch_size=20, predict=fast))
     assert scores.attacks == ("clean", "AutoAttack-quick" if quick else "AutoAttack")
     assert torch.equal(scores.correct[:, 1], right)
     stages = scores.rows()[1]["stages"]
@@ -181,15 +181,15 @@ def test_images_share_a_print_when_all_their_bits_agree() -> None:
 def test_what_is_broken_for_the_fast_network_alone_is_not_broken(net: nn.Module) -> None:
     """A fast network that is always wrong: the model's own verdicts come out all the same."""
     images, threat = blobs(12, seed=3), Threat(eps=EPS)
-    specs = choose("autoattack", suite(12, 5), "quick")
-    honest = evaluate(net, images, threat, specs, how=Execution(batch_size=12))
-    misled = evaluate(net, images, threat, specs, how=Execution(batch_size=12, predict=lambda x: -net(x)))
+    specs = choose_attacks("autoattack", suite(12, 5), "quick")
+    honest = run_attacks(net, images, threat, specs, how=Execution(batch_size=12))
+    misled = run_attacks(net, images, threat, specs, how=Execution(batch_size=12, predict=lambda x: -net(x)))
     assert torch.equal(misled.correct, honest.correct)
     assert 0 < honest.correct[:, 1].sum() < honest.correct[:, 0].sum()
 
 
 def test_the_stages_survive_the_disk(net: nn.Module, tmp_path: Path) -> None:
-    scores = evaluate(net, blobs(8), Threat(eps=0.1), choose("fgsm,autoattack", suite(), "quick"))
+    scores = run_attacks(net, blobs(8), Threat(eps=0.1), choose_attacks("fgsm,autoattack", suite(), "quick"))
     scores.save(tmp_path)
     back = Scores.load(tmp_path)
     assert [(s.of, s.name, s.attacked, s.seconds) for s in back.stages] == [
@@ -201,16 +201,16 @@ def test_the_stages_survive_the_disk(net: nn.Module, tmp_path: Path) -> None:
 
 
 def test_protocols_have_their_names() -> None:
-    assert [*choose(None, suite(), "quick")] == ["FGSM", "PGD-20", "C&W", "AutoAttack-quick"]
-    assert [*choose("cw,autoattack-quick", suite(), "standard")] == ["C&W", "AutoAttack-quick"]
+    assert [*choose_attacks(None, suite(), "quick")] == ["FGSM", "PGD-20", "C&W", "AutoAttack-quick"]
+    assert [*choose_attacks("cw,autoattack-quick", suite(), "standard")] == ["C&W", "AutoAttack-quick"]
     with pytest.raises(MmardError, match="unknown protocol 'fast'"):
-        choose(None, suite(), "fast")
+        choose_attacks(None, suite(), "fast")
 
 
 def test_a_batch_that_is_kept_is_not_judged_again(net: nn.Module, tmp_path: Path) -> None:
     images, threat = blobs(30, seed=3), Threat(eps=EPS)
-    specs = choose("pgd-20,autoattack", suite(8, 5), "quick")
-    whole = evaluate(net, images, threat, specs, Execution(batch_size=8, cache=DiskCache(tmp_path)))
+    specs = choose_attacks("pgd-20,autoattack", suite(8, 5), "quick")
+    whole = run_attacks(net, images, threat, specs, Execution(batch_size=8, cache=DiskCache(tmp_path)))
     files = sorted(tmp_path.iterdir())
     assert len([f for f in files if f.name.startswith("PGD-20")]) == 4
     for f in random.Random(0).sample(files, len(files) // 2):
@@ -218,7 +218,7 @@ def test_a_batch_that_is_kept_is_not_judged_again(net: nn.Module, tmp_path: Path
     untouched = {f: f.stat().st_mtime_ns for f in tmp_path.iterdir()}
     spoilt = next(iter(untouched))
     spoilt.write_bytes(b"\x00" * 20)  # a broken disk's: found again
-    again = evaluate(net, images, threat, specs, Execution(batch_size=8, cache=DiskCache(tmp_path)))
+    again = run_attacks(net, images, threat, specs, Execution(batch_size=8, cache=DiskCache(tmp_path)))
     assert torch.equal(again.correct, whole.correct)
     assert sorted(tmp_path.iterdir()) == files
     assert all(f.stat().st_mtime_ns == then for f, then in untouched.items() if f != spoilt)
@@ -232,7 +232,7 @@ def test_other_weights_or_facts_have_another_name(net: nn.Module) -> None:
 
 
 def test_what_verdicts_depend_on_has_a_folder_of_its_own(net: nn.Module, tmp_path: Path) -> None:
-    images, threat, specs = blobs(12), Threat(eps=EPS), choose("pgd-20", suite())
+    images, threat, specs = blobs(12), Threat(eps=EPS), choose_attacks("pgd-20", suite())
     moved = replace(images, pixels=images.pixels.flip(0))
     steps = {"PGD-20": replace(specs["PGD-20"], detail=lambda _: "30 steps")}
     own, other = small_net(), small_net(seed=1)
@@ -273,7 +273,7 @@ def test_a_randomised_model_is_attacked_with_every_pass(
 
     spared: list[str] = []
     monkeypatch.setattr("mmard.attacks.autoattack.Pruned", lambda *_: spared.append("passes of APGD"))
-    specs = choose("autoattack", suite(6, 0), "quick")
+    specs = choose_attacks("autoattack", suite(6, 0), "quick")
     scores = evaluate_with_checks(Noisy(), blobs(6, seed=3), Threat(eps=EPS), specs, how=Execution(batch_size=6))
     assert [check["name"] for check in scores.metadata["checks"]][:1] == ["randomised"]
     assert spared == []  # the first wrong answer of many may be chance's; the package takes the last

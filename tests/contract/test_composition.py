@@ -16,7 +16,7 @@ from mmard.attacks.inner.compose import Inner
 from mmard.methods import METHODS, adaad, adaiad, awp, ciard, fair, igdm, mmard, mtard, peeraid, pgd_at, rslad
 from mmard.methods.fair import ClassWeights
 from mmard.methods.igdm import PUBLISHED
-from mmard.training.attack_state import prepared
+from mmard.training.attack_state import prepare_attack
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
 from mmard.training.update import Update
@@ -59,7 +59,7 @@ def stepped(method: Method, progress: tuple[float, ...] = (0.5,)) -> tuple[Updat
         engine=Engine(accelerator="cpu"),
     )
     update.student.train()
-    prepared(method, blobs(12), torch.device("cpu"))
+    prepare_attack(method, blobs(12), torch.device("cpu"))
     x, y, index = blobs(12).batch(slice(None))
     means = []
     for share in progress:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from mmard import MmardError, Scores, Threat
 from mmard.attacks.autoattack import AutoAttack
 from mmard.data.images import DataSet, Images, split
-from mmard.evaluation.evaluate import evaluate
 from mmard.evaluation.loop import Execution
+from mmard.evaluation.run import run_attacks
 from mmard.evaluation.scores import wilson
-from mmard.evaluation.suite import choose, suite
+from mmard.evaluation.suite import choose_attacks, suite
 from mmard.methods import pgd_at
 from mmard.runs.folder import RunFolder
 from mmard.training.schedule import Plan
@@ -45,8 +45,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
 
 
 def test_accuracy_falls_and_the_worst_case_is_each_samples_own(trained: nn.Module, tiny: DataSet) -> None:
-    scores = evaluate(
-        trained, tiny.test, Threat(eps=0.2), choose("fgsm,pgd-20,cw", suite()), how=Execution(batch_size=33)
+    scores = run_attacks(
+        trained, tiny.test, Threat(eps=0.2), choose_attacks("fgsm,pgd-20,cw", suite()), how=Execution(batch_size=33)
     )
     assert scores.attacks == ("clean", "FGSM", "PGD-20", "C&W")
     assert scores.accuracy("clean") >= scores.accuracy("FGSM") >= scores.accuracy("PGD-20")
@@ -55,14 +55,14 @@ def test_accuracy_falls_and_the_worst_case_is_each_samples_own(trained: nn.Modul
 
 
 def test_eps_zero_gives_the_clean_accuracy_under_every_attack(trained: nn.Module, tiny: DataSet) -> None:
-    scores = evaluate(trained, tiny.test, Threat(eps=0))
+    scores = run_attacks(trained, tiny.test, Threat(eps=0))
     assert scores.attacks == ("clean", "FGSM", "PGD-20", "C&W", "AutoAttack")
     assert (scores.correct == scores.correct[:, :1]).all()
 
 
 def test_the_models_mode_and_gradients_come_back(tiny: DataSet) -> None:
     net = small_net().train()
-    evaluate(net, tiny.test, Threat(eps=0.1), choose("fgsm", suite()))
+    run_attacks(net, tiny.test, Threat(eps=0.1), choose_attacks("fgsm", suite()))
     assert net.training
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
 
@@ -76,7 +76,7 @@ def test_details_say_steps_size_and_start() -> None:
 
 
 def test_scores_survive_the_disk(trained: nn.Module, tiny: DataSet, tmp_path: Path) -> None:
-    scores = evaluate(trained, tiny.test, Threat(eps=0.1), choose("fgsm", suite()))
+    scores = run_attacks(trained, tiny.test, Threat(eps=0.1), choose_attacks("fgsm", suite()))
     scores.save(tmp_path)
     back = Scores.load(tmp_path)
     assert torch.equal(back.correct, scores.correct)
@@ -109,12 +109,12 @@ class Broken(nn.Module):
 )
 def test_a_model_that_fits_not_is_one_clear_line(logits: Tensor, words: str, tiny: DataSet) -> None:
     with pytest.raises(MmardError, match=words):
-        evaluate(Broken(logits), tiny.test, Threat(eps=0.1), {})
+        run_attacks(Broken(logits), tiny.test, Threat(eps=0.1), {})
 
 
 def test_an_unknown_attack_names_the_nearest() -> None:
     with pytest.raises(MmardError, match="did you mean pgd-20"):
-        choose("pgd-2", suite())
+        choose_attacks("pgd-2", suite())
 
 
 class Planes(nn.Module):
@@ -156,7 +156,7 @@ def test_autoattack_on_few_classes_does_what_works_there_and_names_it(
     widest = int(in_order.diff().argmax())
     eps = in_order[widest : widest + 2].mean().item()  # no image is near the edge of its ball
     far = distance > eps
-    scores = evaluate(model, images, Threat(eps=eps), choose("autoattack", suite()))
+    scores = run_attacks(model, images, Threat(eps=eps), choose_attacks("autoattack", suite()))
     assert torch.equal(scores.correct[:, 1], far)
     assert tuple(stage.name for stage in scores.stages) == stages
     assert scores.details[1] == f"AutoAttack standard (pyautoattack); {classes} classes: {words}"

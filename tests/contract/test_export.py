@@ -22,10 +22,10 @@ from mmard.attacks.autoattack import AutoAttack
 from mmard.attacks.pgd import untargeted
 from mmard.attacks.square import Square
 from mmard.data.sources import load
-from mmard.evaluation.evaluate import evaluate
 from mmard.evaluation.exported import choose_exported, exported_suite, straight_through
 from mmard.evaluation.loop import Execution
-from mmard.evaluation.suite import choose
+from mmard.evaluation.run import run_attacks
+from mmard.evaluation.suite import choose_attacks
 from mmard.models.onnx_export import bytes_of, compare, onnx_of
 from mmard.models.onnx_runtime import RuntimeModel
 from mmard.models.quantise import quantised
@@ -140,7 +140,7 @@ def test_straight_through_finds_what_the_closed_form_says_where_the_runtime_has_
     sure = room.abs() > 0.02  # rounding to 1/200 decides nothing
     specs = exported_suite(surrogate)
     chosen = {n: specs[n] for n in ("through-PGD-20", "through-C&W")}
-    scores = evaluate(Runtime(), images, Threat(eps=eps), chosen)
+    scores = run_attacks(Runtime(), images, Threat(eps=eps), chosen)
     assert 5 < (room[sure] > 0).sum() < sure.sum() - 5
     for column in (1, 2):
         assert torch.equal(scores.correct[sure, column], room[sure] > 0)
@@ -150,7 +150,7 @@ def test_transfer_shows_the_runtime_what_the_attack_made_on_the_surrogate() -> N
     runtime, surrogate, images, threat = Linear(levels=3), Linear(), blobs(30, size=4), Threat(eps=0.03)
     images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
     specs = choose_exported("transfer-pgd-20", exported_suite(surrogate, seed=4))
-    verdicts = evaluate(runtime, images, threat, specs, how=Execution(seed=4, batch_size=20)).correct[:, 1]
+    verdicts = run_attacks(runtime, images, threat, specs, how=Execution(seed=4, batch_size=20)).correct[:, 1]
     wanted = []
     for start in (0, 20):
         x, y, _ = images.batch(slice(start, start + 20))
@@ -166,7 +166,7 @@ def test_autoattack_by_transfer_goes_on_with_whom_the_runtime_has_right() -> Non
     images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
     specs = choose_exported("transfer-autoattack", exported_suite(surrogate, 40), "quick")
     assert list(specs) == ["transfer-AutoAttack-quick"]
-    scores = evaluate(runtime, images, threat, specs, how=Execution(batch_size=40))
+    scores = run_attacks(runtime, images, threat, specs, how=Execution(batch_size=40))
     first, last = scores.stages
     assert (first.name, last.name, first.attacked) == ("APGD-CE", "APGD-T", 40)
     assert last.attacked == first.right.sum() < 40
@@ -185,7 +185,7 @@ def test_only_queries_find_out_a_runtime_that_its_surrogate_knows_nothing_of() -
     images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
     specs = choose_exported("fgsm,square", exported_suite(surrogate))
     assert list(specs) == ["transfer-FGSM", "through-FGSM", "Square"]
-    scores = evaluate(runtime, images, Threat(eps=0.3), specs)
+    scores = run_attacks(runtime, images, Threat(eps=0.3), specs)
     assert [scores.accuracy(a) for a in ("transfer-FGSM", "through-FGSM")] == [1, 1]
     assert scores.accuracy("Square") == scores.accuracy("worst case") < 0.5
 
@@ -222,7 +222,7 @@ def test_usual_attacks_go_three_ways_and_without_a_surrogate_one() -> None:
             choose_exported(f"square, {name}", alone)
     with pytest.raises(MmardError, match="unknown attack 'pgd-2'; did you mean"):
         choose_exported("pgd-2", exported_suite(Linear()))
-    assert choose("square", {"Square": alone["Square"]})
+    assert choose_attacks("square", {"Square": alone["Square"]})
 
 
 def test_a_comparison_far_off_or_not_a_number_is_refused() -> None:
@@ -308,7 +308,7 @@ def test_an_export_that_is_another_network_is_not_written(
 @pytest.fixture
 def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Square is the slowest, and here only has to be there."""
-    monkeypatch.setattr("mmard.evaluation.evaluate.Square", partial(Square, queries=30))
+    monkeypatch.setattr("mmard.evaluation.run.Square", partial(Square, queries=30))
 
 
 def test_a_run_its_export_and_int8_side_by_side(here: Path, mmard: Run, few_queries: None) -> None:

@@ -14,8 +14,8 @@ from mmard.data.images import Images
 from mmard.evaluation.checks import probes
 from mmard.evaluation.checks.consistency import beats, flags_of_probes, flags_of_verdicts
 from mmard.evaluation.checks.run import evaluate_with_checks
-from mmard.evaluation.evaluate import evaluate
 from mmard.evaluation.loop import Execution
+from mmard.evaluation.run import run_attacks
 from mmard.evaluation.scores import Scores, Stage
 from mmard.evaluation.suite import AttackSpec
 
@@ -148,7 +148,7 @@ def test_square_shows_what_a_false_gradient_hides() -> None:
     images = Images.of(x, torch.zeros(40), tuple("0123"))
     threat = Threat(eps=0.1)
     tried = {n: t for n, t in probes.probes(images, threat, {}, seed=0).items() if n in ("PGD-20", probes.SQUARE)}
-    scores = evaluate(Gate(), images, threat, tried, how=Execution(batch_size=20))
+    scores = run_attacks(Gate(), images, threat, tried, how=Execution(batch_size=20))
     assert scores.accuracy("PGD-20") > 0.9
     assert scores.accuracy(probes.SQUARE) < 0.1
     assert scores.metadata["outside_the_threat"] == {"clean": 0, "PGD-20": 0, probes.SQUARE: 0}

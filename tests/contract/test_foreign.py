@@ -10,15 +10,15 @@ from torch import nn
 from mmard import Threat
 from mmard.data.images import DataSet, Images, some
 from mmard.data.sources import load
-from mmard.evaluation.checks.confirmation import Attempt, attempt
+from mmard.evaluation.checks.confirmation import Attempt, try_attacks
 from mmard.evaluation.checks.run import evaluate_with_checks
-from mmard.evaluation.evaluate import evaluate
-from mmard.evaluation.prepare import Contiguous, FiniteGradients, prepared
-from mmard.evaluation.suite import choose, suite
+from mmard.evaluation.prepare import Contiguous, FiniteGradients, prepare_model
+from mmard.evaluation.run import run_attacks
+from mmard.evaluation.suite import choose_attacks, suite
 from mmard.models.students import Architecture, build
 
 THREAT = Threat(eps=0.1)
-CW = choose("cw", suite())
+CW = choose_attacks("cw", suite())
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def digits() -> DataSet:
 
 
 def levels(model: nn.Module, images: Images, checks: str, threat: Threat = THREAT) -> dict[str, str]:
-    scores = evaluate_with_checks(model, images, threat, choose("pgd-20,cw", suite()), checks=checks)
+    scores = evaluate_with_checks(model, images, threat, choose_attacks("pgd-20,cw", suite()), checks=checks)
     assert scores.accuracy("clean") > scores.accuracy("worst case")
     return {check["name"]: check["level"] for check in scores.metadata["checks"]}
 
@@ -82,30 +82,30 @@ def test_attacks_agree_on_a_cut_gradient_and_not_on_a_scaled_one(digits: DataSet
 
     x, y, _ = some(digits.test, 40, seed=1).batch(slice(None))
     torch.manual_seed(0)
-    assert attempt(Cut(0.0), x, y, Threat(eps=0.2)).agrees
-    assert not attempt(Cut(0.3), x, y, Threat(eps=0.2)).agrees
+    assert try_attacks(Cut(0.0), x, y, Threat(eps=0.2)).agrees
+    assert not try_attacks(Cut(0.3), x, y, Threat(eps=0.2)).agrees
 
 
 def test_view_is_asked_in_plain_memory_and_nothing_else_changes(digits: DataSet) -> None:
     few = some(digits.test, 20, seed=1)
     coloured = Images(few.pixels.repeat(1, 3, 1, 1), few.labels, few.classes, few.index)
     net = foreign.Views(3, 8).eval()
-    ready = prepared(net, coloured)
+    ready = prepare_model(net, coloured)
     assert isinstance(ready, Contiguous)
-    by_layers = prepared(copy.deepcopy(net).to(memory_format=torch.channels_last), coloured)  # type: ignore[call-overload]
+    by_layers = prepare_model(copy.deepcopy(net).to(memory_format=torch.channels_last), coloured)  # type: ignore[call-overload]
     x, y, _ = coloured.batch(slice(None))
     for model in (ready, by_layers):
         torch.testing.assert_close(model(x), net(x.clone(memory_format=torch.contiguous_format)))
-    right = evaluate(net, coloured, THREAT, CW).correct[:, 0]
+    right = run_attacks(net, coloured, THREAT, CW).correct[:, 0]
     assert torch.equal(right, ready(x).argmax(1) == y)
     plain = foreign.plain(nn.ReLU)
-    assert prepared(plain, few) is plain
+    assert prepare_model(plain, few) is plain
 
 
 def test_an_infinite_slope_is_none(digits: DataSet) -> None:
     few = some(digits.test, 20, seed=1)
     net = nn.Sequential(foreign.Gamma(0.5), foreign.plain(nn.ReLU))
-    ready = prepared(net, few)
+    ready = prepare_model(net, few)
     assert isinstance(ready, FiniteGradients)
     x = few.batch(slice(None))[0].requires_grad_()
     torch.testing.assert_close(ready(x), net(x))

@@ -18,7 +18,7 @@ from mmard.data.sources import load
 from mmard.evaluation.checks.messages import CheckError
 from mmard.evaluation.checks.run import evaluate_with_checks
 from mmard.evaluation.scores import Scores
-from mmard.evaluation.suite import choose, suite
+from mmard.evaluation.suite import choose_attacks, suite
 from mmard.models.students import Classifier
 
 pytestmark = pytest.mark.figures
@@ -46,7 +46,7 @@ def validated(
     others: Mapping[str, nn.Module] | None = None,
 ) -> Scores:
     return evaluate_with_checks(
-        model, some(digits.test, n, seed=1), THREAT, choose(attacks, suite()), checks=checks, others=others
+        model, some(digits.test, n, seed=1), THREAT, choose_attacks(attacks, suite()), checks=checks, others=others
     )
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from mmard import MmardError, Threat
 from mmard.evaluation.checks.messages import CheckError
 from mmard.evaluation.checks.run import evaluate_with_checks
-from mmard.evaluation.evaluate import evaluate
 from mmard.evaluation.loop import Execution
-from mmard.evaluation.suite import choose, suite
+from mmard.evaluation.run import run_attacks
+from mmard.evaluation.suite import choose_attacks, suite
 
 THREAT = Threat(eps=0.1)
 
@@ -38,10 +38,10 @@ def same(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_logits_of_any_precision_have_the_verdicts_of_the_same_numbers_in_float32(dtype: torch.dtype) -> None:
-    images, specs, threat = blobs(8), choose("fgsm,autoattack-quick", suite()), Threat(eps=0.24)
-    given = evaluate(Net(same, lambda z: z.to(dtype)), images, threat, specs)
+    images, specs, threat = blobs(8), choose_attacks("fgsm,autoattack-quick", suite()), Threat(eps=0.24)
+    given = run_attacks(Net(same, lambda z: z.to(dtype)), images, threat, specs)
     # what float32 makes of the same rounded numbers
-    right = evaluate(Net(same, lambda z: z.to(dtype).float()), images, threat, specs)
+    right = run_attacks(Net(same, lambda z: z.to(dtype).float()), images, threat, specs)
     assert torch.equal(given.correct, right.correct)
     assert given.accuracy("AutoAttack-quick") < given.accuracy("clean") == 1
 
@@ -61,7 +61,7 @@ def test_a_model_that_writes_into_its_input_is_named_before_all_else(
     before: Callable[[Tensor], Tensor], checks: str
 ) -> None:
     with pytest.raises(CheckError, match=r"changes its input.*\(x - mean\) / std") as e:
-        evaluate_with_checks(Net(before), blobs(24), THREAT, choose("pgd-20", suite()), checks=checks)
+        evaluate_with_checks(Net(before), blobs(24), THREAT, choose_attacks("pgd-20", suite()), checks=checks)
     assert e.value.check.name == "input"
 
 
@@ -83,18 +83,18 @@ def test_what_is_no_logits_is_one_line_whatever_is_checked(
     after: Callable[[Tensor], object], words: str, checks: str
 ) -> None:
     with pytest.raises(CheckError, match=words) as e:
-        evaluate_with_checks(Net(same, after), blobs(24), THREAT, choose("fgsm", suite()), checks=checks)
+        evaluate_with_checks(Net(same, after), blobs(24), THREAT, choose_attacks("fgsm", suite()), checks=checks)
     assert e.value.check.name == "classifier"
     assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("size", [-1, 0, True, 2.5])
 def test_a_batch_without_images_is_refused(size: int) -> None:
-    for judge in (evaluate_with_checks, evaluate):
+    for judge in (evaluate_with_checks, run_attacks):
         with pytest.raises(MmardError, match=r"batch_size is .* expected a whole number, at least 1"):
-            judge(Net(same), blobs(8), THREAT, choose("fgsm", suite()), how=Execution(batch_size=size))  # type: ignore[operator]
+            judge(Net(same), blobs(8), THREAT, choose_attacks("fgsm", suite()), how=Execution(batch_size=size))  # type: ignore[operator]
 
 
 def test_an_evaluation_in_inference_mode_says_so() -> None:
     with torch.inference_mode(), pytest.raises(MmardError, match=r"torch\.inference_mode"):
-        evaluate(Net(same), blobs(8), THREAT, choose("fgsm", suite()))
+        run_attacks(Net(same), blobs(8), THREAT, choose_attacks("fgsm", suite()))

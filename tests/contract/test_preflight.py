@@ -18,16 +18,16 @@ from mmard.evaluation.checks.messages import AFTER, ALL, BEFORE, Check, CheckErr
 from mmard.evaluation.checks.preflight import check_logits, check_pixels, check_threat, preflight
 from mmard.evaluation.checks.run import evaluate_with_checks, how_to_check
 from mmard.evaluation.eot import Averaged
-from mmard.evaluation.evaluate import evaluate
-from mmard.evaluation.suite import AttackSpec, choose, suite
+from mmard.evaluation.run import run_attacks
+from mmard.evaluation.suite import AttackSpec, choose_attacks, suite
 from mmard.models.weights import save_weights
 from mmard.utils.files import write_json
 
 pytestmark = pytest.mark.figures
 
 THREAT = Threat(eps=0.1)
-FGSM = choose("fgsm", suite())
-CW = choose("cw", suite())
+FGSM = choose_attacks("fgsm", suite())
+CW = choose_attacks("cw", suite())
 
 
 class Linear(nn.Module):
@@ -105,7 +105,7 @@ def test_what_is_no_model_and_zero_images_are_one_line() -> None:
     with pytest.raises(MmardError, match="got a function, expected a model"):
         evaluate_with_checks(lambda x: x, blobs(8), THREAT, FGSM)  # type: ignore[arg-type]
     none = blobs(8).take(torch.tensor([], dtype=torch.long))
-    for judge in (evaluate_with_checks, evaluate):
+    for judge in (evaluate_with_checks, run_attacks):
         with pytest.raises(MmardError, match="0 images"):
             judge(small_net(), none, THREAT, FGSM)
 

@@ -17,7 +17,7 @@ from mmard.data.sources import load
 from mmard.evaluation.checks.messages import CheckError
 from mmard.evaluation.checks.run import evaluate_with_checks
 from mmard.evaluation.scores import Scores
-from mmard.evaluation.suite import choose, suite
+from mmard.evaluation.suite import choose_attacks, suite
 
 THREAT = Threat(eps=0.12)
 
@@ -46,7 +46,7 @@ def net(images: tuple[Images, Images]) -> nn.Module:
 
 
 def validated(model: nn.Module, images: Images, checks: str, attacks: str = "pgd-20,cw") -> Scores:
-    return evaluate_with_checks(copy.deepcopy(model), images, THREAT, choose(attacks, suite()), checks=checks)
+    return evaluate_with_checks(copy.deepcopy(model), images, THREAT, choose_attacks(attacks, suite()), checks=checks)
 
 
 def named(model: nn.Module, images: Images) -> dict[str, str]:

@@ -16,7 +16,15 @@ from mmard.training.engine import Engine
 def keep(results: Path, weights: str | None, *, curve: bool = False, examples: int = 0) -> set[str]:
     """What lies there after an evaluation of these weights, scores apart."""
     results.mkdir(exist_ok=True)
-    row = {"attack": "clean", "detail": "no attack", "accuracy": 0.5, "low": 0.2, "high": 0.8, "samples": 8, "seconds": 0.1}
+    row = {
+        "attack": "clean",
+        "detail": "no attack",
+        "accuracy": 0.5,
+        "low": 0.2,
+        "high": 0.8,
+        "samples": 8,
+        "seconds": 0.1,
+    }
     told = {"attacks": [row]} if weights is None else {"attacks": [row], "weights": weights}
     (results / "scores.json").write_text(json.dumps(told))
     images = blobs(8)

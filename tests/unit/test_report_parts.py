@@ -15,11 +15,11 @@ from mmard import MmardError, Threat
 from mmard.api.artifacts import settings_and_formula_of
 from mmard.evaluation.curve import curve as curve_of
 from mmard.evaluation.curve import radii_of
-from mmard.evaluation.evaluate import evaluate
 from mmard.evaluation.examples import Examples, examples
 from mmard.evaluation.loop import Execution
+from mmard.evaluation.run import run_attacks
 from mmard.evaluation.scores import wilson
-from mmard.evaluation.suite import choose, suite
+from mmard.evaluation.suite import choose_attacks, suite
 from mmard.report import result_tables
 from mmard.report.chart import ticks
 from mmard.report.curve_charts import mean_line
@@ -208,8 +208,8 @@ def test_a_curve_is_what_evaluations_at_each_radius_say() -> None:
     found = curve_of(net, images, threat, batch_size=9, seed=3)
     assert found["radii"] == pytest.approx([0, 0.0125, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2])
     for radius, accuracy in zip(found["radii"], found["accuracy"], strict=True):
-        again = evaluate(
-            net, images, Threat(eps=radius), choose("pgd-20", suite(9, 3)), how=Execution(batch_size=9, seed=3)
+        again = run_attacks(
+            net, images, Threat(eps=radius), choose_attacks("pgd-20", suite(9, 3)), how=Execution(batch_size=9, seed=3)
         )
         assert accuracy == 100 * again.accuracy("PGD-20")
     assert found["accuracy"][0] == 100 * again.accuracy("clean")

@@ -71,20 +71,20 @@ def resolve(settings: Settings) -> Resolved:
         raise MmardError(
             f"out={settings.out}: {found[0]} is not replaced here; write the whole path (~ is your home folder)"
         )
-    threat = threat_of(settings)
+    threat = build_threat(settings)
     resolved = Resolved(settings, method_of(settings, threat), threat)
     _check(resolved)
     return resolved
 
 
-def threat_of(settings: Settings) -> Threat:
+def build_threat(settings: Settings) -> Threat:
     """Build the adversary."""
     return Threat(**settings.threat.model_dump())
 
 
 def method_of(settings: Settings, threat: Threat | None = None) -> Method:
     """Build the method with the attack's changes applied, its step checked against the threat."""
-    method, threat = build_method(settings.method, settings.trust), threat or threat_of(settings)
+    method, threat = build_method(settings.method, settings.trust), threat or build_threat(settings)
     if isinstance(method.maximizer, Pgd):
         _must_go_together(settings, method)
         return replace(method, maximizer=settings.attack.of(method.maximizer, threat))

@@ -23,7 +23,7 @@ from mmard.data.labels import Known, agreed
 from mmard.data.sources import must_be_used
 from mmard.evaluation.cache import DiskCache, fingerprint
 from mmard.evaluation.checks.messages import CheckError
-from mmard.evaluation.suite import AttackSpec, choose, suite
+from mmard.evaluation.suite import AttackSpec, choose_attacks, suite
 from mmard.models.folding import folded
 from mmard.models.students import Classifier
 from mmard.models.teachers import find_model, load_model, load_teacher, must_fit, weights_file
@@ -91,7 +91,7 @@ class EvalTarget:
         """The attacks asked for, or the usual ones."""
         if self.exported:
             return self.exported.specs(asked.attacks, asked.protocol, asked.batch_size, asked.seed)
-        return choose(asked.attacks, suite(asked.batch_size, asked.seed), asked.protocol)
+        return choose_attacks(asked.attacks, suite(asked.batch_size, asked.seed), asked.protocol)
 
     def threat(self, settings: Settings, words: Mapping[str, Any], needed: bool) -> Threat:
         """The adversary; where there is one, the file or the command must say what it may do: how far, and by which norm."""

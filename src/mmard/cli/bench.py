@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mmard.cli import console
-from mmard.cli.recipe_words import Words, split
+from mmard.cli.recipe_words import Words, split_words
 
 
 def bench(
@@ -31,7 +31,7 @@ def bench(
     from mmard.utils.files import write_json
 
     console.must_be_settings(words or (), bench, Settings.model_fields)
-    recipe, overrides = split(words)
+    recipe, overrides = split_words(words)
     student = student or (None if recipe else "resnet18")
     given = {key: value for key, value in (("student", student), ("method", method)) if value is not None}
     settings = read_settings(recipe, given | overrides, trust=trust)

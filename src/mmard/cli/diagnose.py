@@ -6,7 +6,7 @@ import typer
 from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
 from mmard.cli import console
-from mmard.utils.terminal import label_column, visible
+from mmard.utils.terminal import task_column, visible
 
 if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
     from mmard.diagnostics.record import Diagnosis
@@ -51,7 +51,7 @@ def _diagnosed(run: str, methods: str | None, **options: Any) -> "Diagnosis":
     """Diagnose with a bar that names what is looked at."""
     from mmard.api.diagnose import diagnose as find
 
-    columns = (label_column(), BarColumn(24), TimeElapsedColumn())
+    columns = (task_column(), BarColumn(24), TimeElapsedColumn())
     with Progress(*columns, console=console.out, transient=True) as progress:
         task = progress.add_task("loading", total=None)
 

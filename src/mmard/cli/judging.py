@@ -12,13 +12,13 @@ from mmard.api.settings import parse_overrides, read_settings
 from mmard.evaluation.scores import Scores
 from mmard.report.screen import checks_lines, compare_table, scores_table
 from mmard.utils.errors import MmardError
-from mmard.utils.terminal import label_column, visible
+from mmard.utils.terminal import task_column, visible
 
 
 def judge(source: str | Path, out: Console, attacks: str | None = None, **settings: Any) -> Scores:
     """`mmard.evaluate` with a bar that names the attack."""
     name_of = visible(str(source))
-    columns = (label_column(), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (task_column(), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=out, transient=True) as progress:
         task = progress.add_task(name_of, total=None)
 

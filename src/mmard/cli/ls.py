@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from mmard.cli import console
-from mmard.utils.terminal import Table
+from mmard.utils.terminal import ScreenTable
 
 
 def list_all(
@@ -22,7 +22,7 @@ def list_all(
         raise unknown("list", what, lists)
     for title, made in lists.items():
         if what in (None, title):
-            table = Table(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2))
+            table = ScreenTable(title=title, title_justify="left", box=None, show_header=False, padding=(0, 2))
             for name, line in made().items():
                 table.add_row((name, "bold"), line)
             console.out.print(table, "")

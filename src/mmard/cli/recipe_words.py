@@ -13,7 +13,7 @@ Words = Annotated[
 ]
 
 
-def split(words: list[str] | None) -> tuple[str | None, dict[str, Any]]:
+def split_words(words: list[str] | None) -> tuple[str | None, dict[str, Any]]:
     """Split words into the recipe, where the first is one, and dotted settings."""
     from mmard.api.settings import parse_overrides
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmard.cli import console
-from mmard.cli.recipe_words import Words, split
+from mmard.cli.recipe_words import Words, split_words
 
 
 def show(words: Words = None, trust: console.Trusted = False) -> None:
@@ -18,7 +18,7 @@ def show(words: Words = None, trust: console.Trusted = False) -> None:
     from mmard.api.settings import read_settings
     from mmard.runs.folder import RunFolder
 
-    recipe, overrides = split(words)
+    recipe, overrides = split_words(words)
     settings = read_settings(recipe, overrides, trust=trust)
     console.say(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True))
     as_trained = recipe is not None and Path(recipe).expanduser().is_dir() and not trust

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmard.cli import console
-from mmard.cli.recipe_words import Words, split
+from mmard.cli.recipe_words import Words, split_words
 from mmard.utils.errors import Interrupted
 
 if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
@@ -43,7 +43,7 @@ def train(
     from mmard.api.settings import Settings, read_settings
 
     console.must_be_settings(words or (), train, Settings.model_fields)
-    recipe, overrides = split(words)
+    recipe, overrides = split_words(words)
     given = {"method": method, "teacher": teacher, "student": student, "out": to}
     settings = read_settings(recipe, {k: v for k, v in given.items() if v is not None} | overrides, trust=trust)
     _must_be_there(teacher, recipe, settings)

@@ -8,8 +8,8 @@ from torch import nn
 
 from mmard.core.threat import Threat
 from mmard.data.images import Images
-from mmard.evaluation.evaluate import evaluate
 from mmard.evaluation.loop import Execution, OneRank, OnProgress, Ranks
+from mmard.evaluation.run import run_attacks
 from mmard.evaluation.suite import AttackSpec, suite
 from mmard.utils.errors import MmardError
 
@@ -55,7 +55,7 @@ def curve(
         def said(_: str, done: int, total: int, ball: Threat = ball) -> None:
             on_progress(f"curve, {ball}", done, total)
 
-        scores = evaluate(
+        scores = run_attacks(
             model, images, ball, spec, how=Execution(batch_size=batch_size, seed=seed, on_progress=said, ranks=ranks)
         )
         row = scores.rows()[scores.attacks.index(ATTACK)]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
-from mmard.evaluation.suite import AttackSpec, choose, suite, unpruned
+from mmard.evaluation.suite import AttackSpec, choose_attacks, suite, unpruned
 from mmard.utils.errors import MmardError
 
 TRANSFER, THROUGH, SQUARE = "transfer", "through", "Square"
@@ -86,13 +86,13 @@ def _by(way: str, surrogate: Predict, name: str, spec: AttackSpec) -> AttackSpec
 def choose_exported(
     names: str | None, specs: Mapping[str, AttackSpec], protocol: str = "standard"
 ) -> dict[str, AttackSpec]:
-    """`choose` for these specs; a plain name such as ``pgd-20`` means both of its ways.
+    """`choose_attacks` for these specs; a plain name such as ``pgd-20`` means both of its ways.
 
     Raises:
         MmardError: for an unknown name, or one that needs the surrogate where there is none.
     """
     if names is None:
-        return choose(None, specs, protocol)
+        return choose_attacks(None, specs, protocol)
     known, plain = {_key(name) for name in specs}, {_key(name) for name in suite() if name != SQUARE}
     words: list[str] = []
     for word in names.split(","):
@@ -102,7 +102,7 @@ def choose_exported(
                 f"{word.strip()} needs the model's float surrogate; name it: --surrogate RUN, or --attacks square"
             )
         words += [way for way in both if _key(way) in known] or [word]
-    return choose(",".join(words), specs, protocol)
+    return choose_attacks(",".join(words), specs, protocol)
 
 
 def _key(name: str) -> str:

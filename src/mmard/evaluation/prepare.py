@@ -38,7 +38,7 @@ class FiniteGradients(nn.Module):
         return self.model(x)  # type: ignore[no-any-return]
 
 
-def prepared(model: nn.Module, images: Images) -> nn.Module:
+def prepare_model(model: nn.Module, images: Images) -> nn.Module:
     """Give the model itself, or one of the same logits that can be asked as attacks ask. Images: (N, C, H, W).
 
     A model that fails on them otherwise stays as it is, and the checks say what it says.

@@ -60,7 +60,9 @@ def suite(batch_size: int = 500, seed: int = 0) -> dict[str, AttackSpec]:
 PROTOCOLS = ("standard", "quick")
 
 
-def choose(names: str | None, specs: Mapping[str, AttackSpec], protocol: str = "standard") -> dict[str, AttackSpec]:
+def choose_attacks(
+    names: str | None, specs: Mapping[str, AttackSpec], protocol: str = "standard"
+) -> dict[str, AttackSpec]:
     """The trials named in a list such as ``"fgsm,pgd-20"``; None: the usual ones. ``"none"``: clean accuracy only.
 
     Args:

@@ -6,17 +6,16 @@ from typing import Any
 from rich.text import Text
 
 from mmard.evaluation.scores import WORST
-from mmard.report.table import Cell, words
-from mmard.report.table import Table as ReportTable
-from mmard.utils.terminal import Table, line
+from mmard.report.table import Cell, Table, words
+from mmard.utils.terminal import ScreenTable, line
 
 Rows = list[dict[str, Any]]
 MOST_ACROSS = 50  # characters of the attacks' names: the models' names need the rest of a narrow screen
 
 
-def scores_table(title: str, rows: Rows) -> Table:
+def scores_table(title: str, rows: Rows) -> ScreenTable:
     """One model: accuracy under each attack with its interval and time."""
-    table = Table(
+    table = ScreenTable(
         title=title,
         title_justify="left",
         caption=f"{rows[0]['samples']:,} test images; 95 % interval: Wilson, over these; one training run",
@@ -56,7 +55,7 @@ def checks_lines(name: str, metadata: Mapping[str, Any]) -> list[Text]:
     return lines
 
 
-def bench_table(figures: dict[str, Any]) -> Table:
+def bench_table(figures: dict[str, Any]) -> ScreenTable:
     """Speed of a step: ours, plain and base side by side."""
     passes = ", ".join(
         f"{name} {p['forward']} forward {p['backward']} backward" for name, p in figures["passes"].items()
@@ -71,7 +70,7 @@ def bench_table(figures: dict[str, Any]) -> Table:
             caption += f"\n{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f}) {what}, median and range of {n} pairs"
     if (m := figures["memory"])["fixed_mib"] is not None:
         caption += f"\nours takes {m['fixed_mib']:.0f} MiB + {m['mib_an_image']:.1f} MiB an image: {m['images_that_fit']:,} fit"
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table = ScreenTable(title=title, title_justify="left", caption=caption, caption_justify="left")
     for name in ("step", "ms", "images/s", "share of peak", "peak MiB"):
         table.add_column(name, justify="left" if name == "step" else "right")
     for name, ms in figures["milliseconds"].items():
@@ -81,10 +80,10 @@ def bench_table(figures: dict[str, Any]) -> Table:
     return table
 
 
-def compare_table(results: Mapping[str, Rows]) -> Table:
+def compare_table(results: Mapping[str, Rows]) -> ScreenTable:
     """Several models side by side: an attack a column; a model a column where the attacks are more than fit across."""
     attacks = _attacks(results)
-    table = Table(title="Accuracy on the test images, in percent", title_justify="left")
+    table = ScreenTable(title="Accuracy on the test images, in percent", title_justify="left")
     names, cells = list(results), [cells for _, cells in _cells(results, attacks)]
     across = sum(map(len, attacks)) <= MOST_ACROSS
     table.add_column("model" if across else "attack")
@@ -100,7 +99,7 @@ def compare_markdown(results: Mapping[str, Rows]) -> str:
     """The same table as Markdown."""
     attacks = _attacks(results)
     rows = [[words(name), *map(Cell, cells)] for name, cells in _cells(results, attacks)]
-    return ReportTable("models", "Accuracy on the test images", ["model", *attacks], rows).grid() + "\n"
+    return Table("models", "Accuracy on the test images", ["model", *attacks], rows).grid() + "\n"
 
 
 def _attacks(results: Mapping[str, Rows]) -> list[str]:

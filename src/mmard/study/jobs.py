@@ -7,7 +7,7 @@ from pathlib import Path
 from mmard.api.build import resolve
 from mmard.api.settings import Settings
 from mmard.api.train import UNIMPORTANT, must_be_free, teacher_of
-from mmard.evaluation.suite import choose, suite
+from mmard.evaluation.suite import choose_attacks, suite
 from mmard.runs.evaluation import find_evaluation, is_complete
 from mmard.runs.folder import RunFolder, differences, epochs_done
 from mmard.study.grid import Cell
@@ -68,7 +68,7 @@ def jobs_of(cells: Sequence[Cell], evaluation: Evaluation) -> list[Job]:
         MmardError: for an unknown attack, a fault in a cell's settings, a run folder that was made with other settings,
             or two cells that ask for different teachers in one folder.
     """
-    choose(evaluation.attacks, suite())
+    choose_attacks(evaluation.attacks, suite())
     teachers: dict[Path, Job] = {}
     jobs = []
     for cell in cells:

@@ -11,15 +11,15 @@ from mmard.evaluation.scores import WORST
 from mmard.report.table import mean_and_sd, number
 from mmard.study.jobs import Job
 from mmard.study.queue import Listener
-from mmard.utils.terminal import Table, line
+from mmard.utils.terminal import ScreenTable, line
 
 TRAINING_SHARE = 0.8
 """How much of a cell counts as done when it is trained and not judged yet; a guess, for the time left."""
 
 
-def plan_table(jobs: Sequence[Job], title: str) -> Table:
+def plan_table(jobs: Sequence[Job], title: str) -> ScreenTable:
     """All the jobs with their state."""
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
+    table = ScreenTable(title=title, title_justify="left", box=None, padding=(0, 2))
     for name in ("run", "state", "epochs"):
         table.add_column(name)
     for job in jobs:
@@ -64,8 +64,8 @@ class Screen(Listener):
             if self.out.is_terminal:
                 self.live.update(self._table(), refresh=True)
 
-    def _table(self) -> Table:
-        table = Table(box=None, show_header=False, padding=(0, 2))
+    def _table(self) -> ScreenTable:
+        table = ScreenTable(box=None, show_header=False, padding=(0, 2))
         for name, (job, begun) in self.running.items():
             done, total = job.epochs, job.settings.train.epochs
             stage = "judging" if done >= total else f"epoch {done} of {total}"
@@ -91,9 +91,9 @@ class Screen(Listener):
         return f"about {_duration((time.monotonic() - self.begun) * (total - gone) / gone)} left"
 
 
-def results_table(results: dict[str, Any]) -> Table:
+def results_table(results: dict[str, Any]) -> ScreenTable:
     """Mean and spread of clean accuracy, worst case and the strongest attacks, a group a line."""
-    table = Table(title="Accuracy on the test images, in percent: mean ± sd over seeds", title_justify="left")
+    table = ScreenTable(title="Accuracy on the test images, in percent: mean ± sd over seeds", title_justify="left")
     for axis in results["axes"]:
         table.add_column(axis)
     for name in ("seeds", *results["attacks"]):

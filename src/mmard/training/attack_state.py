@@ -13,7 +13,7 @@ from mmard.data.images import ImageSet
 from mmard.training.engine import Engine
 
 
-def prepared(method: Method, images: ImageSet, device: torch.device) -> list[nn.Module]:
+def prepare_attack(method: Method, images: ImageSet, device: torch.device) -> list[nn.Module]:
     """The modules with the method's state, on the device; with room for each training image where one asks for it."""
     for module in method.modules():
         if isinstance(module, WarmStart):

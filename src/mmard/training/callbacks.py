@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmard.utils.terminal import label_column, line
+from mmard.utils.terminal import line, task_column
 
 NOTABLE = 0.05  # share of the time spent waiting for images of which a person should know
 
@@ -34,7 +34,7 @@ class Bar(Watcher):
 
     def __init__(self, title: str, console: Console) -> None:
         columns = (
-            label_column(),
+            task_column(),
             BarColumn(16),
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[rate]}", markup=False),

@@ -19,7 +19,7 @@ from mmard.utils.precision import (
     AUTO,
     PRECISIONS,
     allow_tf32,
-    choose,
+    choose_precision,
     computes_in_bf16,
     precisions_of,
     warn_of_emulation,
@@ -87,7 +87,7 @@ class Engine:
         """
         from lightning_fabric.plugins import MixedPrecision, Precision
 
-        self.precision, self.choice = choose(self.requested, begun, self.computes_in_bf16, self.device)
+        self.precision, self.choice = choose_precision(self.requested, begun, self.computes_in_bf16, self.device)
         bf16 = self.precision == "bf16-mixed"
         self.fabric.strategy.precision = MixedPrecision("bf16-mixed", self.device.type) if bf16 else Precision()
         allow_tf32(convolutions=self.precision == "tf32", products=self.precision == "tf32")

@@ -7,7 +7,7 @@ APART = 10
 """Looks of which one asks the other processes, on a GPU: each makes the host wait for the device."""
 
 
-class Stop:
+class StopRequest:
     """What has been asked of this run."""
 
     def __init__(self, engine: Engine) -> None:

@@ -22,7 +22,7 @@ from mmard.data.images import Images, ImageSet
 from mmard.models.students import Classifier
 from mmard.models.weights import save_weights
 from mmard.runs.folder import RunFolder, extension_told
-from mmard.training.attack_state import prepared, tell_guards
+from mmard.training.attack_state import prepare_attack, tell_guards
 from mmard.training.averaging import Average, Averaging
 from mmard.training.callbacks import Watcher
 from mmard.training.engine import Engine
@@ -33,7 +33,7 @@ from mmard.training.meter import LossMeter, not_finite
 from mmard.training.micro_batch import MicroBatch, images_at_once
 from mmard.training.resources import ResourceMeter
 from mmard.training.schedule import Plan
-from mmard.training.stopping import Stop
+from mmard.training.stopping import StopRequest
 from mmard.training.update import Update
 from mmard.training.validation import VALIDATION_BATCH, Validation, chosen_by, is_better
 from mmard.utils.errors import MmardError, first_line, is_out_of_memory
@@ -98,7 +98,7 @@ class Trainer:
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total = plan.epochs * self.steps_per_epoch
         self.made_with = self._identity()
-        self.terms = prepared(self.method, self.train, engine.device)
+        self.terms = prepare_attack(self.method, self.train, engine.device)
         self.update = Update(
             method=self.method, threat=self.threat, student=self.student, teachers=self.teachers, plan=plan,
             engine=engine, scale=self.scale, compile=self.compile, seed=self.seed,
@@ -109,7 +109,7 @@ class Trainer:
         self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
         self.epochs_without_improvement = 0
         self.at_once: int | None = None
-        self.cost, self.stop = ResourceMeter(engine), Stop(engine)
+        self.cost, self.stop = ResourceMeter(engine), StopRequest(engine)
         self.restored = False
         self.history: list[dict[str, Any]] = []  # extensions
         self.record: dict[str, Any] | None = None  # the last line of the metrics

@@ -42,7 +42,7 @@ def computes_in_bf16(device: torch.device) -> bool:
     return any(bool(has.get(name)) for name in BF16_ON_CPUS)
 
 
-def choose(asked: str, begun: str | None, native: bool, device: torch.device) -> tuple[str, str]:
+def choose_precision(asked: str, begun: str | None, native: bool, device: torch.device) -> tuple[str, str]:
     """Choose the precision of a run.
 
     Args:

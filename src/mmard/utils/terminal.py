@@ -37,7 +37,7 @@ def line(*parts: Part) -> Text:
     return Text.assemble(*shown)
 
 
-class Table(table.Table):
+class ScreenTable(table.Table):
     """A table of rich's, in which title, caption, heads and cells are parts of `line`."""
 
     def __init__(self, *, title: str | None = None, caption: str | None = None, **looks: Any) -> None:
@@ -55,6 +55,6 @@ class Table(table.Table):
         super().add_row(*map(line, cells), **looks)
 
 
-def label_column() -> TextColumn:
+def task_column() -> TextColumn:
     """Make the column of a progress bar that says what is going on."""
     return TextColumn("{task.description}", style="bold", markup=False)

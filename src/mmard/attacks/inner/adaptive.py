@@ -12,7 +12,7 @@ from mmard.core.threat import Threat, per_sample
 from mmard.core.views import Views
 from mmard.utils.errors import MmardError
 
-Stop = Literal["teacher", "student"]
+StopAt = Literal["teacher", "student"]
 
 
 def asked(loss: Loss, who: object) -> Ascent:
@@ -40,7 +40,7 @@ class EarlyStop(IterativeAttack):
     """
 
     pgd: Pgd
-    at: Stop
+    at: StopAt
 
     def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """As the PGD."""

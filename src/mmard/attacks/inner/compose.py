@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
-from mmard.attacks.inner.adaptive import EarlyStop, Stop, WarmStart
+from mmard.attacks.inner.adaptive import EarlyStop, StopAt, WarmStart
 from mmard.attacks.inner.one_step import N_FGSM, RS_FGSM, OneStep
 from mmard.attacks.inner.switching import CollapseGuard, StepSwitch
 from mmard.attacks.pgd import IterativeAttack, Pgd, Start
@@ -47,7 +47,7 @@ class Inner(Section):
     steps: int | None = None
     step_size: Number | None = None
     start: Start | None = None
-    stop_at: Stop | None = None
+    stop_at: StopAt | None = None
     warm_start: bool = False
     late: Late | None = None
     guard: Count | None = None

@@ -49,7 +49,7 @@ class Attempt:
         return f"attacks without the gradient broke {self.blindly} of {self.count} images that PGD left"
 
 
-def attempt(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Attempt:
+def try_attacks(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Attempt:
     """Attack ≤ `TRIED` of the images x (N, C, H, W) in [0, 1] both ways.
 
     By the gradient of the margin: `STEPS` steps. Without it: random points of the ball, Square with `QUERIES` queries, and

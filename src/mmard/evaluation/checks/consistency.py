@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmard.evaluation.checks.messages import Check
 from mmard.evaluation.checks.probes import RESTARTED, SQUARE, STEPS_100, TRANSFER, TWICE, WHOLE
-from mmard.evaluation.evaluate import AGAIN, FAR
+from mmard.evaluation.run import AGAIN, FAR
 from mmard.evaluation.scores import CLEAN, Scores, is_no_fluke
 
 CHAINS = (

@@ -10,7 +10,7 @@ from mmard import losses
 from mmard.attacks.cw import cw_loss
 from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.threat import Threat
-from mmard.evaluation.checks.confirmation import Attempt, attempt, losses_part
+from mmard.evaluation.checks.confirmation import Attempt, losses_part, try_attacks
 from mmard.evaluation.checks.messages import Check, CheckError
 from mmard.evaluation.suite import AttackSpec
 
@@ -35,7 +35,7 @@ def check_slopes(
     follow the gradient further than a blind search gets.
 
     Args:
-        stops: raise where most images are concerned and attacks agree (`attempt`); else all findings are warnings.
+        stops: raise where most images are concerned and attacks agree (`try_attacks`); else all findings are warnings.
 
     Raises:
         CheckError: where gradients are cut, or where ``stops`` says so.
@@ -48,7 +48,7 @@ def check_slopes(
     climbed = untargeted(Pgd(steps=CLIMBED, start="uniform"), cw_loss)(model, x[:FEW], y[:FEW], ball)
     looks["x'"] = _look(model, climbed, y[:FEW], ball)
     suspicions = [s for s in (_suspicion("zero-gradients", looks), _suspicion("masked-gradients", looks)) if s]
-    tried = attempt(model, x, y, ball) if suspicions and stops else None
+    tried = try_attacks(model, x, y, ball) if suspicions and stops else None
     found = [check for suspicion in suspicions if (check := _judged(suspicion, tried)) is not None]
     return [*found, *_check_scale(model, x, y, ball, near.logits, specs)]
 

@@ -18,12 +18,12 @@ from mmard.evaluation.checks.messages import KINDS, Check, How, as_dicts
 from mmard.evaluation.checks.preflight import preflight
 from mmard.evaluation.checks.probes import AT_ONCE, PROBED, probes
 from mmard.evaluation.eot import Averaged, over_draws
-from mmard.evaluation.evaluate import evaluate, must_be_judgeable
 from mmard.evaluation.loop import Execution
 from mmard.evaluation.predict import must_answer
-from mmard.evaluation.prepare import prepared
+from mmard.evaluation.prepare import prepare_model
+from mmard.evaluation.run import must_be_judgeable, run_attacks
 from mmard.evaluation.scores import Scores
-from mmard.evaluation.suite import AttackSpec, choose, suite, unpruned
+from mmard.evaluation.suite import AttackSpec, choose_attacks, suite, unpruned
 from mmard.utils.errors import MmardError
 from mmard.utils.precision import full_precision
 
@@ -49,23 +49,23 @@ def evaluate_with_checks(
     of: float | None = None,
     how: Execution = Execution(),
 ) -> Scores:
-    """`evaluate` with its checks: ``metadata["checks"]`` is what they find, ``metadata["checked"]`` what they looked at.
+    """`run_attacks` with its checks: ``metadata["checks"]`` is what they find, ``metadata["checked"]`` what they looked at.
 
     A randomised model is judged by the mean of its logits over draws, and every line says so. ``checks`` is as `how_to_check`
     reads it, ``others`` are networks whose examples are tried on the model, by name, ``of`` is the size of the whole test set
     (∞ where nobody knows; None: these images). The rest, and what is raised, as of
-    `evaluate`; `CheckError` before the attacks.
+    `run_attacks`; `CheckError` before the attacks.
     """
     must_be_judgeable(model, images, how)
-    specs = choose(None, suite(how.batch_size, how.seed)) if specs is None else specs
-    kind, begun, model = how_to_check(checks, specs), time.perf_counter(), prepared(model, images)
+    specs = choose_attacks(None, suite(how.batch_size, how.seed)) if specs is None else specs
+    kind, begun, model = how_to_check(checks, specs), time.perf_counter(), prepare_model(model, images)
     before, reference = _before(model, images, threat, specs, how.batch_size) if kind != "none" else ([], None)
     found = [*_part(len(images), of), *_unlent(model, specs), *before]
     if randomised := any(check.name == "randomised" for check in found):
         model, specs, reference = Averaged(model), unpruned(specs), None
         how = replace(how, predict=None, cache=NoCache())
     looked = time.perf_counter() - begun
-    scores = evaluate(model, images, threat, specs, replace(how, reference=reference))
+    scores = run_attacks(model, images, threat, specs, replace(how, reference=reference))
     begun = time.perf_counter() - looked  # what the attacks took is not the checks'
     found += [*flags_of_verdicts(scores), *(reference.findings(model) if reference else [])] if kind != "none" else []
     few = some(images, PROBED, seed=0) if kind == "full" and threat.eps > 0 else images.take(torch.arange(0))
@@ -81,7 +81,7 @@ def _probed(
 ) -> list[Check]:
     """What attacks on some images say that the evaluation has not run itself."""
     new = {n: s for n, s in probes(few, threat, others, how.seed).items() if n not in scores.attacks}
-    return flags_of_probes(scores, evaluate(model, few, threat, new, how))
+    return flags_of_probes(scores, run_attacks(model, few, threat, new, how))
 
 
 def _before(

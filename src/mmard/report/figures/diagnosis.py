@@ -11,7 +11,7 @@ from mmard.diagnostics.record import DIRECT, NATURAL, Diagnosis
 from mmard.diagnostics.slices import Slice
 from mmard.diagnostics.triangle import EDGES
 from mmard.utils.files import write_whole
-from mmard.utils.terminal import Table
+from mmard.utils.terminal import ScreenTable
 
 LEGEND = """
 margin, distance to its boundary, entropy H: the teacher's at x'
@@ -26,7 +26,7 @@ in the corner the teacher's margin at x → at x' (below 0: it changed its class
 STUDENT, OWN, OTHER = "#d62728", "#dbe9f6", "#f7d9a8"
 
 
-def examples_table(found: Diagnosis) -> Table:
+def examples_table(found: Diagnosis) -> ScreenTable:
     """Where each method's examples lie, a row each, between the two ends of the scale. 80 columns wide."""
     metadata, rows, first = found.metadata, found.rows(), next(iter(found.methods))
     attack = (
@@ -35,7 +35,7 @@ def examples_table(found: Diagnosis) -> Table:
     title = (
         f"Where the examples lie: {metadata['images']} {metadata['split']} images, {metadata['threat']}\nmade {attack}"
     )
-    table = Table(title=title, caption=LEGEND.format(first=first), caption_justify="left", **TIGHT)
+    table = ScreenTable(title=title, caption=LEGEND.format(first=first), caption_justify="left", **TIGHT)
     table.add_column("examples by", overflow="fold", vertical="bottom")  # a long name folds before a number does
     for head in ("margin", "share\n%", "gain\npoints", "dist-\nance", "cros-\nsed %", "fools\n%", "trans-\nfer %", "H"):
         table.add_column(head, justify="right", no_wrap=True, vertical="bottom")
@@ -53,9 +53,9 @@ def examples_table(found: Diagnosis) -> Table:
     return table
 
 
-def triangle_table(found: Diagnosis) -> Table:
+def triangle_table(found: Diagnosis) -> ScreenTable:
     """The mutual informations, adjusted, with their standard errors."""
-    table = Table(title="Mutual information in nats, less what chance gives (± s.e.)", **TIGHT)
+    table = ScreenTable(title="Mutual information in nats, less what chance gives (± s.e.)", **TIGHT)
     table.add_column("examples by", overflow="fold")
     for edge in EDGES.values():
         table.add_column(edge, justify="right", no_wrap=True)

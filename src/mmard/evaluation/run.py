@@ -11,15 +11,15 @@ from mmard.core.views import held_still
 from mmard.data.images import Images
 from mmard.evaluation.loop import Batches, Execution, OnProgress
 from mmard.evaluation.predict import classes_answered
-from mmard.evaluation.prepare import prepared
+from mmard.evaluation.prepare import prepare_model
 from mmard.evaluation.scores import CLEAN, Scores, Stage
-from mmard.evaluation.suite import NO_ATTACK, AttackSpec, choose, for_classes, suite
+from mmard.evaluation.suite import NO_ATTACK, AttackSpec, choose_attacks, for_classes, suite
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import must_be_whole_number
 from mmard.utils.precision import full_precision
 
 
-def evaluate(
+def run_attacks(
     model: nn.Module,
     images: Images,
     threat: Threat,
@@ -39,10 +39,10 @@ def evaluate(
     Raises:
         MmardError: when the model gives no finite logits of the data's classes, or changes the images it is given.
     """
-    specs = choose(None, suite(how.batch_size, how.seed)) if specs is None else specs
+    specs = choose_attacks(None, suite(how.batch_size, how.seed)) if specs is None else specs
     must_be_judgeable(model, images, how)
     specs = for_classes(specs, len(images.classes))
-    with held_still(model := prepared(model, images)), full_precision():
+    with held_still(model := prepare_model(model, images)), full_precision():
         judged, quick = classes_answered(model, how.predict, images)
         batches = Batches(judged, quick, images, threat, how)
         columns, seconds, stages, amiss = _judged(batches, {CLEAN: NO_ATTACK, **specs}, how.on_progress)
