@@ -1,4 +1,4 @@
-"""The official AutoAttack package behind the same signature as every other attack, and its four attacks one by one."""
+"""The official AutoAttack package behind the signature of every other attack, and its four attacks one by one."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ NOTES = {
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack:
-    """AutoAttack (Croce & Hein, 2020, arXiv 2003.01690).
+    """The standard ensemble AutoAttack (Croce & Hein, 2020, arXiv 2003.01690).
 
     Args:
         protocol: ``standard``: APGD-CE, APGD-T, FAB-T, Square; ``quick``: the first two, which find nearly all that the four
@@ -36,7 +36,7 @@ class AutoAttack:
         batch_size: images attacked at once.
         seed: of the package's random starts.
         classes: of the data; more than four are like four here.
-        spare: leave out passes that cannot change a verdict, in `stage`; not for a network that answers by chance.
+        prune: leave out passes that cannot change a verdict, in `stage`; not for a network that answers by chance.
 
     With C < 10 classes the two targeted attacks aim at the C − 1 that there are; with three and two, `note` says what is
     another. Pixels must have the range [0, 1].
@@ -55,17 +55,17 @@ class AutoAttack:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The attacks in their order: each is given the images that those before it have left right."""
+        """Name the attacks in order: each is given the images that those before it left correctly classified."""
         names = tuple(STAGES) if self.protocol == "standard" else QUICK
         return tuple(name for name in names if name != "APGD-T" or self.classes > 2)
 
     @property
     def note(self) -> str:
-        """Say what differs from the package's protocol, where there are few classes; else nothing."""
+        """Say how this differs from the package's protocol, where there are few classes; else return an empty text."""
         return NOTES.get(self.classes, "")
 
     def __call__(self, predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        """The package's own call: the adversarial images where it found one, natural ones elsewhere. (B, C, H, W) → the same."""
+        """Run the package: adversarial images where it found one, natural ones elsewhere. (B, C, H, W) → the same."""
         if threat.eps == 0:
             return x.clone()
         x_adv, _ = self.package(predict, x, threat).run_standard_evaluation(
@@ -74,7 +74,7 @@ class AutoAttack:
         return x_adv  # type: ignore[no-any-return]
 
     def stage(self, name: str, predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        """What the package's attack of that name makes of one batch that is right yet; the same random numbers as in its own call.
+        """Run one of the package's attacks on images that are still correctly classified, with its own random numbers.
 
         The network is asked only what can still change a verdict (`mmard.attacks.autoattack_pruning`). (B, C, H, W) → the same.
         """
@@ -96,7 +96,7 @@ class AutoAttack:
             return attack.perturb(x.contiguous(), y)  # type: ignore[no-any-return]
 
     def package(self, predict: Predict, x: Tensor, threat: Threat) -> Any:
-        """The package's own object, set up for this threat and for images such as ``x``.
+        """Build the package's attack object for this threat and for images such as ``x``.
 
         Raises:
             MmardError: for another range of pixels, or fewer than two classes.
@@ -125,7 +125,7 @@ class AutoAttack:
 
 
 def _dlr_of_three(apgd: Any, logits: Tensor, y: Tensor) -> Tensor:
-    """The targeted DLR loss (B,) of three classes; like the package's of four it knows neither scale nor shift of the logits."""
+    """Compute the targeted DLR loss (B,) of three classes; like that of four it ignores scale and shift of the logits."""
     ordered, rows = logits.sort(1).values, torch.arange(len(y), device=y.device)
     gap = logits[rows, y] - logits[rows, apgd.y_target]
     return -gap / (ordered[:, 2] - 0.5 * (ordered[:, 1] + ordered[:, 0]) + 1e-12)

@@ -1,4 +1,4 @@
-"""Network passes that AutoAttack's attacks can be spared: those that can change no verdict.
+"""Pruning of AutoAttack: forward passes that can change no verdict are left out.
 
 Each stands in the network's place; the package's attacks run as they are, with their own random numbers.
 """
@@ -16,7 +16,7 @@ PIXELS = 1 << 16  # 64 images of 32×32: what one layer writes is still in a cor
 
 
 def in_parts(predict: Predict) -> Predict:
-    """The same network asked about a few images at a time on a CPU, where that is faster; elsewhere as it is."""
+    """Split large batches on a CPU, where a few images at a time are faster; elsewhere predict as before."""
 
     def ask(x: Tensor) -> Tensor:
         most = max(1, PIXELS // x[0, 0].numel()) if x.device.type == "cpu" and len(x) else len(x)
@@ -26,20 +26,20 @@ def in_parts(predict: Predict) -> Predict:
 
 
 class Pruned:
-    """A network in the package's APGD that is not asked about images which an iterate of this run has broken already.
+    """A network inside the package's APGD that skips images which an iterate of this run has broken already.
 
     Without it each image runs for all its iterations. APGD takes no notice of a broken image but to keep its last wrong
-    iterate; it is told a right answer of no gradient from then on, and so keeps the iterate that broke it.
+    iterate; it is given a right answer without gradient from then on, and so keeps the iterate that broke it.
 
     Args:
-        apgd: the package's object, targeted or not; it asks this one from now on.
+        apgd: the package's object, targeted or not; it calls this one from now on.
         predict: pixels (B, C, H, W) → logits (B, K).
     """
 
     def __init__(self, apgd: Any, predict: Predict) -> None:
         self.predict, self.run = predict, apgd.attack_single_run
         self.y: Tensor | None = None  # None: between two runs
-        self.live: Tensor | None = None  # rows still right; None: the first look of a run
+        self.live: Tensor | None = None  # rows still right; None: before the first pass of a run
         self.classes = 0
         apgd.model, apgd.attack_single_run = self, self.single_run
 
@@ -62,17 +62,17 @@ class Pruned:
             logits = self.predict(x)
             self.live = torch.eq(logits.argmax(1), y).nonzero().squeeze(1)
             return logits
-        told = functional.one_hot(y, self.classes).to(x.dtype)
+        answer = functional.one_hot(y, self.classes).to(x.dtype)
         if len(self.live) == 0:
-            return told + 0 * x.flatten(1).sum(1, keepdim=True)  # the package asks for a gradient all the same
+            return answer + 0 * x.flatten(1).sum(1, keepdim=True)  # the package asks for a gradient all the same
         logits = self.predict(x[self.live])
-        told = told.index_put((self.live,), logits)
+        answer = answer.index_put((self.live,), logits)
         self.live = self.live[torch.eq(logits.argmax(1), y[self.live])]
-        return told
+        return answer
 
 
 class Remembering:
-    """A network in the package's Square that answers from memory about images it has seen.
+    """A network inside the package's Square that caches the logits of images it has seen.
 
     Square often proposes what it has proposed before, or what changes no pixel: on 8×8 digits three times in four, on 32×32 colour
     images hardly ever. So memory is tried, and left for a while where it does not pay. Only exactly equal images count as seen.
@@ -117,7 +117,7 @@ class Remembering:
 
 
 def prints(x: Tensor) -> list[int]:
-    """A 64-bit number for each image (B, C, H, W) of float32, equal where all bits are; others share one by a chance of 2⁻⁶⁰."""
+    """Hash each image (B, C, H, W), float32, to 64 bits: equal where all bits are; others collide by a chance of 2⁻⁶⁰."""
     bits = x.detach().contiguous().view(torch.int32).flatten(1).long()
     odd = _odd(bits.shape[1] + 1, x.device)
     mixed = bits * odd[0]

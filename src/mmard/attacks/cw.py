@@ -8,10 +8,10 @@ from mmard.core.method import Attack
 
 
 def cw_loss(logits: Tensor, y: Tensor) -> Tensor:
-    """max_{k≠y} z_k − z_y, (B,): their f6 without the floor (arXiv 1608.04644, sec. V-A)."""
+    """Compute the margin loss max_{k≠y} z_k − z_y, (B,): their f6 without the floor (arXiv 1608.04644, sec. V-A)."""
     return -losses.margin(logits, y)
 
 
 def cw(pgd: Pgd) -> Attack:
-    """Projected gradient ascent on the margin loss: "C&W∞" of the adversarial training literature."""
+    """Ascend the margin loss by PGD: "C&W∞" of the adversarial training literature."""
     return untargeted(pgd, cw_loss)

@@ -1,4 +1,4 @@
-"""The nearest image at which a network changes its mind: a minimal attack, with no ball around it.
+"""Minimal adversarial perturbations: the nearest image at which a network's class changes, with no ball around x.
 
 Fast Adaptive Boundary's idea (Croce & Hein, 2020, arXiv 1907.02044, sec. 3): linearise the gap between two logits, go to the
 nearest point of the box on that hyperplane, keep a bias towards the start, and come back to the boundary by bisection.
@@ -25,7 +25,7 @@ HALVINGS = 12  # of the last bisection: the distance is then exact to 1/4096 alo
 def onto_hyperplane(
     x: Tensor, slope: Tensor, gap: Tensor, norm: Norm, lower: float = 0.0, upper: float = 1.0
 ) -> Tensor:
-    """The point z of the box nearest to x with gap + ⟨slope, z − x⟩ = 0; the box's nearest corner where there is none.
+    """Project x onto the hyperplane gap + ⟨slope, z − x⟩ = 0 within the box; the nearest corner where they do not meet.
 
     Both norms move each pixel by min(s·speed, room) against the slope: at speed 1 for L∞, |slope| for L2. The one
     number s solves a piecewise linear equation, here exactly, by sorting where pixels meet the end of their range.
@@ -53,7 +53,7 @@ def onto_hyperplane(
 
 @dataclass(frozen=True, kw_only=True)
 class Minimal:
-    """The nearest point found at which a network's class is no longer ``own``; an upper bound of the distance.
+    """A minimal attack: the nearest point found at which the class is no longer ``own``, an upper bound of the distance.
 
     Args:
         norm: ``"linf"`` or ``"l2"``.
@@ -74,7 +74,7 @@ class Minimal:
             raise MmardError(f"{self}: steps, targets and at_once are at least 1, restarts at least 0")
 
     def __call__(self, predict: Predict, x: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """The points (B, C, H, W), and their distances (B,): 0 where x has crossed already, inf where nothing was found."""
+        """Find points (B, C, H, W) and their distances (B,): 0 where x has crossed already, inf where nothing was found."""
         with torch.no_grad():
             logits = predict(x)
         likeliest = logits.scatter(1, own[:, None], float("-inf")).argsort(1, descending=True)
@@ -118,14 +118,14 @@ class Minimal:
         return Threat(eps=0, norm=self.norm).distance(delta, torch.zeros_like(delta))
 
     def _near(self, x: Tensor, distance: Tensor) -> Tensor:
-        """Random points half as far as the nearest crossing found."""
+        """Draw random points half as far away as the nearest crossing found."""
         noise = 2 * torch.rand_like(x) - 1 if self.norm == "linf" else torch.randn_like(x)
         scale = 0.5 * torch.where(distance.isfinite(), distance, 0.1) / self._length(noise).clamp_min(1e-12)
         return (x + noise * per_sample(scale, x)).clamp(0, 1)
 
 
 def _gap(predict: Predict, z: Tensor, own: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """logit_own − logit_target (B,) at z, and its gradient."""
+    """Compute logit_own − logit_target (B,) at z, and its gradient."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         logits = predict(z)
@@ -140,7 +140,7 @@ def _crossed(predict: Predict, z: Tensor, own: Tensor) -> Tensor:
 
 
 def _back_to_boundary(predict: Predict, x: Tensor, crossed: Tensor, own: Tensor) -> Tensor:
-    """The point nearest to x on the way to ``crossed`` that has crossed, by bisection."""
+    """Find the point nearest to x on the line to ``crossed`` that has crossed, by bisection."""
     low, high = torch.zeros_like(x[:, 0, 0, 0]), torch.ones_like(x[:, 0, 0, 0])
     for _ in range(HALVINGS):
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""Projected gradient ascent: one class that makes training examples and evaluates models."""
+"""Projected gradient ascent (PGD): one class that makes training examples and evaluates models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ START_NOISE = 0.001  # standard deviation of the gaussian start, in units of a p
 
 
 class IterativeAttack(Protocol):
-    """A maximizer in two parts, so that another may choose where it starts."""
+    """A maximizer in two parts, so that another attack may choose where it starts."""
 
     def __call__(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """x' in the ball around x that makes ``loss(x')`` (B,) large. x (B, C, H, W) in [0, 1]."""
+        """Find x' in the ball around x with a large ``loss(x')`` (B,). x (B, C, H, W) in [0, 1]."""
         return x.clone() if threat.eps == 0 else self.run(loss, x, self.init(loss, x, threat), threat)
 
     def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """Where it starts, (B, C, H, W)."""
+        """Return the starting point, (B, C, H, W)."""
 
     def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
-        """x' from that start on."""
+        """Ascend the loss from ``x_adv`` on and return x'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Pgd(IterativeAttack):
             raise MmardError(f"step_size {self.step_size:g} is not positive; expected something like 2/255")
 
     def step_for(self, threat: Threat) -> float:
-        """The step's length under this threat."""
+        """Return the length of a step under this threat."""
         if self.step_size is None:
             return threat.eps / (4 if self.steps > 1 else 1)
         if self.step_size > threat.eps * (1 + 1e-9):
@@ -71,7 +71,7 @@ class Pgd(IterativeAttack):
         return self.step_size
 
     def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
-        """All the steps, from ``x_adv`` on."""
+        """Take all the steps from ``x_adv`` on and return the last iterate."""
         step = self.step_for(threat)
         for _ in range(self.steps):
             x_adv.requires_grad_()
@@ -79,7 +79,7 @@ class Pgd(IterativeAttack):
         return x_adv
 
     def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """Where it starts, in the ball."""
+        """Return the starting point, in the ball."""
         if self.start == "uniform":
             return threat.uniform(x)
         if self.start == "gaussian":
@@ -92,7 +92,7 @@ class Pgd(IterativeAttack):
 
 
 def gradient(values: Tensor, x_adv: Tensor) -> Tensor:
-    """Of what an attack ascends, (B,), with respect to x'."""
+    """Compute the gradient with respect to x' of the ascended values (B,)."""
     total = values.sum()
     if not torch.is_grad_enabled():
         raise MmardError(
@@ -105,7 +105,7 @@ def gradient(values: Tensor, x_adv: Tensor) -> Tensor:
 
 
 def untargeted(maximizer: Maximizer, loss: Callable[[Tensor, Tensor], Tensor] = losses.ce) -> Attack:
-    """An attack on labels: ascend ``loss(logits, y)``."""
+    """Make an attack on labels that ascends ``loss(logits, y)`` by the maximizer."""
 
     def attack(predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         with torch.enable_grad():

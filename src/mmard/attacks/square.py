@@ -30,7 +30,7 @@ class Square:
         must_be_whole_number(0, seed=self.seed)
 
     def __call__(self, predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        """The adversarial images where one was found, the natural ones elsewhere. (B, C, H, W) → the same."""
+        """Return adversarial images where one was found, natural ones elsewhere. (B, C, H, W) → the same."""
         if (threat.lower, threat.upper) != (0.0, 1.0):
             raise MmardError(f"Square works on pixels in [0, 1], got [{threat.lower:g}, {threat.upper:g}]")
         if threat.norm == "l2" and x.shape[2] < 5:

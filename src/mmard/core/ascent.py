@@ -1,4 +1,4 @@
-"""What an inner process ascends: called like a loss, and it can say more to a maximizer that asks."""
+"""The inner objective as an attack sees it: a function of x' that also gives the views at x'."""
 
 from dataclasses import dataclass
 
@@ -21,14 +21,14 @@ class Ascent:
     views: Views
 
     def __call__(self, x_adv: Tensor) -> Tensor:
-        """One number per sample, (B,)."""
+        """Return the inner objective at x' (B, C, H, W) for each sample, (B,)."""
         return self.seen_at(x_adv)[0]
 
     def seen_at(self, x_adv: Tensor) -> tuple[Tensor, Views]:
-        """The same, and the views at x', which know what the terms asked for."""
+        """Return the inner objective at x' (B,) and the views there, with the logits that the terms computed."""
         views = self.views.moved_to(x_adv)
         return self.objective.total(views), views
 
     def of_rows(self, rows: Tensor) -> "Ascent":
-        """For some of the samples (R,) alone: the others no longer go through the networks."""
+        """Restrict the objective to the samples ``rows`` (R,); the others no longer pass through the networks."""
         return Ascent(self.objective, self.views.of_rows(rows))

@@ -1,4 +1,4 @@
-"""What a method trains besides the student, and how it may move the student's weights before it descends."""
+"""Networks that a method trains beside the student, and the perturbation of the student's weights (AWP)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The door between a network and whoever asks it: what comes out is logits, and the images stay as they are."""
+"""Calls of a network: logits are checked, and a write into the input images is an error."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ WRITES = "leaf Variable that requires grad is being used in an in-place operatio
 
 
 class PredictionError(MmardError):
-    """A network's answer is of no use.
+    """A network gave something else than logits, or wrote into its input.
 
     Attributes:
         kind: ``"input"`` it changes its input, ``"classifier"`` it gives no logits.
@@ -27,7 +27,7 @@ class PredictionError(MmardError):
 
 
 def predict_logits(predict: Callable[[Tensor], object], x: Tensor, who: str, classes: int | None = None) -> Tensor:
-    """Ask a network about images (B, C, H, W) and give its logits (B, K), in float32 at least.
+    """Compute a network's logits (B, K) for images (B, C, H, W), in float32 at least.
 
     Nothing waits for an accelerator here: shapes, kinds, and torch's own count of writes into ``x`` are looked at, no values.
 

@@ -1,4 +1,4 @@
-"""A method of adversarial training: two weighted sums of terms and the process that ascends the first."""
+"""A method of adversarial training: an inner objective, an outer objective, and the maximizer of the inner one."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +17,7 @@ Attack = Callable[[Predict, Tensor, Tensor, Threat], Tensor]
 
 
 class Maximizer(Protocol):
-    """Finds x' in the threat's ball around x that makes ``loss(x')`` large. It knows no model and no label.
+    """An inner maximizer: it finds x' in the threat's ball around x with a large ``loss(x')``, without model or labels.
 
     In training the loss is a `mmard.core.ascent.Ascent`; one that adapts to the sample may ask it for more. One with state
     is an `nn.Module`.
@@ -28,7 +28,7 @@ class Maximizer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What the inner process ascends to make an example, and what the outer one descends to train the student.
+    """A method of adversarial training: the objective ascended to make an example, and the one descended to train.
 
     Args:
         outer: descended over the student's weights, in training mode.
@@ -74,7 +74,7 @@ class Method:
             raise MmardError(f"name is {self.name!r}, expected a word")
 
     def modules(self) -> Iterator[nn.Module]:
-        """Modules that carry the method's state; the trainer moves, averages and saves them."""
+        """Yield the modules that carry the method's state; the trainer moves, averages and saves them."""
         own = [self.maximizer] if isinstance(self.maximizer, nn.Module) else []
         beside = (module for companion in self.companions.values() for module in companion.outer.modules())
         yield from dict.fromkeys([*self.inner.modules(), *self.outer.modules(), *beside, *own])
@@ -88,7 +88,7 @@ class Method:
         return replace(self, outer=self.outer.scale_divergences(factor), companions=beside)
 
     def has_divergences(self) -> bool:
-        """Tell whether a scale would change anything: is there a KL term in an outer objective?"""
+        """Tell whether an outer objective has a KL term, so that a scale would change anything."""
         outers = (self.outer, *(companion.outer for companion in self.companions.values()))
         return any(t.divergence for outer in outers for _, t in outer.terms)
 

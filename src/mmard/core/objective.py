@@ -1,4 +1,4 @@
-"""Terms and their weighted sums: what an attack ascends and what training descends."""
+"""Terms and their weighted sums, the objectives: the inner one is ascended by an attack, the outer one descended."""
 
 import inspect
 import math
@@ -20,7 +20,7 @@ TermFunction = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Term:
-    """One function from views to one number per sample, with its name, its formula and its bound parameters.
+    """A loss term: a function from views to one number per sample, with its name, formula and bound parameters.
 
     Attributes:
         divergence: a KL between distributions over the classes, which some released scripts average over them: a run's
@@ -50,7 +50,7 @@ class Term:
         return value
 
     def within(self) -> "Iterator[Term]":
-        """Itself and the terms that it is made of, such as the one of a weighed term."""
+        """Yield this term and the terms that it is made of, such as the one inside a weighed term."""
         yield self
         for part in getattr(self.function, "parts", ()):
             yield from part.within()
@@ -75,7 +75,7 @@ class Objective:
             )
 
     def __call__(self, views: Views) -> dict[str, Tensor]:
-        """Weighted value of every term, one number per sample: name → (B,)."""
+        """Compute every term's weighted value, one number per sample: name → (B,)."""
         values: dict[str, Tensor] = {}
         for weight, term in self.terms:
             value = weight * term(views)
@@ -83,28 +83,28 @@ class Objective:
         return values
 
     def total(self, views: Views) -> Tensor:
-        """Sum of the terms, (B,)."""
+        """Sum the weighted terms, (B,)."""
         return reduce(Tensor.add, self(views).values())
 
     def given(self, **params: Any) -> "Objective":
-        """The same terms with these parameters, for instance ``soft_adv.given(tau=30)``."""
+        """Bind parameters of the terms, for instance ``soft_adv.given(tau=30)``."""
         taken = {k for _, t in self.terms for k in inspect.signature(t.function).parameters}
         if wrong := sorted(set(params) - taken):
             raise MmardError(f"no term of '{self}' takes {', '.join(wrong)}")
         return Objective(tuple((w, _bind(t, params)) for w, t in self.terms))
 
     def within(self) -> Iterator[Term]:
-        """Its terms and all that these are made of."""
+        """Yield the terms and all that they are made of."""
         for _, t in self.terms:
             yield from t.within()
 
     def modules(self) -> Iterator[nn.Module]:
-        """The modules that hold state for these terms: those that they are methods of."""
+        """Yield the modules that hold state for these terms: those of which the terms are methods."""
         owners = (getattr(t.function, "__self__", None) for t in self.within())
         yield from dict.fromkeys(owner for owner in owners if isinstance(owner, nn.Module))
 
     def weighed(self, by: "Objective") -> "Objective":
-        """The same terms, each times what ``by`` gives: a weight per sample."""
+        """Multiply each term by the weight per sample that ``by`` gives."""
         factor = str(by) if len(by.terms) == 1 else f"({by})"
         return Objective(
             tuple((w, Term(t.name, f"{factor}·{t}", Weighed(by, t), divergence=t.divergence)) for w, t in self.terms)
@@ -151,14 +151,14 @@ nothing = Objective()
 
 @dataclass(frozen=True)
 class Weighed:
-    """A term times a weight per sample."""
+    """A term multiplied by a weight per sample."""
 
     by: Objective
     term: Term
 
     @property
     def parts(self) -> tuple[Term, ...]:
-        """The terms that it is made of."""
+        """Return the terms that this one is made of."""
         return (self.term, *(t for _, t in self.by.terms))
 
     def __call__(self, v: Views) -> Tensor:
@@ -171,7 +171,7 @@ def _shape(value: object) -> str:
 
 
 def _place(e: Exception) -> str:
-    """File and line where an exception was raised."""
+    """Tell the file and the line where an exception was raised."""
     last = traceback.extract_tb(e.__traceback__)[-1]
     return f"{last.filename}, line {last.lineno}"
 

@@ -1,4 +1,4 @@
-"""What the adversary may do: a ball around each image, and the range of a pixel."""
+"""The threat model: a ball around each image, and the range of a pixel."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +13,7 @@ Norm = Literal["linf", "l2"]
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """Reshape (B,) so that it broadcasts over the images of ``like`` (B, ...)."""
+    """Reshape one number per sample (B,) so that it broadcasts over the images of ``like`` (B, ...)."""
     return values.view(-1, *[1] * (like.dim() - 1))
 
 
@@ -50,7 +50,7 @@ class Threat:
             raise MmardError(f"eps {self.eps:g} > {most:g}: is it in 255ths? then write {self.eps:g}/255")
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """``x_adv`` (B, ...) brought into the ball around ``x`` first, then into the pixel range."""
+        """Project ``x_adv`` (B, ...) into the ball around ``x`` first, then into the pixel range."""
         if self.norm == "linf":
             inside = x_adv.clamp(x - self.eps, x + self.eps)
         else:
@@ -60,20 +60,20 @@ class Threat:
         return inside.clamp(self.lower, self.upper)
 
     def steepest(self, grad: Tensor) -> Tensor:
-        """The direction of unit norm along which a linear function with gradient ``grad`` grows fastest."""
+        """Return the direction of unit norm in which a linear function with gradient ``grad`` (B, ...) grows fastest."""
         if self.norm == "linf":
             return grad.sign()
         return grad / per_sample(grad.flatten(1).norm(dim=1).clamp_min(1e-12), grad)
 
     def uniform(self, x: Tensor) -> Tensor:
-        """A random point of the ball: uniform in the cube for L∞, uniform in the ball's volume for L2."""
+        """Draw a random point of each ball: uniform in the cube for L∞, in the ball's volume for L2."""
         if self.norm == "linf":
             return self.project(x + self.eps * (2 * torch.rand_like(x) - 1), x)
         radius = torch.rand(len(x), device=x.device, dtype=x.dtype) ** (1 / x[0].numel())
         return self.project(x + self.eps * self.steepest(torch.randn_like(x)) * per_sample(radius, x), x)
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """‖x_adv − x‖ of each sample, (B,)."""
+        """Compute ‖x_adv − x‖ of each sample in the threat's norm, (B,)."""
         delta = (x_adv - x).flatten(1)
         return delta.abs().amax(1) if self.norm == "linf" else delta.norm(dim=1)
 
@@ -83,6 +83,6 @@ class Threat:
 
 
 def in_255ths(value: float) -> str:
-    """``0.03137`` → ``'8/255'`` where that is what was meant, else four digits."""
+    """Write a radius as people do: ``0.03137`` → ``'8/255'`` where that is what was meant, else four digits."""
     n = value * 255
     return f"{round(n)}/255" if 0 < value < 1 and abs(n - round(n)) < 1e-3 and round(n) < 64 else f"{value:.4g}"

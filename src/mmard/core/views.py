@@ -1,4 +1,4 @@
-"""Two points, and what each network says there: computed when first asked for, and then kept."""
+"""The points at which terms evaluate networks, x and x', with logits computed once and cached."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,27 +16,27 @@ Predict = Callable[[Tensor], Tensor]
 
 @runtime_checkable
 class ByRow(Protocol):
-    """What can be had for some samples of a batch alone."""
+    """A value of a batch that can be restricted to some of its samples."""
 
     def of_rows(self, rows: Tensor) -> Any:
-        """The same for these rows (R,), int64."""
+        """Restrict the value to the samples ``rows`` (R,), int64."""
 
 
 class Frame(Protocol):
-    """What augmentation did to each image of a batch: a linear map of its pixels."""
+    """The geometric augmentation of a batch: a linear map of each image's pixels."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Images, or perturbations of them, as augmented."""
+        """Apply the map to images, or to perturbations of them, (B, C, H, W)."""
 
     def back(self, delta: Tensor) -> Tensor:
-        """A perturbation of the augmented images in the frame of the unaugmented ones: the adjoint, 0 where it cannot know."""
+        """Apply the adjoint: a perturbation of the augmented images, in the unaugmented ones' frame; 0 where it cannot know."""
 
     def of_rows(self, rows: Tensor | slice) -> "Frame":
-        """The same for these images."""
+        """Restrict the map to some of the images."""
 
 
 class MissingModelError(MmardError):
-    """A method asks for a network that the run does not have."""
+    """The run does not have a network that the method needs."""
 
     def __init__(self, name: str, have: Iterable[str], who: str = "the method") -> None:
         key = "teacher" if name == "teacher" else f"teachers.{name}"
@@ -47,7 +47,7 @@ class MissingModelError(MmardError):
 
 @dataclass(frozen=True)
 class Models:
-    """The networks of a run by name: ``student``, ``teacher``, and any other that a method asks for."""
+    """The networks of a run by name: ``student``, ``teacher``, and any other that a method needs."""
 
     by_name: Mapping[str, Predict]
 
@@ -62,7 +62,7 @@ class Models:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A batch of images and, lazily and once, the logits of each network there.
+    """A batch of images and the logits of each network there, computed once when they are first needed.
 
     A teacher is constant because its weights are frozen; its graph with respect to ``x`` is kept only
     when ``x`` asks for gradients, as it does inside an attack.
@@ -73,21 +73,21 @@ class Point:
     _known: dict[str, Any] = field(default_factory=dict)
 
     def other(self, name: str) -> Tensor:
-        """Logits (B, K) of the model of that name."""
+        """Compute the logits (B, K) of the network of that name, once."""
         return self._keep(f"logits of {name}", lambda: predict_logits(self.models[name], self.x, f"the {name}"))  # type: ignore[no-any-return]
 
     @property
     def student(self) -> Tensor:
-        """Student's logits (B, K)."""
+        """Compute the student's logits (B, K), once."""
         return self.other("student")
 
     @property
     def teacher(self) -> Tensor:
-        """Teacher's logits (B, K)."""
+        """Compute the teacher's logits (B, K), once."""
         return self.other("teacher")
 
     def once(self, key: str, compute: Callable[[], Any]) -> Any:
-        """Keep whatever a term wants to compute only once at this point."""
+        """Compute a value once at this point and cache it under ``key``; terms share it."""
         return self._keep(f"once: {key}", compute)
 
     def _keep(self, key: str, compute: Callable[[], Any]) -> Any:
@@ -96,20 +96,20 @@ class Point:
         return self._known[key]
 
     def of_rows(self, rows: Tensor) -> "Point":
-        """Some of the images. Logits are kept; of what terms keep, that which can be had by rows: the rest is computed anew."""
+        """Restrict the point to some images. Logits, and values that are `ByRow`, are kept; others are computed anew."""
         known = {key: value[rows] for key, value in self._known.items() if key.startswith("logits of ")}
         known |= {key: value.of_rows(rows) for key, value in self._known.items() if isinstance(value, ByRow)}
         return Point(self.x[rows], self.models, known)
 
     def seen_by(self, models: Models) -> "Point":
-        """The same images under other networks; the logits of the networks that stayed the same are kept."""
+        """Replace the networks and keep the images; logits of networks that stay the same are kept."""
         same = [f"logits of {name}" for name, model in models.by_name.items() if self.models.by_name.get(name) is model]
         return Point(self.x, models, {key: self._known[key] for key in same if key in self._known})
 
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """All that a term may look at.
+    """A batch as terms see it: the natural and the adversarial point, labels, and the progress of training.
 
     Attributes:
         nat, adv: the natural and the adversarial point. They are the same one before an example is made.
@@ -135,32 +135,32 @@ class Views:
         x: Tensor, y: Tensor, index: Tensor, models: Models, progress: float = 0.0, epochs: int = 1,
         frame: Frame | None = None,
     ) -> "Views":  # fmt: skip
-        """The views before any example is made: both points are the natural one."""
+        """Make the views before there is any example: both points are the natural one."""
         nat = Point(x, models)
         return Views(nat, nat, y, index, progress, models, epochs, frame)
 
     @property
     def epoch(self) -> int:
-        """The epoch that this step belongs to, from 0."""
+        """Return the epoch that this step belongs to, from 0."""
         return int(self.progress * self.epochs + 1e-6)  # a share of steps; the first step of an epoch may round down
 
     def point(self, x: Tensor) -> Point:
-        """A third point: new images under the same networks."""
+        """Make a further point: new images under the same networks."""
         return Point(x, self.models)
 
     def moved_to(self, x_adv: Tensor) -> "Views":
-        """The same views with another adversarial point; what is known of the natural one is kept."""
+        """Replace the adversarial point; cached values of the natural one are kept."""
         return replace(self, adv=self.point(x_adv))
 
     def of_rows(self, rows: Tensor) -> "Views":
-        """Some of the samples (R,); what is known of them is kept."""
+        """Restrict the views to the samples ``rows`` (R,); cached values are kept."""
         nat = self.nat.of_rows(rows)
         adv = nat if self.adv is self.nat else self.adv.of_rows(rows)
         frame = None if self.frame is None else self.frame.of_rows(rows)
         return replace(self, nat=nat, adv=adv, y=self.y[rows], index=self.index[rows], frame=frame)
 
     def seen_by(self, student: Predict, **others: Predict) -> "Views":
-        """The same views with another student (or the same one in another mode): its old answers are dropped.
+        """Replace the student, by another or by the same one in another mode; its cached logits are dropped.
 
         ``others``: further networks that are replaced, by name.
         """
@@ -178,23 +178,23 @@ def _fresh(predict: Predict) -> Predict:
 
 @contextmanager
 def held_still(*networks: nn.Module, train: bool | None = False) -> Iterator[None]:
-    """Borrow networks for an attack: evaluation mode, no gradient to weights; all is given back, also on error.
+    """Put networks in evaluation mode without gradients to their weights for an attack; undo both after, also on error.
 
     Args:
         train: put the networks in training mode instead (some released scripts attack so; BatchNorm then moves); None:
             each stays in its mode.
     """
     modes = [(m, m.training) for net in networks for m in net.modules()]
-    asked = [p for net in networks for p in net.parameters() if p.requires_grad]
+    trainable = [p for net in networks for p in net.parameters() if p.requires_grad]
     try:
         for net in networks:
             if train is not None:
                 net.train(train)
-        for p in asked:
+        for p in trainable:
             p.requires_grad_(False)
         yield
     finally:
         for m, mode in modes:
             m.training = mode
-        for p in asked:
+        for p in trainable:
             p.requires_grad_(True)

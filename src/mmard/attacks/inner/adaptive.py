@@ -1,4 +1,4 @@
-"""Inner processes that look at the sample: it is left alone once it has crossed, or goes on from where the last epoch left it."""
+"""Inner attacks that adapt to the sample: early stopping at the decision boundary, and warm starts."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -16,7 +16,7 @@ StopAt = Literal["teacher", "student"]
 
 
 def asked(loss: Loss, who: object) -> Ascent:
-    """The loss as what more can be asked of."""
+    """Return the loss as an `Ascent`, which attacks that adapt to the sample need; raise MmardError if it is none."""
     if not isinstance(loss, Ascent):
         raise MmardError(
             f"{who} asks more than a loss, and got a {type(loss).__name__}; expected an Ascent, as in training"
@@ -26,7 +26,7 @@ def asked(loss: Loss, who: object) -> Ascent:
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStop(IterativeAttack):
-    """PGD that leaves a sample alone from the first iterate on that has crossed; it then costs no more passes.
+    """PGD with early stopping: a sample rests from its first iterate beyond the boundary on, and costs no more passes.
 
     The idea of friendly adversarial training (Zhang et al., ICML 2020, arXiv 2002.11242), whose boundary is the student's.
 
@@ -34,7 +34,7 @@ class EarlyStop(IterativeAttack):
         pgd: its start, step and largest number of steps.
         at: ``"teacher"``: T's class at x' is not its class at x; ``"student"``: S's class at x' is not y.
 
-    It is known of an iterate with the pass that would take the next step from it. Where the terms do not ask the teacher at
+    A crossing shows in the pass that would take the next step from the iterate. Where the terms do not use the teacher at
     x', ``"teacher"`` costs a forward pass of it in each step. Each sample ends where it would if attacked alone, if no term
     looks at the whole batch.
     """
@@ -43,11 +43,11 @@ class EarlyStop(IterativeAttack):
     at: StopAt
 
     def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """As the PGD."""
+        """Return the PGD's starting point."""
         return self.pgd.init(loss, x, threat)
 
     def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
-        """Up to so many steps for each sample."""
+        """Take up to ``pgd.steps`` steps for each sample, until it crosses the boundary."""
         ascent, step, found = asked(loss, self), self.pgd.step_for(threat), x_adv
         rows = torch.arange(len(x), device=x.device)
         for _ in range(self.pgd.steps):
@@ -65,7 +65,7 @@ class EarlyStop(IterativeAttack):
 
     @torch.no_grad()
     def crossed(self, views: Views) -> Tensor:
-        """Which samples need no further step, (B,)."""
+        """Tell which samples have crossed the boundary and need no further step, (B,) bool."""
         if self.at == "student":
             return views.adv.student.argmax(1) != views.y
         return views.adv.teacher.argmax(1) != views.nat.teacher.argmax(1)
@@ -76,7 +76,7 @@ class EarlyStop(IterativeAttack):
 
 
 class WarmStart(nn.Module):
-    """Each sample's attack starts where its last one ended, one epoch before (as in Zheng et al., CVPR 2020, arXiv 1912.11969).
+    """Warm starts: each sample's attack starts where its last one ended (as in Zheng et al., CVPR 2020, arXiv 1912.11969).
 
     Perturbations are kept in the frame of the unaugmented images, by index, in half precision: 2·N·C·H·W bytes. A sample's
     first attack, and all where no room was made (outside of training), start as the process does.
@@ -95,13 +95,13 @@ class WarmStart(nn.Module):
         self.make_room(0, torch.Size([0, 0, 0]))
 
     def make_room(self, images: int, shape: torch.Size) -> None:
-        """For indices below ``images``, of this shape (C, H, W); what was kept is forgotten."""
+        """Allocate perturbations for training indices below ``images``, of this shape (C, H, W); old ones are dropped."""
         # the bits of float16 as integers: a mean over processes, as buffers of floats get, is not for this
         self.register_buffer("kept", torch.zeros(images, *shape, dtype=torch.int16))
         self.register_buffer("known", torch.zeros(images, dtype=torch.bool))
 
     def forward(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """x' (B, C, H, W)."""
+        """Return x' (B, C, H, W) in the ball around x, and remember its perturbation while training."""
         if threat.eps == 0:
             return x.clone()
         begun, views = self.process.init(loss, x, threat), asked(loss, self).views
@@ -116,7 +116,7 @@ class WarmStart(nn.Module):
         return x_adv
 
     def sync(self, gather: "Gather") -> None:
-        """Write down what was made since, by all processes; ``gather`` joins (n, ...) of each to (processes·n, ...)."""
+        """Store the perturbations made since the last call, of all processes; ``gather`` joins (n, ...) to (processes·n, ...)."""
         if self.made:
             index, delta = (gather(torch.cat(parts)) for parts in zip(*self.made, strict=True))
             self.kept[index], self.known[index] = delta.view(torch.int16), True
@@ -127,6 +127,6 @@ class WarmStart(nn.Module):
 
 
 class Gather(Protocol):
-    """Joins what each process has."""
+    """A function that joins tensors (n, ...) of each process to (processes·n, ...)."""
 
     def __call__(self, value: Tensor) -> Tensor: ...

@@ -1,4 +1,4 @@
-"""The inner process that settings ask for: the method's own PGD, changed."""
+"""The inner attack from the settings: the method's own PGD with changes."""
 
 from dataclasses import replace
 from typing import Literal
@@ -25,7 +25,7 @@ PARTS = {
 
 
 class Late(Section):
-    """The share of the run after which the inner process has ``steps`` steps."""
+    """More steps later: from the share ``after`` of the run on the inner attack takes ``steps`` steps."""
 
     after: Number
     steps: Count
@@ -53,11 +53,11 @@ class Inner(Section):
     guard: Count | None = None
 
     def changes(self) -> list[str]:
-        """Name what is changed."""
+        """Name the settings that change the method's PGD."""
         return [name for name, value in self if value is not None and value is not False]
 
     def of(self, own: Pgd, threat: Threat) -> Maximizer:
-        """The process made of a method's own PGD.
+        """Build the inner attack from a method's own PGD.
 
         Raises:
             MmardError: for parts that do not go together, and whatever the PGD and the threat do not allow.
@@ -76,7 +76,7 @@ class Inner(Section):
         return self._stopping(Pgd(steps=steps, step_size=step_size, start=self.start or own.start), threat)
 
     def _many(self, own: Pgd, steps: int, threat: Threat) -> IterativeAttack:
-        """Step length as for so many steps: what was given is for the few. One-step noise is no start for it either."""
+        """Build the PGD of many steps; step length and one-step noise of the few-step attack do not apply to it."""
         return self._stopping(replace(own, steps=steps, start=self.start or own.start), threat)
 
     def _stopping(self, pgd: Pgd, threat: Threat) -> IterativeAttack:

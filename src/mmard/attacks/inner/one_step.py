@@ -1,4 +1,4 @@
-"""Inner processes of one gradient step, with more noise than a ball holds or a longer step than its radius.
+"""Inner attacks of one gradient step, with more noise than the ball holds or a longer step than its radius.
 
 Both are guards against catastrophic overfitting, in which a student learns to resist one step and nothing else.
 """
@@ -15,7 +15,7 @@ from mmard.utils.errors import MmardError
 
 @dataclass(frozen=True, kw_only=True)
 class OneStep(IterativeAttack):
-    """Uniform noise, then one sign step; x' is up to noise + length times eps away from x unless clipped. Pixels stay in range.
+    """Uniform noise, then one sign step: x' is up to (noise + length)·eps from x unless clipped; pixels stay in range.
 
     Args:
         name: as it is shown.
@@ -33,14 +33,14 @@ class OneStep(IterativeAttack):
     clipped: bool
 
     def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """x and the noise."""
+        """Add uniform noise to x; pixels stay in range."""
         if threat.norm != "linf":
             raise MmardError(f"{self.name} is for linf, the threat is {threat.norm}; choose attack.kind=pgd")
         noise = self.noise * threat.eps * (2 * torch.rand_like(x) - 1)
         return (x + noise).clamp(threat.lower, threat.upper)
 
     def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
-        """The step."""
+        """Take the one sign step from ``x_adv``."""
         x_adv.requires_grad_()
         grad = gradient(loss(x_adv), x_adv)
         x_adv = x_adv.detach() + self.length * threat.eps * threat.steepest(grad)

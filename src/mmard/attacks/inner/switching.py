@@ -1,4 +1,4 @@
-"""Inner processes that change on the way: few steps first and many later, or many once robustness has collapsed."""
+"""Inner attacks that change during training: at a share of the run, or once robustness has collapsed."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,10 @@ COLLAPSED = 0.5  # of its best: the robust accuracy is below, the clean accuracy
 
 @dataclass(frozen=True, kw_only=True)
 class StepSwitch(IterativeAttack):
-    """One process up to a share of the run, another from there on.
+    """One attack up to a share of the run, another from there on.
 
     Args:
-        first, then: the processes.
+        first, then: the attacks.
         after: share of the training steps, in (0, 1).
     """
 
@@ -32,11 +32,11 @@ class StepSwitch(IterativeAttack):
             raise MmardError(f"attack.late.after is {self.after:g}, expected a share of the run between 0 and 1")
 
     def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """Where today's process starts."""
+        """Return the current attack's starting point."""
         return self._now(loss).init(loss, x, threat)
 
     def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
-        """Today's process."""
+        """Run the current attack from ``x_adv`` on."""
         return self._now(loss).run(loss, x, x_adv, threat)
 
     def _now(self, loss: Loss) -> IterativeAttack:
@@ -47,7 +47,7 @@ class StepSwitch(IterativeAttack):
 
 
 class CollapseGuard(nn.Module):
-    """One process until catastrophic overfitting is noticed (Wong et al., ICLR 2020, arXiv 2001.03994), then another.
+    """One attack until catastrophic overfitting is noticed (Wong et al., ICLR 2020, arXiv 2001.03994), then another.
 
     Noticed when, on the held-out split, robust accuracy is below half of its best so far while clean accuracy is not below half
     of its own. A best that is not above twice chance says nothing: a student that always gives one answer has chance's, and
@@ -61,7 +61,7 @@ class CollapseGuard(nn.Module):
         self.collapsed, self.best_clean, self.best_robust = False, 0.0, 0.0
 
     def validated(self, clean: float, robust: float, chance: float) -> bool:
-        """Take in the accuracies of an epoch, and chance's, in percent; has it just collapsed?"""
+        """Take in an epoch's held-out accuracies, and chance's, in percent; return whether robustness has just collapsed."""
         before = self.collapsed
         fell = robust < COLLAPSED * self.best_robust and clean >= COLLAPSED * self.best_clean
         self.collapsed |= fell and self.best_robust > 2 * chance
@@ -69,16 +69,16 @@ class CollapseGuard(nn.Module):
         return self.collapsed and not before
 
     def forward(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """x' (B, C, H, W)."""
+        """Return x' (B, C, H, W) in the ball around x."""
         return x.clone() if threat.eps == 0 else self.run(loss, x, self.init(loss, x, threat), threat)
 
     def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
-        """Where the process of now starts."""
+        """Return the current attack's starting point."""
         begun: Tensor = self._now.init(loss, x, threat)
         return begun
 
     def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
-        """The process of now."""
+        """Run the current attack from ``x_adv`` on."""
         made: Tensor = self._now.run(loss, x, x_adv, threat)
         return made
 
@@ -87,11 +87,11 @@ class CollapseGuard(nn.Module):
         return self.then if self.collapsed else self.first
 
     def get_extra_state(self) -> Tensor:
-        """For the checkpoint. No buffer, for the choice would then wait for the device in each step."""
+        """Return the state for a checkpoint. It is no buffer: the choice would wait for the device in each step."""
         return torch.tensor([self.collapsed, self.best_clean, self.best_robust], dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """From the checkpoint."""
+        """Restore the state from a checkpoint."""
         collapsed, self.best_clean, self.best_robust = state.tolist()
         self.collapsed = bool(collapsed)
 
