@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 460, 290
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 30, 44
 COLOURS = 8
+MOST_POINTS = 400
+"""Points of a curve that are drawn; its paper is about as many pixels wide."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,24 @@ class Line:
     ys: Sequence[float]
     low: Sequence[float] = ()
     high: Sequence[float] = ()
+
+
+def thinned(line: Line, most: int = MOST_POINTS) -> Line:
+    """Leave out points of a long curve: the first, the last, and the lowest and highest of each stretch between stay.
+
+    >>> thinned(Line("a", 0, range(9), [0, 1, 9, 1, 1, 1, 1, -5, 0]), most=4).ys
+    [0, 9, -5, 0]
+    """
+    last = len(line.ys) - 1
+    if last < most:
+        return line
+    stretches = max(1, most // 2 - 1)
+    ends = [1 + i * (last - 1) // stretches for i in range(stretches + 1)]
+    kept = {0, last}
+    for begin, end in pairwise(ends):
+        kept |= {pick(range(begin, end), key=line.ys.__getitem__) for pick in (min, max)}
+    columns = {name: getattr(line, name) for name in ("xs", "ys", "low", "high")}
+    return replace(line, **{name: [c[i] for i in sorted(kept)] for name, c in columns.items() if len(c)})
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -75,7 +96,7 @@ def line_chart(
     title: str, lines: Sequence[Line], x_label: str, y_label: str, marks: Sequence[tuple[float, str]] = ()
 ) -> Markup:
     """Curves over numbers; ``marks`` are dashed upright lines with a word each. Nothing where no curve has a point."""
-    lines = [line for line in lines if line.ys]
+    lines = [thinned(line) for line in lines if line.ys]
     if not lines:
         return Markup()
     xs = [x for line in lines for x in line.xs]
