@@ -403,13 +403,43 @@ def test_a_study_that_runs_beside_its_page_keeps_its_runs(mmard: Run, tmp_path: 
     assert "40.0" in page.read_text()
 
 
+def test_pages_below_a_page_are_made_anew_with_it_and_those_elsewhere_are_not(
+    mmard: Run, faked: StudyFile, tmp_path: Path
+) -> None:
+    block = "<!-- study: study -->\n<!-- end of study -->\n"
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(faked.model_dump(mode="json")))
+    (tmp_path / "docs/results").mkdir(parents=True)
+    page, below = tmp_path / "docs/results.md", tmp_path / "docs/results/study.md"
+    page.write_text(
+        "[here](results/study.md#top), [gone](results/gone.md), [out](results/../other.md), [far](../far.md)\n"
+    )
+    below.write_text(block)
+    for path in ("docs/other.md", "far.md", "docs/results/unlinked.md"):
+        (tmp_path / path).write_text(block)
+    assert mmard("study", "s.yaml", "--report-only", "--into", page).returncode == 0
+    assert kept(tmp_path / "docs/results/study") == ["figure.png", "results.json", "runs.tar.gz"]
+    made = below.read_text()
+    assert "| a | 3 | 88.0 ± 8.0 | 44.0 ± 4.0 |" in made
+    assert "](study/figure.png)" in made
+    for source in (page, below):
+        below.write_text(made.replace("44.0 ± 4.0", "99.9 ± 0.1"))
+        assert mmard("results", source).stdout == "study: tables and figure made anew\n"
+        assert below.read_text() == made
+    for path in ("docs/other.md", "far.md", "docs/results/unlinked.md"):
+        assert (tmp_path / path).read_text() == block
+
+
 def test_our_own_page_is_what_its_runs_say(mmard: Run, tmp_path: Path) -> None:
     shutil.copytree(DOCS, tmp_path / "docs")
     made = mmard("results", "docs/results.md")
     assert made.returncode == 0, made.stderr
     assert "made anew" in made.stdout
-    for file in ("results.md", "results/digits-terms/results.json"):
-        assert (tmp_path / "docs" / file).read_text() == (DOCS / file).read_text()
+    pages = [DOCS / "results.md", *(DOCS / "results").glob("*.md")]
+    assert len(pages) > 10
+    for page in pages:
+        assert (tmp_path / "docs" / page.relative_to(DOCS)).read_text() == page.read_text()
+    studies_kept = {folder.parent.name for folder in (DOCS / "results").glob("*/results.json")}
+    assert {line.split(":")[0] for line in made.stdout.splitlines()} == studies_kept | {"digits-boundary"}
 
 
 def test_a_changed_setting_under_an_old_run_is_refused_with_the_difference(

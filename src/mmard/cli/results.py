@@ -13,7 +13,9 @@ def results(
         Path, typer.Argument(metavar="PAGE", parser=console.path, help="A Markdown page, such as docs/results.md.")
     ],
 ) -> None:
-    """Make every study's tables and figure in a page anew, from the run folders kept beside it.
+    """Make every study's tables and figure in a page anew, from the run records kept beside it.
+
+    Pages that it links to in the folder of its name (docs/results/*.md) are made anew with it.
 
     [bold]mmard study STUDY --into PAGE[/bold] puts them there.
     """

@@ -141,6 +141,6 @@ def diagnoses_markdown(found: Sequence[Figures]) -> str:
     how = (
         f"Mean ± sample standard deviation over {len(found)} students ({runs}). {first['images']} {first['split']} images, "
         f"{first['threat']}, {'each by its own attack' if first['own_attacks'] else attack}. "
-        "What the columns mean: [diagnose](diagnose.md)."
+        "What the columns mean: docs/diagnose.md."
     )
     return f"{diagnoses_table(found, 'diagnosis', 'Where examples lie').grid()}\n\n{how}\n"

@@ -17,6 +17,7 @@ from mmard.study.spec import StudyFile, read_study
 from mmard.utils.csv_files import csv_of_records
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import json_text, read_json, write_json, write_text
+from mmard.utils.layout import LAYOUT_FILE
 from mmard.utils.portable_paths import portable
 from mmard.utils.text_files import read_text, read_yaml
 
@@ -24,6 +25,7 @@ BLOCK = re.compile(r"(<!-- study: (?P<name>(?!\.+ )[^\n/]+?) -->\n)(?P<old>.*?)(
 DIAGNOSIS = re.compile(
     r"(<!-- diagnosis: (?P<name>(?!\.+ )[^\n/]+?) -->\n)(?P<old>.*?)(<!-- end of diagnosis -->)", re.DOTALL
 )
+LINK = re.compile(r"\]\((?P<target>[^)\s#]+\.md)(?:#[^)\s]*)?\)")
 
 
 def write_results(study: StudyFile) -> dict[str, Any]:
@@ -47,13 +49,33 @@ def _write_kept(folder: Path, results: dict[str, Any]) -> None:
 
 
 def must_have_place(study: StudyFile, page: Path) -> None:
-    """Raise unless the page has a block for the study."""
-    name = Path(study.out).name
-    if name not in [match["name"] for match in BLOCK.finditer(_read(page))]:
-        raise MmardError(
-            f"{page} has no place for {name}; put two lines where its tables shall stand: "
-            f"<!-- study: {name} --> and <!-- end of study -->"
-        )
+    """Raise unless the page, or one below it that it links to, has a block for the study."""
+    _page_of(Path(study.out).name, page)
+
+
+def pages_of(page: Path) -> list[Path]:
+    """List a page and those that it links to in the folder of its name: ``results.md`` and ``results/*.md``."""
+    below = page.with_suffix("").resolve()
+    linked = [page.parent / match["target"] for match in LINK.finditer(_read(page))]
+    linked = [path for path in linked if path.is_file() and path.resolve().is_relative_to(below)]
+    return list({path.resolve(): path for path in [page, *linked]}.values())
+
+
+def _page_of(name: str, page: Path) -> Path:
+    """Find which of a page's pages has the block of a study."""
+    for each in pages_of(page):
+        if name in [match["name"] for match in BLOCK.finditer(_read(each))]:
+            return each
+    raise MmardError(
+        f"{page} has no place for {name}; put two lines where its tables shall stand: "
+        f"<!-- study: {name} --> and <!-- end of study -->"
+    )
+
+
+def _folder_of(name: str, page: Path) -> Path:
+    """Find what is kept of a block: in the folder of the page's name; beside it, where that is the block's name too."""
+    within = page.with_suffix("") / name
+    return page.with_suffix("") if page.stem == name and not within.is_dir() else within
 
 
 def keep(study: StudyFile, page: Path) -> None:
@@ -61,9 +83,9 @@ def keep(study: StudyFile, page: Path) -> None:
 
     Runs that were kept before and are not there now stay in the archive.
     """
-    must_have_place(study, page)
     name = Path(study.out).name
-    to = page.with_suffix("") / name
+    page = _page_of(name, page)
+    to = _folder_of(name, page)
     if to.resolve() != study.folder.resolve():
         pack(to, records_in(to) | _records_of(study))
         for made_from_it in ("table.md", "results.csv"):  # as folders of earlier versions have them
@@ -87,6 +109,7 @@ def _records_of(study: StudyFile) -> Records:
             ),
             "metrics.jsonl": read_text(made.metrics_file),
             "method.txt": made.formula() + "\n" if made.formula() else "",
+            LAYOUT_FILE: read_text(layout) if (layout := made.path / LAYOUT_FILE).is_file() else "",
             f"eval/{scores.name}/scores.json": json_text(told),
         }
         records |= {f"{cell.name}/{name}": text.encode() for name, text in files.items() if text}
@@ -94,13 +117,21 @@ def _records_of(study: StudyFile) -> Records:
 
 
 def refresh(page: Path, names: Iterable[str] | None = None) -> list[str]:
-    """Make the blocks of a page anew (None: all of them) from what is kept beside it; returns their names.
+    """Make the blocks of a page and of its `pages_of` anew (None: all of them) from what is kept; returns their names.
 
-    A study's block is made of its runs, a diagnosis's of ``PAGE/NAME/*/diagnosis.json``; either may lie in an archive.
+    A study's block is made of its runs, a diagnosis's of the ``*/diagnosis.json``; either may lie in an archive.
 
     Raises:
         MmardError: when the page or a block's runs are not there.
     """
+    wanted = None if names is None else set(names)
+    done = [name for each in pages_of(page) for name in _refresh_one(each, wanted)]
+    if not done:
+        raise MmardError(f"{page} has no block of a study; expected <!-- study: NAME --> ... <!-- end of study -->")
+    return done
+
+
+def _refresh_one(page: Path, names: set[str] | None) -> list[str]:
     text, done = _read(page), []
 
     def made_by(table: Callable[[Path, str], str]) -> Callable[[re.Match[str]], str]:
@@ -114,8 +145,6 @@ def refresh(page: Path, names: Iterable[str] | None = None) -> list[str]:
         return made
 
     new = DIAGNOSIS.sub(made_by(_diagnoses_table), BLOCK.sub(made_by(_study_table), text))
-    if not done:
-        raise MmardError(f"{page} has no block of a study; expected <!-- study: NAME --> ... <!-- end of study -->")
     if new != text:
         write_text(page, new)
     return done
@@ -123,18 +152,18 @@ def refresh(page: Path, names: Iterable[str] | None = None) -> list[str]:
 
 def _study_table(page: Path, name: str) -> str:
     """Make a study's table from what is kept of it, and write its figures into its folder."""
-    folder = page.with_suffix("") / name
+    folder = _folder_of(name, page)
     with unpacked(folder) as runs:
         study = read_study(runs / OF_A_STUDY)
         results = results_of(study.model_copy(update={"out": str(runs)}))
     _write_kept(folder, results)
     if (folder / "table.md").exists():  # a folder of an earlier version, or the study's own
         _write_tables(folder, results)
-    return study_markdown(results, f"{page.stem}/{name}/figure.png")
+    return study_markdown(results, (folder / "figure.png").relative_to(page.parent).as_posix())
 
 
 def _diagnoses_table(page: Path, name: str) -> str:
-    with unpacked(page.with_suffix("") / name) as runs:
+    with unpacked(_folder_of(name, page)) as runs:
         return diagnoses_markdown([read_json(file) for file in sorted(runs.glob("*/diagnosis.json"))])
 
 
