@@ -1,7 +1,7 @@
-"""Where examples lie to the teacher's decision boundary: margins, distances, crossings, transfer. Per-sample records.
+"""Diagnosis of examples against the teacher's decision boundary: margins, distances, crossings, transfer.
 
 c is the teacher's class at the natural image, t its logits: m(x') = t_c(x') − max_{k≠c} t_k(x'). So m(x) ≥ 0, and
-m(x') < 0 where the teacher has changed its mind.
+m(x') < 0 where the teacher's class has changed.
 """
 
 import math
@@ -25,7 +25,7 @@ SHARES_FROM = 1e-3  # the possible drop, in logits, from which a sample's own sh
 
 @dataclass(frozen=True, eq=False)
 class BoundaryRecord:
-    """What student and teacher say at one kind of point of N images; all (N,).
+    """Student and teacher at one kind of point of N images: margins, entropies, distances; all (N,).
 
     Attributes:
         margin: the teacher's, m(x'), in logits.
@@ -44,19 +44,19 @@ class BoundaryRecord:
 
     @staticmethod
     def joined(parts: Iterable["BoundaryRecord"]) -> "BoundaryRecord":
-        """Batches in a row."""
+        """Concatenate the records of batches."""
         columns = zip(*(p.columns().values() for p in parts), strict=True)
         return BoundaryRecord(*(torch.cat(column) for column in columns))
 
     def columns(self) -> dict[str, Tensor]:
-        """By name, for a file."""
+        """Return the columns by name, for a file."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def look(
     student: Predict, teacher: Predict, x_adv: Tensor, y: Tensor, own: Tensor, searches: Sequence[Minimal]
 ) -> BoundaryRecord:
-    """What there is to say at x' (B, C, H, W).
+    """Measure margin, entropy, boundary distances and correctness at x' (B, C, H, W).
 
     Args:
         own: the teacher's class at the natural image, c.
@@ -71,13 +71,13 @@ def look(
 
 
 def searches_of(classes: int, at_once: int = 1000) -> tuple[Minimal, Minimal]:
-    """The minimal attacks of `look`: L∞, then L2, to at most five other classes, which finds what nine do within 1 %."""
+    """Make the minimal attacks of `look`, L∞ then L2, to at most five classes, which find what nine do within 1 %."""
     targets = min(5, classes - 1)
     return Minimal(norm="linf", targets=targets, at_once=at_once), Minimal(norm="l2", targets=targets, at_once=at_once)
 
 
 def direct(teacher: Predict, x: Tensor, own: Tensor, threat: Threat) -> Tensor:
-    """x*: the strongest of several attacks on the teacher itself in the same ball, by its margin.
+    """Attack the teacher itself in the same ball, strongly: x*, the point of the least margin.
 
     Forty steps on the margin from five starts, long steps and short ones, and forty towards each of the three likeliest
     other classes; each sample keeps the point of the least margin, the natural one included.
@@ -118,20 +118,20 @@ class Drop:
 
     @staticmethod
     def of(natural: BoundaryRecord, candidates: Iterable[BoundaryRecord]) -> "Drop":
-        """The least over all the points compared, so that no share passes 1."""
+        """Take the least margin over all the points compared, so that no share passes 1."""
         margins = [natural.margin, *(c.margin for c in candidates)]
         return Drop(natural.margin, reduce(torch.minimum, margins))
 
     def share(self, boundary_records: BoundaryRecord) -> Tensor:
-        """(m(x) − m(x')) / (m(x) − m(x*)) of each sample; nan where next to nothing is possible."""
+        """Compute (m(x) − m(x')) / (m(x) − m(x*)) of each sample; nan where next to nothing is possible."""
         possible = self.natural - self.least
         return torch.where(possible > SHARES_FROM, (self.natural - boundary_records.margin) / possible, torch.nan)
 
     def mean_share(self, boundary_records: BoundaryRecord, than: BoundaryRecord | None = None) -> tuple[float, float]:
-        """Mean numerator over mean denominator, with its standard error over samples (of a ratio, to first order).
+        """Compute mean numerator over mean denominator, and its standard error over samples (of a ratio, to first order).
 
         Args:
-            than: subtract these places' share, sample by sample: the paired difference.
+            than: subtract the share of these points, sample by sample: the paired difference.
         """
         top = (self.natural if than is None else than.margin) - boundary_records.margin
         possible = (self.natural - self.least).mean()
@@ -146,7 +146,7 @@ Row = dict[str, float | int | None]
 def summary(
     boundary_records: BoundaryRecord, natural: BoundaryRecord, drop: Drop, than: BoundaryRecord | None = None
 ) -> Row:
-    """Means over the samples; None where there is nothing to average.
+    """Average a record over the samples; None where there is nothing to average.
 
     ``transfer``: of the samples which both networks classify rightly at x and whose x' fools the student, the share that
     fools the teacher as well; ``fooled``: of the samples which the student classifies rightly at x, the share whose x' fools it.
@@ -172,7 +172,7 @@ def summary(
 
 
 def mean(values: Tensor) -> float | None:
-    """The mean, None of nothing."""
+    """Compute the mean; None of no values."""
     return values.mean().item() if len(values) else None
 
 

@@ -1,4 +1,4 @@
-"""All that a diagnosis found, and its files."""
+"""The record of a diagnosis, and its files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ NATURAL, DIRECT = "natural images", "direct attack on T"
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """Where the examples of several methods lie, made on one student with one teacher from the same images.
+    """A diagnosis of the examples of several methods, made on one student with one teacher from the same images.
 
     Attributes:
-        facts: run, teacher, data, split, threat, attack, formulas of the inner objectives.
-        methods: places by method; the others are compared with the first.
+        metadata: run, teacher, data, split, threat, attack, formulas of the inner objectives.
+        methods: records by method; the others are compared with the first.
         natural, direct: the two ends of the scale: the natural images, and a direct attack on the teacher.
         triangles: mutual informations by method, on the run's best student.
         training: the same under the run's own method, by checkpoint.
@@ -40,15 +40,15 @@ class Diagnosis:
 
     @property
     def drop(self) -> Drop:
-        """The drop of the teacher's margin that was possible."""
+        """Return the possible drop of the teacher's margin."""
         return Drop.of(self.natural, [*self.methods.values(), self.direct])
 
     def boundary_records(self) -> dict[str, BoundaryRecord]:
-        """The natural images, the methods, the direct attack."""
+        """Return the records of the natural images, of each method, and of the direct attack."""
         return {NATURAL: self.natural, **self.methods, DIRECT: self.direct}
 
     def rows(self) -> dict[str, Row]:
-        """A row of means each; ``gain`` is the share of the possible drop less the first method's, sample by sample."""
+        """Return a row of means for each record; ``gain``: share of the possible drop less the first method's, paired."""
         first = next(iter(self.methods.values()))
         return {name: summary(p, self.natural, self.drop, first) for name, p in self.boundary_records().items()}
 

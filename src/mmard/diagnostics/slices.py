@@ -1,4 +1,4 @@
-"""Two-dimensional slices through an image, its example and the teacher's nearest boundary point: what each network says there."""
+"""Two-dimensional slices through an image, its example and the teacher's nearest boundary point, with both networks' classes."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class Slice:
 
 
 def axes(x: Tensor, x_adv: Tensor, edge: Tensor) -> tuple[Tensor, Tensor]:
-    """Orthonormal directions of the plane, flat: towards ``edge``, and what of x' lies beside that.
+    """Compute orthonormal directions of the plane, flat: towards ``edge``, and the rest of x' beside that.
 
     Where x, x' and the edge lie on one line the second direction is any other, the same at each call.
     """
@@ -57,7 +57,7 @@ def axes(x: Tensor, x_adv: Tensor, edge: Tensor) -> tuple[Tensor, Tensor]:
 def cut(
     student: Predict, teacher: Predict, x: Tensor, x_adv: Tensor, edge: Tensor, threat: Threat, points: int = 45
 ) -> Slice:
-    """The slice through one image x (C, H, W), with ``points`` × ``points`` images asked of each network."""
+    """Evaluate both networks on a slice through one image x (C, H, W), a grid of ``points`` × ``points`` images."""
     first, second = axes(x, x_adv, edge)
     spots = [tuple(float((p - x).flatten() @ axis) for axis in (first, second)) for p in (x_adv, edge)]
     reach = [threat.eps / (a.abs().max().item() if threat.norm == "linf" else 1.0) for a in (first, second)]

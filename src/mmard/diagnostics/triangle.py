@@ -1,4 +1,4 @@
-"""The triangle natural – robust – teacher, measured: mutual informations on a whole evaluation set."""
+"""The triangle natural – robust – teacher: mutual informations on a whole evaluation set."""
 
 import math
 
@@ -12,7 +12,7 @@ EDGES = {
 
 
 def information(a: Tensor, b: Tensor) -> dict[str, float]:
-    """Mutual information of two sets of logits (N, K) of the same images, in nats.
+    """Estimate the mutual information of two sets of logits (N, K) of the same images, in nats.
 
     ``adjusted`` is less what chance gives (`losses.mutual_information`), ``plain`` the plug-in estimate, ``error`` the
     standard error over samples, ``contrast`` the lower bound log N − InfoNCE of the cosine critic.
@@ -25,6 +25,6 @@ def information(a: Tensor, b: Tensor) -> dict[str, float]:
 
 
 def triangle(s_nat: Tensor, s_adv: Tensor, t_nat: Tensor, t_adv: Tensor) -> dict[str, dict[str, float]]:
-    """The student's three edges, and the teacher's own between x and x'; `EDGES` says them. Logits (N, K)."""
+    """Estimate the mutual information of the student's three edges and of the teacher's (x, x'): `EDGES`. Logits (N, K)."""
     pairs = ((s_nat, s_adv), (s_nat, t_nat), (s_adv, t_adv), (t_nat, t_adv))
     return {name: information(*pair) for name, pair in zip(EDGES, pairs, strict=True)}

@@ -1,4 +1,4 @@
-"""What an evaluation has found so far, in files, so that a killed one goes on."""
+"""Verdicts of an evaluation in files, so that one that was killed goes on."""
 
 import hashlib
 import time
@@ -18,14 +18,14 @@ Timed = tuple[Tensor, float]
 
 
 class Cache(Protocol):
-    """Where the verdicts of each batch go as soon as they are there."""
+    """A store of the verdicts of each batch."""
 
     def once(self, key: str, find: Callable[[], Tensor]) -> Timed:
-        """What was found under this key, now or by an evaluation that was stopped."""
+        """Return the value under this key, computing it unless this or a stopped evaluation has done so."""
 
 
 class NoCache:
-    """Nothing is kept."""
+    """A cache that stores nothing."""
 
     def once(self, key: str, find: Callable[[], Tensor]) -> Timed:
         begun = time.perf_counter()
@@ -34,7 +34,7 @@ class NoCache:
 
 
 class DiskCache(NoCache):
-    """A file for each key; it is there whole or not at all. Values come back on the CPU or on the device they were found on."""
+    """A cache with a file for each key, written whole or not at all; values come back on the CPU or the device they were on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -57,5 +57,5 @@ def _read(path: Path) -> Timed | None:
 
 
 def fingerprint(tensors: Mapping[str, Tensor], *metadata: object) -> str:
-    """A name for weights, images, and all else that verdicts depend on; two evaluations of one name may share what they found."""
+    """Hash weights, images, and all else that verdicts depend on; evaluations with the same hash may share verdicts."""
     return hashlib.sha256(f"{metadata!r} {digest_of(tensors, {})}".encode()).hexdigest()[:16]

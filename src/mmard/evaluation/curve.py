@@ -20,7 +20,7 @@ DETAIL = "cross-entropy, 20 steps of a quarter of the radius, start uniform"
 
 
 def radii_of(threat: Threat) -> list[float]:
-    """The radii at which a model is judged, growing; none is larger than the pixel range in L∞.
+    """Return the radii of the curve, growing; none is larger than the pixel range in L∞.
 
     Raises:
         MmardError: where eps is 0, so that there is nothing to vary.
@@ -41,7 +41,7 @@ def curve(
     on_progress: OnProgress = lambda *_: None,
     ranks: Ranks = OneRank(),
 ) -> dict[str, Any]:
-    """Accuracy in percent under PGD-20 at each radius, with Wilson's 95 % interval over the images.
+    """Measure accuracy in percent under PGD-20 at each radius, with Wilson's 95 % interval over the images.
 
     Each radius is attacked by itself, so that a curve which rises says something (Carlini et al., 2019, arXiv 1902.06705,
     sec. 4: a larger ball can only make an attack stronger, unless gradients are hidden).

@@ -1,4 +1,4 @@
-"""A randomised model as the one classifier that attacks and verdicts are about: the mean of its logits over draws."""
+"""Expectation over transformation: a randomised model as one classifier, the mean of its logits over draws."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ DRAWS = 20  # as AutoAttack's protocol for randomised defences
 
 
 class Averaged(nn.Module):
-    """Expectation over transformation (Athalye et al., 2018, arXiv 1707.07397).
+    """A randomised model averaged over draws: expectation over transformation (Athalye et al., 2018, arXiv 1707.07397).
 
     ``forward``: images (B, C, H, W) → the mean of the logits (B, K) over ``draws`` calls with fresh noise, so a gradient is
     averaged over the draws too.
@@ -26,6 +26,6 @@ class Averaged(nn.Module):
 
 
 def over_draws(scores: Scores, draws: int = DRAWS) -> Scores:
-    """The same verdicts, the line of each attack naming the protocol."""
+    """Name the averaging protocol in the line of each attack; verdicts stay the same."""
     protocol = f"; randomised: EOT over {draws} draws, gradient and verdict of the mean logits"
     return replace(scores, details=tuple(detail + protocol for detail in scores.details))

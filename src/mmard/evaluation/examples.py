@@ -1,4 +1,4 @@
-"""A few test images with what an attack makes of them, to be looked at."""
+"""A few test images and their adversarial examples, for people to see."""
 
 import json
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ ATTACK = "PGD-20"
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Images, their adversarial twins, and what the model says of both.
+    """Images, their adversarial examples, and the model's predictions of both.
 
     Attributes:
         x: (n, C, H, W) uint8, the natural images.
@@ -30,7 +30,7 @@ class Examples:
         labels, index: (n,) int64: the class, and the image's stable number in the test set.
         said: (n, 2) int64, the model's class at x and at x'.
         confidence: (n, 2) float32, the probability that it gives that class.
-        facts: ``attack``, ``detail``, ``norm``, ``eps`` as text, ``classes`` as a list of names.
+        metadata: ``attack``, ``detail``, ``norm``, ``eps`` as text, ``classes`` as a list of names.
     """
 
     x: Tensor
@@ -42,14 +42,14 @@ class Examples:
     metadata: dict[str, str | list[str]]
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file in one step, the facts in its header."""
+        """Write a safetensors file in one step, with the metadata in its header."""
         names = ("x", "x_adv", "labels", "index", "said", "confidence")
         header = {key: json.dumps(value) for key, value in self.metadata.items()}
         save_tensors(path, {name: getattr(self, name) for name in names}, header)
 
     @staticmethod
     def load(path: Path) -> "Examples":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             MmardError: for a file that is broken or of another kind.
@@ -64,7 +64,7 @@ class Examples:
 
 
 def examples(model: nn.Module, images: Images, threat: Threat, *, count: int, seed: int = 0) -> Examples:
-    """What PGD-20 makes of ``count`` of the images, every class in proportion, chosen by a seed and by nothing else.
+    """Attack ``count`` of the images by PGD-20, every class in proportion, chosen by the seed alone.
 
     Args:
         model: pixels in [0, 1] → logits, in whatever mode; it is given back as it was.

@@ -1,4 +1,4 @@
-"""Attacks on a model that runs but gives no gradients: a quantised or exported one, by way of its float surrogate.
+"""Attacks on a model without gradients, quantised or exported, by way of its float surrogate.
 
 Three ways, and a sample counts as right only if it is right under all of them:
 transfer: the attack on the float surrogate, its images shown to the runtime (after each of AutoAttack's four);
@@ -28,7 +28,7 @@ HOW = {
 
 
 class _Through(torch.autograd.Function):
-    """Forward: the runtime's logits. Backward: their gradient is handed to the surrogate's logits as it is."""
+    """Straight-through logits: the runtime's values forward, the gradient handed to the surrogate's logits backward."""
 
     @staticmethod
     def forward(ctx: Any, surrogate: Tensor, runtime: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class _Through(torch.autograd.Function):
 
 
 def straight_through(runtime: Predict, surrogate: Predict) -> Predict:
-    """Give the runtime's logits (B, K) of x (B, C, H, W) the surrogate's gradient: its Jacobian at x times theirs."""
+    """Combine the runtime's logits (B, K) of x (B, C, H, W) with the surrogate's gradient (BPDA)."""
 
     def predict(x: Tensor) -> Tensor:
         values = runtime(x)
@@ -50,7 +50,7 @@ def straight_through(runtime: Predict, surrogate: Predict) -> Predict:
 
 
 def exported_suite(surrogate: Predict | None, batch_size: int = 500, seed: int = 0) -> dict[str, AttackSpec]:
-    """The attacks on an exported model by name: ``transfer-PGD-20``, ``through-C&W``, ``Square`` and so on.
+    """Return the attacks on an exported model by name: ``transfer-PGD-20``, ``through-C&W``, ``Square`` and so on.
 
     Args:
         surrogate: the float network, held still in evaluation mode; None: Square is all that is left.
@@ -86,7 +86,7 @@ def _by(way: str, surrogate: Predict, name: str, spec: AttackSpec) -> AttackSpec
 def choose_exported(
     names: str | None, specs: Mapping[str, AttackSpec], protocol: str = "standard"
 ) -> dict[str, AttackSpec]:
-    """`choose_attacks` for these specs; a plain name such as ``pgd-20`` means both of its ways.
+    """Choose attacks on an exported model by name; a plain name such as ``pgd-20`` means both of its ways.
 
     Raises:
         MmardError: for an unknown name, or one that needs the surrogate where there is none.

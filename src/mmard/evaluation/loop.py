@@ -1,4 +1,4 @@
-"""The images of an evaluation in batches, shared among processes, each batch's verdicts kept as soon as they are there."""
+"""The batches of an evaluation: shared among processes, their verdicts cached at once."""
 
 import hashlib
 import re
@@ -25,11 +25,11 @@ ROUNDING = 1e-5  # of a pixel's range: what float32 may do to the radius of a pr
 OnProgress = Callable[[str, int, int], None]
 """Progress of this process: (attack, samples done, samples in all)."""
 Advance = Callable[[float], None]
-"""Told the share of the work that is done, in [0, 1]."""
+"""Called with the share of the work that is done, in [0, 1]."""
 
 
 class Ranks(Protocol):
-    """Processes that share an evaluation, each with the model and the images; the training's engine is one."""
+    """The processes that share an evaluation, each with model and images; the training's engine is one implementation."""
 
     @property
     def rank(self) -> int: ...
@@ -41,7 +41,7 @@ class Ranks(Protocol):
 
 
 class OneRank:
-    """One process alone."""
+    """A single process."""
 
     rank, world = 0, 1
 
@@ -51,16 +51,16 @@ class OneRank:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Execution:
-    """How an evaluation is carried out; none of it but seed and batch size can change a verdict.
+    """The execution of an evaluation; nothing of it but seed and batch size can change a verdict.
 
     Attributes:
         batch_size: images attacked at once.
         seed: each batch of the plain attacks draws its own random numbers from it.
-        on_progress: told of the progress of this process.
+        on_progress: called with the progress of this process.
         ranks: processes that share the work, every so-manieth batch each; all of them get all the verdicts.
         predict: a faster network of the same logits up to rounding, which AutoAttack asks; the verdicts stay the model's.
-        cache: where verdicts of batches go, and where those of a stopped evaluation are found.
-        reference: asked again of some of what counts as right; None: nobody.
+        cache: stores the verdicts of batches, and has those of a stopped evaluation.
+        reference: predicts again some images that count as right; None: nothing does.
     """
 
     batch_size: int = 500
@@ -74,11 +74,11 @@ class Execution:
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """A model, in evaluation mode, against its images.
+    """A model in evaluation mode, and the images it is evaluated on.
 
     Attributes:
-        predict: who answers AutoAttack in the model's place; the same logits up to rounding, or the model itself. What it calls
-            broken counts when the model is wrong too.
+        predict: the network that AutoAttack attacks in the model's place; the same logits up to rounding, or the model
+            itself. What it calls broken counts when the model is wrong too.
     """
 
     model: nn.Module
@@ -88,12 +88,12 @@ class Batches:
     how: Execution
 
     def column(self, name: str, attack: Attack, advance: Advance, other: Predict | None = None) -> tuple[Tensor, float]:
-        """Find three things of each image, (3, N) bool, and the seconds it took.
+        """Run one attack: three rows of verdicts (3, N) bool, and the seconds it took.
 
-        Who is right under an attack; whose x' is no example of the threat; who is right, and wrong when asked again.
+        The rows: right under the attack; x' outside of the threat; right, but wrong in a second prediction.
 
         Args:
-            other: who answers the attack; None: the model.
+            other: the network that is attacked; None: the model.
         """
 
         def find(rows: Tensor) -> Tensor:
@@ -108,13 +108,13 @@ class Batches:
     def stages(
         self, name: str, auto: AutoAttack, right: Tensor, advance: Advance, other: Predict | None = None
     ) -> tuple[list[Stage], Tensor]:
-        """AutoAttack's attacks one after the other, each on those that are right yet, in full batches as the package makes them.
+        """Run AutoAttack's attacks in order, each on the images that are still right, in full batches as the package does.
 
-        And, in any of them, whose x' was no example of the threat, and who was right but wrong when asked again, (2, N).
+        Also returns, over all of them: x' outside of the threat; right, but wrong in a second prediction, (2, N).
 
         Args:
-            right: (N,) bool, who is right without an attack.
-            other: who answers the attacks; None: `predict`.
+            right: (N,) bool, right without an attack.
+            other: the network that is attacked; None: `predict`.
         """
         stages: list[Stage] = []
         amiss = torch.stack([torch.zeros_like(right)] * 2)
@@ -132,14 +132,14 @@ class Batches:
         return stages, amiss
 
     def _after(self, auto: AutoAttack, stage: str, rows: Tensor, other: Predict | None) -> Tensor:
-        """The three things of `column` after one of AutoAttack's attacks, of these images, (3, M)."""
+        """Run one of AutoAttack's attacks on these rows: verdicts as in `column`, (3, M)."""
         x, y, _ = self.images.batch(rows)
         x_adv = auto.stage(stage, other or self.predict, x, y, self.threat)
         found = self._found(x_adv, x, y)
         if other is None and self.predict is not self.model:
             with torch.no_grad():
                 doubtful = found[0] & torch.ne(self.predict(x_adv).argmax(1), y)
-            if doubtful.any():  # broken but for a rounding: the model itself is asked
+            if doubtful.any():  # broken but for a rounding: the model itself decides
                 x_adv = auto.stage(stage, self.model, x[doubtful], y[doubtful], self.threat)
                 again = self._found(x_adv, x[doubtful], y[doubtful])
                 found[:, doubtful] = torch.stack([again[0], found[1, doubtful] | again[1], again[2]])
@@ -155,7 +155,7 @@ class Batches:
     def _shared(
         self, key: str, rows: Tensor, size: int, find: Callable[[Tensor], Tensor], advance: Advance
     ) -> tuple[Tensor, float]:
-        """Find three things of each of the rows (M,), this process every how-manieth batch; all get all of it, (3, M) bool."""
+        """Compute verdicts of the rows (M,), this process every so-manieth batch; all get all of them, (3, M) bool."""
         found, seconds = torch.zeros(3, len(rows), dtype=torch.long, device=rows.device), 0.0
         mine = range(self.how.ranks.rank * size, len(rows), self.how.ranks.world * size)
         for turn, start in enumerate(mine):
@@ -186,7 +186,7 @@ class Batches:
 
 
 def outside(x_adv: Tensor, x: Tensor, threat: Threat) -> Tensor:
-    """Which x' (B, C, H, W) are further from x than eps, or have pixels outside of their range, or NaN, (B,)."""
+    """Tell which x' (B, C, H, W) are farther from x than eps, out of the pixel range, or NaN, (B,)."""
     near = threat.distance(x_adv, x) <= threat.eps * (1 + ROUNDING) + ROUNDING
     low, high = x_adv.flatten(1).aminmax(dim=1)
     return ~(near & (low >= threat.lower - ROUNDING) & (high <= threat.upper + ROUNDING))

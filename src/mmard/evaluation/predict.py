@@ -1,4 +1,4 @@
-"""The model as an evaluation asks it: every prediction of an evaluation passes here."""
+"""Predictions of an evaluation: checked float32 logits."""
 
 from functools import partial
 
@@ -10,11 +10,11 @@ from mmard.core.views import Predict
 from mmard.data.images import Images
 from mmard.evaluation.checks.messages import CheckError
 
-FIRST = 16  # images of the first look
+FIRST = 16  # images of the first prediction
 
 
 def logits_of(predict: Predict, x: Tensor, classes: int) -> Tensor:
-    """Ask a network about images (B, C, H, W) and give its logits (B, K) in float32, whatever kind of floats it computes in.
+    """Compute a network's logits (B, K) for images (B, C, H, W) in float32, whatever kind of floats it computes in.
 
     Raises:
         CheckError: when it gives no such logits (``classifier``), or writes into the images (``input``).
@@ -26,7 +26,7 @@ def logits_of(predict: Predict, x: Tensor, classes: int) -> Tensor:
 
 
 class LogitsModel(nn.Module):
-    """A model that answers by `logits_of`.
+    """A model whose predictions pass `logits_of`.
 
     ``forward``: images (B, C, H, W) in [0, 1] → logits (B, K), float32.
     """
@@ -41,10 +41,10 @@ class LogitsModel(nn.Module):
 
 @torch.no_grad()
 def must_answer(model: nn.Module, images: Images) -> None:
-    """Look at one small batch, whatever is checked besides: logits come out, and the images are what they were.
+    """Raise CheckError unless a small batch gets logits and is left unchanged, whatever is checked besides.
 
     Raises:
-        CheckError: where that is not so.
+        CheckError: from `logits_of`, or where the images were written into.
     """
     x, _, _ = images.batch(slice(0, FIRST))
     before = x.clone()
@@ -54,7 +54,7 @@ def must_answer(model: nn.Module, images: Images) -> None:
 
 
 def classes_answered(model: nn.Module, faster: Predict | None, images: Images) -> tuple[nn.Module, Predict]:
-    """Give the model, and the network that answers in its place (None: the model too), each by way of `logits_of`.
+    """Wrap the model, and the faster network used in its place (None: the model), to predict by `logits_of`.
 
     Raises:
         CheckError: from `must_answer`.

@@ -1,4 +1,4 @@
-"""A model as an evaluation asks it: whatever its author took for granted of memory and gradients holds."""
+"""Preparation of a model for attacks: memory order of the images and infinite gradients."""
 
 import copy
 
@@ -13,7 +13,7 @@ VIEW = "view size is not compatible"  # what torch says of `.view` on images tha
 
 
 class Contiguous(nn.Module):
-    """A network that calls ``.view``: images are handed to it in the usual order of memory (N, C, H, W)."""
+    """A network that calls ``.view``: images are passed to it in the usual order of memory (N, C, H, W)."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Contiguous(nn.Module):
 
 
 class FiniteGradients(nn.Module):
-    """A network whose slope is infinite at some pixels, as that of √x at 0: where a gradient is no number, it is 0."""
+    """A network with an infinite slope at some pixels, as that of √x at 0: a gradient that is no number becomes 0."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -39,9 +39,9 @@ class FiniteGradients(nn.Module):
 
 
 def prepare_model(model: nn.Module, images: Images) -> nn.Module:
-    """Give the model itself, or one of the same logits that can be asked as attacks ask. Images: (N, C, H, W).
+    """Wrap a model where attacks need it, with the same logits; else return it itself. Images: (N, C, H, W).
 
-    A model that fails on them otherwise stays as it is, and the checks say what it says.
+    A model that fails on them otherwise stays as it is, and the checks report its error.
     """
     x, _, _ = images.batch(slice(0, TRIED))
     with held_still(model):
@@ -54,7 +54,7 @@ def prepare_model(model: nn.Module, images: Images) -> nn.Module:
 
 
 def needs_plain_memory(model: nn.Module, x: Tensor) -> bool:
-    """Does the network call ``.view`` on what does not lie in the usual order of memory? Asked of images (N, C, H, W)."""
+    """Tell whether ``.view`` in the network fails on images (N, C, H, W) in another order of memory."""
     try:
         with torch.no_grad():
             model(x)

@@ -1,4 +1,4 @@
-"""Attacks × model → Scores. In fp32, in evaluation mode, on all the images given."""
+"""Evaluation of a model under attacks, in fp32 and evaluation mode, on all the images given."""
 
 from collections.abc import Mapping
 
@@ -32,9 +32,9 @@ def run_attacks(
 
     Args:
         model: pixels in [0, 1] → logits; its mode and gradients are given back as they were.
-        images: what to judge on; pass the test set whole.
+        images: the evaluation set; pass the test set whole.
         specs: from `suite`; None: its usual ones.
-        how: in what batches, by whom, from what seed.
+        how: batch size, processes, seed.
 
     Raises:
         MmardError: when the model gives no finite logits of the data's classes, or changes the images it is given.
@@ -57,8 +57,10 @@ Verdicts = tuple[list[Tensor], list[float], list[Stage], dict[str, dict[str, int
 
 
 def _judged(batches: Batches, specs: Mapping[str, AttackSpec], on_progress: OnProgress) -> Verdicts:
-    """Each trial's column (N,) and seconds, AutoAttack's stages, and by name how many x' are no example of the threat, or right
-    and wrong when asked again.
+    """Run clean prediction and each attack: verdicts (N,), seconds, AutoAttack's stages, and counts of doubtful images.
+
+    Counted by name: x' outside of the threat, and images right at first and wrong in a second prediction. The first
+    column is no attack.
 
     The first trial is no attack.
     """
@@ -86,7 +88,7 @@ def _judged(batches: Batches, specs: Mapping[str, AttackSpec], on_progress: OnPr
 
 
 def must_be_judgeable(model: nn.Module, images: Images, how: Execution) -> None:
-    """Raise for what cannot be judged at all."""
+    """Raise MmardError unless the model, the images and ``how`` allow an evaluation."""
     must_be_whole_number(batch_size=how.batch_size)
     must_be_whole_number(0, seed=how.seed)
     if torch.is_inference_mode_enabled():

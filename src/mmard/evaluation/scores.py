@@ -1,4 +1,4 @@
-"""Who survived what: one verdict per sample and attack."""
+"""Scores: one verdict per sample and attack."""
 
 import math
 from dataclasses import dataclass, field
@@ -22,13 +22,13 @@ MUCH, SURE = 0.15, 4.0
 
 
 def is_far_better(one: Tensor, other: Tensor) -> bool:
-    """Compare verdicts (N,) bool: is ``one`` right on far more images than ``other``? See `MUCH` and `SURE`."""
+    """Tell whether verdicts ``one`` (N,) bool are right on far more images than ``other``; see `MUCH` and `SURE`."""
     gained, lost = (one & ~other).sum().item(), (other & ~one).sum().item()
     return bool(gained - lost >= max(MUCH * len(one), SURE * (gained + lost) ** 0.5))
 
 
 def is_no_fluke(alone: int, count: int) -> bool:
-    """Tell whether ``alone`` of ``count`` images, which only one kind of attack broke, are more than a matter of luck."""
+    """Tell whether ``alone`` of ``count`` images, broken by one kind of attack only, are more than chance."""
     return alone > max(2, 0.02 * count)
 
 
@@ -42,7 +42,7 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One of the attacks that AutoAttack runs one after the other, each on the images that those before it have left right.
+    """One of the attacks of AutoAttack, run on the images that those before it left right.
 
     Attributes:
         of: the evaluation's attack that it belongs to, such as ``"AutoAttack"``.
@@ -59,7 +59,7 @@ class Stage:
     seconds: float
 
     def row(self) -> dict[str, Any]:
-        """Its line of a table: images attacked and broken, accuracy in percent that is left, seconds."""
+        """Return its row of a table: images attacked and broken, accuracy in percent that is left, seconds."""
         left = int(self.right.sum())
         metadata = {"stage": self.name, "attacked": self.attacked, "broken": self.attacked - left}
         return {**metadata, "accuracy": 100 * left / len(self.right), "seconds": self.seconds}
@@ -75,9 +75,9 @@ class Scores:
         details: each attack with its step, start and number of steps, as one line.
         seconds: wall time of each attack.
         index: (N,) the samples' stable numbers.
-        facts: what was evaluated: model, data, threat, names of the classes.
+        metadata: what was evaluated: model, data, threat, names of the classes.
         stages: AutoAttack's attacks, each with its verdicts; empty where it was not run.
-        labels: (N,) the samples' classes; None in files from before they were kept.
+        labels: (N,) the samples' classes; None in files from before they were written.
     """
 
     correct: Tensor
@@ -90,18 +90,18 @@ class Scores:
     labels: Tensor | None = None
 
     def accuracy(self, attack: str) -> float:
-        """Share of samples still right under this attack, or under the worst for each sample (``"worst case"``)."""
+        """Return the share of samples still right under this attack, or under all of them (``"worst case"``)."""
         if attack not in (*self.attacks, WORST):
             raise unknown("attack", attack, (*self.attacks, WORST))
         column = self.worst() if attack == WORST else self.correct[:, self.attacks.index(attack)]
         return column.double().mean().item()
 
     def worst(self) -> Tensor:
-        """(N,) right under every attack."""
+        """Return which samples are right under every attack, (N,) bool."""
         return self.correct.all(1)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an attack and one for the worst case: accuracy in percent, its 95 % interval, seconds.
+        """Return a row for each attack and one for the worst case: accuracy in percent, its 95 % interval, seconds.
 
         AutoAttack's row has its attacks under ``"stages"``: images attacked and broken, accuracy that is left, seconds.
         """
@@ -119,7 +119,7 @@ class Scores:
         return rows
 
     def __str__(self) -> str:
-        """Its rows as a table of plain text: attack, accuracy and 95 % interval in percent."""
+        """Return the rows as a table of plain text: attack, accuracy and 95 % interval in percent."""
         head = f"{len(self.correct):,} test images"
         head += f", {self.metadata['threat']}" if self.metadata.get("threat") else ""
         wide = max(len(row["attack"]) for row in self.rows())
@@ -146,7 +146,7 @@ class Scores:
 
     @staticmethod
     def load(folder: str | Path) -> "Scores":
-        """Read what `save` wrote.
+        """Read the files that `save` wrote.
 
         Raises:
             MmardError: when the verdicts are damaged, or not those of the table.

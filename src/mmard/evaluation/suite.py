@@ -1,4 +1,4 @@
-"""The attacks of an evaluation by name, each with the line that describes it, and which of them are run."""
+"""The suite of attacks of an evaluation by name, and the choice among them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ class AttackSpec:
     """An attack with the line that describes it.
 
     Attributes:
-        usual: run where no attacks are named.
+        usual: run by default, where no attacks are named.
         scale_free: its loss does not depend on the scale of the logits.
-        asks: from the model to who answers the attack in its place; the verdicts stay the model's. None: the model itself.
+        asks: makes, of the model, the network that is attacked in its place; verdicts stay the model's. None: the model.
     """
 
     attack: Attack
@@ -43,7 +43,7 @@ def _spec(pgd: Pgd, attack: Attack, loss: str, scale_free: bool = False) -> Atta
 
 
 def suite(batch_size: int = 500, seed: int = 0) -> dict[str, AttackSpec]:
-    """The attacks of an evaluation, by name, weakest first."""
+    """Return the attacks of an evaluation by name, weakest first."""
     fgsm, pgd, margin = Pgd(steps=1, start="none"), Pgd(steps=20, start="uniform"), Pgd(steps=30, start="uniform")
     auto = AutoAttack(batch_size=batch_size, seed=seed)
     quick, square = replace(auto, protocol="quick"), Square(seed=seed)
@@ -63,7 +63,7 @@ PROTOCOLS = ("standard", "quick")
 def choose_attacks(
     names: str | None, specs: Mapping[str, AttackSpec], protocol: str = "standard"
 ) -> dict[str, AttackSpec]:
-    """The trials named in a list such as ``"fgsm,pgd-20"``; None: the usual ones. ``"none"``: clean accuracy only.
+    """Choose attacks by a list such as ``"fgsm,pgd-20"``; None: the default ones. ``"none"``: clean accuracy only.
 
     Args:
         protocol: of AutoAttack: ``"quick"`` puts AutoAttack-quick, under this name, where AutoAttack would be.
@@ -89,7 +89,7 @@ def choose_attacks(
 
 
 def unpruned(specs: Mapping[str, AttackSpec]) -> dict[str, AttackSpec]:
-    """The same, AutoAttack with every pass of the package's and its last wrong iterate, not the first."""
+    """Turn off pruning of AutoAttack: every pass of the package's, and its last wrong iterate, not the first."""
     return {
         name: replace(spec, attack=replace(spec.attack, prune=False)) if isinstance(spec.attack, AutoAttack) else spec
         for name, spec in specs.items()
@@ -97,7 +97,7 @@ def unpruned(specs: Mapping[str, AttackSpec]) -> dict[str, AttackSpec]:
 
 
 def for_classes(specs: Mapping[str, AttackSpec], count: int) -> dict[str, AttackSpec]:
-    """Give the same attacks for data of so many classes: of AutoAttack what works there, which its line names."""
+    """Adapt the attacks to data of so many classes: AutoAttack loses what does not work there, and says so."""
     return {name: _for_classes(spec, spec.attack, min(count, WHOLE)) for name, spec in specs.items()}
 
 

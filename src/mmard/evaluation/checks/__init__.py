@@ -1,4 +1,4 @@
-"""Checks of an evaluation: whether its figures can be believed."""
+"""Checks of an evaluation: reasons to believe or doubt its figures."""
 
 from mmard.utils.moved import forward
 

@@ -1,4 +1,4 @@
-"""The same image, the same answer: alone and among others, in any order, in batches as large as those of the attacks."""
+"""Check of batch independence: the same logits for an image alone and among others, in any order, at any batch size."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ ALONE, MOVED, AT_ONCE = 12, 40, 100  # images
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """The model and the images that the pre-flight looks at: x (N, C, H, W) in [0, 1], y (N,), N ≤ 100."""
+    """The model and the images of the pre-flight checks: x (N, C, H, W) in [0, 1], y (N,), N ≤ 100."""
 
     model: nn.Module
     x: Tensor
@@ -25,10 +25,10 @@ class Sample:
     classes: int
 
     def logits(self, x: Tensor) -> Tensor:
-        """Ask the model for its logits (B, K), without gradient.
+        """Compute the model's logits (B, K), without gradient.
 
         Raises:
-            CheckError: when it is none.
+            CheckError: when it gives none.
         """
         try:
             with torch.no_grad():
@@ -49,7 +49,7 @@ class Sample:
 def check_batches(
     sample: Sample, images: Images, threat: Threat, whole: Tensor, tolerance: Tensor, batch_size: int
 ) -> list[Check]:
-    """Compare logits, of natural images ((N, K), ``whole``) and of random points in their balls, off the levels of 8 bits too.
+    """Compare logits across batches, of natural images ((N, K), ``whole``) and of random points in their balls.
 
     Returns:
         A finding that the model is randomised, where the same question gets several answers.
@@ -69,7 +69,7 @@ def check_batches(
 
 
 def _ways(n: int, device: torch.device) -> dict[str, list[Tensor]]:
-    """Rows to ask about at once, by how they are put together: alone, in pairs of strangers, in another order."""
+    """Group rows into batches: each alone, in pairs of strangers, in another order."""
     few = torch.linspace(0, n - 1, min(n, ALONE), device=device).long()
     shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(device)
     ways = {"1": [row[None] for row in few], "2": [torch.stack([row, (row + n // 2) % n]) for row in few]}
@@ -96,7 +96,7 @@ def _check_size(sample: Sample, images: Images, threat: Threat, tolerance: Tenso
 
 
 def _changing_or_stop(sample: Sample, x: Tensor, then: Tensor, tolerance: Tensor, said: str) -> list[Check]:
-    """Tell a model that answers the very same question in several ways from one that looks at the others of the batch."""
+    """Tell a randomised model from one whose logits depend on the other images of the batch, which is an error."""
     runs = torch.stack([then, *(sample.logits(x) for _ in range(3))])
     if (runs - then).abs().max() > 2 * tolerance:
         return [randomised_by(runs)]
@@ -104,7 +104,7 @@ def _changing_or_stop(sample: Sample, x: Tensor, then: Tensor, tolerance: Tensor
 
 
 def randomised_by(runs: Tensor) -> Check:
-    """Say what shows of it in runs (R, N, K) that are not the same."""
+    """Describe a randomised model's spread over runs (R, N, K) of the same images."""
     changing = (runs.argmax(2) != runs[0].argmax(1)).any(0).float().mean()
     said = f"{len(runs)} runs give other logits, and other classes for {changing:.0%} of {runs.shape[1]} images"
     return Check("randomised", "warning", said)

@@ -1,4 +1,4 @@
-"""Before a check of gradients ends an evaluation: do attacks agree that they lead astray?"""
+"""Confirmation of a failed gradient check: gradient attacks against gradient-free ones on a few images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ NONE_LEFT = 0.02  # of the images
 
 @dataclass(frozen=True)
 class Attempt:
-    """Who breaks what: a gradient attack, and attacks that do not look at the model's gradient.
+    """Images broken by a gradient attack alone and by gradient-free attacks alone.
 
     Attributes:
         by_gradient, blindly: how many of ``count`` images only the one kind broke.
@@ -37,12 +37,12 @@ class Attempt:
 
     @property
     def agrees(self) -> bool:
-        """Did a blind search find what the gradient hides?"""
+        """Tell whether a gradient-free attack breaks what the gradient attack does not."""
         return is_no_fluke(self.blindly, self.count)
 
     @property
     def clears(self) -> bool:
-        """Does the gradient lead, further than any blind search?"""
+        """Tell whether the gradient attack breaks more than any gradient-free one, or nearly everything."""
         return not self.agrees and (is_no_fluke(self.by_gradient, self.count) or self.left <= NONE_LEFT)
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class Attempt:
 
 
 def try_attacks(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Attempt:
-    """Attack ≤ `TRIED` of the images x (N, C, H, W) in [0, 1] both ways.
+    """Attack at most `TRIED` of the images x (N, C, H, W) in [0, 1] with and without gradients.
 
     By the gradient of the margin: `STEPS` steps. Without it: random points of the ball, Square with `QUERIES` queries, and
     examples made on a small network that is fitted to these images.
@@ -78,7 +78,7 @@ def losses_part(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> bool:
 
 
 def _blind(x: Tensor, y: Tensor, model: nn.Module) -> list[Callable[[], Attack]]:
-    """The cheapest first, each made when it is its turn."""
+    """List the gradient-free attacks, the cheapest first, each made when it is its turn."""
     with torch.no_grad():
         classes = model(x[:1]).shape[1]
     images = Images.of(x.cpu(), y.cpu(), tuple(map(str, range(classes)))).to(x.device)
@@ -97,7 +97,7 @@ def noise(predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
 
 
 def _survives(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-    """Who is right after it, (N,) bool; all where the attack is not made for such images."""
+    """Tell which images are classified right after the attack, (N,) bool; all where it is not made for such images."""
     try:
         x_adv = attack(model, x, y, threat)
     except MmardError:

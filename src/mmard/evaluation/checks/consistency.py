@@ -1,4 +1,4 @@
-"""After the attacks: do their verdicts agree with each other, or does the model hide its gradients?
+"""Consistency of the verdicts of attacks: stronger attacks, larger balls and gradients must break more, not less.
 
 Two columns of verdicts on the same images differ when their disagreements do: b samples that the first broke alone, c that the
 second did, and b − c > max(2, 3·√(b + c)), three standard deviations of what chance gives to equals.
@@ -23,25 +23,25 @@ CHAINS = (
 BY_GRADIENTS = "AutoAttack's gradients"  # the standing after FAB-T, before Square
 WHITE_BOX = ("FGSM", "PGD-20", "C&W", "AutoAttack-quick", BY_GRADIENTS, STEPS_100, RESTARTED)
 STRONG = ("AutoAttack-quick", BY_GRADIENTS)  # an honest model leaves a whole Square nothing to find after one of these
-FLUKE = 2  # images that may be wrong when asked again, as by a rounding
+FLUKE = 2  # images that may be wrong in a second prediction, as by a rounding
 GAIN = 0.10  # of the images: what more steps or starts may gain
 LOSSES_APART = 0.15  # between PGD on cross-entropy and on the margin
 LEFT = 0.05  # of the images may still stand where everything is allowed
 
 
 def beats(one: Tensor, other: Tensor) -> bool:
-    """Did ``one`` break significantly more than ``other``? (N,) bool each: who is still right."""
+    """Tell whether ``one`` broke significantly more images than ``other``; (N,) bool each: still classified right."""
     b, c = int((other & ~one).sum()), int((one & ~other).sum())
     return b - c > max(2.0, 3 * math.sqrt(b + c))
 
 
 def percent(right: Tensor) -> str:
-    """Accuracy of a column."""
+    """Write the accuracy of a column of verdicts (N,)."""
     return f"{100 * right.double().mean():.1f} %"
 
 
 def flags_of_verdicts(scores: Scores) -> list[Check]:
-    """What the attacks' own verdicts tell, at no cost."""
+    """Compare the verdicts of the attacks that were run, at no further cost."""
     far = {name: count for name, count in scores.metadata.get(FAR, {}).items() if count}
     found = [
         Check("norm", "error", f"{name}: {count:,} of {len(scores.correct):,} images lie outside of the threat")
@@ -56,7 +56,7 @@ def flags_of_verdicts(scores: Scores) -> list[Check]:
 
 
 def flags_of_probes(scores: Scores, probed: Scores) -> list[Check]:
-    """What the further attacks tell, on some of the images; what the verdicts of all tell is not told again."""
+    """Compare the probes' verdicts on some of the images; findings already made on all images are not repeated."""
     place = {number: row for row, number in enumerate(scores.index.tolist())}
     rows = torch.tensor([place[number] for number in probed.index.tolist()])
     own = {name: column[rows] for name, column in _columns(scores).items()}
@@ -68,7 +68,7 @@ def flags_of_probes(scores: Scores, probed: Scores) -> list[Check]:
 
 
 def _columns(scores: Scores) -> dict[str, Tensor]:
-    """Each attack's verdicts (N,), and what AutoAttack's gradients alone have left, where it ran whole."""
+    """Collect each attack's verdicts (N,), and those after AutoAttack's gradient attacks alone, where it ran whole."""
     columns = dict(zip(scores.attacks, scores.correct.unbind(1), strict=True))
     before_square = [stage.right for stage in scores.stages if (stage.of, stage.name) == ("AutoAttack", "FAB-T")]
     return columns | ({BY_GRADIENTS: before_square[-1]} if before_square else {})
@@ -84,7 +84,7 @@ def _order(columns: dict[str, Tensor], chains: Iterable[tuple[str, ...]]) -> lis
 
 
 def _losses(columns: dict[str, Tensor]) -> list[Check]:
-    """Cross-entropy against the margin, at one radius."""
+    """Compare cross-entropy with the margin loss, at one radius."""
     if not {"PGD-20", "C&W"} <= columns.keys():
         return []
     ce, margin = columns["PGD-20"], columns["C&W"]
@@ -97,7 +97,7 @@ def _losses(columns: dict[str, Tensor]) -> list[Check]:
 
 
 def _gains(columns: dict[str, Tensor]) -> list[Check]:
-    """More steps and more starts, against PGD-20."""
+    """Compare more steps and more starts with PGD-20."""
     found, once = [], columns["PGD-20"]
     for name, attack in (("steps", STEPS_100), ("restarts", RESTARTED)):
         more = columns[attack]
@@ -107,7 +107,7 @@ def _gains(columns: dict[str, Tensor]) -> list[Check]:
 
 
 def _growth(columns: dict[str, Tensor]) -> list[Check]:
-    """Larger balls, up to one with room for anything."""
+    """Compare larger balls, up to one with room for anything."""
     found, once, twice, whole = [], columns["C&W"], columns[TWICE], columns[WHOLE]
     if beats(once, twice):
         found.append(Check("eps-growth", "warning", f"C&W at eps {percent(once)}, at 2 eps {percent(twice)}"))
@@ -119,7 +119,7 @@ def _growth(columns: dict[str, Tensor]) -> list[Check]:
 
 
 def _without_gradients(columns: dict[str, Tensor], names: Iterable[str]) -> list[Check]:
-    """Square and transfer among these, against all that looked at the model's gradients."""
+    """Compare Square and transfer, among these names, with the attacks that use the model's gradients."""
     white = [columns[name] for name in WHITE_BOX if name in columns]
     searches = {SQUARE} | ({"Square", "AutoAttack"} if any(name in columns for name in STRONG) else set())
     found = []

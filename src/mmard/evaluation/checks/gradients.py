@@ -1,4 +1,4 @@
-"""Do the gradients that attacks follow tell how the logits change?"""
+"""Check of gradients: that those which attacks follow predict the change of the logits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,16 +21,16 @@ SHARES = (1 / 64, 1 / 8)  # of eps: steps over which the change is measured
 APART = 0.25
 FLAT = 1e-4  # of the spread of the logits: less than that over the whole ball, and the gradient is as good as zero
 USUAL = 1 / 255  # where eps is 0
-FEW, CLIMBED = 40, 3  # images at whose random starts and x' gradients are looked at; steps to x'
+FEW, CLIMBED = 40, 3  # images at whose random starts and x' gradients are checked; steps to x'
 WORTH_A_WORD, MOST = 0.1, 0.5  # of the images
 
 
 def check_slopes(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, specs: Mapping[str, AttackSpec], stops: bool = True
 ) -> list[Check]:
-    """Look at the scale of the logits, and whether gradients are there and true. x (N, C, H, W) in [0, 1].
+    """Check the scale of the logits, and that gradients exist and are true. x (N, C, H, W) in [0, 1].
 
-    Gradients are looked at where attacks follow them: near the images, at random starts in the ball, and at x'. Networks with
+    Gradients are checked where attacks follow them: near the images, at random starts in the ball, and at x'. Networks with
     ties, such as max-pooling over a flat background, have no one gradient right at the images; that is no fault where attacks
     follow the gradient further than a blind search gets.
 
@@ -55,7 +55,7 @@ def check_slopes(
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """Gradients at some points: logits (N, K), which have none to speak of (N,), and how far the others are from true (M,)."""
+    """Gradients at some points: logits (N, K), whether the gradient is as good as zero (N,), error of the others (M,)."""
 
     logits: Tensor
     flat: Tensor
@@ -64,7 +64,7 @@ class _Look:
 
 @dataclass(frozen=True)
 class _Suspicion:
-    """Of how many images gradients are amiss, at the worst of the points, and whether they are so at the images alone."""
+    """A suspicion against gradients: share of the images at the worst of the points, and whether at the images alone."""
 
     name: str
     said: str
@@ -110,7 +110,7 @@ def _share(look: _Look, name: str) -> float:
 
 
 def _judged(suspicion: _Suspicion, tried: Attempt | None) -> Check | None:
-    """None where attacks acquit the gradient; a stop only where they agree."""
+    """Turn a suspicion into a finding: None where attacks acquit the gradient, an error only where they agree."""
     if tried is not None and tried.agrees and suspicion.share > MOST:
         raise CheckError(suspicion.name, f"{suspicion.said}, and {tried}")
     if tried is not None and tried.clears and suspicion.at_images_alone:
@@ -119,7 +119,7 @@ def _judged(suspicion: _Suspicion, tried: Attempt | None) -> Check | None:
 
 
 def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, K), and the gradient of the margin (N, C, H, W): it knows no scale."""
+    """Compute logits (N, K) and the gradient of the margin (N, C, H, W), which does not depend on the logits' scale."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         torch.manual_seed(0)  # a randomised model draws the same noise each time
@@ -134,7 +134,7 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _change(model: nn.Module, x: Tensor, y: Tensor, direction: Tensor, step: float) -> Tensor:
-    """Measure the change of the margin (N,) per unit of way, over a step to either side."""
+    """Measure the change of the margin (N,) per unit of length, over a step to either side."""
     ends = []
     for way in (step, -step):
         torch.manual_seed(0)
@@ -145,7 +145,7 @@ def _change(model: nn.Module, x: Tensor, y: Tensor, direction: Tensor, step: flo
 def _check_scale(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, logits: Tensor, specs: Mapping[str, AttackSpec]
 ) -> list[Check]:
-    """Logits of a size at which cross-entropy works; an error where it does not, and none of the attacks would show it."""
+    """Check that cross-entropy works at the logits' size; an error where none of the attacks would show it."""
     best, second = logits.topk(2, 1).values.unbind(1)
     gap, spread = (best - second).median().item(), (logits.amax(1) - logits.amin(1)).median().item()
     if gap <= LARGE and spread >= SMALL:

@@ -1,4 +1,4 @@
-"""A copy of the model from before the evaluation: what it says of the same images shows whether the model remembers."""
+"""A copy of the model from before the evaluation: if it predicts otherwise, the model's state has changed."""
 
 import copy
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ LOOKED_AT, AGAIN = 16, 16  # images at the beginning and the end; adversarial im
 
 @dataclass(frozen=True, eq=False)
 class ReferenceModel:
-    """What a model said before the attacks, and a copy of it that is asked next to nothing.
+    """The model's logits before the attacks, and a copy of it that sees next to no images.
 
     Attributes:
         model: the copy; the model itself where it cannot be copied.
@@ -33,7 +33,7 @@ class ReferenceModel:
 
     @staticmethod
     def of(model: nn.Module, fresh: nn.Module, images: Images, threat: Threat) -> "ReferenceModel":
-        """Ask a classifier of these images; ``fresh`` is its copy. Random numbers are drawn."""
+        """Predict a few images with the model; ``fresh`` is its copy. Random numbers are drawn."""
         natural, _, _ = some(images, LOOKED_AT, seed=1).batch(slice(None))
         torch.manual_seed(0)
         x = torch.cat([natural, threat.uniform(natural)])
@@ -42,7 +42,7 @@ class ReferenceModel:
 
     @property
     def tolerance(self) -> Tensor:
-        """So much may logits differ between batches."""
+        """Return by how much logits may differ between batches."""
         return SAME * (self.said.amax(1) - self.said.amin(1)).mean()
 
     def _logits(self, model: nn.Module, x: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class ReferenceModel:
 
     @torch.no_grad()
     def contradicts(self, x_adv: Tensor, y: Tensor, right: Tensor) -> Tensor:
-        """Ask again, one by one and from the end, of up to `AGAIN` images (B, C, H, W) that count as right: who is wrong? (B,)."""
+        """Predict again, one by one from the end, up to `AGAIN` images (B, C, H, W) that count as right: which are wrong? (B,)."""
         rows = right.nonzero().squeeze(1)
         rows = rows[torch.linspace(0, len(rows) - 1, min(len(rows), AGAIN), device=rows.device).long()]
         wrong = torch.zeros_like(right)
@@ -60,7 +60,7 @@ class ReferenceModel:
         return wrong
 
     def findings(self, model: nn.Module) -> list[Check]:
-        """Ask the model of the first images once more, at the end, and the copy."""
+        """Compare the model's logits of the first images, and the copy's, with those before the attacks."""
         with held_still(model), torch.no_grad():
             apart = torch.stack(
                 [(self._logits(net, self.x) - self.said).abs().max() for net in (model, self.model)]
@@ -73,7 +73,7 @@ class ReferenceModel:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """Copy a model, in evaluation mode and without gradients to its weights; give itself where it cannot be copied."""
+    """Copy a model, in evaluation mode and without gradients to its weights; return it itself where it cannot be copied."""
     try:
         return copy.deepcopy(model).eval().requires_grad_(False)
     except Exception:  # a session of a runtime, a lock, a tensor of a graph: all have an exception of their own

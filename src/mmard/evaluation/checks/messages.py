@@ -1,4 +1,4 @@
-"""What a check of an evaluation says: its name, how grave it is, what it saw, what that means, and what to do."""
+"""Findings of the checks of an evaluation: name, level, what was seen, what it means, and what to do."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -113,7 +113,7 @@ PAST = "--checks none judges it as it is: then nothing says whether its figures 
 
 @dataclass(frozen=True)
 class Check:
-    """One finding.
+    """One finding of a check.
 
     Attributes:
         name: one of `ALL`.
@@ -135,12 +135,12 @@ class Check:
         return ALL[self.name][1]
 
     def as_dict(self) -> dict[str, str]:
-        """``{"name", "level", "said", "means", "do"}``, as in scores.json."""
+        """Return the finding as in scores.json: ``{"name", "level", "said", "means", "do"}``."""
         return {**asdict(self), "means": self.means, "do": self.do}
 
 
 class CheckError(MmardError):
-    """A check before the attacks that must hold does not. ``check`` is the finding."""
+    """A check before the attacks failed that must hold. ``check`` is the finding."""
 
     def __init__(self, name: str, said: str) -> None:
         self.check = Check(name, "error", said)
@@ -149,6 +149,6 @@ class CheckError(MmardError):
 
 
 def as_dicts(found: Iterable[Check]) -> list[dict[str, str]]:
-    """For ``scores.metadata["checks"]``, the gravest first."""
+    """Return findings as dicts for ``scores.metadata["checks"]``, the gravest first."""
     order: list[Level] = ["error", "warning", "note"]
     return [check.as_dict() for check in sorted(found, key=lambda check: order.index(check.level))]

@@ -1,4 +1,4 @@
-"""Before any robust number: is this model, on these images, something whose robustness can be measured?
+"""Checks before the attacks: that the robustness of this model on these images can be measured.
 
 About 4,000 images go through the network in all. What must hold raises `CheckError`; the rest is reported.
 """
@@ -32,7 +32,9 @@ FAR_OUT = 0.5  # beyond a pixel's range: noise brings fewer than one in twenty t
 def preflight(
     model: nn.Module, images: Images, threat: Threat, specs: Mapping[str, AttackSpec], batch_size: int = 500
 ) -> list[Check]:
-    """Do all the checks, on a borrowed model (`held_still`); random numbers are drawn. A runtime's gradients are not looked at.
+    """Run all the checks before the attacks on a borrowed model (`held_still`); gradients of a runtime are not checked.
+
+    Random numbers are drawn.
 
     Args:
         batch_size: so many images the attacks will show the model at once.
@@ -50,7 +52,7 @@ def preflight(
     spread = (runs[0].amax(1) - runs[0].amin(1)).mean()
     if randomised := bool(noise > REPEATED * spread):
         found.append(randomised_by(runs))
-        sample = replace(sample, model=Averaged(model))  # the classifier that is judged
+        sample = replace(sample, model=Averaged(model))  # the classifier that is evaluated
     found += check_dynamic(sample)
     changing = check_batches(sample, images, threat, runs.mean(0), noise + SAME * spread, batch_size)
     if changing and not randomised:  # by the clock, for instance, which a few runs at once do not show
@@ -66,7 +68,7 @@ def preflight(
 
 
 def check_threat(threat: Threat, pixels: int) -> list[Check]:
-    """A radius that can be meant, for images of so many numbers."""
+    """Check that the radius is plausible for images of so many numbers."""
     if threat.norm == "l2" and threat.eps >= 0.25 * pixels**0.5:  # as far as a usual image is from a grey one
         said = f"eps {threat.eps:g} makes most images grey, so nothing above chance is possible; is it in 255ths?"
         return [Check("threat", "warning", said)]
@@ -82,7 +84,7 @@ def check_threat(threat: Threat, pixels: int) -> list[Check]:
 
 
 def check_pixels(images: Images) -> list[Check]:
-    """Pixels that fill the range [0, 1] in which eps is measured; they are uint8, so they cannot leave it."""
+    """Check that pixels fill the range [0, 1] in which eps is measured; they are uint8, so they cannot leave it."""
     low, high = images.pixels.min().item() / 255, images.pixels.max().item() / 255
     if high <= 2 / 255:
         raise CheckError("pixels", f"all of them lie in [{low:.4f}, {high:.4f}], expected [0, 1]")
@@ -90,7 +92,7 @@ def check_pixels(images: Images) -> list[Check]:
 
 
 def check_mode(sample: Sample) -> None:
-    """Evaluation mode in every module, and nothing that a forward pass moves."""
+    """Check that every module is in evaluation mode and that a forward pass changes no buffer."""
     if training := [name for name, module in sample.model.named_modules() if module.training]:
         raise CheckError("mode", f"{training[0] or 'the model'} stays in training mode after .eval()")
     before = {name: buffer.clone() for name, buffer in sample.model.named_buffers()}
@@ -101,7 +103,7 @@ def check_mode(sample: Sample) -> None:
 
 
 def check_dynamic(sample: Sample) -> list[Check]:
-    """No gradients taken while it predicts, by the AutoAttack package's own look at what a forward pass calls."""
+    """Check that a forward pass takes no gradients, by the AutoAttack package's own test of the functions it calls."""
     from pyautoattack import checks
 
     heard: list[str] = []
@@ -132,7 +134,7 @@ def check_logits(logits: Tensor) -> None:
 
 
 def check_eps_0(sample: Sample, threat: Threat, specs: Mapping[str, AttackSpec]) -> None:
-    """In a ball of radius 0 every attack gives the images back."""
+    """Check that every attack returns the images themselves in a ball of radius 0."""
     nowhere = Threat(eps=0, norm=threat.norm, lower=threat.lower, upper=threat.upper)
     x, y = sample.x[:2], sample.y[:2]
     for name, spec in specs.items():
@@ -141,7 +143,7 @@ def check_eps_0(sample: Sample, threat: Threat, specs: Mapping[str, AttackSpec])
 
 
 def check_normalisation(sample: Sample, images: Images) -> list[Check]:
-    """Compare with other ranges of pixels: does one suit the model far better? A model need not be defined there."""
+    """Check that no other range of pixels suits the model far better; it need not be defined there."""
     ranges = [("in [0, 255]", sample.x * 255), ("in [0, 1/255]", sample.x / 255)]
     for whose, mean, std in _statistics(sample, images):
         ranges.append((f"normalised by {whose}", (sample.x - mean) / std))
@@ -162,7 +164,7 @@ def check_normalisation(sample: Sample, images: Images) -> list[Check]:
 
 
 def _normalises_again(sample: Sample) -> bool:
-    """Does a module that normalises see images outside of [0, 1]? Several side by side, as in an ensemble, do not."""
+    """Tell whether a normalising module sees images outside of [0, 1]; several side by side, as in an ensemble, do not."""
     ranges: list[Tensor] = []
 
     def look(_: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -180,7 +182,7 @@ def _normalises_again(sample: Sample) -> bool:
 
 
 def _normalises(module: nn.Module) -> bool:
-    """One of ours says so; another's has a mean and a std that do something."""
+    """Tell whether a module normalises: ours says so, another's has a mean and a std that change its input."""
     if hasattr(module, "normalizes"):
         return bool(module.normalizes)
     mean, std = getattr(module, "mean", None), getattr(module, "std", None)
@@ -188,7 +190,7 @@ def _normalises(module: nn.Module) -> bool:
 
 
 def _statistics(sample: Sample, images: Images) -> list[tuple[str, Tensor, Tensor]]:
-    """Means and standard deviations by which a model may want its pixels, each (1, C, 1, 1)."""
+    """List means and standard deviations by which a model may expect its pixels normalised, each (1, C, 1, 1)."""
     known = [("the data's mean and std", *images.mean_std())]
     own = getattr(sample.model, "architecture", None)
     if own is not None and own.mean:

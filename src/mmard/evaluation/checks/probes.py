@@ -1,4 +1,4 @@
-"""Attacks that are run on some images only, to see whether the others can be believed."""
+"""Probes: further attacks on some images only, to check the attacks of the evaluation."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,8 +26,10 @@ FARTHEST = {"linf": 1.0, "l2": 16.0}  # with which anything can be made of an im
 
 
 def probes(images: Images, threat: Threat, others: Mapping[str, nn.Module], seed: int) -> dict[str, AttackSpec]:
-    """The attacks by name: three of the suite, more steps, more starts, wider balls, Square, and transfer from ``others``
-    and from a small network that is fitted to these images on the spot."""
+    """Return the probing attacks by name: suite attacks, more steps and starts, wider balls, Square, transfer.
+
+    Transfer is from ``others`` and from a small network that is fitted to these images on the spot.
+    """
     usual = {name: spec for name, spec in suite().items() if name in ("FGSM", "PGD-20", "C&W")}
     far = min(FARTHEST[threat.norm], images.pixels[0].numel() ** 0.5)
     twice, whole = replace(threat, eps=min(2 * threat.eps, far)), replace(threat, eps=far)
@@ -45,12 +47,12 @@ def probes(images: Images, threat: Threat, others: Mapping[str, nn.Module], seed
 
 
 def within(other: Threat, attack: Attack) -> Attack:
-    """The attack in another ball than the one that is judged."""
+    """Run the attack in another ball than the evaluation's."""
     return lambda predict, x, y, _: attack(predict, x, y, other)
 
 
 def repeated(attack: Attack, times: int) -> Attack:
-    """Each sample's first success among so many goes."""
+    """Repeat the attack and keep each sample's first success."""
 
     def again(predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         found = x
@@ -62,7 +64,7 @@ def repeated(attack: Attack, times: int) -> Attack:
 
 
 def first_found(pgd: Pgd) -> Attack:
-    """PGD on the margin that keeps each sample's first iterate that is not classified right."""
+    """Make a PGD on the margin that keeps each sample's first misclassified iterate."""
 
     def attack(predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         found, over = x.clone(), torch.zeros_like(y, dtype=torch.bool)
@@ -81,7 +83,7 @@ def first_found(pgd: Pgd) -> Attack:
 
 
 def transferred(source: nn.Module, pgd: Pgd) -> Attack:
-    """Examples made on another network."""
+    """Make an attack that transfers examples from the network ``source``."""
     attack = untargeted(pgd)
 
     def elsewhere(_: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
@@ -99,7 +101,7 @@ STEPS, BATCH = 100, 64
 
 
 def fitted(images: Images) -> nn.Module:
-    """A naturally trained ``cnn-16-3`` on their device, the same for the same images; less than a second on a core."""
+    """Train a small ``cnn-16-3`` naturally on the images, deterministically; less than a second on a core."""
     torch.manual_seed(0)
     shape = {"classes": len(images.classes), "channels": images.channels}
     mean, std = images.mean_std()

@@ -1,4 +1,4 @@
-"""An evaluation with its checks: before the attacks, and after them, on what they found."""
+"""An evaluation with its checks before and after the attacks."""
 
 import math
 import time
@@ -29,7 +29,7 @@ from mmard.utils.precision import full_precision
 
 
 def how_to_check(asked: str | None, specs: Mapping[str, AttackSpec]) -> How:
-    """The kind of checks: what is asked for, else all where AutoAttack runs, the quick ones with weaker attacks."""
+    """Choose the kind of checks: the requested one, else ``full`` where AutoAttack runs and ``quick`` otherwise."""
     if asked is None:
         return "none" if not specs else "full" if "AutoAttack" in specs else "quick"
     for kind in KINDS:
@@ -49,9 +49,9 @@ def evaluate_with_checks(
     of: float | None = None,
     how: Execution = Execution(),
 ) -> Scores:
-    """`run_attacks` with its checks: ``metadata["checks"]`` is what they find, ``metadata["checked"]`` what they looked at.
+    """Run `run_attacks` with checks: findings in ``metadata["checks"]``, their kind in ``metadata["checked"]``.
 
-    A randomised model is judged by the mean of its logits over draws, and every line says so. ``checks`` is as `how_to_check`
+    A randomised model is evaluated by the mean of its logits over draws, and every line says so. ``checks`` is as `how_to_check`
     reads it, ``others`` are networks whose examples are tried on the model, by name, ``of`` is the size of the whole test set
     (∞ where nobody knows; None: these images). The rest, and what is raised, as of
     `run_attacks`; `CheckError` before the attacks.
@@ -79,7 +79,7 @@ def evaluate_with_checks(
 def _probed(
     model: nn.Module, scores: Scores, few: Images, threat: Threat, others: Mapping[str, nn.Module], how: Execution
 ) -> list[Check]:
-    """What attacks on some images say that the evaluation has not run itself."""
+    """Run the probes that the evaluation has not run itself, and return their findings."""
     new = {n: s for n, s in probes(few, threat, others, how.seed).items() if n not in scores.attacks}
     return flags_of_probes(scores, run_attacks(model, few, threat, new, how))
 
@@ -87,7 +87,7 @@ def _probed(
 def _before(
     model: nn.Module, images: Images, threat: Threat, specs: Mapping[str, AttackSpec], batch_size: int
 ) -> tuple[list[Check], ReferenceModel | None]:
-    """What is found before the attacks, and a witness of how the model was then."""
+    """Run the checks before the attacks; return findings and a reference model of that moment."""
     fresh = copied(model)
     with held_still(model), full_precision():
         must_answer(model, images)
@@ -96,7 +96,7 @@ def _before(
 
 
 def _unlent(model: nn.Module, specs: Mapping[str, AttackSpec]) -> list[Check]:
-    """Of a model without gradients that nobody lends any: the record says so, whatever was checked."""
+    """Warn of a model without gradients and without a surrogate, whatever was checked."""
     if getattr(model, "has_gradients", True) or not specs or any(spec.asks for spec in specs.values()):
         return []
     return [Check("surrogate", "warning", "the model gives no gradients, and no network lends it any")]
