@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import GenericAlias
 from typing import Annotated, Any, get_args
 
 from pydantic import StrictBool, StrictStr, TypeAdapter, ValidationError
@@ -179,9 +180,11 @@ def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
     if kind not in KINDS:
         return value
     each = next(iter(get_args(parameter.annotation)), None) if kind is tuple else parameter.annotation
-    within = Annotated[KINDS[kind], None, *getattr(each, "__metadata__", ())]
+    within: Any = Annotated[KINDS[kind], None, *getattr(each, "__metadata__", ())]
+    if kind is tuple:
+        within = GenericAlias(tuple, (within, ...))
     try:
-        found = TypeAdapter(tuple[within, ...] if kind is tuple else within).validate_python(value)
+        found = TypeAdapter(within).validate_python(value)
     except ValidationError as e:
         fault = e.errors()[0]
         example = " of numbers such as [215, 260]" if fault["type"] == "tuple_type" else ""

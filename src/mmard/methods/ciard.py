@@ -72,7 +72,7 @@ class PushLoss(nn.Module):
         wrong = (target.argmax(1) != v.y).to(target.dtype)
         each = wrong * losses.kl(target, v.adv.student / PUSH_TEMPERATURE)
         self.means.begin(v)
-        share, push, robust, natural = self.means.seen(wrong, each, *self._teacher_losses(v))
+        share, push, robust, natural = self.means.seen(wrong, each, *self._teacher_losses(v)).unbind()
         share = share.clamp_min(1e-12)
         power = torch.minimum(_magnitude(robust), _magnitude(natural)) - _magnitude(push / share)
         return torch.pow(10.0, power) * each / share

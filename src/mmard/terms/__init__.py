@@ -118,8 +118,8 @@ def margin(v: Views) -> Tensor:
 
 
 def _edges(v: Views) -> tuple[tuple[Tensor, Tensor], ...]:
-    nat, adv = v.nat, v.adv
-    return (nat.student, adv.student), (nat.student, nat.teacher), (adv.student, adv.teacher)
+    students = (v.nat.student, v.adv.student)
+    return students, (v.nat.student, v.nat.teacher), (v.adv.student, v.adv.teacher)
 
 
 @term("−I(S(x),S(x'),T)")

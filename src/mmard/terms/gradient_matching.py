@@ -18,6 +18,6 @@ def gradient_match(v: Views, epochs: int = 0) -> Tensor:
         epochs: length of the ramp; 0: of the training. (The released script of IGDM: 200, whatever the training's length.)
     """
     ramp = (v.epoch + 1) / (epochs or v.epochs)
-    plus, minus = v.adv, v.point(v.nat.x - (v.adv.x - v.nat.x))
-    student = plus.student - minus.student
-    return ramp * losses.kl(plus.teacher - minus.teacher, student)
+    minus = v.point(v.nat.x - (v.adv.x - v.nat.x))
+    student = v.adv.student - minus.student
+    return ramp * losses.kl(v.adv.teacher - minus.teacher, student)
