@@ -19,7 +19,7 @@ from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
 from mmard.training.step import make_example, outer_losses
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).with_name("golden.npz")  # golden.md says what is in it
 WITHIN = 1e-9
 Values = dict[str, Any]
 
@@ -51,8 +51,9 @@ def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def values(name: str, monkeypatch: pytest.MonkeyPatch) -> Values:
     """The golden values, whose start replaces the random ones."""
-    with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
-        found = {key: torch.as_tensor(file[key]) if file[key].dtype.kind in "fi" else file[key] for key in file.files}
+    with np.load(GOLDEN, allow_pickle=False) as file:
+        arrays = {key.partition("/")[2]: file[key] for key in file.files if key.startswith(f"{name}/")}
+    found: Values = {k: torch.as_tensor(v) if v.dtype.kind in "fi" else v for k, v in arrays.items()}
     noise = found["noise"]
     monkeypatch.setattr(torch, "randn_like", lambda *_, **__: noise.clone())
     monkeypatch.setattr(torch, "rand_like", lambda *_, **__: (noise + 1) / 2)
