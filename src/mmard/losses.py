@@ -1,4 +1,4 @@
-"""Losses on logits. Each returns one number per sample, (B,), in nats; the trainer takes the one mean."""
+"""Losses on logits: each returns one number per sample, (B,), in nats; the trainer takes the one mean."""
 
 import math
 
@@ -10,17 +10,17 @@ TINY_SIDE = 1e-2  # a side of a triangle shorter than this (in logits) has no di
 
 
 def log_probs(logits: Tensor, tau: float = 1.0) -> Tensor:
-    """log softmax(logits / τ), (B, K)."""
+    """Compute log softmax(logits / τ), (B, K)."""
     return F.log_softmax(logits / tau, dim=1)
 
 
 def ce(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy with labels: −log softmax(logits)_y."""
+    """Compute the cross-entropy with labels: −log softmax(logits)_y."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
 def kl(target: Tensor, student: Tensor, tau: float = 1.0) -> Tensor:
-    """KL(target ‖ student) of two rows of logits at temperature τ, summed over classes; ≥ 0.
+    """Compute KL(target ‖ student) of two batches of logits at temperature τ, summed over classes; ≥ 0.
 
     The gradient flows into both; a target is constant because its network is frozen, not because it is cut here.
     """
@@ -29,37 +29,37 @@ def kl(target: Tensor, student: Tensor, tau: float = 1.0) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """H(softmax(logits)), in [0, log K]."""
+    """Compute the entropy H(softmax(logits)), in [0, log K]."""
     log_p = log_probs(logits)
     return -(log_p.exp() * log_p).sum(1)
 
 
 def js(a: Tensor, b: Tensor) -> Tensor:
-    """Jensen–Shannon divergence of two rows of logits, symmetric, in [0, log 2]."""
+    """Compute the Jensen–Shannon divergence of two batches of logits, symmetric, in [0, log 2]."""
     log_a, log_b = log_probs(a), log_probs(b)
     log_m = torch.logaddexp(log_a, log_b) - math.log(2)
     return 0.5 * ((log_a.exp() * (log_a - log_m)).sum(1) + (log_b.exp() * (log_b - log_m)).sum(1))
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """logit_y − max_{k≠y} logit_k: positive where class y wins, 0 on the decision boundary."""
+    """Compute the margin logit_y − max_{k≠y} logit_k: positive where class y wins, 0 on the decision boundary."""
     own = logits.gather(1, y[:, None])
     best_other = logits.scatter(1, y[:, None], float("-inf")).amax(1)
     return own.squeeze(1) - best_other
 
 
 def centred(logits: Tensor) -> Tensor:
-    """Logits less their mean over classes: what softmax can see of them."""
+    """Subtract from logits their mean over classes, which softmax does not see."""
     return logits - logits.mean(1, keepdim=True)
 
 
 def joint(a: Tensor, b: Tensor) -> Tensor:
-    """Joint distribution of two batches of predictions: mean over the batch of softmax(a)_i softmax(b)_iᵀ, (K, K)."""
+    """Compute the joint distribution of two batches of predictions: mean of softmax(a)_i softmax(b)_iᵀ, (K, K)."""
     return a.softmax(1).T @ b.softmax(1) / len(a)
 
 
 def mutual_information(a: Tensor, b: Tensor, *, corrected: bool = False, shuffles: int = 16) -> Tensor:
-    """Each sample's share of the mutual information of two batches of predictions; its mean over the batch is I.
+    """Estimate each sample's share of the mutual information I of two batches of predictions; its mean is I.
 
     P = ½ (J + Jᵀ) with J the joint distribution, I = Σ P log(P / (P_row P_col)), in [0, log K]. Sample i's share is
     Σ_ab softmax(a_i)_a softmax(b_i)_b L_ab with L the log-ratio matrix, so the batch mean and its gradient are I's.
@@ -87,14 +87,14 @@ def mutual_information(a: Tensor, b: Tensor, *, corrected: bool = False, shuffle
 
 
 def _log_ratio(p: Tensor, q: Tensor) -> Tensor:
-    """log(P / (P_row P_col)) of the symmetric joint of two batches of probabilities, (K, K)."""
+    """Compute log(P / (P_row P_col)) of the symmetric joint of two batches of probabilities, (K, K)."""
     j = p.T @ q / len(p)
     j = (0.5 * (j + j.T)).clamp_min(torch.finfo(j.dtype).tiny)
     return j.log() - j.sum(1, keepdim=True).log() - j.sum(0, keepdim=True).log()
 
 
 def info_nce(scores: Tensor) -> Tensor:
-    """InfoNCE of a critic's scores (B, B), row and column i of the same sample, both ways; log B − mean bounds I from below.
+    """Compute InfoNCE of a critic's scores (B, B), row and column i of the same sample; log B − mean bounds I from below.
 
     The bound is tight for the critic log p(b|a)/p(b) as B grows, and never above log B.
     (van den Oord et al., 2018, arXiv 1807.03748, eq. 4)
@@ -104,19 +104,19 @@ def info_nce(scores: Tensor) -> Tensor:
 
 
 def contrast(a: Tensor, b: Tensor, tau: float = 0.5) -> Tensor:
-    """`info_nce` of the centred logits of the same samples, scored by their cosine over the temperature ``tau``."""
+    """Compute `info_nce` of the centred logits of the same samples, scored by their cosine over the temperature ``tau``."""
     return info_nce(F.normalize(centred(a), dim=1) @ F.normalize(centred(b), dim=1).T / tau)
 
 
 def scenario_mapping(t_nat: Tensor, t_adv: Tensor, s_nat: Tensor, s_adv: Tensor) -> Tensor:
-    """KL between the teacher's natural→robust joint and the student's; each sample's share, the mean is the KL."""
+    """Compute KL of the teacher's natural→robust joint to the student's: each sample's share, the mean is the KL."""
     tiny = torch.finfo(s_nat.dtype).tiny
     ratio = joint(t_nat, t_adv).clamp_min(tiny).log() - joint(s_nat, s_adv).clamp_min(tiny).log()
     return (t_nat.softmax(1) * (t_adv.softmax(1) @ ratio.T)).sum(1)
 
 
 def triangle_angles(nat: Tensor, adv: Tensor) -> Tensor:
-    """Cosines (B, 3) of the triangle (0, nat, adv) of centred logits, at its three vertices."""
+    """Compute the cosines (B, 3) at the vertices of the triangle (0, nat, adv) of centred logits."""
     a, b = centred(nat), centred(adv)
     sides = (a, b, b - a)
     unit = [F.normalize(s, dim=1, eps=TINY_SIDE) for s in sides]
@@ -124,7 +124,7 @@ def triangle_angles(nat: Tensor, adv: Tensor) -> Tensor:
 
 
 def relation_angles(logits: Tensor, neighbours: int = 16) -> Tensor:
-    """Cosines (B, M, M) of the angle that each sample sees between two others, its M next ones in the batch.
+    """Compute cosines (B, M, M) of the angle that each sample sees between two others, its M next ones in the batch.
 
     Rows of a shuffled batch are random, so the next M are M random others and the cost is B·M²·K, not B³·K.
     (The angle of relational distillation, Park et al., 2019, arXiv 1904.05068, eq. 9)

@@ -1,4 +1,4 @@
-"""Augmentation in batch, on whatever device the images are. Where an image's pixels went is kept: it moves perturbations too.
+"""Augmentation in batch, on the images' device. The geometric part has an adjoint: warm starts move perturbations by it.
 
 The label stays that of the image itself. CutMix pastes less than half of another image, so the larger part is still the
 image's own; a teacher's soft label is its prediction for the mixed image, so nothing needs to be mixed but the images.
@@ -21,7 +21,7 @@ ERASED = (0.02, 0.33)  # share of an image's area
 
 @dataclass(frozen=True, eq=False)
 class Augmentation:
-    """What happens to each image of a batch: padded with zeros, cut at a place of its own, then mirrored or not.
+    """The geometric augmentation of a batch: each image padded with zeros, cropped at a place of its own, mirrored or not.
 
     Attributes:
         top, left: (B, 1, 1) int64, corner of the window in the padded image; None: no crop.
@@ -35,26 +35,26 @@ class Augmentation:
     mirrored: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) so moved; linear in x."""
+        """Crop and mirror x (B, C, H, W); linear in x."""
         if self.top is not None and self.left is not None:
             x = _window(x, self.padding, self.top, self.left)
         return x if self.mirrored is None else torch.where(self.mirrored, x.flip(3), x)
 
     def back(self, delta: Tensor) -> Tensor:
-        """The adjoint: a perturbation of the moved images in the frame of the original ones, 0 where the window was not."""
+        """Apply the adjoint: a perturbation of the augmented images in the original frame, 0 outside of the crop."""
         with torch.enable_grad():
             source = torch.zeros_like(delta).requires_grad_()
             (found,) = torch.autograd.grad(self(source), source, delta)
         return found
 
     def of_rows(self, rows: Tensor | slice) -> "Augmentation":
-        """The same for some of the images."""
+        """Restrict the augmentation to some of the images."""
         parts = (None if t is None else t[rows] for t in (self.top, self.left, self.mirrored))
         return Augmentation(self.padding, *parts)
 
 
 def random_crop(x: Tensor, padding: int) -> Tensor:
-    """Pad with zeros on all sides, then cut a window of the old size at a random place for each image."""
+    """Pad with zeros on all sides, then crop a window of the old size at a random place for each image."""
     return _window(x, padding, *_corners(x, padding))
 
 
@@ -73,7 +73,10 @@ def _window(x: Tensor, padding: int, top: Tensor, left: Tensor) -> Tensor:
 
 
 def sample_crop(x: Tensor, kind: str) -> Augmentation:
-    """One of `KINDS`, drawn for each image of x (B, C, H, W); the crop pads an eighth of the width (4 pixels at 32)."""
+    """Draw the crop and the flip of a kind of `KINDS` for each image of x (B, C, H, W).
+
+    The crop pads an eighth of the width, 4 pixels at 32.
+    """
     if kind not in KINDS:
         raise MmardError(f"augment {kind!r} is not known; expected one of {', '.join(KINDS)}")
     parts = kind.split("+")
@@ -85,7 +88,7 @@ def sample_crop(x: Tensor, kind: str) -> Augmentation:
 
 
 def random_colour_or_shape(x: Tensor) -> Tensor:
-    """One change for each image, drawn from five, of random strength: brightness, contrast, saturation, turn, shear."""
+    """Change each image by one of brightness, contrast, saturation, rotation, shear, of random strength."""
     draw = torch.randint(0, 5, (len(x),), device=x.device)
     factor = 1 + MOST_COLOUR * _symmetric(x)
     grey = x.mean(1, keepdim=True)
@@ -102,7 +105,7 @@ def random_colour_or_shape(x: Tensor) -> Tensor:
 
 
 def random_erasing(x: Tensor) -> Tensor:
-    """Half of the images lose a random box, which becomes black."""
+    """Erase a random box in half of the images; it becomes black."""
     low, high = ERASED
     share = low + (high - low) * torch.rand(len(x), device=x.device)
     erased = per_sample(torch.rand(len(x), device=x.device) < 0.5, x)
@@ -110,7 +113,7 @@ def random_erasing(x: Tensor) -> Tensor:
 
 
 def cutmix(x: Tensor) -> Tensor:
-    """A box of each image, less than half of its area, is that of its neighbour in the shuffled batch.
+    """Replace a box of each image, less than half of its area, by that of its neighbour in the shuffled batch.
 
     (Yun et al., 2019, arXiv 1905.04899; the share is uniform in [0, ½), of the two images the larger part gives the label)
     """
@@ -119,12 +122,12 @@ def cutmix(x: Tensor) -> Tensor:
 
 
 def _symmetric(x: Tensor) -> Tensor:
-    """Uniform in [−1, 1], one for each image."""
+    """Draw one number in [−1, 1] for each image."""
     return 2 * torch.rand(len(x), device=x.device, dtype=x.dtype) - 1
 
 
 def _boxes(x: Tensor, share: Tensor) -> Tensor:
-    """Boxes (B, 1, H, W) of at most this share of the area, of the image's own shape, wholly inside it."""
+    """Draw boxes (B, 1, H, W) of at most this share of the area, of the image's own shape, wholly inside it."""
     b, _, h, w = x.shape
     side = share.sqrt().view(b, 1)
     inside = []
@@ -142,7 +145,7 @@ def augment(x: Tensor, kind: str) -> Tensor:
 
 
 def apply_extra(x: Tensor, kind: str) -> Tensor:
-    """What a kind does beside moving an image: colour, shape, erasing, mixing.
+    """Apply what a kind does beside moving an image: colour, shape, erasing, mixing.
 
     ``idbh``: after Li & Spratling, 2023, arXiv 2301.09879 ("Data augmentation alone can improve adversarial training"): flip, a
     crop that shifts, one change of colour or shape, erasing. The parts are theirs, the strengths (above) our own.

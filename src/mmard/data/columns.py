@@ -1,4 +1,4 @@
-"""The columns of a table of images: which holds the images, which the labels, and what the labels mean."""
+"""Columns of a table of images: finding the images, the labels and the names of the classes."""
 
 import warnings
 from typing import Any
@@ -16,7 +16,7 @@ CURE = "name another: data.label=COLUMN"
 
 
 def image_column(rows: Any) -> tuple[Any, str]:
-    """Find the image column; gives the table with it as one of the type Image, and its name.
+    """Find the image column; returns the table with that column of the type Image, and its name.
 
     Encoded pictures are taken where no column says that it holds images: bytes, or ``{bytes, path}`` as pandas writes them.
     """
@@ -47,7 +47,7 @@ def _holds_bytes(feature: Any) -> bool:
 
 
 def label_column(rows: Any, asked: str | None) -> str:
-    """Find the name of the label column: the one asked for, one with a usual name, or the only one of the type ClassLabel."""
+    """Find the label column: the requested one, one with a usual name, or the only one of the type ClassLabel."""
     kinds = {column: type(feature).__name__ for column, feature in rows.features.items()}
     if asked is not None:
         if asked not in kinds:

@@ -1,4 +1,4 @@
-"""Pictures that stay on disk: a memory-mapped column of encoded images, decoded a batch at a time."""
+"""Encoded images on disk: a memory-mapped column, decoded a batch at a time."""
 
 import copy
 import io
@@ -23,21 +23,21 @@ SIXTEEN_BITS = ("PNG", "PPM")  # formats whose 16 bits some versions of Pillow c
 COLOURABLE = (
     "grey images become three equal channels, which an adversary may colour; data.channels=1 makes all images grey"
 )
-PART = 256  # pictures read at once where nobody asks for a batch
+PART = 256  # pictures read at once where no batch size is given
 
 
 class Notes:
-    """What is said once of a data set, by whichever thread comes to it first."""
+    """Warnings of which each is given once for a data set, whichever thread is first."""
 
     def __init__(self) -> None:
         self._said, self._lock = set[str](), threading.Lock()
 
     def leave_out(self, text: str) -> None:
-        """Never say this."""
+        """Suppress this warning."""
         self._said.add(text)
 
     def say(self, text: str) -> None:
-        """Warn, the first time."""
+        """Warn, the first time only."""
         with self._lock:
             new = text not in self._said
             self._said.add(text)
@@ -46,10 +46,10 @@ class Notes:
 
 
 class EncodedImages:
-    """One image column of a Hugging Face data set. Nothing is decoded before it is asked for, but one for the shape.
+    """An image column of a Hugging Face data set, decoded on demand, but for one image that gives the shape.
 
     16-bit and float pictures are scaled to 8 bits by their mode, transparent ones are laid on white, of several frames the first is
-    taken; what is said of these is said once in a data set.
+    taken; warnings of these come once in a data set.
 
     Args:
         rows: the data set, its Arrow files memory-mapped.
@@ -57,7 +57,7 @@ class EncodedImages:
         size: every picture becomes size×size (shorter side resized, then the centre); None: all are of one size.
         first: the number of a picture that will be used, which gives the shape.
         channels: 1 or 3 of every picture: colours become grey, or grey becomes three equal channels.
-        notes: what was said; those of another `EncodedImages`, to say it of both at once.
+        notes: warnings given already; shared with another `EncodedImages`, they come once for both.
 
     Raises:
         MmardError: from all that decodes, for a picture that cannot be decoded, has no known range, or is of another shape.
@@ -73,18 +73,18 @@ class EncodedImages:
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """(H, W, C) of every picture."""
+        """Return the shape (H, W, C) of every picture."""
         return self._one(self.first, self.encoded[self.first][self.column]).shape
 
     def but(self, first: int, channels: int) -> "EncodedImages":
-        """Make the same with another first picture and another number of channels."""
+        """Copy this column with another first picture and another number of channels."""
         other = copy.copy(self)
         other.__dict__.pop("shape", None)
         other.first, other.channels = first, channels
         return other
 
     def decode(self, numbers: Sequence[int]) -> NDArray[np.uint8]:
-        """The pictures with these numbers, (B, H, W, C); may be called from several threads at once."""
+        """Decode the pictures with these numbers, (B, H, W, C) uint8; may be called from several threads at once."""
         pixels = np.empty((len(numbers), *self.shape), np.uint8)
         for place, (number, file) in enumerate(zip(numbers, self.encoded[numbers][self.column], strict=True)):
             picture = self._one(number, file)
@@ -95,7 +95,7 @@ class EncodedImages:
         return pixels
 
     def all_grey(self, numbers: Sequence[int]) -> bool:
-        """Tell whether all of these are grey, by what the files say of themselves. Reads only to the first that is."""
+        """Tell whether all of these pictures are grey by their headers; reading stops at the first that is not."""
         for start in range(0, len(numbers), PART):
             files = self.encoded[numbers[start : start + PART]][self.column]
             if not all(_is_grey(file, self.feature.mode) for file in files):
@@ -133,7 +133,7 @@ class EncodedImages:
             ) from e
 
     def _pixels(self, picture: Any) -> NDArray[np.uint8]:
-        """(H, W, C)."""
+        """Convert a picture to its array (H, W, C)."""
         plain = self._eight_bits(picture)
         if self.channels == 3 and plain.mode == "L":
             self.notes.say(COLOURABLE)
@@ -147,7 +147,7 @@ class EncodedImages:
         return np.asarray(plain).reshape(plain.height, plain.width, self.channels)
 
     def _eight_bits(self, picture: Any) -> Any:
-        """The picture in the mode L or RGB, scaled by its mode, transparency laid on white."""
+        """Convert a picture to the mode L or RGB, scaled by its mode, transparency laid on white."""
         from PIL import Image
 
         mode = picture.mode
@@ -176,7 +176,7 @@ class EncodedImages:
 
 
 def _reason(e: Exception, file: Any) -> str:
-    """Why a picture cannot be decoded."""
+    """Tell why a picture cannot be decoded."""
     if type(e).__name__ != "UnidentifiedImageError":
         return first_line(e)
     size = Path(file["path"]).stat().st_size if file["bytes"] is None else len(file["bytes"])
@@ -184,7 +184,7 @@ def _reason(e: Exception, file: Any) -> str:
 
 
 def _is_grey(file: Any, mode: str | None) -> bool:
-    """Is this picture grey by its header? One that cannot be read counts as grey: it is refused when it is decoded."""
+    """Tell whether a picture is grey by its header; one that cannot be read counts as grey and is refused when decoded."""
     from PIL import Image
 
     try:

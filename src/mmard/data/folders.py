@@ -1,4 +1,4 @@
-"""Folders of pictures, one a class, in train/ and test/: which files there are, and of which class."""
+"""Folders of pictures, one a class, in train/ and test/: finding the files and their classes."""
 
 import re
 import warnings
@@ -21,7 +21,7 @@ NEVER_MEANT = ("thumbs.db", "desktop.ini")
 
 @dataclass
 class Files:
-    """Pictures of one part, in the order of their paths, and what lies between them.
+    """The pictures of one part, in the order of their paths, and other files among them.
 
     Attributes:
         pictures: (path, class) of each.
@@ -62,7 +62,7 @@ def folder_splits(root: str) -> dict[str, Any]:
 
 
 def _parts(root: str) -> dict[str, list[Path]]:
-    """Part → its folders, in ``root`` itself or in the only folder in it: the training part, and what there is to test on."""
+    """Find the folders of each part in ``root`` or in the only folder in it: the training part and the one to test on."""
     at = Path(root).expanduser()
     if not at.is_dir():
         raise MmardError(
@@ -110,7 +110,7 @@ def _files(roots: list[Path]) -> Files:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[Path], list[str]]]:
-    """Each folder with its folders and the names of its files, but the hidden ones; a folder that links lead to twice, once."""
+    """Yield each folder with its folders and file names, without hidden ones; a folder reached twice by links, once."""
     waiting, seen = [root], set()
     while waiting:
         folder = waiting.pop()
@@ -140,7 +140,7 @@ def _must_agree(found: dict[str, Files], parts: dict[str, list[Path]]) -> None:
 
 
 def _tell(files: Files) -> None:
-    """Say what is left out, and which pictures may be there twice."""
+    """Warn of files that are left out, and of pictures that may be there twice."""
     if files.others:
         warnings.warn(
             f"{len(files.others):,} files that are no pictures by their names are left out, such as {files.others[0]}",

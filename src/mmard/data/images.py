@@ -16,49 +16,49 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class ImageSet(Protocol):
-    """What training asks of its images, in memory (`Images`) or on disk (`mmard.data.streaming.Streamed`)."""
+    """A labelled image set, in memory (`Images`) or on disk (`mmard.data.streaming.Streamed`)."""
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64 in [0, K)."""
+        """Return the labels (N,) int64 in [0, K)."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The K names."""
+        """Return the K names of the classes."""
 
     @property
     def index(self) -> Tensor:
-        """(N,) int64, each image's number; rows are wanted on the device where it is."""
+        """Return each image's stable number, (N,) int64; rows are wanted on its device."""
 
     @property
     def shape(self) -> torch.Size:
-        """(C, H, W) of each."""
+        """Return the shape (C, H, W) of each image."""
 
     @property
     def channels(self) -> int:
-        """1 or 3."""
+        """Return the number of channels, 1 or 3."""
 
     def __len__(self) -> int: ...
 
     def take(self, rows: Tensor) -> Self:
-        """The images in these rows; their indices stay."""
+        """Select the images in these rows; their indices stay."""
 
     def to(self, device: torch.device) -> Self:
-        """The set whose batches are on a device."""
+        """Move the batches to a device."""
 
     def in_memory(self) -> "Images":
-        """All of it as uint8."""
+        """Load all images into memory as uint8."""
 
     def batches(self, rows: Iterable[Tensor]) -> Generator[Batch, None, None]:
-        """A batch for each of ``rows``, in their order; rows may be asked for some batches ahead."""
+        """Yield a batch for each of ``rows``, in their order; rows may be drawn some batches ahead."""
 
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel, of pixels in [0, 1]; exact."""
+        """Compute mean and standard deviation of each channel, of pixels in [0, 1]; exact."""
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images.
+    """Labelled images in memory.
 
     Attributes:
         pixels: (N, C, H, W) uint8.
@@ -102,43 +102,43 @@ class Images:
 
     @property
     def shape(self) -> torch.Size:
-        """(C, H, W) of each."""
+        """Return the shape (C, H, W) of each image."""
         return self.pixels.shape[1:]
 
     @property
     def channels(self) -> int:
-        """1 or 3."""
+        """Return the number of channels, 1 or 3."""
         return self.shape[0]
 
     def take(self, rows: Tensor) -> "Images":
-        """The images in these rows; their indices stay."""
+        """Select the images in these rows; their indices stay."""
         return replace(self, pixels=self.pixels[rows], labels=self.labels[rows], index=self.index[rows])
 
     def to(self, device: torch.device) -> "Images":
-        """All of it on a device."""
+        """Move pixels, labels and indices to a device."""
         moved = {k: getattr(self, k).to(device) for k in ("pixels", "labels", "index")}
         return replace(self, **moved)
 
     def in_memory(self) -> "Images":
-        """Itself."""
+        """Return this set itself."""
         return self
 
     def batch(self, rows: Tensor | slice) -> Batch:
-        """The images in these rows."""
+        """Return the images in these rows, with labels and indices."""
         x = self.pixels[rows].to(memory_format=torch.channels_last)
         return x.float().div_(255), self.labels[rows], self.index[rows]
 
     def batches(self, rows: Iterable[Tensor]) -> Generator[Batch, None, None]:
-        """A batch for each of ``rows``, in their order."""
+        """Yield a batch for each of ``rows``, in their order."""
         yield from map(self.batch, rows)
 
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of each channel, of pixels in [0, 1]; exact."""
+        """Compute mean and standard deviation of each channel, of pixels in [0, 1]; exact."""
         return mean_std(torch.split(self.pixels, 1000), self.channels)
 
 
 def _levels(pixels: np.ndarray, count: int) -> Tensor:
-    """uint8 (N, C, H, W) of pixels that are whole levels already, or in [0, 1]."""
+    """Convert pixels, whole levels or in [0, 1], to uint8 (N, C, H, W)."""
     if pixels.ndim != 4 or len(pixels) != count:
         raise MmardError(f"images of shape {pixels.shape} with {count} labels; expected (N, C, H, W) and N labels")
     if len(pixels) == 0:
@@ -163,7 +163,10 @@ def _levels(pixels: np.ndarray, count: int) -> Tensor:
 
 
 def mean_std(parts: Iterable[Tensor], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of each channel of uint8 images (B, C, H, W) as pixels in [0, 1]; exact, from counts of the 256 levels."""
+    """Compute mean and standard deviation of each channel of uint8 images (B, C, H, W) as pixels in [0, 1].
+
+    Exact, from counts of the 256 levels.
+    """
     counts = torch.zeros(channels, 256, dtype=torch.float64)
     for part in parts:
         for c in range(channels):
@@ -176,10 +179,10 @@ def mean_std(parts: Iterable[Tensor], channels: int) -> tuple[tuple[float, ...],
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """What a run sees: it trains on ``train``, chooses on ``held_out``, and is judged on ``test``.
+    """The splits of a data set: training on ``train``, model selection on ``held_out``, evaluation on ``test``.
 
     Attributes:
-        skipped: what is wrong with each picture that was left out because it cannot be decoded.
+        skipped: the fault of each picture that was left out because it cannot be decoded.
     """
 
     name: str
@@ -190,7 +193,7 @@ class DataSet:
 
 
 def stratified(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows of ``count`` samples with every class in proportion, and the rows left over; both sorted."""
+    """Draw rows of ``count`` samples with every class in proportion; returns them and the rest, both sorted."""
     draw, y, chosen = np.random.default_rng(seed), labels.numpy(), []
     quota = np.bincount(y) * count / len(y)
     extra = np.argsort(quota % 1, kind="stable")[::-1][: count - int(np.floor(quota).sum())]  # largest remainders
@@ -206,14 +209,14 @@ Set = TypeVar("Set", bound=ImageSet)
 
 
 def some(images: Set, limit: int | None, seed: int) -> Set:
-    """About ``limit`` of the images, every class in proportion; all of them without a limit."""
+    """Draw about ``limit`` of the images, every class in proportion; all of them without a limit."""
     if limit is None or limit >= len(images):
         return images
     return images.take(stratified(images.labels.cpu(), limit, seed)[0].to(images.index.device))
 
 
 def split(name: str, train: ImageSet, test: Images, *, held_out: float, seed: int) -> DataSet:
-    """Cut the held-out split from the training set, by class and by seed; what is held out is in memory."""
+    """Split a held-out set from the training set, by class and by seed; the held-out images are in memory."""
     if not 0 < held_out < 1:
         raise MmardError(f"held_out {held_out:g} is no share of the training set; expected for instance 0.1")
     outside, inside = stratified(train.labels, max(1, round(held_out * len(train))), seed)

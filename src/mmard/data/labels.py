@@ -1,4 +1,4 @@
-"""Labels: class numbers from what people have, and the order of the classes."""
+"""Labels: conversion to class numbers, and the order of the classes."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ MOST_CLASSES = 100_000
 
 @dataclass(frozen=True)
 class Known:
-    """What a model knows of the data that it was trained on.
+    """The data that a model was trained on, as far as the model says: classes and channels.
 
     Attributes:
         what: the model's name in messages.
@@ -33,7 +33,7 @@ class Known:
 
     @staticmethod
     def of(what: str, names: object, count: object = None, channels: object = None) -> "Known":
-        """Take what a file says of itself; names that cannot be those of ``count`` classes are left out."""
+        """Make a `Known` of what a file says of itself; names that cannot be those of ``count`` classes are left out."""
         given = tuple(names) if isinstance(names, list | tuple) else ()
         sound = all(isinstance(name, str) for name in given) and len(set(given)) == len(given)
         fits = sound and count in (None, len(given))
@@ -41,7 +41,7 @@ class Known:
         return Known(what, given if fits else (), takes, {what: (classes, takes)})
 
     def must_fit(self, classes: int, channels: int | None = None) -> None:
-        """Raise unless all the models are for so many classes and channels; None: these are not known yet."""
+        """Raise MmardError unless all the models are for so many classes and channels; None: not known yet."""
         for what, (own, takes) in self.shapes.items():
             if own not in (None, classes):
                 raise MmardError(f"{what} has {own} classes, the data {classes}")
@@ -51,7 +51,7 @@ class Known:
                 raise MmardError(f"{what} has {have}{takes} channels, the data {data}{channels}{cure}")
 
     def order(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Give the order in which the data's classes, called ``names``, are to be numbered: the model's, if it has the same.
+        """Return the order in which the data's classes ``names`` are numbered: the model's, if it has the same classes.
 
         A warning says where that is another order, and where the model's classes have other names.
         """
@@ -75,7 +75,7 @@ class Known:
 
 
 def agreed(models: Iterable[Known]) -> Known | None:
-    """Join what several models know: the order of the first that names its classes; 3 channels if one takes 3.
+    """Join what several models say: the order of the first that names its classes; 3 channels if one takes 3.
 
     Raises:
         MmardError: for models with the same classes in different orders, which no numbering of the labels suits.
@@ -118,7 +118,7 @@ def renumbered(labels: Tensor, names: Sequence[str], order: Sequence[str]) -> Te
 
 
 def class_numbers(given: Any, what: str = "labels") -> Tensor:
-    """Make class numbers (N,) int64 of whole numbers (N,) or (N, 1), also as floats without a fraction.
+    """Convert whole numbers (N,) or (N, 1), also as floats without a fraction, to class numbers (N,) int64.
 
     Raises:
         MmardError: for anything else, with what to do: one row a sample, words, fractions, missing values, negative numbers.
@@ -147,7 +147,7 @@ def class_numbers(given: Any, what: str = "labels") -> Tensor:
 
 
 def must_be_classes(labels: Tensor, classes: Sequence[str], what: str = "labels") -> None:
-    """Raise for class numbers that are none of the classes'; there is at least one."""
+    """Raise MmardError unless class numbers are among the classes'; there is at least one."""
     low, high = int(labels.min()), int(labels.max())
     if low >= 0 and high < len(classes):
         return
@@ -158,7 +158,7 @@ def must_be_classes(labels: Tensor, classes: Sequence[str], what: str = "labels"
 
 
 def as_array(given: Any, what: str) -> NDArray[Any]:
-    """Make a NumPy array of what was given; an `MmardError` where it is none, such as rows of several lengths."""
+    """Convert a value to a NumPy array; raise MmardError where it is none, such as rows of several lengths."""
     try:
         if isinstance(given, Tensor):
             given = given.detach().cpu()
@@ -175,5 +175,5 @@ def _kind(y: NDArray[Any]) -> str:
 
 
 def _only_numbers(names: tuple[str, ...]) -> bool:
-    """Are these no names but the numbers from 0?"""
+    """Tell whether the names are just the numbers from 0."""
     return set(names) == {str(k) for k in range(len(names))}

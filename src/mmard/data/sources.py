@@ -1,4 +1,4 @@
-"""Where images come from: the embedded digits, parquet files, image folders, and the hub."""
+"""Sources of images: the embedded digits, parquet files, image folders, and the Hugging Face hub."""
 
 import glob
 import warnings
@@ -39,13 +39,13 @@ MOST_BROKEN = 0.01  # share of the images that data.on_error=skip may leave out
 
 
 def unused(name: str, keys: Sequence[str]) -> list[str]:
-    """Find those of the settings ``keys`` (such as ``"size"``) that the data set ``name`` does not look at."""
+    """Find the settings among ``keys`` (such as ``"size"``) that have no meaning for the data set ``name``."""
     used = USES.get(name, USES["OWNER/NAME"])
     return [key for key in keys if key not in used and any(key in other for other in USES.values())]
 
 
 def must_be_used(name: str, keys: Sequence[str]) -> None:
-    """Raise for settings that the data set does not look at, though somebody gave them."""
+    """Raise MmardError for settings that were given and have no meaning for the data set."""
     if ignored := unused(name, keys):
         takers = [source for source, used in USES.items() if ignored[0] in used]
         raise MmardError(
@@ -55,7 +55,7 @@ def must_be_used(name: str, keys: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FileOptions:
-    """Where the files of a data set are, and how they are read.
+    """The options for reading the files of a data set.
 
     Attributes:
         train, test: parquet files (paths, globs or lists); a path that is there is no glob.
@@ -84,7 +84,7 @@ class FileOptions:
             raise MmardError(f"channels is {self.channels!r}, expected 1 or 3")
 
     def given(self) -> list[str]:
-        """Name those that are not as usual."""
+        """Name the options that differ from their defaults."""
         return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
 
 
@@ -105,11 +105,11 @@ def load(
         held_out: share of the training set to choose checkpoints and settings on.
         limit, test_limit: keep about so many images of each, every class in proportion.
         seed: of the splits.
-        model: what the images are for; they take its order of the classes, and three channels where it takes three.
+        model: the model that the images are for; they take its order of the classes, and three channels where it takes three.
         **files: as in `FileOptions`.
 
     Raises:
-        MmardError: for data that are not there or not what they should be, for options that they do not look at, and, before an
+        MmardError: for data that are not there or not what they should be, for options without meaning for them, and, before an
             image is decoded, for a model of other classes or channels.
     """
     options, limits = FileOptions(**files), (limit, test_limit)
@@ -128,7 +128,7 @@ def load(
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """One split as it was found.
+    """One split as it was read, before labels are numbered.
 
     Attributes:
         rows, image: the table and its image column.
@@ -153,7 +153,7 @@ class _Table:
 def _parts(
     splits: Any, name: str, options: FileOptions, limits: Sequence[int | None], seed: int, model: Known | None
 ) -> tuple[Streamed, Streamed]:
-    """Training and test images, with the same classes in the same order; nothing is decoded yet."""
+    """Make training and test images with the same classes in the same order; nothing is decoded yet."""
     test_name = next((s for s in TEST_SPLITS if s in splits), None)
     if "train" not in splits or test_name is None:
         raise MmardError(f"{name} has the splits {', '.join(splits)}; expected train and {' or '.join(TEST_SPLITS)}")
@@ -174,7 +174,7 @@ def _parts(
 
 
 def _classes_of(train: _Table) -> tuple[str, ...]:
-    """The names of the training set's classes, each with an image; where it has none, the numbers."""
+    """Name the training set's classes, each of which has an image; by numbers where there are no names."""
     if len(train.labels) == 0:
         raise MmardError("the data set is empty: 0 images")
     names = train.names or tuple(str(k) for k in range(int(train.labels.max()) + 1))
@@ -193,7 +193,7 @@ def _classes_of(train: _Table) -> tuple[str, ...]:
 
 
 def _as_in_training(test: _Table, train: _Table, names: tuple[str, ...], order: tuple[str, ...]) -> Tensor:
-    """The test labels, numbered as the training labels are: by name where both have names."""
+    """Number the test labels as the training labels are: by name where both have names."""
     if test.numbers != train.numbers:
         kinds = {True: "numbers", False: "words"}
         raise MmardError(
@@ -213,7 +213,7 @@ def _as_in_training(test: _Table, train: _Table, names: tuple[str, ...], order: 
 
 
 def _without_broken(parts: tuple[Streamed, Streamed]) -> tuple[tuple[Streamed, Streamed], list[str]]:
-    """The images that can be decoded, and what is wrong with the others; all are looked at."""
+    """Select the images that can be decoded; returns also the faults of the others. All are decoded."""
     kept, told = list[Streamed](), list[str]()
     for part in parts:
         faults = part.pictures.broken(part.index.tolist(), THREADS)
@@ -235,7 +235,7 @@ def _without_broken(parts: tuple[Streamed, Streamed]) -> tuple[tuple[Streamed, S
 def _of_one_shape(
     parts: tuple[Streamed, Streamed], channels: int | None, model: Known | None
 ) -> tuple[Streamed, Streamed]:
-    """Both with pictures of one shape, or an error; the first of each is decoded."""
+    """Give both parts images of one shape, or raise MmardError; the first of each is decoded."""
     if channels is not None:
         parts[0].pictures.notes.leave_out(COLOURABLE)  # whoever asks for three channels knows
     elif model is not None and model.channels == 3:
@@ -261,7 +261,7 @@ def _digits(model: Known | None) -> tuple[Images, Images]:
 
 
 def _open(name: str, options: FileOptions) -> Mapping[str, Any]:
-    """The splits, as a mapping of Hugging Face data sets."""
+    """Open the splits, as a mapping of Hugging Face data sets."""
     try:
         import datasets
         import PIL  # noqa: F401
@@ -293,7 +293,7 @@ def _open(name: str, options: FileOptions) -> Mapping[str, Any]:
 
 
 def _files(given: str | Sequence[str], key: str) -> list[str]:
-    """Patterns for the library; a path that is there stands for itself, whatever its letters mean in a pattern."""
+    """Make patterns for the datasets library; a path that exists stands for itself, whatever its letters mean in a pattern."""
     patterns = []
     for one in [given] if isinstance(given, str) else given:
         path = Path(one).expanduser()

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, eq=False)
 class Streamed:
-    """Labelled images of which only the labels are in memory. The same pixels, bit for bit, as `in_memory` gives.
+    """Labelled images on disk, of which only the labels are in memory; pixels are bit-equal to those of `in_memory`.
 
     Attributes:
         pictures: the images, encoded, on disk.
@@ -40,45 +40,45 @@ class Streamed:
 
     @property
     def shape(self) -> torch.Size:
-        """(C, H, W) of each."""
+        """Return the shape (C, H, W) of each image."""
         height, width, channels = self.pictures.shape
         return torch.Size([channels, height, width])
 
     @property
     def channels(self) -> int:
-        """1 or 3, of all the pictures."""
+        """Return the number of channels, 1 or 3."""
         return self.shape[0]
 
     def take(self, rows: Tensor) -> "Streamed":
-        """The images in these rows; their indices stay."""
+        """Select the images in these rows; their indices stay."""
         return replace(self, labels=self.labels[rows], index=self.index[rows])
 
     def to(self, device: torch.device) -> "Streamed":
-        """The same on disk, its batches on a device."""
+        """Move the batches to a device; the images stay on disk."""
         return replace(self, device=device)
 
     def in_memory(self) -> Images:
-        """All of it decoded."""
+        """Decode all images into memory."""
         pixels = torch.empty(len(self), *self.pictures.shape, dtype=torch.uint8).permute(0, 3, 1, 2)
         for part, (x, _, _) in zip(torch.split(pixels, PART), self._decoded(self._parts()), strict=True):
             part.copy_(x)
         return Images(pixels, self.labels, self.classes, self.index)
 
     def batches(self, rows: Iterable[Tensor]) -> Generator[Batch, None, None]:
-        """As `Images.batches`; the next `AHEAD` are decoded meanwhile, and `AHEAD` + 2 at most are in memory."""
+        """Yield a batch for each of ``rows``; the next `AHEAD` are decoded meanwhile, at most `AHEAD` + 2 in memory."""
         for x, y, index in self._decoded(rows):
             x, y, index = (t.to(self.device, non_blocking=True) for t in (x, y, index))
             yield x.to(memory_format=torch.channels_last).float().div_(255), y, index
 
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """As of `Images`, and equal to it: one pass over all the pictures."""
+        """Compute mean and standard deviation of each channel in one pass, equal to those of `Images`."""
         return mean_std((x for x, _, _ in self._decoded(self._parts())), self.channels)
 
     def _parts(self) -> Iterable[Tensor]:
         return torch.split(torch.arange(len(self)), PART)
 
     def _decoded(self, rows: Iterable[Tensor]) -> Generator[Batch, None, None]:
-        """uint8 batches on the CPU in the order of ``rows``; what fails there is raised when its turn comes."""
+        """Yield uint8 batches on the CPU in the order of ``rows``; an error is raised when its batch is due."""
         pool, coming = ThreadPoolExecutor(THREADS, "decode"), iter(rows)
         try:
             waiting: deque[Future[Batch]] = deque(pool.submit(self._decode, r) for r in islice(coming, AHEAD))

@@ -1,4 +1,4 @@
-"""Other people's checkpoints: the weights in them, wherever they lie and whatever their names begin with.
+"""Checkpoints of other projects: finding the weights in them, and loading them without running code.
 
 Nothing in such a file is run. Of what lies beside the weights, numpy's scalars and a few plain containers are let through.
 """
@@ -34,14 +34,14 @@ MEANS, STDS = ("mean", "mu"), ("std", "sigma")
 
 
 class Ignored:
-    """Stands in the place of an object beside the weights; it holds nothing that matters and does nothing."""
+    """A stand-in for a pickled object beside the weights; it stores nothing and does nothing."""
 
     def __init__(self, *_: object, **__: object) -> None:
         pass
 
 
 def _allowed() -> list[Any]:
-    """What may lie in a file beside tensors and plain values, by the name under which it is pickled."""
+    """List what a file may hold beside tensors and plain values, by the name under which it is pickled."""
     multiarray = np._core.multiarray  # type: ignore[attr-defined]  # of numbers alone: a dtype of objects is not among these kinds
     makers = {"scalar": multiarray.scalar, "_reconstruct": multiarray._reconstruct}
     strangers = (argparse.Namespace, types.SimpleNamespace, PosixPath, WindowsPath)
@@ -55,7 +55,7 @@ def _allowed() -> list[Any]:
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Read whatever is in a safetensors or a PyTorch file; the latter with ``weights_only``, so that it can run no code.
+    """Read a safetensors or a PyTorch file; the latter with ``weights_only``, so that it can run no code.
 
     Raises:
         MmardError: for a file that is broken, or holds objects whose loading could run code.
@@ -98,7 +98,7 @@ class WeightSet:
 
 
 def weights_for(model: Classifier, raw: Any, source: Path, key: str | None = None) -> dict[str, Tensor]:
-    """Find the one set of weights in a checkpoint that fits a model's network; where none fits, the nearest, for `fit` to tell.
+    """Find the one set of weights in a checkpoint that fits a model's network; else the nearest, for `fit` to report.
 
     Args:
         raw: what `read_checkpoint` gave.
@@ -128,7 +128,7 @@ def weights_for(model: Classifier, raw: Any, source: Path, key: str | None = Non
 
 
 def _groups(value: Any, at: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every dictionary with tensors in it, by the keys on the way there."""
+    """Yield every dictionary with tensors in it, with the keys on the way there."""
     if not isinstance(value, Mapping) or depth > DEEPEST:
         return
     named = {str(k): v for k, v in value.items() if isinstance(k, str)}
@@ -143,7 +143,7 @@ def _needed(own: Mapping[str, Tensor]) -> list[str]:
 
 
 def _fitting(own: Mapping[str, Tensor], at: str, tensors: dict[str, Tensor]) -> Iterator[WeightSet]:
-    """The sets in one dictionary that have all the names of a network, in its shapes, after a common prefix."""
+    """Yield the sets in a dictionary that have all the names of a network, in its shapes, after a common prefix."""
     for named in (tensors, _without(tensors, COMPILED)):
         found = False
         for prefix in _prefixes(own, named):
@@ -165,7 +165,7 @@ def _without(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
 
 
 def _prefixes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
-    """What comes before the network's names, the most frequent first: nothing, or something that ends with a dot."""
+    """List prefixes of the network's names, the most frequent first: nothing, or something that ends with a dot."""
     names = set(tensors)
     first = next(iter(_needed(own)), "")
     seen = [name.removesuffix(first) for name in tensors if name == first or name.endswith(f".{first}")]
@@ -186,7 +186,7 @@ def _one(fitting: list[WeightSet], source: Path, key: str | None) -> WeightSet:
 
 
 def _nearest(own: Mapping[str, Tensor], groups: Mapping[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The largest dictionary with the likeliest prefix taken off, though it does not fit."""
+    """Return the largest dictionary without its likeliest prefix, though it does not fit."""
     tensors = max(groups.values(), key=len)
     prefix = next(iter(_prefixes(own, tensors)), "")
     if not prefix and all(name.startswith("module.") for name in tensors):
@@ -199,7 +199,7 @@ def _nearest(own: Mapping[str, Tensor], groups: Mapping[str, dict[str, Tensor]])
 
 
 def _must_agree(brought: Mapping[str, Tensor], model: Classifier, source: Path) -> None:
-    """Raise where weights bring a mean and a std by which the card does not normalise."""
+    """Raise MmardError where weights bring a mean and a std by which the card does not normalise."""
     architecture = model.architecture
     for name, tensor in brought.items():
         is_mean = name.rpartition(".")[2] in MEANS

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class Cnn(nn.Module):
-    """``depth`` layers of 3×3 convolution, BatchNorm, ReLU; then the mean over pixels and a linear layer.
+    """A small CNN: ``depth`` layers of 3×3 convolution, BatchNorm, ReLU; then the mean over pixels and a linear layer.
 
     Widths are W, 2W, 2W, 4W, 4W, ...; the image is halved where the width doubles. Any image of 4×4 or more.
 

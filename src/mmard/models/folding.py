@@ -17,7 +17,7 @@ from mmard.utils.errors import first_line
 
 
 def conv_bn_pairs(net: nn.Module) -> list[tuple[str, str]]:
-    """Names of the convolutions and of the BatchNorms that alone read their output.
+    """Find the convolutions whose output only a BatchNorm reads: pairs of their names.
 
     Raises:
         Exception: whatever torch.fx says of a network it cannot trace.
@@ -38,7 +38,7 @@ def conv_bn_pairs(net: nn.Module) -> list[tuple[str, str]]:
 
 
 class Folded(nn.Module):
-    """A shadow of a classifier for evaluation mode. All but the folded convolutions share the classifier's own tensors.
+    """A classifier with BatchNorm folded into its convolutions, for evaluation mode; other tensors are shared with it.
 
     Call `refresh` after the classifier's weights or statistics changed.
     """
@@ -84,7 +84,7 @@ class Folded(nn.Module):
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A `Folded` shadow where there is something to fold, else the model itself; what cannot be traced runs as it is."""
+    """Fold a model's BatchNorm where there is any and it can be traced; else return the model itself."""
     if not isinstance(model, Classifier) or not any(isinstance(m, nn.BatchNorm2d) for m in model.modules()):
         return model
     try:

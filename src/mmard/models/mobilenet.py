@@ -11,7 +11,7 @@ ROWS = [(1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1
 
 
 class InvertedResidual(nn.Module):
-    """1×1 expand, 3×3 depthwise, 1×1 project, and a shortcut where the image's size stays."""
+    """An inverted residual: 1×1 expand, 3×3 depthwise, 1×1 project, and a shortcut where the image's size stays."""
 
     def __init__(self, before: int, after: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """(B, channels, H, W) → (B, classes); H and W are divided by 8.
+    """MobileNetV2: (B, channels, H, W) → (B, classes); H and W are divided by 8.
 
     ``percent``: of every layer's width, to the nearest multiple of 8 (the paper's width multiplier times 100).
     """

@@ -1,4 +1,4 @@
-"""From a classifier to an ONNX graph with its normalisation inside, and that graph to a file that explains itself."""
+"""Export of a classifier, with its normalisation, to an ONNX file that describes itself."""
 
 import json
 import logging
@@ -24,7 +24,9 @@ PORTS = {
 
 
 def onnx_of(model: Classifier, size: tuple[int, int]) -> Any:
-    """The model as an `onnx.ModelProto`: ``pixels`` (batch, C, H, W) in [0, 1] → ``logits`` (batch, classes); any batch, one size.
+    """Export the model as an `onnx.ModelProto`: ``pixels`` (batch, C, H, W) in [0, 1] → ``logits`` (batch, classes).
+
+    Any batch size, one image size.
 
     Args:
         model: in evaluation mode, on the CPU.
@@ -53,7 +55,7 @@ def onnx_of(model: Classifier, size: tuple[int, int]) -> Any:
 
 
 def bytes_of(proto: Any, metadata: Mapping[str, Any]) -> bytes:
-    """The file's content, with ``metadata`` as its properties, each as JSON."""
+    """Serialise the graph, with ``metadata`` as its properties, each as JSON."""
     del proto.metadata_props[:]
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
@@ -65,13 +67,13 @@ def bytes_of(proto: Any, metadata: Mapping[str, Any]) -> bytes:
 
 
 def save_onnx(path: Path, content: bytes) -> None:
-    """Write the file in one step."""
+    """Write an ONNX file in one step."""
     write_whole(path, lambda part: part.write_bytes(content))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not needed here."""
+    """Silence the exporter's remarks on packages that are not needed here."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -89,7 +91,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two networks on the same images.
+    """The agreement of two networks on the same images.
 
     Attributes:
         images: how many.
@@ -105,7 +107,7 @@ class Agreement:
     agree: float
 
     def must_be_close(self, what: str) -> None:
-        """Raise unless the logits are the same up to rounding."""
+        """Raise MmardError unless the logits are the same up to rounding."""
         if not self.largest <= self.allowed:  # also for a NaN
             raise MmardError(
                 f"{what} is not the network it was made from: logits differ by up to {self.largest:.2g}, allowed is "
@@ -119,7 +121,7 @@ class Agreement:
 
 @torch.no_grad()
 def compare(network: nn.Module, other: nn.Module, images: Tensor, batch_size: int = 64) -> Agreement:
-    """Compare on images (N, C, H, W) in [0, 1]."""
+    """Compare the logits of two networks on images (N, C, H, W) in [0, 1]."""
     parts = torch.split(images, batch_size)
     a, b = (torch.cat([model(x) for x in parts]) for model in (network, other))
     gap, allowed = (a - b).abs(), TOLERANCE * max(1.0, a.abs().max().item())

@@ -15,7 +15,7 @@ PROBED = 10_000_000  # values of an image up to which a graph is tried on made-u
 
 
 def need_onnx() -> None:
-    """Raise `MmardError` unless the packages that make and run ONNX files are there."""
+    """Raise MmardError unless the packages that make and run ONNX files are installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -34,7 +34,7 @@ class RuntimeModel(nn.Module):
         what: its name in errors.
 
     Attributes:
-        facts: what `mmard.exporting` wrote into the file of itself; empty for a file from elsewhere.
+        metadata: what `mmard export` wrote into the file of itself; empty for a file from elsewhere.
         shape: (C, H, W) of an image; a None is a size that the file leaves open.
         classes: how many.
         version: of onnxruntime.
@@ -82,7 +82,7 @@ class RuntimeModel(nn.Module):
         return tuple(n if isinstance(n, int) else None for n in image[1:]), logits[1]
 
     def must_fit(self, classes: int, shape: tuple[int, ...]) -> None:
-        """Raise unless the model is for data with that many classes and images of that shape (C, H, W)."""
+        """Raise MmardError unless the model is for so many classes and images of that shape (C, H, W)."""
         fits = all(mine in (None, theirs) for mine, theirs in zip(self.shape, shape, strict=True))
         if self.classes != classes or not fits:
             sizes = ["×".join("any" if n is None else str(n) for n in one) for one in (self.shape, shape)]
@@ -92,7 +92,7 @@ class RuntimeModel(nn.Module):
             )
 
     def must_answer(self) -> None:
-        """Ask it of two grey images, where it says their size: a graph that fails is known before images are decoded.
+        """Run the model on two grey images, where it says their size, so that a broken graph is known early.
 
         Raises:
             MmardError: where it fails.
@@ -115,7 +115,7 @@ class RuntimeModel(nn.Module):
 
 
 def _facts(properties: dict[str, str]) -> dict[str, Any]:
-    """The properties that `exporting` wrote, each as JSON; none where the file is from elsewhere."""
+    """Read the properties that `mmard export` wrote, each as JSON; none where the file is from elsewhere."""
     if "mmard" not in properties:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""A float ONNX graph in 8 bits, by onnxruntime's static quantisation."""
+"""Quantisation of a float ONNX graph to 8 bits, by onnxruntime's static quantisation."""
 
 import logging
 import tempfile
@@ -17,10 +17,10 @@ HOW = "static QDQ: activations uint8 with ranges from calibration (min and max),
 
 
 def quantised(proto: Any, images: Tensor, batch_size: int = 64) -> Any:
-    """The same graph with 8-bit convolutions and products (QDQ format), an `onnx.ModelProto`.
+    """Quantise convolutions and matrix products of a graph to 8 bits (QDQ format); returns an `onnx.ModelProto`.
 
     Weights have 7 of their 8 bits, because CPUs without VNNI add products in 16 bits, which would overflow: so every CPU
-    gives the judged numbers. The last layer's sums stay float: with 256 levels logits tie, and a tie is no verdict.
+    gives the evaluated numbers. The last layer's sums stay float: with 256 levels logits tie, and a tie is no verdict.
 
     Args:
         images: to calibrate the ranges by, (N, C, H, W) in [0, 1]; training images.
@@ -52,7 +52,7 @@ def _reader(images: Tensor, batch_size: int) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """The images batch by batch, once."""
+        """A calibration reader that gives the images batch by batch, once."""
 
         def __init__(self) -> None:
             self.batches = iter(torch.split(images, batch_size))
@@ -66,7 +66,7 @@ def _reader(images: Tensor, batch_size: int) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantiser's log of what it does."""
+    """Silence the quantiser's log."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 
 def conv3x3(before: int, after: int, stride: int = 1) -> nn.Conv2d:
-    """3×3 convolution without bias, because BatchNorm follows."""
+    """Make a 3×3 convolution without bias, because BatchNorm follows."""
     return nn.Conv2d(before, after, 3, stride, 1, bias=False)
 
 
 class Block(nn.Module):
-    """conv-BN-ReLU, conv-BN, plus the shortcut, ReLU."""
+    """A residual block: conv-BN-ReLU, conv-BN, plus the shortcut, ReLU."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Block(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """BN-ReLU-conv twice, plus the shortcut."""
+    """A pre-activation residual block: BN-ReLU-conv twice, plus the shortcut."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class PreActBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """Four stages of two blocks, widths 64 to 512. (B, channels, H, W) → (B, classes)."""
+    """ResNet-18: four stages of two blocks, widths 64 to 512. (B, channels, H, W) → (B, classes)."""
 
     def __init__(self, classes: int, channels: int, pre_activation: bool = False) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Architectures by name, each with its normalisation inside: pixels in [0, 1] go in, logits come out."""
+"""Architectures by name, each with its normalisation inside: pixels in [0, 1] in, logits out."""
 
 import os
 import re
@@ -23,7 +23,7 @@ LARGEST = 9999
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """All that is needed to build a network again; it travels with the weights.
+    """The specification of a network, from which it can be built again; it travels with the weights.
 
     Args:
         name: such as ``"resnet18"``, ``"wrn-34-10"``, ``"cnn-16-3"``.
@@ -94,7 +94,7 @@ FAMILIES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
 
 
 def build(architecture: Architecture) -> Classifier:
-    """A freshly initialised classifier.
+    """Build a freshly initialised classifier.
 
     Raises:
         MmardError: for a name of no known family, with the nearest names; for a network that is larger than this machine's memory.
@@ -114,7 +114,7 @@ def build(architecture: Architecture) -> Classifier:
 
 
 def _must_fit_in_memory(architecture: Architecture, make: Callable[[], nn.Module]) -> None:
-    """Raise where the weights alone are more than the machine's memory: some systems would end the process without a word."""
+    """Raise MmardError where the weights alone exceed the machine's memory: some systems would end the process silently."""
     what = f"a {architecture.name} of {architecture.classes:,} classes and {architecture.channels:,} channels"
     try:
         # No memory is taken, and the generator stays as the caller has it.

@@ -1,4 +1,4 @@
-"""Teachers: a card says what the weights are and where; `load_teacher` checks it and yields a frozen model."""
+"""Teachers: a card says what the weights are and where; `load_teacher` checks it and returns a frozen model."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from mmard.utils.validation import Section, validated
 
 
 class Card(Section):
-    """What is known of a set of weights.
+    """A description of a file of weights.
 
     Attributes:
         architecture: name, such as ``wrn-34-10``.
@@ -58,12 +58,12 @@ class Card(Section):
         return card
 
     def of(self) -> Architecture:
-        """What to build."""
+        """Return the architecture to build."""
         shape = {"classes": self.classes, "channels": self.channels}
         return Architecture(name=self.architecture, **shape, mean=self.mean, std=self.std)
 
     def weights(self, beside: Path) -> Path:
-        """The file itself, fetched from the hub where the card says so, its hash checked."""
+        """Find the file, fetched from the hub where the card says so, and check its hash."""
         if (self.file is None) == (self.hub is None):
             raise MmardError("a card names either 'file' or 'hub'")
         path = inside(beside, self.file) if self.file is not None else _from_hub(self.hub or {})
@@ -93,7 +93,7 @@ def _from_hub(where: dict[str, str]) -> Path:
 
 
 def find_model(source: str | Path) -> Path:
-    """The file behind a run folder (its best checkpoint), a ``.safetensors`` file or a card (.json)."""
+    """Find the file behind a run folder (its best checkpoint), a ``.safetensors`` file or a card (.json)."""
     path = Path(source).expanduser()
     if path.is_dir():
         must_be_readable(path)
@@ -116,13 +116,13 @@ def hub_of(source: str | Path) -> str | None:
 
 
 def weights_file(path: Path) -> Path:
-    """The weights themselves, behind what `find_model` found: a card names them."""
+    """Find the file of weights behind what `find_model` found: a card names it."""
     return Card.read(path).weights(path.parent) if path.suffix == ".json" else path
 
 
 @public
 def load_model(source: str | Path) -> Classifier:
-    """A classifier in evaluation mode, from whatever `find_model` finds.
+    """Load a classifier in evaluation mode, from whatever `find_model` finds.
 
     Raises:
         MmardError: when there is nothing there, or it is not what it says.
@@ -145,7 +145,7 @@ def load_model(source: str | Path) -> Classifier:
 
 
 def must_fit(model: Classifier, what: str, classes: int, channels: int) -> None:
-    """Raise unless the model is for data with that many classes and channels."""
+    """Raise MmardError unless the model is for data with so many classes and channels."""
     have = model.architecture
     if (have.classes, have.channels) != (classes, channels):
         grey = (have.classes, have.channels, channels) == (classes, 1, 3)
@@ -156,11 +156,11 @@ def must_fit(model: Classifier, what: str, classes: int, channels: int) -> None:
 
 
 def load_teacher(source: str | Path, classes: int, channels: int) -> Classifier:
-    """A frozen teacher for data with that many classes and channels."""
+    """Load a frozen teacher for data with so many classes and channels."""
     return as_teacher(load_model(source), source, classes, channels)
 
 
 def as_teacher(model: Classifier, source: str | Path, classes: int, channels: int) -> Classifier:
-    """Freeze a classifier that was loaded before the data, once it is known to fit them."""
+    """Freeze a classifier that was loaded before the data, after checking that it fits them."""
     must_fit(model, f"the teacher {source}", classes, channels)
     return model.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files that carry a digest of all they hold, so that a damaged file is never read as a whole one."""
+"""Safetensors files with a digest of all they hold, so that a damaged file is never taken for a whole one."""
 
 import hashlib
 import json

@@ -17,7 +17,7 @@ SLOWEST = 10_000.0  # ratio of the slowest to the fastest wave of the positions 
 
 
 class Layer(nn.Module):
-    """x + attention(LN(x)), then x + MLP(LN(x)), the MLP four times as wide. (B, tokens, W) → the same."""
+    """A transformer layer: x + attention(LN(x)), then x + MLP(LN(x)), the MLP four times as wide. (B, tokens, W) → the same."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Layer(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """(B, channels, H, W) → (B, classes); the patch divides H and W.
+    """A vision transformer: (B, channels, H, W) → (B, classes); the patch divides H and W.
 
     Raises:
         MmardError: for a width that is no multiple of 4 (sines and cosines of two axes) or of its heads, and for an image
@@ -63,7 +63,7 @@ class VisionTransformer(nn.Module):
 
 @lru_cache(maxsize=8)  # made once, not copied to the device in every pass
 def positions(width: int, rows: int, columns: int, device: torch.device) -> Tensor:
-    """Sines and cosines of a patch's row and column, (width, rows, columns), each in [-1, 1]."""
+    """Compute sines and cosines of each patch's row and column, (width, rows, columns), in [-1, 1]."""
     waves = SLOWEST ** -torch.linspace(0, 1, width // 4)
     down, across = (torch.arange(n)[:, None] * waves for n in (rows, columns))  # (n, W/4)
     y = torch.cat([down.sin(), down.cos()], 1).T[:, :, None].expand(-1, -1, columns)

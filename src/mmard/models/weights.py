@@ -1,4 +1,4 @@
-"""Our own weights on disk, which describe themselves; others' are read by `mmard.models.checkpoints`."""
+"""Weights of this package on disk, which describe themselves; others' are read by `mmard.models.checkpoints`."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def save_weights(
 ) -> None:
     """Write a safetensors file with the architecture, ``metadata`` (class names, threat ...) and a digest of all in its header.
 
-    Weights are handed on: the settings among the facts name no folder of this machine.
+    Weights are handed on: the settings in the metadata name no folder of this machine.
     """
     told = {key: portable(fact) if key in ("settings", "teachers") else fact for key, fact in (metadata or {}).items()}
     header = {"architecture": json.dumps(asdict(model.architecture)), "facts": json.dumps(told)}
@@ -32,7 +32,7 @@ def save_weights(
 
 
 def load_weights(path: Path) -> Classifier:
-    """The classifier that `save_weights` wrote.
+    """Load the classifier that `save_weights` wrote.
 
     Raises:
         MmardError: for a truncated or damaged file, or one from elsewhere (those need a card).
@@ -57,12 +57,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def metadata_of(path: Path) -> dict[str, Any]:
-    """Read what `save_weights` was told of these weights; nothing, for a file from elsewhere."""
+    """Read the metadata that `save_weights` was given; empty for a file from elsewhere."""
     return _in_header(path, "facts")
 
 
 def architecture_facts(path: Path) -> dict[str, Any]:
-    """Read what the header says of the architecture, unchecked; nothing, for a file from elsewhere."""
+    """Read the architecture from the header, unchecked; empty for a file from elsewhere."""
     return _in_header(path, "architecture")
 
 
@@ -77,7 +77,7 @@ def _in_header(path: Path, key: str) -> dict[str, Any]:
 
 
 def describes_itself(path: Path) -> bool:
-    """Was this file written by `save_weights`?"""
+    """Tell whether the file was written by `save_weights`."""
     return path.suffix == ".safetensors" and "architecture" in _header(path)
 
 

@@ -11,7 +11,7 @@ from mmard.utils.errors import MmardError
 
 
 class BasicBlock(nn.Module):
-    """BN-ReLU-conv twice, with a 1×1 shortcut where the width changes."""
+    """A pre-activation block: BN-ReLU-conv twice, with a 1×1 shortcut where the width changes."""
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class BasicBlock(nn.Module):
 
 
 class NetworkBlock(nn.Module):
-    """A run of blocks of one width."""
+    """A sequence of blocks of one width."""
 
     def __init__(self, n: int, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class NetworkBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-widen. (B, channels, H, W) → (B, classes); H and W are divided by 4."""
+    """WideResNet WRN-depth-widen: (B, channels, H, W) → (B, classes); H and W are divided by 4."""
 
     def __init__(self, depth: int, widen: int, classes: int, channels: int) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""What knows nothing of the field: errors, files, numbers, validation, processes."""
+"""General tools that know nothing of the field: errors, files, numbers, validation, processes."""

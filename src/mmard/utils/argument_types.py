@@ -1,4 +1,4 @@
-"""Arguments of public functions: checked by their annotations, so that a wrong type is one line and no fault deep inside."""
+"""Type checks of the arguments of public functions: a wrong type is one line and no fault deep inside."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ OF_NAMES = (
 
 
 def public(function: Callable[P, T]) -> Callable[P, T]:
-    """Check the types of a function's arguments, and tell the user's mistakes from the package's faults.
+    """Check the types of a function's arguments by its annotations, and tell user errors from faults of the package.
 
     The function works in float32, whatever the caller has made the default of new tensors.
 
@@ -58,7 +58,7 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def _float32() -> Iterator[None]:
-    """Make float32 the type of new tensors for a while."""
+    """Make float32 the default type of new tensors inside."""
     callers = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

@@ -1,4 +1,4 @@
-"""A seal on what `torch.save` wrote: a digest in the same file, so that a checkpoint is whole, or known to be damaged.
+"""A digest inside the file that `torch.save` wrote, so that damage is detected.
 
 The file is a ZIP archive and stays one: the seal is the archive's comment. The archive holds a CRC-32 of each of its
 records, which `torch.load` does not look at; the seal is the SHA-256 of all bytes outside the records, these sums among them. So
@@ -19,7 +19,7 @@ _END = b"PK\x05\x06"  # of an archive, 22 bytes before its comment
 
 
 def seal(path: Path) -> None:
-    """Add the seal to a file that `torch.save` has just written."""
+    """Add the digest to a file that `torch.save` has just written."""
     with path.open("rb+") as f:
         size = f.seek(0, 2)
         f.seek(size - 2)
@@ -31,7 +31,7 @@ def seal(path: Path) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a file is as it was sealed; True for one that has no seal, which may be another's or an old one.
+    """Return whether a file has its digest; True for a file without one, which may be another's or an old one.
 
     Raises:
         OSError: when it cannot be read.

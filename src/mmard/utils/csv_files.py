@@ -1,4 +1,4 @@
-"""Tables as CSV. A text that a spreadsheet would run as a formula is marked as text; numbers stay numbers."""
+"""CSV tables: a text that a spreadsheet would run as a formula is marked as text; numbers stay numbers."""
 
 import csv
 import io

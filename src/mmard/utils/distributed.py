@@ -1,11 +1,11 @@
-"""What the processes of one run have in common, for terms whose state moves within an epoch."""
+"""Means over the processes of a run, for terms whose state moves within an epoch."""
 
 import torch.distributed as dist
 from torch import Tensor
 
 
 def over_processes(value: Tensor) -> Tensor:
-    """The mean of the processes' values, without gradient; the value itself where there is one process.
+    """Average a value over the processes, without gradient; return it itself where there is one process.
 
     All of them must call it equally often, as they do from a term: each computes its loss once a step.
     """

@@ -1,4 +1,4 @@
-"""The one exception a user sees: what was got, what was expected, and the cure."""
+"""Errors for users: what was got, what was expected, and the cure, in one line."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -8,19 +8,19 @@ T = TypeVar("T")
 
 
 class MmardError(Exception):
-    """A mistake in the input. The command line prints it as one line and exits with 2."""
+    """An error of the user's input. The command line prints it as one line and exits with 2."""
 
 
 class Note(UserWarning):
-    """A line that is good to know and no fault. The command line shows it as a note."""
+    """A note that is good to know and no fault. The command line shows it as a note."""
 
 
 class Interrupted(Exception):  # noqa: N818, it is none
-    """The user stopped a command; the message says how it goes on."""
+    """The user stopped a command; the message says how to continue."""
 
 
 def as_mistake(e: Exception) -> Exception:
-    """Find what the user can mend: files, folders and memory that are not there; other exceptions stay what they are.
+    """Turn an exception that the user can mend (missing files, no memory) into a MmardError; return others as they are.
 
     >>> as_mistake(MemoryError())
     MmardError('out of memory (MemoryError); choose a smaller batch, model or image size')
@@ -33,7 +33,7 @@ def as_mistake(e: Exception) -> Exception:
 
 
 def is_out_of_memory(e: BaseException) -> bool:
-    """Tell whether memory was asked for that is not there, on whichever device; each library says so in its own words."""
+    """Tell whether an exception means that memory ran out, on any device; each library words it differently."""
     words = ("out of memory", "can't allocate memory", "alloc_cpu", "Unable to allocate", "bad_alloc", "bad allocation")
     kinds = "OutOfMemoryError", "_ArrayMemoryError"
     if isinstance(e, MemoryError) or type(e).__name__ in kinds:
@@ -43,7 +43,7 @@ def is_out_of_memory(e: BaseException) -> bool:
 
 
 def unknown(kind: str, got: str, known: Iterable[str], cure: str = "") -> MmardError:
-    """An error for a name that does not exist, with the nearest names first.
+    """Make the error for a name that does not exist, with the nearest names first.
 
     >>> print(unknown("method", "rslda", ["ard", "rslad"]))
     unknown method 'rslda'; did you mean rslad? known: ard, rslad
@@ -59,13 +59,13 @@ def unknown(kind: str, got: str, known: Iterable[str], cure: str = "") -> MmardE
 
 
 def first_line(e: Exception) -> str:
-    """What went wrong elsewhere, in one line."""
+    """Summarise an exception in its first line."""
     text = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
     return text.strip().splitlines()[0] if text.strip() else type(e).__name__
 
 
 def chosen(kind: str, name: str, candidates: Mapping[str, T]) -> T:
-    """The candidate of that name, or the error that names them all."""
+    """Return the candidate of that name; raise MmardError with all names where there is none."""
     if name not in candidates:
         raise unknown(kind, name, candidates)
     return candidates[name]

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writes: a file is whole or not there."""
 
 import errno
 import glob
@@ -71,7 +71,7 @@ def _make_room(path: Path) -> None:
 
 
 def _code(e: Exception, part: Path) -> int | None:
-    """Find the system's number of what kept a file from being written: 0 where nobody knows, None where it is no such error."""
+    """Find the system's error number of a failed write: 0 where it is not known, None where it was no such error."""
     if isinstance(e, OSError):
         return e.errno or 0
     if found := re.search(r"os error (\d+)", str(e)):  # so safetensors
@@ -118,7 +118,7 @@ def json_text(value: Any) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; anything else is one clear line."""
+    """Read a JSON object; raise MmardError for anything else."""
     value = parse_json(read_text(path), str(path))
     if not isinstance(value, dict):
         raise MmardError(f"{path} holds a {type(value).__name__}, expected a JSON object")
@@ -126,10 +126,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_safely(path: Path, *, mapped: bool = False) -> Any:
-    """Read what `torch.save` wrote, onto the CPU, tensors and plain values only: it can run no code. Errors are torch's own.
+    """Read onto the CPU what `torch.save` wrote: tensors and plain values only, so it can run no code.
+
+    Errors are torch's own.
 
     Args:
-        mapped: leave tensors on disk until they are looked at.
+        mapped: leave tensors on disk until they are used.
     """
     import torch  # seconds, which whoever reads and writes text alone need not wait
 
@@ -140,13 +142,13 @@ def load_safely(path: Path, *, mapped: bool = False) -> Any:
 
 
 def state_of(path: Path) -> tuple[int, ...]:
-    """Tell by what a file's metadata change when it is written anew: a key for what is kept of it in memory."""
+    """Return the part of a file's metadata that changes when it is written anew: a key for caches."""
     stat = path.stat()
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file."""
+    """Compute the SHA-256 of a file, as hex."""
     must_be_plain(path)
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

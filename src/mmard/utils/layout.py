@@ -11,7 +11,7 @@ LAYOUT_FILE = "layout.txt"
 
 
 def must_be_readable(folder: Path) -> None:
-    """Refuse a run folder whose layout is newer than this mmard reads.
+    """Raise MmardError for a run folder whose layout is newer than this mmard reads.
 
     Raises:
         MmardError: with both versions, or where the file holds none.

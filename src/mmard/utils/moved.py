@@ -1,4 +1,4 @@
-"""Old names of modules: importing one says where it went, and works until the next version."""
+"""Old names of modules: importing one warns with the new name, and works until the next version."""
 
 import sys
 import warnings
@@ -52,7 +52,7 @@ class _Moved(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Let the old names be imported."""
+    """Make the old names importable."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
         sys.meta_path.append(_Moved())
 

@@ -1,4 +1,4 @@
-"""Numbers as people write them, 8/255, 1e-3, 0.5; and seeds."""
+"""Numbers as people write them, 8/255, 1e-3, 0.5; seeds; means."""
 
 import hashlib
 import math
@@ -10,11 +10,11 @@ from mmard.utils.errors import MmardError
 
 
 class NeverBeginsError(MmardError):
-    """A part of a method would begin when the run is over."""
+    """A part of a method would begin after the end of the run."""
 
 
 def parse_number(value: Any) -> float:
-    """``"8/255"`` → 0.0313…
+    """Parse a number: ``"8/255"`` → 0.0313…
 
     Raises:
         ValueError: when it is no number.
@@ -50,7 +50,7 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def must_be_whole_number(least: int = 1, **named: Any) -> None:
-    """Raise unless each of these is a whole number from ``least`` on; true and false are no numbers.
+    """Raise MmardError unless each of these is a whole number from ``least`` on; true and false are no numbers.
 
     >>> must_be_whole_number(batch_size=500)
 
@@ -63,7 +63,7 @@ def must_be_whole_number(least: int = 1, **named: Any) -> None:
 
 
 def must_lie_within(low: float, high: float, **named: Any) -> None:
-    """Raise unless each of these is a number in [low, high]; true and false are none.
+    """Raise MmardError unless each of these is a number in [low, high]; true and false are none.
 
     Raises:
         MmardError: with the name of the first that is not.
@@ -74,17 +74,17 @@ def must_lie_within(low: float, high: float, **named: Any) -> None:
 
 
 def seed_of(*parts: int | str) -> int:
-    """A seed that depends on all the parts and on nothing else."""
+    """Derive a seed from all the parts and from nothing else."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest())
 
 
 def share_of_run(when: float, epochs: int) -> float:
-    """A moment of a run as a share of it; from 1 on the moment is in epochs, below it is a share already."""
+    """Convert a moment of a run to a share of it: from 1 on it is in epochs, below 1 it is a share already."""
     return when if when < 1 else when / epochs
 
 
 def beginning(what: str, when: float, epochs: int) -> float:
-    """`share_of_run` of a moment from which on something is done.
+    """Convert the moment at which ``what`` begins to a share of the run; see `share_of_run`.
 
     Raises:
         NeverBeginsError: where the run is over by then.

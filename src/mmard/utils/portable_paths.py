@@ -1,4 +1,4 @@
-"""Paths in what is handed on: relative to the working folder, or a name alone; never this machine's folders."""
+"""Paths in shared files: relative to the working folder, or a name alone; never this machine's folders."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _UNPACKED: dict[str, str] = {}
 
 @contextmanager
 def standing_for(made: Path, folder: Path) -> Iterator[None]:
-    """Call the temporary folder ``made`` by the name of ``folder``, in errors and in what is handed on."""
+    """Show the temporary folder ``made`` as ``folder`` in errors and shared files, inside this context."""
     names = {str(made), str(made.resolve())}
     _UNPACKED.update(dict.fromkeys(names, str(folder)))
     try:
@@ -27,14 +27,14 @@ def standing_for(made: Path, folder: Path) -> Iterator[None]:
 
 
 def unpacked_from(text: str) -> str:
-    """Name in a text, in the place of temporary folders, those whose archives are unpacked there."""
+    """Replace temporary folders in a text by those whose archives are unpacked there."""
     for made, folder in _UNPACKED.items():
         text = text.replace(made, folder)
     return text
 
 
 def portable(value: T) -> T:
-    """Return the same value with every absolute path in its texts made relative to the working folder, or cut to its last name.
+    """Make every absolute path in the texts of a value relative to the working folder, or cut it to its last name.
 
     Args:
         value: a text, or lists and mappings of such; what is neither stays as it is. Passwords in addresses are left out.
@@ -55,7 +55,7 @@ def portable(value: T) -> T:
 
 
 def bare(value: Any) -> Any:
-    """Return the value with every path cut to its last name, to tell whether two say the same of other folders."""
+    """Cut every path in a value to its last name, to compare values but for their folders."""
     if isinstance(value, str):
         return value if "://" in value else value.rpartition("/")[2]
     if isinstance(value, dict):

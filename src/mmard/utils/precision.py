@@ -1,4 +1,4 @@
-"""Floating-point precisions: which of them a device has and computes in, and TensorFloat-32.
+"""Floating-point precisions that a device has and computes in, and TensorFloat-32.
 
 TensorFloat-32 is float32 whose convolutions and matrix products NVIDIA's GPUs round to ten bits; nothing elsewhere.
 """
@@ -28,7 +28,7 @@ def precisions_of(device: torch.device) -> tuple[str, ...]:
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Say whether a device has bf16 arithmetic that PyTorch uses.
+    """Tell whether a device has bf16 arithmetic that PyTorch uses.
 
     GPUs have it from Ampere on; CPUs with AVX-512 BF16, AMX or Arm's BF16. On CPUs it is oneDNN that uses it: builds of PyTorch
     without oneDNN, as for macOS, emulate bf16 whatever the CPU has.
@@ -77,7 +77,7 @@ def slowdown_of_bf16() -> float:
 
 
 def _seconds(x: Tensor, weight: Tensor, bf16: bool) -> float:
-    """The shortest of three, so that what runs beside it counts little."""
+    """Time a convolution and its gradient: the shortest of three, so that other work counts little."""
     taken = []
     for _ in range(3):
         start = time.perf_counter()
@@ -98,14 +98,14 @@ def warn_of_emulation() -> None:
 
 
 def allow_tf32(convolutions: bool, products: bool) -> None:
-    """Let them round from now on, or not. PyTorch's default: convolutions do, products do not."""
+    """Turn TensorFloat-32 on or off. PyTorch's default: on for convolutions, off for matrix products."""
     torch.backends.cudnn.allow_tf32 = convolutions
     torch.backends.cuda.matmul.allow_tf32 = products
 
 
 @contextmanager
 def tf32(convolutions: bool, products: bool) -> Iterator[None]:
-    """The same for a while."""
+    """Turn TensorFloat-32 on or off inside this context."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     allow_tf32(convolutions, products)
     try:
@@ -115,5 +115,5 @@ def tf32(convolutions: bool, products: bool) -> Iterator[None]:
 
 
 def full_precision() -> AbstractContextManager[None]:
-    """Neither, for whatever is judged."""
+    """Turn TensorFloat-32 off inside this context, for evaluations."""
     return tf32(convolutions=False, products=False)

@@ -1,4 +1,4 @@
-"""Open files in folders that may be anybody's: no pipe is waited for, and no link leads the writing elsewhere."""
+"""Safe opening of files in anybody's folders: no pipe is waited for, and no link is followed for writing."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISDIR, "a folder"), (stat.S_ISSOCK, 
 
 
 def must_be_plain(path: Path) -> None:
-    """Raise for a pipe, a folder, a socket or a device in the place of a file: to read it might never end.
+    """Raise MmardError for a pipe, a folder, a socket or a device in a file's place: reading it might never end.
 
     What is not there, or may not be looked at, is left to whoever opens it.
 
@@ -40,7 +40,7 @@ STAND_INS = {
 
 
 def must_be_itself(path: Path) -> None:
-    """Raise for what a download leaves in the place of a large file: a pointer of Git LFS, or a web page.
+    """Raise MmardError for what a download leaves in a large file's place: a pointer of Git LFS, or a web page.
 
     What is not there, or may not be read, is left to whoever opens it.
 
@@ -56,7 +56,7 @@ def must_be_itself(path: Path) -> None:
 
 
 def open_to_append(path: Path) -> IO[str]:
-    """Open a text file to read it and to write at its end, made where there is none; a link in its place is not followed.
+    """Open a text file for reading and appending, made where there is none; a link in its place is not followed.
 
     Raises:
         MmardError: for a link, and for what is no file.
@@ -80,7 +80,7 @@ def open_to_append(path: Path) -> IO[str]:
 
 @contextmanager
 def alone_in(folder: Path, cure: str) -> Iterator[None]:
-    """Keep out of a folder whoever else asks for it so; this goes with the process, however that ends, and leaves no file.
+    """Lock a folder against other processes; the lock goes with the process, however that ends, and leaves no file.
 
     Raises:
         MmardError: where another process is there, with the cure.
@@ -98,7 +98,7 @@ def alone_in(folder: Path, cure: str) -> Iterator[None]:
 
 
 def must_stay_in(folder: Path, path: Path) -> None:
-    """Raise where a link leads from a place in the folder out of it, before anything is written or removed there.
+    """Raise MmardError where a link leads from a place in the folder out of it, before a write or removal there.
 
     Raises:
         MmardError: with where it leads.

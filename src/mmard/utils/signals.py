@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP: how a scheduler that wants its machine back, or a terminal that closes, asks a process to end."""
+"""SIGTERM and SIGHUP, by which a scheduler or a closing terminal asks a process to end."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
-    """A signal asked the process to end. Like `KeyboardInterrupt` it is no `Exception`: nothing takes it for a fault.
+    """A signal asked the process to end; like `KeyboardInterrupt` no `Exception`, so that nothing takes it for a fault.
 
     Attributes:
         number: of the signal.
@@ -23,7 +23,7 @@ class Stopped(BaseException):
 
 @contextmanager
 def on_signals(react: Callable[[int], object]) -> Iterator[None]:
-    """Call ``react`` with the number of a signal that comes meanwhile; afterwards all is as it was.
+    """Call ``react`` with the number of each signal inside this context; handlers are restored after it.
 
     A signal that is ignored, as under ``nohup``, stays ignored. Outside the main thread nothing is changed.
     """

@@ -1,4 +1,4 @@
-"""What is printed: text of users and files stands as it is, never as markup or as a command to the terminal."""
+"""Printed text: texts of users and files stand as they are, never as markup or commands to the terminal."""
 
 import re
 from typing import Any
@@ -14,7 +14,7 @@ HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066
 
 
 def visible(text: str) -> str:
-    """Write out what a terminal would obey and nobody would see.
+    """Escape characters that a terminal would obey or nobody would see.
 
     >>> visible("a[b]\\x1b[2J")
     'a[b]\\\\x1b[2J'
@@ -23,7 +23,7 @@ def visible(text: str) -> str:
 
 
 def line(*parts: Part) -> Text:
-    """Join parts to what rich prints.
+    """Join parts to a text that rich prints.
 
     >>> line("a[b] ", ("[red]", "bold")).plain
     'a[b] [red]'
@@ -38,7 +38,7 @@ def line(*parts: Part) -> Text:
 
 
 class ScreenTable(table.Table):
-    """A table of rich's, in which title, caption, heads and cells are parts of `line`."""
+    """A table of rich's whose title, caption, heads and cells are parts of `line`."""
 
     def __init__(self, *, title: str | None = None, caption: str | None = None, **looks: Any) -> None:
         above, below = ((text, f"table.{name}") for text, name in ((title or "", "title"), (caption or "", "caption")))
@@ -56,5 +56,5 @@ class ScreenTable(table.Table):
 
 
 def task_column() -> TextColumn:
-    """Make the column of a progress bar that says what is going on."""
+    """Make the column of a progress bar that names the task."""
     return TextColumn("{task.description}", style="bold", markup=False)

@@ -1,4 +1,4 @@
-"""Read text, YAML and JSON from outside: one reader each, so that no file says something silently or never ends.
+"""Readers of text, YAML and JSON from outside: one each, with clear errors and bounded work.
 
 Keys are words, as they are written; each stands once. A file is UTF-8, with or without a byte order mark.
 """
@@ -23,15 +23,15 @@ MOST_VALUES = 100_000
 
 
 class NoYamlError(MmardError):
-    """A text that is no YAML at all."""
+    """A text is no YAML at all."""
 
 
 class NoJsonError(MmardError):
-    """A text that is no JSON at all."""
+    """A text is no JSON at all."""
 
 
 class _Fault(yaml.YAMLError):
-    """What is wrong with a text, and in which of its lines."""
+    """A fault of a text, with its line."""
 
 
 def read_text(path: Path, most: int = LONGEST["JSON"]) -> str:
@@ -73,7 +73,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Read YAML of plain values: words, numbers, true and false, lists, and keys with values.
+    """Parse YAML of plain values: words, numbers, true and false, lists, and keys with values.
 
     Dates and times of day (``2026-02-03``, ``1:30``) are words.
 
@@ -91,7 +91,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """Read JSON; NaN and Infinity are none of it.
+    """Parse JSON; NaN and Infinity are none of it.
 
     Raises:
         MmardError: for what is no JSON, a key twice, a number that is not finite, or deep nesting.
@@ -135,7 +135,7 @@ def _finite(digits: str) -> float:
 
 
 class _Loader(yaml.SafeLoader):
-    """The package's YAML. Faults are looked for when nodes are composed: before aliases and merges are written out."""
+    """The package's YAML loader. Faults are found when nodes are composed: before aliases and merges are written out."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
@@ -143,7 +143,7 @@ class _Loader(yaml.SafeLoader):
         self.values: dict[Node, int] = {}  # how many each stands for
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        """The kind of a value; those that nobody expects are words: 2026-02-03, 1:30 (90 in YAML 1.1), 010 (8), =."""
+        """Return the type of a value; unexpected ones are words: 2026-02-03, 1:30 (90 in YAML 1.1), 010 (8), =."""
         tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
         number = tag in (_tag("int"), _tag("float")) and kind is ScalarNode
         odd = tag in (_tag("timestamp"), _tag("value")) or (number and re.fullmatch(r".*:.*|[-+]?0[0-9_]+", value))
@@ -189,7 +189,7 @@ def _tag(kind: str) -> str:
 
 
 def _as_word(key: ScalarNode) -> ScalarNode:
-    """A key as it is written: 1, on and 2026-02-03 are names here. ``<<`` stays what it is."""
+    """Turn a key into a word as it is written: 1, on and 2026-02-03 are names here. ``<<`` stays what it is."""
     return key if key.tag == _tag("merge") else ScalarNode(_tag("str"), key.value, key.start_mark, key.end_mark)
 
 

@@ -1,4 +1,4 @@
-"""What may run code, be fetched or be read: what the user's own command names, and what files of other people name."""
+"""Trust: what may run code, be fetched or be read, by whether the user's own command names it."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ _KNOWN: set[str] = set()
 
 @dataclass(frozen=True)
 class Trust:
-    """What the user vouches for, of all that settings name.
+    """The user's trust in what settings name: code, files, data sets, teachers.
 
     Attributes:
         everything: ``--trust``: all of it.
@@ -31,11 +31,11 @@ class Trust:
     folder: Path | None = None
 
     def also(self, own: Iterable[str] = (), *, everything: bool = False) -> "Trust":
-        """Add words, or everything."""
+        """Add words of the user's own command, or trust everything."""
         return replace(self, own=self.own | frozenset(own), everything=self.everything or everything)
 
     def must_allow_code(self, name: str) -> None:
-        """Raise unless the method ``name``, which is none of this package, may be imported.
+        """Raise MmardError unless the method ``name``, from outside this package, may be imported.
 
         Raises:
             MmardError: where it comes from a file, and neither the command nor ``--trust`` vouches for it.
@@ -47,7 +47,7 @@ class Trust:
             )
 
     def must_allow_place(self, place: str, what: str) -> None:
-        """Raise unless the place (a path, an address, or ``hub://owner/name``) may be read; one that may is remembered.
+        """Raise MmardError unless a place (a path, an address, or ``hub://owner/name``) may be read; remember an allowed one.
 
         A place that settings of somebody's weights name may be read where it lies in their folder, where the command names it,
         and where this user has used it before, in any run.
@@ -67,17 +67,17 @@ class Trust:
 
 
 def state_folder() -> Path:
-    """Find the folder where this user's places are kept: ``$XDG_STATE_HOME/mmard``, by default ``~/.local/state/mmard``."""
+    """Return the folder that remembers this user's places: ``$XDG_STATE_HOME/mmard``, else ``~/.local/state/mmard``."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()) / "mmard" / "places"
 
 
 def remember_file(digest: str, path: Path) -> None:
-    """Keep where a file with this SHA-256 lies, for this user's later commands."""
+    """Remember where a file with this SHA-256 lies, for this user's later commands."""
     _keep(state_folder() / digest, str(path.resolve()))
 
 
 def known_file(digest: str) -> Path | None:
-    """Find the file with this SHA-256 that this user has exported from; None where none is known. It may have changed since."""
+    """Find the file with this SHA-256 that the user exported from, which may have changed since; None where not known."""
     kept = state_folder() / digest
     try:
         return Path(read_text(kept).strip()) if re.fullmatch("[0-9a-f]{64}", digest) and kept.is_file() else None
@@ -98,7 +98,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def _key(place: str) -> str:
-    """One name for each place: addresses as they stand, paths from the root."""
+    """Normalise a place: addresses as they stand, paths from the root."""
     return place if "://" in place else os.path.abspath(Path(place).expanduser())  # noqa: PTH100, links stay as named
 
 
@@ -117,7 +117,7 @@ def _is_known(place: str) -> bool:
 
 
 def _remember(place: str) -> None:
-    """Keep the place for this user's later commands; on a disk that cannot be written, for this process."""
+    """Remember the place for this user's later commands; on a disk that cannot be written, for this process."""
     _KNOWN.add(_key(place))
     _keep(_file(place), _key(place))
 

@@ -1,4 +1,4 @@
-"""Plain values against a pydantic model: the first fault as one line."""
+"""Validation of plain values by pydantic models: the first fault as one line."""
 
 import numbers
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Section(BaseModel):
-    """Settings from outside: unknown keys are errors, and nothing changes after it was checked."""
+    """A section of settings: unknown keys are errors, and values are frozen after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
@@ -49,7 +49,7 @@ class Section(BaseModel):
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # within another section pydantic collects the faults
 
     def changed(self: S, **given: Any) -> S:
-        """Make the same with some values changed, checked anew."""
+        """Copy the section with some values changed, validated anew."""
         return type(self)(**{**dict(self), **given})
 
     @field_validator("*", mode="before")
@@ -67,14 +67,14 @@ class Section(BaseModel):
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
-    """All that an annotation is made of."""
+    """Yield all types that an annotation is made of."""
     yield annotation
     for part in get_args(annotation):
         yield from _kinds(part)
 
 
 def validated(section: type[S], raw: Any, where: str) -> S:
-    """An instance from plain values.
+    """Validate plain values and return an instance of the section.
 
     Raises:
         MmardError: the first fault, with the nearest names for an unknown key; ``where`` says what was read.
@@ -86,7 +86,7 @@ def validated(section: type[S], raw: Any, where: str) -> S:
 
 
 def _mistake(section: type[BaseModel], found: ValidationError, where: str) -> MmardError:
-    """Say the first of pydantic's faults in a line."""
+    """Describe the first of pydantic's faults in a line."""
     fault = found.errors()[0]
     known, key = keys_of(section), str(fault["loc"][0]) if fault["loc"] else ""
     for part in fault["loc"][1:]:  # pydantic adds the names of types that it tried
@@ -99,7 +99,7 @@ def _mistake(section: type[BaseModel], found: ValidationError, where: str) -> Mm
 
 
 def plain(value: Any, where: str, key: str = "") -> Any:
-    """Turn a value into words, numbers, true and false, None, lists and mappings: what YAML and JSON can say; paths become words.
+    """Convert a value to words, numbers, true and false, None, lists and mappings, as YAML and JSON have; paths to words.
 
     Raises:
         MmardError: for a value of another kind, a word that is no text (a null byte, half a character), or deep nesting.
@@ -135,7 +135,7 @@ def _odd(value: Any, where: str, key: str) -> NoReturn:
 
 
 def expectation(fault: Mapping[str, Any]) -> str:
-    """Say what was expected where pydantic found a fault."""
+    """Describe what was expected where pydantic found a fault."""
     words = EXPECTED.get(fault["type"])
     if words is None:
         return str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "expected")
@@ -143,7 +143,7 @@ def expectation(fault: Mapping[str, Any]) -> str:
 
 
 def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
-    """All keys, nested ones with dots."""
+    """List all keys, nested ones with dots."""
     keys = []
     for name, info in section.model_fields.items():
         kinds = (info.annotation, *get_args(info.annotation))  # the second of a section that may be None
