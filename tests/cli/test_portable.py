@@ -114,9 +114,8 @@ def test_a_study_that_is_kept_beside_a_page(mmard: Run, tmp_path: Path, far: Pat
         assert mmard("eval", run, "--attacks", "none").returncode == 0
     assert mmard("study", "study.yaml", "--report-only", "--into", "page.md").returncode == 0
     kept = records_in(tmp_path / "page/mine")
-    assert len(kept) == 11  # the study and, of each run, layout, settings, metrics, formula and scores
-    for path in (tmp_path / "page.md", tmp_path / "page/mine/results.json"):
-        kept[path.name] = path.read_bytes()
+    assert len(kept) == 12  # the study, what it found and, of each run, layout, settings, metrics, formula and scores
+    kept["page.md"] = (tmp_path / "page.md").read_bytes()
     for name, content in kept.items():
         assert SECRET.encode() not in content, name
     shutil.rmtree(far / "mine")

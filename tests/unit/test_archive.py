@@ -19,6 +19,7 @@ from mmard.runs.archive import pack, read_archive, records_in, unpacked, write_a
 RESULTS = Path(__file__).resolve().parents[2] / "docs/results"
 RECORDS = {
     "study.yaml": b"out: runs/x\n",
+    "results.json": b"{}\n",
     "a/seed-0/settings.yaml": b"seed: 0\n",
     "a/seed-0/metrics.jsonl": b"{}\n",
     "a/seed-0/eval/best/scores.json": b"{}\n",
@@ -84,8 +85,9 @@ def test_our_own_records_are_all_read() -> None:
     assert {name: n for name, n in runs.items() if n < 9} == {"cifar10-pays": 1, "digits-boundary": 0}
     for name, records in kept.items():
         files = {file.rpartition("/")[2] for file in records}
-        of_a_study = {"settings.yaml", "metrics.jsonl", "scores.json"}
-        assert files >= (of_a_study if runs[name] else {"diagnosis.json"}), name
+        of_a_run, of_a_study = {"settings.yaml", "metrics.jsonl", "scores.json"}, {"study.yaml", "results.json"}
+        assert files >= (of_a_run if runs[name] else {"diagnosis.json"}), name
+        assert files >= (of_a_study if runs[name] > 1 else set()), name
 
 
 def foreign(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> None:

@@ -350,7 +350,7 @@ def test_a_page_is_made_anew_from_what_is_kept_beside_it(mmard: Run, faked: Stud
     assert mmard(*words).returncode == 0
     assert page.read_text().endswith(other)
     assert "results/other one/study.yaml" in mmard("results", page).stderr
-    assert kept(page.parent / "results/study") == ["figure.png", "results.json", "runs.tar.gz"]
+    assert kept(page.parent / "results/study") == ["figure.png", "runs.tar.gz"]
     made = page.read_text().removesuffix(other)
     assert made.startswith("# Results\n<!-- study: study -->\nA study.\n\n| method | seeds |")
     assert made.endswith("(results/study/figure.png)\n<!-- end of study -->\nmore\n")
@@ -384,8 +384,8 @@ def test_a_folder_of_the_old_layout_is_read_and_packed_when_the_study_goes_on(
     shutil.rmtree("runs/study/a/seed-1")  # what was kept stays kept
     assert mmard("study", "s.yaml", "--report-only", "--into", page).returncode == 0
     other = [f"{m}/seed-{i}/eval/best_FGSM/scores.json" for m in "ab" for i in range(3)]
-    assert set(kept(beside)) >= {"figure.png", "notes.txt", "results.json", "runs.tar.gz"}
-    assert not set(kept(beside)) & {"study.yaml", "table.md", *other}
+    assert set(kept(beside)) >= {"figure.png", "notes.txt", "runs.tar.gz"}
+    assert not set(kept(beside)) & {"study.yaml", "results.json", "table.md", *other}
     assert page.read_text() == made
 
 
@@ -417,7 +417,7 @@ def test_pages_below_a_page_are_made_anew_with_it_and_those_elsewhere_are_not(
     for path in ("docs/other.md", "far.md", "docs/results/unlinked.md"):
         (tmp_path / path).write_text(block)
     assert mmard("study", "s.yaml", "--report-only", "--into", page).returncode == 0
-    assert kept(tmp_path / "docs/results/study") == ["figure.png", "results.json", "runs.tar.gz"]
+    assert kept(tmp_path / "docs/results/study") == ["figure.png", "runs.tar.gz"]
     made = below.read_text()
     assert "| a | 3 | 88.0 ± 8.0 | 44.0 ± 4.0 |" in made
     assert "](study/figure.png)" in made
@@ -438,7 +438,7 @@ def test_our_own_page_is_what_its_runs_say(mmard: Run, tmp_path: Path) -> None:
     assert len(pages) > 10
     for page in pages:
         assert (tmp_path / "docs" / page.relative_to(DOCS)).read_text() == page.read_text()
-    studies_kept = {folder.parent.name for folder in (DOCS / "results").glob("*/results.json")}
+    studies_kept = {folder.parent.name for folder in (DOCS / "results").glob("*/figure.png")}
     assert {line.split(":")[0] for line in made.stdout.splitlines()} == studies_kept | {"digits-boundary"}
 
 

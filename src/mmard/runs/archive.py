@@ -18,7 +18,9 @@ from mmard.utils.text_files import LONGEST
 from mmard.utils.trust import inside
 
 ARCHIVE = "runs.tar.gz"
-OF_A_STUDY = "study.yaml"
+STUDY_FILE = "study.yaml"
+RESULTS_FILE = "results.json"
+OF_A_STUDY = (STUDY_FILE, RESULTS_FILE)
 OF_A_RUN = (LAYOUT_FILE, "settings.yaml", "metrics.jsonl", "method.txt", "eval/*/scores.json", "diagnosis.json")
 """What tables are made of: a few kB a run, no weights."""
 LARGEST = 1 << 28
@@ -42,7 +44,10 @@ def records_in(folder: Path) -> Records:
 def plain_records(folder: Path) -> Records:
     """Read the records that lie in a folder as files."""
     runs = {file.parent for name in ("settings.yaml", "diagnosis.json") for file in folder.rglob(name)}
-    files = [folder / OF_A_STUDY, *(file for run in runs for kind in OF_A_RUN for file in run.glob(kind))]
+    files = [
+        *(folder / name for name in OF_A_STUDY),
+        *(file for run in runs for kind in OF_A_RUN for file in run.glob(kind)),
+    ]
     files = [file for file in files if file.is_file() and not file.is_symlink()]  # what lies elsewhere is not packed
     return {file.relative_to(folder).as_posix(): _content(file) for file in files}
 
@@ -60,8 +65,6 @@ def unpacked(folder: Path) -> Iterator[Path]:
         yield folder
         return
     records = records_in(folder)
-    if (results := folder / "results.json").is_file():
-        records["results.json"] = _content(results)  # which has the order of the runs
     with tempfile.TemporaryDirectory(prefix="mmard-") as place:
         made = Path(place) / (folder.resolve().name or "records")
         try:
@@ -148,7 +151,9 @@ def pack(folder: Path, records: Mapping[str, bytes]) -> None:
             for path in (run, *run.parents[: len(run.relative_to(folder).parts) - 1]):
                 with suppress(OSError):  # other runs are still there
                     path.rmdir()
-    (folder / OF_A_STUDY).unlink(missing_ok=True)
+    for name in OF_A_STUDY:
+        if name in records:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _write(records: Records, to: Path) -> None:

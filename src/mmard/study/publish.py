@@ -9,7 +9,7 @@ import yaml
 
 from mmard.report.figures.study import plot_study
 from mmard.report.study_tables import diagnoses_markdown, study_markdown
-from mmard.runs.archive import OF_A_STUDY, Records, pack, records_in, unpacked
+from mmard.runs.archive import ARCHIVE, RESULTS_FILE, STUDY_FILE, Records, pack, records_in, unpacked
 from mmard.study.grid import cells_of
 from mmard.study.jobs import scores_of
 from mmard.study.results import flat_rows, results_of
@@ -31,20 +31,15 @@ LINK = re.compile(r"\]\((?P<target>[^)\s#]+\.md)(?:#[^)\s]*)?\)")
 def write_results(study: StudyFile) -> dict[str, Any]:
     """Write study.yaml, results.json, results.csv, table.md and figure.png into the study's folder, from run folders."""
     results, folder = results_of(study), study.folder
-    study.save(folder / "study.yaml")
-    _write_tables(folder, results)
-    _write_kept(folder, results)
+    study.save(folder / STUDY_FILE)
+    _write_files(folder, results)
     return results
 
 
-def _write_tables(folder: Path, results: dict[str, Any]) -> None:
+def _write_files(folder: Path, results: dict[str, Any]) -> None:
+    write_json(folder / RESULTS_FILE, results)
     write_text(folder / "results.csv", csv_of_records(flat_rows(results)))
     write_text(folder / "table.md", study_markdown(results, "figure.png"))
-
-
-def _write_kept(folder: Path, results: dict[str, Any]) -> None:
-    """Write what stands beside a page: figures as numbers, and as a picture."""
-    write_json(folder / "results.json", results)
     plot_study(results, folder / "figure.png")
 
 
@@ -87,7 +82,9 @@ def keep(study: StudyFile, page: Path) -> None:
     page = _page_of(name, page)
     to = _folder_of(name, page)
     if to.resolve() != study.folder.resolve():
-        pack(to, records_in(to) | _records_of(study))
+        records = records_in(to) | _records_of(study)
+        pack(to, records)
+        pack(to, records | {RESULTS_FILE: json_text(_results_in(to)).encode()})
         for made_from_it in ("table.md", "results.csv"):  # as folders of earlier versions have them
             (to / made_from_it).unlink(missing_ok=True)
     refresh(page, [name])
@@ -95,7 +92,7 @@ def keep(study: StudyFile, page: Path) -> None:
 
 def _records_of(study: StudyFile) -> Records:
     """Read what is kept of a study that has run; it is handed on, so no path of this machine is in it."""
-    records = {OF_A_STUDY: study.text().encode()}
+    records = {STUDY_FILE: study.text().encode()}
     for cell in cells_of(study):
         scores = scores_of(cell.folder, study.evaluate)
         if scores is None:
@@ -151,15 +148,19 @@ def _refresh_one(page: Path, names: set[str] | None) -> list[str]:
 
 
 def _study_table(page: Path, name: str) -> str:
-    """Make a study's table from what is kept of it, and write its figures into its folder."""
+    """Make a study's table from what is kept of it, and its figure; where its runs are plain folders, all its files."""
     folder = _folder_of(name, page)
-    with unpacked(folder) as runs:
-        study = read_study(runs / OF_A_STUDY)
-        results = results_of(study.model_copy(update={"out": str(runs)}))
-    _write_kept(folder, results)
-    if (folder / "table.md").exists():  # a folder of an earlier version, or the study's own
-        _write_tables(folder, results)
+    results = _results_in(folder)
+    if (folder / ARCHIVE).exists():
+        plot_study(results, folder / "figure.png")
+    else:
+        _write_files(folder, results)
     return study_markdown(results, (folder / "figure.png").relative_to(page.parent).as_posix())
+
+
+def _results_in(folder: Path) -> dict[str, Any]:
+    with unpacked(folder) as runs:
+        return results_of(read_study(runs / STUDY_FILE).model_copy(update={"out": str(runs)}))
 
 
 def _diagnoses_table(page: Path, name: str) -> str:
