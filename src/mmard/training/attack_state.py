@@ -1,4 +1,4 @@
-"""What inner processes carry from step to step: room for it, and what the run tells them."""
+"""State of inner attacks during training: warm starts need room, guards need the validation's accuracies."""
 
 import warnings
 from typing import Any
@@ -14,7 +14,7 @@ from mmard.training.engine import Engine
 
 
 def prepare_attack(method: Method, images: ImageSet, device: torch.device) -> list[nn.Module]:
-    """The modules with the method's state, on the device; with room for each training image where one asks for it."""
+    """Move the modules with the method's state to the device, with room for each training image where one needs it."""
     for module in method.modules():
         if isinstance(module, WarmStart):
             module.make_room(int(images.index.max()) + 1, images.shape)
@@ -22,7 +22,7 @@ def prepare_attack(method: Method, images: ImageSet, device: torch.device) -> li
 
 
 def tell_guards(method: Method, found: dict[str, float], classes: int, engine: Engine) -> dict[str, Any]:
-    """Tell the guards what was judged; for the metrics, whether robustness has collapsed, where there is a guard."""
+    """Give the guards the validated accuracies; return for the metrics whether robustness has collapsed, if there is a guard."""
     guards = [part for module in method.modules() for part in module.modules() if isinstance(part, CollapseGuard)]
     for guard in guards:
         best = guard.best_robust

@@ -1,4 +1,4 @@
-"""Averages of the weights over training, their BatchNorm statistics estimated anew."""
+"""Averages of the weights over training (EMA, SWA), with BatchNorm statistics estimated anew."""
 
 import copy
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 class Averaging(Section):
-    """Which average is evaluated and kept.
+    """The settings of the weight average that is validated and saved.
 
     Args:
         kind: ``ema`` exponential, after every step; ``swa`` equal weights, after every epoch (Izmailov et al., 2018,
@@ -30,14 +30,14 @@ class Averaging(Section):
     start: Number = 0.0
 
     def model_post_init(self, _: Any) -> None:
-        """Raise where a number is out of its range."""
+        """Raise MmardError where a number is out of its range."""
         if not 0 <= self.decay < 1:
             raise MmardError(f"averaging: decay {self.decay:g} is in [0, 1)")
         if not self.start >= 0:
             raise MmardError(f"averaging: start {self.start:g} is in epochs, or a share of the run below 1")
 
     def in_run_of(self, epochs: int) -> "Averaging":
-        """The same with its start as a share of a run of so many epochs.
+        """Convert the start to a share of a run of so many epochs.
 
         Raises:
             MmardError: where averaging would begin only when the run is over.
@@ -46,7 +46,7 @@ class Averaging(Section):
 
 
 class Average(Generic[Net]):
-    """The running average of one model."""
+    """The running average of one model's weights."""
 
     def __init__(self, plan: Averaging, model: Net) -> None:
         self.plan, self.model, self.count = plan, model, 0
@@ -54,7 +54,7 @@ class Average(Generic[Net]):
 
     @torch.no_grad()
     def update(self, progress: float, end_of_epoch: bool) -> None:
-        """Take in the weights after a step. No host waits: torch's own AveragedModel would, at every step."""
+        """Add the weights after a step to the average. No host waits: torch's own AveragedModel would, at every step."""
         due = self.plan.kind == "ema" or end_of_epoch
         if self.averaged is None or not due or progress <= self.plan.start:
             return
@@ -63,18 +63,18 @@ class Average(Generic[Net]):
         self.count += 1
 
     def model_to_judge(self, natural: Iterable[Tensor]) -> Net:
-        """The average, its BatchNorm re-estimated on natural images; the model itself before averaging began."""
+        """Return the average with BatchNorm re-estimated on natural images; before averaging began the model itself."""
         if self.averaged is None or self.count == 0:
             return self.model
         update_bn(natural, self.averaged)
         return self.averaged
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """Return the state for a checkpoint."""
         return {} if self.averaged is None else {"count": self.count, "weights": self.averaged.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From the checkpoint."""
+        """Restore the state from a checkpoint."""
         if self.averaged is not None:
             self.averaged.load_state_dict(state["weights"])
             self.count = state["count"]

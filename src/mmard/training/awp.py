@@ -1,4 +1,4 @@
-"""Adversarial weight perturbation: the gradient is taken where the weights were moved up the loss (Wu et al., 2020)."""
+"""Adversarial weight perturbation: the gradient is taken at weights moved up the loss (Wu et al., 2020)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from mmard.utils.errors import MmardError
 
 @contextmanager
 def state_kept(*modules: nn.Module) -> Iterator[None]:
-    """Let state change (BatchNorm's statistics, what terms carry) and put the old one back: buffers and attributes.
+    """Restore buffers and attributes (BatchNorm's statistics, terms' state) after this context.
 
     Buffers may be written into; an attribute is another one after a change, or it stays changed.
     """
@@ -29,9 +29,9 @@ def state_kept(*modules: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def moved_up(student: nn.Module, loss: Callable[[], Tensor], gamma: float, engine: Engine) -> Iterator[None]:
-    """Inside, each weight w of more than one dimension is w + gamma·‖w‖·g/‖g‖, g the loss's gradient; then w again.
+    """Move each weight w of more than one dimension to w + gamma·‖w‖·g/‖g‖ inside this context, g the loss's gradient.
 
-    g is that of all processes together, so that they all move alike.
+    g is that of all processes together, so that they all move alike. After the context the weights are w again.
     """
     weights = [p for p in student.parameters() if p.requires_grad and p.dim() > 1]
     value = loss()

@@ -1,4 +1,4 @@
-"""What a person sees while it trains."""
+"""Callbacks of training, and the progress bar of the command line."""
 
 from typing import Any
 
@@ -11,22 +11,22 @@ NOTABLE = 0.05  # share of the time spent waiting for images of which a person s
 
 
 class Watcher:
-    """Told of each event of a run; this one says nothing."""
+    """A listener to the events of a run; this one does nothing."""
 
     def told(self, line: str) -> None:
-        """A line about the run that a person should read before it starts."""
+        """Receive a line about the run that a person should read before it starts."""
 
     def begin(self, total: int, done: int) -> None:
-        """Training starts, or goes on, at step ``done`` of ``total``."""
+        """Hear that training starts, or goes on, at step ``done`` of ``total``."""
 
     def stepped(self, step: int, images: int) -> None:
-        """A step on so many images is done."""
+        """Hear that a step on so many images is done."""
 
     def validated(self, record: dict[str, Any]) -> None:
-        """An epoch is done; ``record`` is the line of metrics.jsonl."""
+        """Hear that an epoch is done; ``record`` is the line of metrics.jsonl."""
 
     def end(self) -> None:
-        """Training is over, well or not."""
+        """Hear that training is over, well or not."""
 
 
 class Bar(Watcher):

@@ -1,4 +1,4 @@
-"""Networks that are trained beside the student: their weights, their optimisers, and what they say in a step."""
+"""Training of companions, the networks trained beside the student: weights, optimisers, and logits shared in a step."""
 
 import copy
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from mmard.utils.numbers import beginning, seed_of
 
 
 class TrainedCompanion:
-    """One companion at work.
+    """A companion in training, with its network, optimiser and schedule.
 
     Args:
         net: its network, on the engine's device; trained in place.
@@ -41,17 +41,17 @@ class TrainedCompanion:
         self.predict = engine.predictor(net)
 
     def begins(self, progress: float) -> bool:
-        """Start a step; is it trained in it? Else it is a teacher in evaluation mode."""
+        """Start a step and return whether the companion is trained in it; else it is a teacher in evaluation mode."""
         active = progress >= self.begin
         self.net.train(active)
         self.stepper.zero_grad()
         return active
 
     def descend(self, views: Views, student: Predict, share: float, last: bool) -> tuple[dict[str, Tensor], Predict]:
-        """Add this share of the batch's gradient, the other networks being constants.
+        """Add the gradient of this share of the batch, with the other networks constant.
 
         Returns:
-            The mean of each weighted term, and what the student's loss asks: what was said here is not computed again.
+            The mean of each weighted term, and a function for the student's loss that reuses the logits computed here.
         """
         said: list[tuple[Tensor, Tensor]] = []
 
@@ -73,7 +73,7 @@ class TrainedCompanion:
         return means, again
 
     def step(self, progress: float) -> None:
-        """Move its weights."""
+        """Update the companion's weights."""
         if self.plan.clip is not None:
             self.engine.clip(self.wrapped, self.stepper, self.plan.clip)
         for group in self.optimizer.param_groups:
@@ -81,11 +81,11 @@ class TrainedCompanion:
         self.stepper.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """Return the state for a checkpoint."""
         return {"weights": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From the checkpoint."""
+        """Restore the state from a checkpoint."""
         self.net.load_state_dict(state["weights"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.plan.apply_to(self.optimizer)
@@ -100,7 +100,7 @@ def companions_of(
     seed: int,
     shape: torch.Size | None = None,
 ) -> list[TrainedCompanion]:
-    """The method's companions, each a copy of the given network of its name, or fresh."""
+    """Make the method's companions, each a copy of the given network of its name, or a fresh one."""
     found = []
     for name, companion in method.companions.items():
         net = copy.deepcopy(given[name]) if name in given else _fresh(name, companion, student, given, seed)

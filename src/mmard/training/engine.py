@@ -1,4 +1,4 @@
-"""Device, precision and processes. The only file that imports Lightning Fabric."""
+"""Device, precision and processes of a run; the only file that imports Lightning Fabric."""
 
 import atexit
 import logging
@@ -29,7 +29,7 @@ LOST = ("gloo", "NCCL", "ProcessGroup", "Connection closed", "Connection reset")
 
 
 class Engine:
-    """Where a run happens.
+    """The device, the precision and the processes of a run.
 
     Args:
         accelerator: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
@@ -40,13 +40,13 @@ class Engine:
 
     Attributes:
         precision: the one in use, by name.
-        choice: what ``auto`` chose and why, in a line; empty where a precision was asked for by name.
+        choice: what ``auto`` chose and why, in a line; empty where a precision was requested by name.
 
     Warns:
         of ``bf16-mixed`` on a CPU that emulates it, with how much slower it is.
 
     Raises:
-        MmardError: when the machine does not have what is asked for.
+        MmardError: when the machine does not have the requested devices or precision.
     """
 
     def __init__(self, accelerator: str = "auto", devices: int = 1, nodes: int = 1, precision: str = "32-true") -> None:
@@ -94,27 +94,27 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        """This process's device."""
+        """Return this process's device."""
         return self.fabric.device
 
     @property
     def rank(self) -> int:
-        """This process's number; 0 writes the files."""
+        """Return this process's number; 0 writes the files."""
         return self.fabric.global_rank
 
     @property
     def world(self) -> int:
-        """Number of processes."""
+        """Return the number of processes."""
         return self.fabric.world_size
 
     @property
     def is_global_zero(self) -> bool:
-        """Is this the process that writes and prints?"""
+        """Tell whether this is the process that writes and prints."""
         return self.rank == 0
 
     @contextmanager
     def together(self, cure: str) -> Iterator[None]:
-        """Say in one line that another process of the run died: torch says it in a page, from wherever it noticed."""
+        """Report in one line that another process of the run died; torch reports it in a page, from anywhere."""
         try:
             yield
         except (RuntimeError, MmardError) as e:  # a term says in an error of its own what happened in it
@@ -126,14 +126,14 @@ class Engine:
             ) from e
 
     def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """The training-mode wrapper of a model (precision, gradient averaging) and its optimiser."""
+        """Wrap a model for training (precision, gradient averaging); returns it and its optimiser."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
             wrapped, optimizer = self.fabric.setup(model, optimizer)
         return cast(nn.Module, wrapped), optimizer
 
     def predictor(self, model: Predict) -> Predict:
-        """The bare model, or any function of images, in the run's precision with float32 logits, for attacks and for teachers."""
+        """Run a bare model, or any function of images, in the run's precision with float32 logits, for attacks and teachers."""
 
         def predict(x: Tensor) -> Tensor:
             with self._autocast():
@@ -145,48 +145,48 @@ class Engine:
         return cast(AbstractContextManager[None], self.fabric.strategy.precision.forward_context())
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of the loss, averaged over processes."""
+        """Compute the gradients of the loss, averaged over processes."""
         self.fabric.backward(loss)
 
     def gradients_kept(self, model: nn.Module, kept: bool) -> AbstractContextManager[None]:
-        """Backward passes inside add to this process's own gradients; they are averaged when one is not kept."""
+        """Accumulate gradients in this process inside the context if ``kept``; they are averaged when it is false."""
         return cast(AbstractContextManager[None], self.fabric.no_backward_sync(cast(Any, model), enabled=kept))
 
     def clip(self, model: nn.Module, optimizer: Optimizer, norm: float) -> None:
-        """Scale the gradient down to this L2 norm; one that is not finite is left for the checks of the loss."""
+        """Clip the gradient to this L2 norm; one that is not finite is left to the checks of the loss."""
         self.fabric.clip_gradients(cast(Any, model), cast(Any, optimizer), max_norm=norm, error_if_nonfinite=False)
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:
-        """Sum over processes."""
+        """Sum a tensor over processes."""
         return self._all_reduce(value, "sum")
 
     def all_reduce_min(self, value: Tensor) -> Tensor:
-        """Minimum over processes."""
+        """Take the minimum of a tensor over processes."""
         return self._all_reduce(value, "min")
 
     def gather(self, value: Tensor) -> Tensor:
-        """What each process has, (n, ...), joined in the order of processes, (processes·n, ...)."""
+        """Concatenate the tensors (n, ...) of all processes in their order, (processes·n, ...)."""
         return value if self.world == 1 else cast(Tensor, self.fabric.all_gather(value)).flatten(0, 1)
 
     def least(self, value: float | None) -> float | None:
-        """The smallest of the processes' numbers; None where they have none."""
+        """Take the smallest of the processes' numbers; None where they have none."""
         return None if value is None else -self.greatest(-value)
 
     def greatest(self, value: float) -> float:
-        """The largest of the processes' numbers."""
+        """Take the largest of the processes' numbers."""
         return self._all_reduce(torch.tensor(value, dtype=torch.float64, device=self.device), "max").item()
 
     def _all_reduce(self, value: Tensor, how: str) -> Tensor:
         return value if self.world == 1 else cast(Tensor, self.fabric.all_reduce(value.clone(), reduce_op=how))
 
     def average_buffers(self, *modules: nn.Module) -> None:
-        """Give every process the mean of the floating-point buffers (BatchNorm's statistics, terms' state)."""
+        """Average the floating-point buffers over processes (BatchNorm's statistics, terms' state)."""
         if self.world > 1:
             for buffer in (b for m in modules for b in m.buffers() if b.is_floating_point()):
                 buffer.copy_(self.all_reduce_sum(buffer) / self.world)
 
     def on_global_zero(self, work: Callable[[], object]) -> None:
-        """Let process 0 do it while the others wait; what it cannot do is an error in every process.
+        """Run ``work`` in process 0 while the others wait; its failure is an error in every process.
 
         Raises:
             MmardError: the one that ``work`` raised.
@@ -205,7 +205,7 @@ class Engine:
 
 
 class LostProcessHandler(logging.Handler):
-    """Says that a process ended: Fabric then kills the one that started it, without another word."""
+    """A logging handler that reports a dead process: Fabric then kills the one that started it, silently."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if found := re.search(r"terminated with code (-?\d+)", record.getMessage()):
@@ -221,6 +221,6 @@ def _announce_lost_processes() -> None:
 
 
 def _leave() -> None:
-    """Close the connections before the interpreter goes: gloo's threads else abort some runs at their very end."""
+    """Close the connections before the interpreter exits: gloo's threads else abort some runs at their very end."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

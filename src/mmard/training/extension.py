@@ -1,4 +1,4 @@
-"""Going on with a run by another plan: for more epochs, or at another learning rate.
+"""Extension of a run by another plan: for more epochs, or at another learning rate.
 
 Progress is the share of all steps that is done, and schedule, averaging and terms follow it. From the extension on it is the
 share of the new plan: a run of 30 epochs that goes on to 60 is at one half, and a cosine there is at half its height.
@@ -19,7 +19,7 @@ EXTENDABLE = (
     *(f"train.{key}" for key in ("epochs", "lr", "schedule", "milestones", "decay", "hold", "warmup", "weight_decay", "clip")),
     *("averaging.start", "validation.every", "validation.patience", "checkpoint_every"),
 )  # fmt: skip
-"""Settings that may change. Of all others it would not be clear what the whole run is a run of."""
+"""Settings that may change. After a change of any other it would not be clear what the whole run is a run of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Extension:
         Args:
             step, per_epoch: steps that are done, and those of an epoch.
             after, averaging, validation: the new ones.
-            waited: looks in a row that have found nothing better.
+            waited: validations in a row without improvement.
 
         Raises:
             MmardError: where nothing would be left to train, or what is to come is not clear.
@@ -74,7 +74,7 @@ class Extension:
         return {"step": step, "epoch": done, "changed": changed, "lr": list(lr)}
 
     def _is_clear(self, then: float, now: float, lr: tuple[float, float], after: Plan) -> None:
-        """Raise where the learning rate would do what nobody asked for."""
+        """Raise MmardError where the learning rate would rise or jump although nobody set it so."""
         if now < after.warmup and then >= self.before.warmup:
             raise MmardError(
                 f"train.warmup={after.warmup:g} is a share of the run: it is over, and {after.epochs} epochs would warm up again; "
@@ -90,7 +90,7 @@ class Extension:
     def _keeps_what_has_begun(
         self, then: float, now: float, done: float, after: Plan, averaging: Averaging, method: Method
     ) -> None:
-        """Raise where a part of the run that has begun would pause."""
+        """Raise MmardError where a part of the run that has begun would pause."""
         old = beginnings(self.before.epochs, self.averaging, method)
         for name, share in beginnings(after.epochs, averaging, method).items():
             if then > old.get(name, 1) and now < share:

@@ -1,4 +1,4 @@
-"""Whatever changes a result, kept in the checkpoint, so that no other run goes on from it."""
+"""The identity of a run: whatever changes a result, in the checkpoint, so that no other run resumes from it."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ def identity_of(
     """Describe a run that has not begun, in plain values by the names of the settings.
 
     Args:
-        student, teachers, method, images: what is trained, by whom, by what and on what.
+        student, teachers, method, images: the networks, the method and the training set.
         **others: further settings, in plain values.
     """
     labels = hashlib.sha256(images.labels.cpu().contiguous().numpy().tobytes())
@@ -49,10 +49,10 @@ def identity_of(
 
 
 def must_be_of(identity: dict[str, Any], told: dict[str, Any] | None, file: Path, allowed: Collection[str]) -> None:
-    """Raise for the checkpoint of another run, naming what differs.
+    """Raise MmardError for the checkpoint of another run, naming what differs.
 
     Args:
-        told: what the checkpoint says of itself; None: it is an old one, and does not say.
+        told: the identity in the checkpoint; None: an old one without it.
         allowed: keys that may differ.
     """
     changed = changes(told or identity, identity)

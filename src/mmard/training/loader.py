@@ -1,4 +1,4 @@
-"""Which images come next, and how long training waits for them."""
+"""Training batches in an order that depends on the seed, and the time that training waits for them."""
 
 import time
 from collections.abc import Generator, Iterator
@@ -16,13 +16,13 @@ from mmard.utils.numbers import seed_of
 
 @dataclass(kw_only=True)
 class BatchLoader:
-    """One process's share of the training batches.
+    """The training batches of one process.
 
-    The order of an epoch depends on (seed, epoch) alone: a run goes on at any step, and a set that streams is told early
+    The order of an epoch depends on (seed, epoch) alone: a run goes on at any step, and a set that streams knows early
     what comes next. The last, smaller batch of an epoch is left out.
 
     Args:
-        images: what to learn from, on the engine's device.
+        images: the training set, on the engine's device.
         batch_size: of all processes together.
 
     Attributes:
@@ -44,7 +44,7 @@ class BatchLoader:
         self.steps_per_epoch = count // size
 
     def batches(self, step: int, total: int) -> Generator[Batch, None, None]:
-        """The batches of the steps from ``step`` to before ``total``."""
+        """Yield the batches of the steps from ``step`` to before ``total``."""
         with closing(self.images.batches(self._rows(step, total))) as coming:
             while True:
                 begun = time.perf_counter()
@@ -55,23 +55,23 @@ class BatchLoader:
                 yield batch
 
     def natural(self) -> Generator[Tensor, None, None]:
-        """The training images in whole, mixed batches: one class at a time would give other statistics."""
+        """Yield the training images in whole, mixed batches: one class at a time would give other statistics."""
         order = self._permutation("statistics")
         rows = (order[place * self.batch_size :][: self.batch_size] for place in range(self.steps_per_epoch))
         with closing(self.images.batches(rows)) as coming:
             yield from (x for x, _, _ in coming)
 
     def waited_share(self, seconds: float) -> float:
-        """Share of so many seconds that the process which waited longest was blocked in getting batches.
+        """Return the share of so many seconds that the slowest process was blocked in getting batches.
 
         An upper bound of the share in which the device had nothing to do for want of data: a GPU may still be busy with
-        what it was given before, and is not asked, for that would itself make the host wait. It does not hold what
-        decoding on the same cores takes from a network that trains on the CPU.
+        earlier work, and to ask it would itself make the host wait. It does not hold what decoding on the same cores takes
+        from a network that trains on the CPU.
         """
         return min(1.0, self.engine.greatest(self.waited) / seconds)
 
     def _rows(self, step: int, total: int) -> Iterator[Tensor]:
-        """This process's rows of the training set, step by step."""
+        """Yield this process's rows of the training set, step by step."""
         share, epoch, order = self.batch_size // self.engine.world, -1, torch.empty(0)
         for now in range(step, total):
             if epoch != now // self.steps_per_epoch:

@@ -1,4 +1,4 @@
-"""How networks lie in memory while they train: channel by channel, which is fast, where they can be asked so."""
+"""Channels-last memory layout of networks, which is fast, for those that work in it."""
 
 import torch
 from torch import Tensor, nn

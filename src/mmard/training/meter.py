@@ -1,4 +1,4 @@
-"""Running means of the loss terms, kept on the device, and the first step at which one was not finite."""
+"""Running means of the loss terms on the device, and the first step at which one was not finite."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ NEVER = 2**62
 
 
 def not_finite(step: int, what: str) -> MmardError:
-    """The error of a run that went astray."""
+    """Make the error of a run whose loss or weights are not finite."""
     return MmardError(
         f"{what} is not finite at step {step}; the last good checkpoint is kept. "
         "Try a smaller train.lr, or train.clip=1, in a new out="
@@ -20,7 +20,7 @@ def not_finite(step: int, what: str) -> MmardError:
 
 
 class LossMeter:
-    """Adds up an epoch's losses without waiting for the device; what it says is the same in every process."""
+    """Sums of an epoch's losses without waiting for the device; their means are the same in every process."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.count = engine, 0
@@ -28,7 +28,7 @@ class LossMeter:
         self.broke: dict[str, Tensor] = {}  # the first step at which a term was not finite
 
     def add(self, step: int, means: dict[str, Tensor]) -> None:
-        """Take in this process's batch mean of each term at this step."""
+        """Add this process's batch mean of each term at this step."""
         self.count += 1
         for name, mean in means.items():
             mean = mean.detach()
@@ -40,24 +40,24 @@ class LossMeter:
             self.sums[name] = self.sums[name] + mean
 
     def check(self) -> None:
-        """Raise if any term was not finite since the last reset, naming the first."""
+        """Raise MmardError if any term was not finite since the last reset, naming the first."""
         broke = {name: int(self.engine.all_reduce_min(step)) for name, step in self.broke.items()}
         step, name = min(((step, name) for name, step in broke.items()), default=(NEVER, ""))
         if step < NEVER:
             raise not_finite(step, f"the loss term {name!r}")
 
     def means(self) -> dict[str, float]:
-        """Mean of each term over the steps added."""
+        """Return the mean of each term over the steps added."""
         return {name: value.item() / self.count for name, value in self._shared().items()}
 
     def _shared(self) -> dict[str, Tensor]:
         return {name: self.engine.all_reduce_sum(value) / self.engine.world for name, value in self.sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint within an epoch."""
+        """Return the state for a checkpoint within an epoch."""
         return {"count": self.count, "sums": self._shared()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From the checkpoint."""
+        """Restore the state from a checkpoint."""
         self.count = state["count"]
         self.sums = {name: value.to(self.engine.device) for name, value in state["sums"].items()}

@@ -1,4 +1,4 @@
-"""How much memory a step takes, which grows linearly with its images, and how many images fit at once."""
+"""Memory of a step, linear in its images, and the number of images that fit at once."""
 
 import copy
 import ctypes
@@ -22,12 +22,12 @@ MicroBatch = int | Literal["auto"] | None
 GIB = 2.0**30
 FEW, MANY = 8, 32  # images of the steps that are measured, and how often each
 TURNS = 2
-SPARE = 1.1  # what small steps do not tell
+SPARE = 1.1  # for what small steps do not show
 HARMLESS = 20_000  # times an image's bytes: more than any network here takes for it
 
 
 def _numbers(file: str) -> dict[str, int]:
-    """Lines such as ``MemAvailable:  123 kB`` of a file of the kernel's; empty where there is no such file."""
+    """Read numbers such as ``MemAvailable:  123 kB`` from a kernel file; empty where there is no such file."""
     try:
         lines = [line.replace(":", " ").split() for line in Path(file).read_text().splitlines()]
     except OSError:
@@ -36,13 +36,13 @@ def _numbers(file: str) -> dict[str, int]:
 
 
 def _give_back() -> None:
-    """Make the C library give freed memory back (glibc), so that a peak shows all that a step takes."""
+    """Return freed memory to the system (glibc), so that a peak shows all that a step takes."""
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> float | None:
-    """At the peak of a step: allocated on a GPU, resident in the process on Linux; None where nobody knows."""
+    """Measure memory at a step's peak: allocated on a GPU, resident in the process on Linux; None where not known."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         step()
@@ -57,7 +57,7 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> float | None
 
 
 def free_bytes(device: torch.device, sharing: int = 1) -> float | None:
-    """Bytes that are left for this process, one of ``sharing`` that share a host's memory; None where nobody knows."""
+    """Measure memory free for this process, one of ``sharing`` that share a host's memory; None where not known."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return float(torch.cuda.mem_get_info(device)[0] + kept)
@@ -71,7 +71,7 @@ def _machine_free() -> float | None:
 
 
 def _container_free() -> float | None:
-    """What the control group (version 2) leaves; files that it can drop are free."""
+    """Return what the control group (version 2) leaves; files that it can drop count as free."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
@@ -83,16 +83,16 @@ def _container_free() -> float | None:
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that a step takes beyond what is there before the first: ``fixed`` + ``each`` · images."""
+    """The bytes of a step beyond those before the first: ``fixed`` + ``each`` · images."""
 
     fixed: float
     each: float
 
     @staticmethod
     def of(step: Callable[[int], object], device: torch.device, most: int = MANY) -> "Need | None":
-        """Measured on small steps of at most so many images, after one that makes the optimiser's state.
+        """Measure small steps of at most ``most`` images, after one that makes the optimiser's state.
 
-        None where nobody knows, or where there are too few images to draw a line.
+        None where memory cannot be measured, or where there are too few images to draw a line.
         """
         many = min(MANY, most)
         few = max(many // 4, min(3, many))
@@ -105,16 +105,16 @@ class Need:
         return Need(max(0.0, high - many * each), each)
 
     def bytes_for(self, images: int) -> float:
-        """Bytes of a step on so many images."""
+        """Return the bytes of a step on so many images."""
         return self.fixed + self.each * images
 
     def images_in(self, free: float) -> int:
-        """How many images fit in so many bytes."""
+        """Return how many images fit in so many bytes."""
         return max(0, int((free - self.fixed) / self.each))
 
 
 def short(maximizer: Maximizer | None) -> Maximizer | None:
-    """An attack that takes as much memory and less time: each step of a PGD takes the same again."""
+    """Shorten an attack to one that takes as much memory and less time: each step of a PGD takes the same again."""
     match maximizer:
         case WarmStart():
             return short(maximizer.process)  # its store is there already
@@ -128,18 +128,18 @@ def short(maximizer: Maximizer | None) -> Maximizer | None:
 
 
 def need_of(update: Update, shape: torch.Size, most: int = MANY) -> Need | None:
-    """Of this update on images of this shape (C, H, W), measured on copies; None where that cannot be known."""
+    """Measure this update's memory on images of shape (C, H, W), by copies of the networks; None where not known."""
     try:
         student, method = copy.deepcopy(
             (update.student, replace(update.method, maximizer=short(update.method.maximizer)))
         )
     except (RuntimeError, TypeError):  # somebody's term holds what cannot be copied
         return None
-    trial = replace(update, student=student, method=method, compile=False)
+    copied = replace(update, student=student, method=method, compile=False)
 
     def step(images: int) -> None:
         x = torch.rand(images, *shape, device=update.engine.device).to(memory_format=torch.channels_last)
-        trial(x, torch.arange(images, device=x.device) % 2, torch.arange(images, device=x.device), 0.5)
+        copied(x, torch.arange(images, device=x.device) % 2, torch.arange(images, device=x.device), 0.5)
 
     try:
         with torch.random.fork_rng():
@@ -152,12 +152,12 @@ def need_of(update: Update, shape: torch.Size, most: int = MANY) -> Need | None:
 
 
 def images_at_once(update: Update, shape: torch.Size, share: int, micro_batch: MicroBatch, begun: bool = False) -> int:
-    """How many of a process's ``share`` of a batch go through the networks at once; the same in every process.
+    """Choose how many of a process's ``share`` of a batch go through the networks at once; the same in every process.
 
     Args:
         shape: of an image, (C, H, W).
-        asked: so many; ``"auto"``: as many as fit and divide the share; None: all of them.
-        begun: the run was begun with what is asked, and cannot be changed.
+        micro_batch: so many; ``"auto"``: as many as fit and divide the share; None: all of them.
+        begun: the run was begun with ``micro_batch``, which cannot be changed.
 
     Raises:
         MmardError: when they do not fit, with the bytes that are missing and what fits; or do not divide the share.

@@ -1,4 +1,4 @@
-"""What a step of a method costs: forward and backward passes of each network, counted in the trainer's own step."""
+"""Cost of a method's step: forward and backward passes of each network, counted in the trainer's own step."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ ATTACK, LOSS = PHASES = ("attack", "loss")
 
 @dataclass
 class Passes:
-    """Passes of one network: forward, backward to whatever asks for it, and how many of those reach its weights."""
+    """The passes of one network: forward, backward to whatever needs it, and how many of those reach its weights."""
 
     forward: int = 0
     backward: int = 0
@@ -33,7 +33,7 @@ class Passes:
 
     @property
     def in_forwards(self) -> int:
-        """The same in forward passes: each kind of pass costs about one."""
+        """Convert to forward passes: each kind of pass costs about one."""
         return self.forward + self.backward + self.weights
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ PassCounts = dict[str, dict[str, Passes]]
 
 
 class PassCounter:
-    """Count the passes of networks, and of their deep copies, by hooks; ``phase`` says under which heading.
+    """A counter of the passes of networks, and of their deep copies, by hooks; ``phase`` names the heading.
 
     Use it as a context manager: the hooks are removed at its end.
     """
@@ -77,7 +77,7 @@ class PassCounter:
 
 
 class _BareEngine(Engine):
-    """Run a step on one CPU without Lightning Fabric, which takes longer to import than all methods to count."""
+    """An engine on one CPU without Lightning Fabric, which takes longer to import than all methods to count."""
 
     def __init__(self) -> None:
         self.precision = "32-true"
@@ -99,7 +99,7 @@ class _BareEngine(Engine):
 
 
 class _NoOptimizer:
-    """Move no weights: the first optimiser of torch imports its compiler, a second that no count needs."""
+    """An optimiser that moves no weights: torch's first one imports its compiler, a second that no count needs."""
 
     param_groups: tuple[dict[str, Any], ...] = ()
 
@@ -109,14 +109,14 @@ class _NoOptimizer:
 
 
 class _WithoutOptimizer(Plan):
-    """Plan a run whose weights stay."""
+    """A plan of a run whose weights stay."""
 
     def optimizer_for(self, model: nn.Module, fused: bool = True) -> Optimizer:
         return cast(Optimizer, _NoOptimizer())
 
 
 def cost_of(method: Method) -> PassCounts:
-    """Count the passes of one step late in a run, of all networks that the method asks for."""
+    """Count the passes of one step late in a run, of all networks that the method needs."""
     names = set(method.companions)
     while True:
         try:
@@ -158,7 +158,7 @@ def _small_network() -> nn.Module:
 
 
 def in_words(cost: Mapping[str, Mapping[str, Passes]]) -> str:
-    """``student 10/10 in the attack, 2/2 in the loss; teacher ... (forward/backward)``."""
+    """Write a cost: ``student 10/10 in the attack, 2/2 in the loss; teacher ... (forward/backward)``."""
     each = (f"{name} {of['attack']} in the attack, {of['loss']} in the loss" for name, of in cost.items())
     return "; ".join(each).replace(" / ", "/") + " (forward/backward)"
 
@@ -177,7 +177,7 @@ Wrappers (`mmard`, `igdm`, `fair`, `awp`) stand on their default base, and take 
 
 
 def page() -> str:
-    """docs/methods.md."""
+    """Write the page docs/methods.md."""
     methods = {name: builder() for name, builder in METHODS.items()}
     rows, parts = [], []
     for name, method in methods.items():

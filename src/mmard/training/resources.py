@@ -1,4 +1,4 @@
-"""What a run takes besides time: memory, and energy where the driver counts it."""
+"""Resources of a run besides time: memory, and energy where the driver counts it."""
 
 import ctypes
 import math
@@ -13,7 +13,7 @@ from mmard.training.engine import Engine
 
 
 class ResourceMeter:
-    """Peak memory and energy of a run's processes, an epoch at a time.
+    """A meter of peak memory and energy of a run's processes, an epoch at a time.
 
     Memory is the largest of the processes': of the GPU what PyTorch had in use at once, elsewhere the process's largest resident
     set. Energy is that of the GPUs' boards by NVML, with whatever else ran on them; without NVML there is none.
@@ -23,11 +23,11 @@ class ResourceMeter:
         self.engine, self.counter, self.begun = engine, _counter(engine.device), math.nan
 
     def start(self) -> None:
-        """Energy is counted from here."""
+        """Start to count energy."""
         self.begun = self.counter()
 
     def spent(self) -> dict[str, float]:
-        """``peak_mib`` since the process began, and ``joules`` since `start` where they are known; alike in every process."""
+        """Return ``peak_mib`` since the process began and, where known, ``joules`` since `start`; alike in every process."""
         found = {"peak_mib": self.engine.greatest(peak_mib(self.engine.device))}
         joules = torch.tensor(self.counter() - self.begun, dtype=torch.float64, device=self.engine.device)
         total = self.engine.all_reduce_sum(joules).item()
@@ -35,7 +35,7 @@ class ResourceMeter:
 
 
 def peak_mib(device: torch.device) -> float:
-    """Most memory in use at once since the process began, in MiB."""
+    """Return the most memory in use at once since the process began, in MiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
@@ -53,7 +53,7 @@ class _Nvml:
             raise OSError("NVML does not know this GPU")
 
     def __call__(self) -> float:
-        """Joules since the driver was loaded; NaN where this GPU does not count them."""
+        """Return the joules since the driver was loaded; NaN where this GPU does not count them."""
         millijoules = ctypes.c_ulonglong()
         failed = self.library.nvmlDeviceGetTotalEnergyConsumption(self.device, ctypes.byref(millijoules))
         return math.nan if failed else millijoules.value / 1000

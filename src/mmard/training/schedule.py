@@ -1,4 +1,4 @@
-"""How long, how fast, in what batches: the optimiser and the learning rate as a pure function of progress."""
+"""Schedule of training: epochs, batch size, the optimiser, and the learning rate as a function of progress alone."""
 
 import math
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from mmard.utils.validation import Number, Section
 
 
 class Plan(Section):
-    """Schedule of a training run.
+    """The schedule of a training run.
 
     Args:
         epochs: passes over the training set.
@@ -42,7 +42,7 @@ class Plan(Section):
     clip: Number | None = None
 
     def model_post_init(self, _: Any) -> None:
-        """Raise where the parts do not go together."""
+        """Raise MmardError where the parts do not go together."""
         must_be_whole_number(epochs=self.epochs, batch_size=self.batch_size)
         # A larger rate is a slip of the pen, and only ends in a loss that is not finite.
         must_lie_within(0, 100, lr=self.lr)
@@ -64,7 +64,7 @@ class Plan(Section):
             raise MmardError(f"one_cycle peaks at warmup {self.warmup:g}; expected a share of the run such as 0.3")
 
     def lr_at(self, progress: float) -> float:
-        """Learning rate when this share of the run is done."""
+        """Return the learning rate when this share of the run is done."""
         if self.warmup and progress < self.warmup:
             return self.lr * progress / self.warmup
         if self.schedule == "piecewise":
@@ -76,7 +76,7 @@ class Plan(Section):
         return self.lr * factor[self.schedule]
 
     def optimizer_for(self, model: nn.Module, fused: bool = True) -> Optimizer:
-        """The optimiser of the model's weights; ``fused``: all of an update in one kernel, where the device has it."""
+        """Make the optimiser of the model's weights; ``fused``: all of an update in one kernel, where the device can."""
         weights, fused = list(model.parameters()), fused and next(model.parameters()).device.type in ("cpu", "cuda")
         if self.optimizer == "adamw":
             return torch.optim.AdamW(weights, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
@@ -85,6 +85,6 @@ class Plan(Section):
         )
 
     def apply_to(self, optimizer: Optimizer) -> None:
-        """Give an optimiser that was restored this plan's weight decay, which an extension may change."""
+        """Set a restored optimiser to this plan's weight decay, which an extension may change."""
         for group in optimizer.param_groups:
             group["weight_decay"] = self.weight_decay

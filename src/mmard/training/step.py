@@ -1,4 +1,4 @@
-"""One step of min-max training: attack, look again, loss."""
+"""One step of min-max training: the inner attack, the views at x', the outer loss."""
 
 from weakref import WeakSet
 
@@ -13,11 +13,11 @@ from mmard.utils.errors import MmardError
 
 ROUNDING = 1e-4  # of a pixel's range: what augmentation may do to it
 SEEN: WeakSet[nn.Module] = WeakSet()
-"""Networks whose images have been looked at once, where a look would wait for the device."""
+"""Networks whose first batch has been checked, where each check would wait for the device."""
 
 
 def must_be_a_step(method: Method, views: Views, *trained: str) -> None:
-    """Look at what a loop of one's own may get wrong; nothing here waits for an accelerator.
+    """Check what a training loop of one's own may get wrong; nothing here waits for an accelerator.
 
     Args:
         trained: names of the networks that are no constant teachers, besides the student and the method's companions.
@@ -40,7 +40,7 @@ def must_be_a_step(method: Method, views: Views, *trained: str) -> None:
 
 
 def must_be_pixels(x: Tensor, network: nn.Module, threat: Threat) -> None:
-    """Raise unless images lie in the threat's range of a pixel; off the CPU only the first batch of a network is looked at."""
+    """Raise MmardError unless images lie in the threat's pixel range; off the CPU only a network's first batch is checked."""
     if x.device.type != "cpu":
         if network in SEEN:
             return
@@ -54,7 +54,7 @@ def must_be_pixels(x: Tensor, network: nn.Module, threat: Threat) -> None:
 
 
 def make_example(method: Method, views: Views, network: nn.Module, threat: Threat, *beside: nn.Module) -> Views:
-    """The inner process: views whose adversarial point maximises the inner objective.
+    """Run the inner attack and return views whose adversarial point maximises the inner objective.
 
     Args:
         views: of the natural images; their student is what the attack calls, and runs ``network``.
@@ -80,10 +80,10 @@ def make_example(method: Method, views: Views, network: nn.Module, threat: Threa
 
 
 def outer_losses(method: Method, views: Views, student: Predict, **beside: Predict) -> dict[str, Tensor]:
-    """The outer process: the batch mean of each weighted term, with the student in training mode.
+    """Compute the batch mean of each weighted outer term, with the student in training mode.
 
     Args:
-        beside: what the networks that are trained beside the student say now, by name.
+        beside: the networks that are trained beside the student, as functions of images, by name.
     """
     must_be_a_step(method, views, *beside)
     return {name: values.mean() for name, values in method.outer(views.seen_by(student, **beside)).items()}

@@ -1,24 +1,24 @@
-"""A signal that asks a training run to end, heard by all its processes at the same step."""
+"""Stopping a training run by a signal, in all its processes at the same step."""
 
 from mmard.training.engine import Engine
 from mmard.utils.signals import Stopped
 
 APART = 10
-"""Looks of which one asks the other processes, on a GPU: each makes the host wait for the device."""
+"""So many calls of `look` share one exchange with the other processes, on a GPU: it makes the host wait."""
 
 
 class StopRequest:
-    """What has been asked of this run."""
+    """A request to stop this run."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.number, self.looks = engine, 0, 0
 
     def ask(self, number: int) -> None:
-        """Hear a signal; it takes effect at the next `look`."""
+        """Record a signal; it takes effect at the next `look`."""
         self.number = number
 
     def look(self) -> None:
-        """Raise `Stopped` where any process was asked to end. All the processes look equally often."""
+        """Raise `Stopped` where any process was asked to end. All processes call it equally often."""
         self.looks += 1
         number = self.number
         if self.engine.world > 1:

@@ -1,4 +1,4 @@
-"""A look at a teacher before it teaches: is it as good, on held-out images, as its card claims and as a teacher must be?"""
+"""Check of a teacher before training: its accuracies on held-out images against its card's claims and against chance."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from mmard.utils.errors import MmardError
 from mmard.utils.numbers import is_number, parse_number, seed_of
 from mmard.utils.precision import full_precision
 
-MOST, ENOUGH, FEW = 500, 50, 20  # images: looked at; for a robust accuracy; for a verdict
+MOST, ENOUGH, FEW = 500, 50, 20  # images: evaluated at most; for a robust accuracy; for a verdict
 STEPS = 10
 TRUST = "teacher_check=none teaches with it all the same"
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -34,16 +34,16 @@ USUAL: dict[int, dict[str, Normalisation]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCheck:
-    """What a teacher is held to.
+    """The requirements that a teacher is checked against.
 
     Args:
-        images: held-out; as many of them as `MOST` are looked at, classes in proportion.
+        images: held-out; at most `MOST` of them are evaluated, classes in proportion.
         threat: of the run; PGD-10 attacks under it.
         seed: of the attack's starts. The generators of training are left as they are.
         part: images at once.
         claimed: of the teacher's card: percent by attack, and the threat that they are of.
-        robust: is it to be robust? A natural teacher is held to its clean accuracy alone.
-        foreign: do the weights come without their own normalisation, so that a card may give a wrong one?
+        robust: whether it has to be robust. Of a natural teacher the clean accuracy alone is checked.
+        foreign: whether the weights come without their own normalisation, so that a card may give a wrong one.
     """
 
     images: Images
@@ -79,7 +79,7 @@ class TeacherCheck:
         return found
 
     def _fault(self, right: Tensor, few: Images, better: str | None) -> str | None:
-        """What of its clean accuracy cannot be; None: nothing."""
+        """Describe a wrong clean accuracy: far below the claim, near chance, or better under another normalisation; None: no fault."""
         n, share = len(right), right.float().mean().item()
         if n < FEW:
             return None
@@ -92,7 +92,7 @@ class TeacherCheck:
         return f"{at} as it stands" if better else None
 
     def _below(self, what: str, right: Tensor, claim: float | None) -> str | None:
-        """Far below a claim in percent: by many points, and by more than the images' chance."""
+        """Describe an accuracy far below a claim in percent: by many points, and by more than chance; None: it is not."""
         n, share = len(right), right.float().mean().item()
         if claim is None or n < FEW or not 0 <= claim <= 100:
             return None
@@ -102,7 +102,7 @@ class TeacherCheck:
         return f"is right on {share:.1%} of {n} held-out images ({what}), where its card claims {claim:g} %"
 
     def _classes(self, teacher: Classifier, few: Images, attacked: bool = False) -> Tensor:
-        """The classes that it gives (N,), under PGD-10 where that is asked."""
+        """Predict classes (N,), under PGD-10 if ``attacked``."""
         attack, parts = untargeted(Pgd(steps=STEPS, start="uniform")), []
         for start in range(0, len(few), self.part):
             x, y, _ = few.batch(slice(start, start + self.part))
@@ -113,7 +113,7 @@ class TeacherCheck:
         return torch.cat(parts)
 
     def _better(self, teacher: Classifier, few: Images, right: Tensor) -> str | None:
-        """The usual normalisation that suits the teacher far better than its card's, in words; None: there is none."""
+        """Describe the usual normalisation that suits the teacher far better than its card's; None: there is none."""
         best, words, usual = right, None, _most_frequent(few)
         for name, (mean, std) in _usual(few):
             other = replace(teacher.architecture, mean=mean, std=std)
@@ -126,7 +126,7 @@ class TeacherCheck:
 
 
 def _most_frequent(few: Images) -> float:
-    """Who always gives the most frequent class is right on this share."""
+    """Return the share of the most frequent class: the accuracy of a constant answer."""
     return torch.bincount(few.labels).max().item() / len(few)
 
 
@@ -139,7 +139,7 @@ def _usual(few: Images) -> Iterator[tuple[str, Normalisation]]:
 
 
 def _cause(said: Tensor, few: Images) -> str:
-    """The likeliest cause, where it is not the normalisation: are the classes merely named otherwise?"""
+    """Describe the likeliest cause, where it is not the normalisation; the classes may only be in another order."""
     k = len(few.classes)
     table = torch.bincount(k * said + few.labels, minlength=k * k).view(k, k)
     if table.amax(1).sum().item() >= 0.7 * len(said) and (table.argmax(1) != torch.arange(k, device=said.device)).any():
@@ -152,7 +152,7 @@ def _number(value: Any) -> float | None:
 
 
 def robust_claim(claimed: Mapping[str, Any], threat: Threat) -> float | None:
-    """Find the robust accuracy in percent that a card claims under this threat or a wider one of its norm; None: it claims none."""
+    """Find the robust accuracy in percent that a card claims under this threat or a wider one of its norm; None: no claim."""
     text = str(claimed.get("threat", ""))
     radius = re.search(r"(\d[\d.]*(?:/\d+)?)\s*$", text)
     if radius is None or ("2" in text.partition(radius[0])[0]) != (threat.norm == "l2"):

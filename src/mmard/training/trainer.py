@@ -1,4 +1,4 @@
-"""The training loop: a pure function of the seed, so that a run that was cut ends bit-equal to an unbroken one.
+"""The training loop: a pure function of the seed, so that an interrupted run ends bit-equal to an unbroken one.
 
 All randomness of a step comes from (seed, step, process), all of an epoch's order from (seed, epoch). A checkpoint
 therefore holds no random state, and a resumed run repeats what it had not saved.
@@ -43,26 +43,26 @@ from mmard.utils.signals import Stopped, on_signals
 
 @dataclass(kw_only=True)
 class Trainer:
-    """Trains one student.
+    """A trainer of one student.
 
     Args:
-        method: what to ascend and descend.
-        threat: the ball in which examples are made and judged.
+        method: the inner and the outer objective, and the attack.
+        threat: the ball in which examples are made and evaluated.
         student: trained in place.
-        train, held_out: what to learn from, in memory or on disk, and what to choose the best checkpoint on;
+        train, held_out: the training set, in memory or on disk, and the images that choose the best checkpoint;
             moved to the engine's device.
         folder: where checkpoints and metrics go.
-        teachers: the other networks by name (``teacher`` and what else the method asks for); frozen here.
-        plan, averaging, validation: schedule, weight average, judging.
+        teachers: the other networks by name (``teacher`` and any other that the method needs); frozen here.
+        plan, averaging, validation: schedule, weight average, evaluation on the held-out split.
         augmentation: one of `mmard.data.augment.KINDS`.
         scale: the KL terms of the outer loss are multiplied by it (scripts that average KL over K classes: 1/K).
         micro_batch: images that a process sends through the networks at once, whose gradients add up; ``"auto"``: as many
             as fit; None: its whole share of the batch. ``compile``: see `mmard.training.update.Update`.
         checkpoint_every: also save after so many steps, not only after each epoch.
-        facts: written into the weights' header; its settings into the checkpoint, too.
+        metadata: written into the weights' header; its settings into the checkpoint, too.
         extension: what changes in a run that goes on by another plan.
 
-    SIGTERM and SIGHUP, where they are not ignored, end the run after the step (or the part of a judging) that is being done: the
+    SIGTERM and SIGHUP, where they are not ignored, end the run after the step (or the part of a validation) that is being done: the
     checkpoint is saved first, and the signal is raised again.
 
     Raises:
@@ -123,7 +123,7 @@ class Trainer:
         )  # fmt: skip
 
     def fit(self) -> dict[str, float]:
-        """Train to the end, from the folder's checkpoint where there is one; returns the best accuracies, held-out."""
+        """Train to the end, from the folder's checkpoint where there is one; returns the best held-out accuracies."""
         self.restore()
         if self._is_over and self.pending is None:
             return self.best
@@ -180,7 +180,7 @@ class Trainer:
         self.cost.start()
 
     def _pace(self) -> dict[str, float]:
-        """Of the steps since the clock was started; judging is not in it."""
+        """Measure the steps since the clock was started; validation is not in it."""
         since, clock = self._clock
         seconds = time.perf_counter() - clock
         images = (self.step - since) * self.plan.batch_size
@@ -218,7 +218,7 @@ class Trainer:
         self._start_clock()
 
     def _judge_and_keep(self, epoch: int) -> dict[str, Any]:
-        """Accuracy on the held-out split; the weights are kept if they are the best so far, or the last."""
+        """Validate on the held-out split; save the weights if they are the best so far, or the last."""
         self.engine.average_buffers(self.student, *self.terms, *self.beside.values())
         model = self.average.model_to_judge(self._heeding(self.loader.natural()))
         fits = self.at_once if self.micro_batch and self.at_once else VALIDATION_BATCH
@@ -253,7 +253,7 @@ class Trainer:
         self.engine.on_global_zero(lambda: save_weights(path, model, kept, make_folder=False))
 
     def _check_finite(self) -> None:
-        """Raise before anything is kept; the last update may break weights that no loss has seen yet."""
+        """Raise MmardError before anything is saved; the last update may break weights that no loss has seen yet."""
         self.meter.check()
         weights = [
             t for m in (self.student, *self.terms, *self.beside.values()) for t in (*m.parameters(), *m.buffers())
@@ -288,7 +288,7 @@ class Trainer:
         self.engine.on_global_zero(lambda: self.folder.save(state))
 
     def restore(self) -> None:
-        """Take up the folder's checkpoint, where there is one and it has not been taken up.
+        """Load the folder's checkpoint, where there is one and it has not been loaded.
 
         Raises:
             MmardError: for one that is damaged or of another run, and for an extension that is not clear.

@@ -1,4 +1,4 @@
-"""One update of the student: attack, look again, loss, gradient, weights; and what makes it fast.
+"""One update of the student: inner attack, outer loss, gradient, weights; and what makes it fast.
 
 Networks are laid out channels-last; in the attack and for teachers BatchNorm is folded into the convolutions.
 """
@@ -29,10 +29,10 @@ from mmard.utils.numbers import beginning
 
 @dataclass(kw_only=True)
 class Update:
-    """What one step does to the student.
+    """An update of the student by one batch.
 
     Args:
-        method, threat: what to ascend and descend, and where.
+        method, threat: the objectives, the attack, and its ball.
         student: updated in place, in training mode.
         teachers: the other networks by name; frozen and put in evaluation mode here.
         plan: optimiser, learning rate, clipping.
@@ -110,7 +110,7 @@ class Update:
         return means
 
     def _step(self, progress: float, learning: list[TrainedCompanion]) -> None:
-        """Move the weights, those of companions too, and write down what the inner process carries."""
+        """Update the weights, those of companions too, and store the perturbations of warm starts."""
         if self.plan.clip is not None:
             self.engine.clip(self.wrapped, self.stepper, self.plan.clip)
         for group in self.optimizer.param_groups:
@@ -128,7 +128,7 @@ class Update:
         return make_example(self.method, views, self.student, self.threat, *(c.net for c in self.companions))
 
     def _descend(self, views: Views, learning: list[TrainedCompanion], share: float, last: bool) -> dict[str, Tensor]:
-        """Add this share of the batch's gradient, first to the companions' weights, then to the student's."""
+        """Add the gradient of this share of the batch, first to the companions' weights, then to the student's."""
         said: dict[str, Predict] = {c.name: c.predict for c in self.companions}
         found: dict[str, Tensor] = {}
         for companion in learning:
@@ -148,7 +148,7 @@ class Update:
         return losses | found
 
     def _perturbed(self, views: Views, said: dict[str, Predict]) -> AbstractContextManager[None]:
-        """The weights moved up the loss, where the method says so and the time has come."""
+        """Move the student's weights up the loss inside this context, where the method does so and the time has come."""
         perturbation = self.method.perturbation
         if perturbation is None or views.progress < beginning("awp", perturbation.begin, self.plan.epochs):
             return nullcontext()
@@ -161,7 +161,7 @@ class Update:
 
 
 def compiled(network: nn.Module, name: str) -> Predict:
-    """The network through ``torch.compile``; what that cannot do runs as it is, and a line says so."""
+    """Run a network through ``torch.compile``; where that fails it runs as it is, with a warning."""
     fast: Predict | None = torch.compile(network, dynamic=False)
 
     def predict(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How a student is judged while it trains, and when that ends the run."""
+"""Validation of a student during training, and early stopping."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,17 +18,17 @@ from mmard.utils.numbers import seed_of
 from mmard.utils.precision import full_precision
 from mmard.utils.validation import Count, Section
 
-NOISE = 3  # held-out images that are right under attack tell nothing
+NOISE = 3  # so many held-out images that are right under attack say nothing
 VALIDATION_BATCH = 250  # held-out images attacked at once, or as many as a batch has
 
 
 class Validation(Section):
-    """How a checkpoint is judged on the held-out split: PGD with cross-entropy, uniform start.
+    """The evaluation of checkpoints on the held-out split: PGD with cross-entropy, uniform start.
 
     Args:
-        every: epochs between two looks; the last epoch is always looked at.
+        every: epochs between two validations; the last epoch is always validated.
         steps: of the attack, each a quarter of eps.
-        patience: the run ends early after so many looks in a row that found no better robust accuracy than the best before;
+        patience: the run ends early after so many validations in a row without a better robust accuracy;
             None: never. (Robust overfitting: Rice et al., 2020, arXiv 2002.11569.)
     """
 
@@ -37,7 +37,7 @@ class Validation(Section):
     patience: Count | None = None
 
     def ends(self, epochs_without_improvement: int) -> bool:
-        """Has the run waited long enough?"""
+        """Tell whether the run ends early after so many epochs without improvement."""
         return self.patience is not None and epochs_without_improvement >= self.patience
 
     def judge(
@@ -52,7 +52,7 @@ class Validation(Section):
         teacher: nn.Module | None = None,
         look: Callable[[], object] = lambda: None,
     ) -> dict[str, Any]:
-        """Clean and robust accuracy in percent, and with a teacher the triangle's mutual informations in nats.
+        """Measure clean and robust accuracy in percent and, with a teacher, the triangle's mutual informations in nats.
 
         ``part`` images at a time; alike however many processes share the work. ``look`` is called after each part, equally
         often in each process.
@@ -84,7 +84,7 @@ def chosen_by(found: Mapping[str, float], images: int, natural: bool) -> str:
     Args:
         found: ``robust`` in percent.
         images: how many were held out.
-        natural: has the method no inner process?
+        natural: whether the method has no inner process.
     """
     return "clean" if natural or found["robust"] * images / 100 < NOISE + 0.5 else "robust"
 
