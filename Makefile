@@ -8,6 +8,8 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
 
+QUICK := -m "not slow" -n 2 --dist loadfile  # two processes, a file of tests each: one makes what its tests share
+
 .PHONY: demo test check format clean
 
 .venv/user: pyproject.toml $(CONSTRAINTS)
@@ -23,13 +25,13 @@ demo: .venv/user
 	$(BIN)/mmard demo
 
 test: .venv/dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(QUICK)
 
 check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(QUICK)
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -71,7 +71,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def mmard_process(tmp_path: Path) -> Run:
     """Run ``mmard WORDS...`` as a process in an empty folder; gives exit code, standard output and standard error."""
 
-    def run(*words: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def run(*words: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
         return subprocess.run(
             command(*words), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=timeout, check=False

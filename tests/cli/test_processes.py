@@ -277,7 +277,7 @@ def test_a_process_that_dies_ends_the_run_with_a_line_and_no_hang(
     (tmp_path / "mine.py").write_text(DYING)
     monkeypatch.setenv("DIES", which)
     words = ["train", *QUICK, "--method", "mine.py:build", "engine.devices=2", "engine.accelerator=cpu", "out=run"]
-    done = mmard_process(*words, timeout=60)
+    done = mmard_process(*words, timeout=300)
     assert done.returncode not in (0, None)
     assert "another of the run's 2 processes died" in done.stderr
     assert "Traceback" not in done.stderr
