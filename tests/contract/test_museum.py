@@ -121,7 +121,12 @@ def test_eps_in_255ths_is_caught(honest: dict[str, Path]) -> None:
     assert e.value.check.name == "threat"
 
 
-@pytest.mark.parametrize("method", ["pgd_at", "trades", "rslad", "mmard"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "method", ["pgd_at", pytest.param("trades", marks=SLOW), pytest.param("rslad", marks=SLOW), "mmard"]
+)
 def test_honest_models_raise_no_flag(method: str, honest: dict[str, Path], digits: DataSet) -> None:
     scores = validated(load_model(honest[method]), digits, "fgsm,pgd-20,cw", checks="full", n=100)
     assert scores.metadata["checks"] == []
