@@ -15,6 +15,7 @@ from helpers import Run
 from mmard import MmardError
 from mmard.runs import archive
 from mmard.runs.archive import pack, read_archive, records_in, unpacked, write_archive
+from mmard.utils.text_files import LONGEST
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs/results"
 RECORDS = {
@@ -128,7 +129,7 @@ def test_what_no_archive_of_records_holds_is_refused_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: list[tuple[tarfile.TarInfo, bytes]], expected: str
 ) -> None:
     monkeypatch.setattr(archive, "MOST", 3)
-    monkeypatch.setitem(archive.LONGEST, "JSON", 2000)
+    monkeypatch.setitem(LONGEST, "JSON", 2000)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     (tmp_path / "x").mkdir()

@@ -357,6 +357,9 @@ def test_a_page_is_made_anew_from_what_is_kept_beside_it(mmard: Run, faked: Stud
     page.write_text(made.replace("44.0 ± 4.0", "99.9 ± 0.1"))
     figure = page.parent / "results/study/figure.png"
     before = figure.read_bytes()
+    archive = (page.parent / "results/study/runs.tar.gz").read_bytes()
+    assert mmard(*words).returncode == 0
+    assert (page.parent / "results/study/runs.tar.gz").read_bytes() == archive
     (tmp_path / "runs").rename(tmp_path / "gone")
     assert "study: tables and figure made anew" in mmard("results", page).stdout
     assert page.read_text() == made
