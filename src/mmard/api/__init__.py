@@ -1,4 +1,4 @@
-"""From settings to results: what the command line does, for Python."""
+"""The Python interface: from settings to results, as the command line does."""
 
 from mmard.utils.moved import forward
 

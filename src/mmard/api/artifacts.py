@@ -1,4 +1,4 @@
-"""What reports and model cards show beside scores, kept when a model is judged."""
+"""Files that reports and model cards show beside scores, written with an evaluation."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ CURVE_IMAGES = 500
 
 @dataclass(frozen=True, eq=False)
 class Artifacts:
-    """What is kept beside scores; of an exported model, which has no gradients, nothing.
+    """The files beside the scores of an evaluation; of an exported model, which has no gradients, there are none.
 
     Args:
         curve: accuracy under PGD-20 at eight radii from 0 to 4 eps, on about `CURVE_IMAGES` of the images: curve.json.
@@ -56,7 +56,7 @@ class Artifacts:
             )
 
     def keep(self, results: Path, engine: Engine, on_progress: OnProgress, batch_size: int, seed: int) -> None:
-        """Write examples.safetensors and curve.json where they are asked for, beside the scores that are there by now.
+        """Write examples.safetensors and curve.json, as requested, beside the scores that are there by now.
 
         Those of other weights, which would stand beside these scores in a report, are removed.
         """
@@ -75,13 +75,13 @@ class Artifacts:
 
 
 def _weights(results: Path) -> dict[str, str]:
-    """``{"weights": sha256}`` of those that the scores are of; empty where they do not say."""
+    """Return ``{"weights": sha256}`` of the weights that the scores are of; empty where they do not say."""
     known = read_scores(results).metadata.get("weights")
     return {"weights": known} if isinstance(known, str) else {}
 
 
 def _forget(results: Path) -> None:
-    """Remove what an earlier evaluation kept here, unless it was of the weights that the scores are of now."""
+    """Remove files of an earlier evaluation, unless it was of the weights that the scores are of now."""
     now = _weights(results).get("weights")
     told: dict[str, Callable[[Path], Mapping[str, Any]]] = {
         CURVE: read_json,
@@ -104,7 +104,7 @@ def keep_card(folder: Path) -> None:
 
 
 def settings_and_formula_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """Read the resolved settings (None where they cannot be) and the formula of a run; nothing that the folder names is run."""
+    """Read a run's resolved settings (None if they cannot be) and its formula, without running code that it names."""
     try:
         settings = read_settings(folder)
     except MmardError:
@@ -113,7 +113,7 @@ def settings_and_formula_of(folder: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def formula_of(settings: Settings, folder: RunFolder | None = None) -> str:
-    """Tell a method as it reads in its paper: as the run folder keeps it, else from `mmard.methods`; empty where it is not known.
+    """Return a method's formula as in its paper: from the run folder, else from `mmard.methods`; empty where not known.
 
     A method from elsewhere is built only where the user vouches for it.
     """

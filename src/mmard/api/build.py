@@ -1,4 +1,4 @@
-"""From settings to the things that they describe, and whether those can be."""
+"""Construction of what settings describe, and checks that they can be built."""
 
 import copy
 import re
@@ -46,22 +46,22 @@ class Resolved:
 
     @property
     def plan(self) -> Plan:
-        """The schedule."""
+        """Return the schedule."""
         return self.settings.train
 
     @property
     def averaging(self) -> Averaging:
-        """The average of the weights that is validated and kept."""
+        """Return the settings of the weight average that is validated and saved."""
         return self.settings.averaging
 
     @property
     def validation(self) -> Validation:
-        """How checkpoints are judged on the held-out images."""
+        """Return the settings of the validation on held-out images."""
         return self.settings.validation
 
 
 def resolve(settings: Settings) -> Resolved:
-    """Build a run's method and threat, and check all that can be wrong without looking at data or weights.
+    """Build a run's method and threat, and check all that can be wrong without reading data or weights.
 
     Raises:
         MmardError: for the first that is wrong, before anything heavy runs.
@@ -78,7 +78,7 @@ def resolve(settings: Settings) -> Resolved:
 
 
 def build_threat(settings: Settings) -> Threat:
-    """Build the adversary."""
+    """Build the threat."""
     return Threat(**settings.threat.model_dump())
 
 
@@ -94,7 +94,7 @@ def method_of(settings: Settings, threat: Threat | None = None) -> Method:
 
 
 def _must_go_together(settings: Settings, method: Method) -> None:
-    """Raise where a part of the attack asks for what the rest of the run does not give."""
+    """Raise MmardError where a part of the attack needs what the rest of the run does not give."""
     if settings.attack.warm_start and set(settings.data.augment.split("+")) & {"idbh", "cutmix"}:
         raise MmardError(
             f"attack.warm_start keeps perturbations of the image itself, and data.augment={settings.data.augment} does more "
@@ -160,7 +160,7 @@ def known_of(source: str | Path, what: str) -> Known:
 
 
 def may_be_read(settings: Settings) -> None:
-    """Raise unless all that the settings name may be read: data, teachers, and the teacher's recipe.
+    """Raise MmardError unless all that the settings name may be read: data, teachers, and the teacher's recipe.
 
     Raises:
         MmardError: for what somebody's run folder names outside of itself and the user does not.
@@ -196,14 +196,14 @@ def teachers_of(settings: Settings) -> dict[str, str]:
 
 
 def must_allow_teacher(settings: Settings, name: str, source: str) -> None:
-    """Raise unless the network may be read, and fetched where a card asks for that."""
+    """Raise MmardError unless the network may be read, and fetched where a card says so."""
     settings.trust.must_allow_place(source, name if name == "teacher" else f"teachers.{name}")
     if settings.trust.folder is not None and (hub := hub_of(source)):
         settings.trust.must_allow_place(f"hub://{hub}", f"the card {source}, whose hub")
 
 
 def engine_of(settings: Settings) -> Engine:
-    """The device, the precision and the processes."""
+    """Build the engine: device, precision and processes."""
     return Engine(**settings.engine.model_dump(exclude={"micro_batch", "compile"}))
 
 
@@ -224,7 +224,7 @@ def _check(resolved: Resolved) -> None:
 
 
 def _check_networks(settings: Settings, method: Method) -> None:
-    """Raise where a network that the method asks for is not given, or not there and not to come."""
+    """Raise MmardError where a network that the method needs is not given, or not there and not to come."""
     if settings.teacher and Path(settings.teacher).expanduser().resolve() == Path(settings.out).expanduser().resolve():
         raise MmardError(f"{settings.out} cannot be its own teacher; choose another out=")
     will_come = (
@@ -245,7 +245,7 @@ def _check_networks(settings: Settings, method: Method) -> None:
 
 
 def must_be_whole(method: Method, names: Iterable[str], epochs: int = 200) -> None:
-    """Raise where the method asks for a network that is not one of these, or a part of it begins after so many epochs.
+    """Raise MmardError unless these networks suffice for the method and its parts begin within so many epochs.
 
     Before anything is loaded: by a `MissingModelError` or a `NeverBeginsError`. A copy of the method is evaluated on made-up images
     and networks; whatever else fails on those is left to training.

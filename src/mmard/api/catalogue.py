@@ -1,4 +1,4 @@
-"""What there is, by name, with one line each."""
+"""The catalogue of methods, models, data, terms and recipes, with one line each."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ from mmard.utils.text_files import read_yaml
 
 
 def catalogue() -> dict[str, Callable[[], dict[str, str]]]:
-    """title → what makes its list of name → line; that of methods takes a second, for their passes are counted."""
+    """Return title → a function that makes that list, name → line; that of methods counts passes for a second."""
     terms = {
         **SCENARIOS,
         **OTHERS,

@@ -1,4 +1,4 @@
-"""The same student, teacher, images and random starts for every method that is compared."""
+"""Comparison of methods on the same student, teacher, images and random starts."""
 
 import copy
 from collections.abc import Iterator
@@ -41,18 +41,18 @@ class Comparison:
 
     @staticmethod
     def of(settings: Settings, weights: Path, split: str, limit: int, batch_size: int, seed: int) -> "Comparison":
-        """Load all that is needed."""
+        """Load the networks and the images."""
         sources = teachers_of(settings)
         known = [known_of(weights, f"the student {weights}")]
         known += [known_of(source, f"the {name} {source}") for name, source in sources.items()]
         student, nets = load_model(weights), {n: load_model(s) for n, s in sources.items()}  # before images are decoded
-        data = data_of(read_settings(settings, {"data.stream": True}), known)  # few of them are looked at
+        data = data_of(read_settings(settings, {"data.stream": True}), known)  # few of them are used
         whole: ImageSet = {"held-out": data.held_out, "test": data.test, "train": data.train}[split]
         if len(whole) < 2:
             raise MmardError(f"the {split} split has {len(whole)} image, expected at least 2; try another split")
         shape = len(whole.classes), whole.channels
         must_fit(student, str(weights), *shape)
-        device = Engine().device  # another machine may be looking
+        device = Engine().device  # it may be another machine than the training's
         loaded: dict[str, Classifier] = {"student": student} | {
             n: as_teacher(nets[n], s, *shape) for n, s in sources.items()
         }
@@ -66,17 +66,17 @@ class Comparison:
         )
 
     def with_student(self, weights: Path) -> "Comparison":
-        """The same scene with another checkpoint of the student."""
+        """Replace the student by another checkpoint."""
         student = load_model(weights).to(self.images.labels.device)
         return replace(self, networks={**self.networks, "student": student})
 
     def batches(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """Number, x, y, index."""
+        """Yield each batch: its number, x (B, C, H, W), y (B,), index (B,)."""
         for i, start in enumerate(range(0, len(self.images), self.batch_size)):
             yield i, *self.images.batch(slice(start, start + self.batch_size))
 
     def examples(self, method: Method) -> Tensor:
-        """x' of every image by this method's inner process, at the end of training (progress 1)."""
+        """Make x' of every image by this method's inner attack, at the end of training (progress 1)."""
         network = self.networks["student"]
         network = copy.deepcopy(network) if method.attack_in_train_mode else folded(network)  # BatchNorm would move
         models = Models({**{name: folded(net) for name, net in self.networks.items()}, "student": network})
@@ -87,17 +87,17 @@ class Comparison:
         return torch.cat(made)
 
     def logits(self, name: str, images: Tensor) -> Tensor:
-        """What a network says of these images, (N, K)."""
+        """Compute a network's logits (N, K) of these images."""
         with torch.no_grad():
             return torch.cat([self.networks[name](x) for x in torch.split(images, self.batch_size)])
 
     def triangle(self, x_adv: Tensor) -> dict[str, dict[str, float]]:
-        """The mutual informations between the natural images and these examples."""
+        """Estimate the triangle's mutual informations between the natural images and these examples."""
         x = self.images.batch(slice(None))[0]
         return triangle(*(self.logits(name, at) for name in ("student", "teacher") for at in (x, x_adv)))
 
     def boundary_records(self, points: Tensor) -> BoundaryRecord:
-        """Where these points lie, (N, C, H, W), one for each image."""
+        """Measure these points (N, C, H, W), one for each image, against the teacher's boundary."""
         student, teacher, parts = self.networks["student"], folded(self.networks["teacher"]), []
         searches = searches_of(len(self.images.classes))
         for i, x, y, _ in self.batches():
@@ -107,7 +107,7 @@ class Comparison:
         return BoundaryRecord.joined(parts)
 
     def direct(self) -> Tensor:
-        """x* of every image: a direct attack on the teacher."""
+        """Attack the teacher directly: x* of every image."""
         teacher, found = folded(self.networks["teacher"]), []
         for i, x, _, _ in self.batches():
             torch.manual_seed(self.seed + i)

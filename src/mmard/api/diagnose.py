@@ -1,4 +1,4 @@
-"""From a run folder to a diagnosis: where do several methods' examples lie, made on the run's student with its teacher?"""
+"""Diagnosis of a run: several methods' examples against the teacher's boundary, made on the run's student."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,7 +54,7 @@ def diagnose(
     on_progress: OnProgress = lambda *_: None,
     trust: bool = False,
 ) -> Diagnosis:
-    """Where do the examples of several methods lie to the teacher's boundary? Tables and figures go to ``diagnose/`` in the run.
+    """Compare the examples of several methods at the teacher's decision boundary; write to ``diagnose/`` in the run.
 
     Args:
         source: run folder; its best student stands for every method.
@@ -63,25 +63,25 @@ def diagnose(
         split: ``"held-out"``, ``"test"`` or ``"train"``; what is chosen by these figures is chosen on the held-out split.
         limit: about so many images, every class in proportion.
         own_attacks: give each method its own maximiser (starts differ) instead of the run's to all.
-        to: folder to write to.
+        to: folder for tables and figures; None: ``diagnose/`` in the run.
         trust: run a method from a file, and read data and teachers, that only the folder names.
     """
     _check(split, limit, batch_size)
     folder = _run_of(source)
     settings = _trusting(_with_teacher(folder, None if teacher is None else str(teacher), trust), methods)
     chosen = inner_processes(settings, own := as_trained(method_of(settings), folder), methods, own_attacks)
-    scene = Comparison.of(settings, folder.best_file, split, limit, batch_size, seed)
+    comparison = Comparison.of(settings, folder.best_file, split, limit, batch_size, seed)
     results = _results(folder, to, settings)
-    with held_still(*scene.networks.values()), full_precision():
-        found = _diagnosis(scene, chosen, own, folder, on_progress)
-    found.metadata.update(_facts(scene, settings, chosen), split=split, seed=seed, own_attacks=own_attacks)
+    with held_still(*comparison.networks.values()), full_precision():
+        found = _diagnosis(comparison, chosen, own, folder, on_progress)
+    found.metadata.update(_facts(comparison, settings, chosen), split=split, seed=seed, own_attacks=own_attacks)
     found.metadata.update(run=str(folder.path), folder=str(results))
     _write(found, results, folder)
     return found
 
 
 def _results(folder: RunFolder, to: str | Path | None, settings: Settings) -> Path:
-    """Choose the folder to write to, and write the settings now, so that one that cannot be written is known."""
+    """Choose the folder for results and write the settings there now, so that an unwritable one is known."""
     results = Path(to).expanduser() if to is not None else folder.path / "diagnose"
     if to is None:
         must_stay_in(folder.path, results)
@@ -105,9 +105,13 @@ def _check(split: str, limit: int, batch_size: int) -> None:
         raise unknown("split", split, SPLITS)
 
 
-def _facts(scene: Comparison, settings: Settings, chosen: dict[str, Method]) -> dict[str, Any]:
-    metadata: dict[str, Any] = {"teacher": settings.teacher, "data": settings.data.name, "images": len(scene.images)}
-    metadata |= {"threat": str(scene.threat), "norm": scene.threat.norm, "eps": scene.threat.eps}
+def _facts(comparison: Comparison, settings: Settings, chosen: dict[str, Method]) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
+        "teacher": settings.teacher,
+        "data": settings.data.name,
+        "images": len(comparison.images),
+    }
+    metadata |= {"threat": str(comparison.threat), "norm": comparison.threat.norm, "eps": comparison.threat.eps}
     return metadata | {"inner": {name: f"{m.inner} by {m.maximizer}" for name, m in chosen.items()}}
 
 
@@ -120,7 +124,7 @@ def _run_of(source: str | Path | RunFolder) -> RunFolder:
 
 
 def _trusting(settings: Settings, methods: str | None) -> Settings:
-    """Let the methods that the user names for the comparison run, which may be the run's own."""
+    """Trust the methods that the user names for the comparison, which may be the run's own."""
     named = {name for spec in method_specs(methods or USUAL).values() for name in names_of(spec)}
     return settings.trusting(settings.trust.also(named))
 
@@ -135,7 +139,7 @@ def _with_teacher(folder: RunFolder, teacher: str | None, trust: bool) -> Settin
 
 
 def as_trained(method: Method, folder: RunFolder) -> Method:
-    """The run's method with the state its terms had at the last checkpoint, but for the perturbations of its training images."""
+    """Restore the state of the method's terms from the last checkpoint, but for perturbations of training images."""
     if modules := list(method.modules()):
         for module, saved in zip(modules, (folder.load() or {}).get("terms", ()), strict=False):
             if not isinstance(module, WarmStart):
@@ -144,7 +148,7 @@ def as_trained(method: Method, folder: RunFolder) -> Method:
 
 
 def inner_processes(settings: Settings, own: Method, methods: str | None, own_attacks: bool) -> dict[str, Method]:
-    """The methods by label, all with the run's maximiser unless each is to keep its own; others' states are as in a first step."""
+    """Build the methods by label, with the run's maximizer unless ``own_attacks``; others' states are as in a first step."""
     specs, mine = method_specs(methods or USUAL), label_of(settings.method)
     built = {label: method_of(settings.model_copy(update={"method": spec})) for label, spec in specs.items()}
     if methods is None:
@@ -158,7 +162,7 @@ def inner_processes(settings: Settings, own: Method, methods: str | None, own_at
 
 
 def _diagnosis(
-    scene: Comparison, chosen: dict[str, Method], own: Method, folder: RunFolder, on_progress: OnProgress
+    comparison: Comparison, chosen: dict[str, Method], own: Method, folder: RunFolder, on_progress: OnProgress
 ) -> Diagnosis:
     total, done = len(chosen) * 2 + 4, 0
 
@@ -168,54 +172,58 @@ def _diagnosis(
         done += 1
         return work()
 
-    x = scene.images.batch(slice(None))[0]
-    points = {name: step(f"{name}: examples", partial(scene.examples, method)) for name, method in chosen.items()}
-    natural = step("natural images", partial(scene.boundary_records, x))
-    strongest = step("direct attack", lambda: scene.boundary_records(scene.direct()))
+    x = comparison.images.batch(slice(None))[0]
+    points = {name: step(f"{name}: examples", partial(comparison.examples, method)) for name, method in chosen.items()}
+    natural = step("natural images", partial(comparison.boundary_records, x))
+    strongest = step("direct attack", lambda: comparison.boundary_records(comparison.direct()))
     boundary_records = {
-        name: step(f"{name}: distances", partial(scene.boundary_records, at)) for name, at in points.items()
+        name: step(f"{name}: distances", partial(comparison.boundary_records, at)) for name, at in points.items()
     }
-    slices, titles = step("slices", partial(_slices, scene, points, natural))
-    triangles = {name: scene.triangle(at) for name, at in points.items()}
-    training = step("triangle", partial(_training, scene, own, folder))
+    slices, titles = step("slices", partial(_slices, comparison, points, natural))
+    triangles = {name: comparison.triangle(at) for name, at in points.items()}
+    training = step("triangle", partial(_training, comparison, own, folder))
     on_progress("done", total, total)
     return Diagnosis({}, boundary_records, natural, strongest, triangles, training, slices, titles)
 
 
-def _training(scene: Comparison, own: Method, folder: RunFolder) -> dict[str, dict[str, dict[str, float]]]:
-    """The triangle under the run's own method, at each checkpoint there is."""
+def _training(comparison: Comparison, own: Method, folder: RunFolder) -> dict[str, dict[str, dict[str, float]]]:
+    """Estimate the triangle under the run's own method, at each checkpoint there is."""
     found = {}
     for file in (folder.best_file, folder.last_file):
         if file.is_file():
-            at, epoch = scene.with_student(file), metadata_of(file).get("epoch")
+            at, epoch = comparison.with_student(file), metadata_of(file).get("epoch")
             with held_still(*at.networks.values()):
                 found[f"{file.stem}, epoch {epoch}"] = at.triangle(at.examples(own))
     return found
 
 
 def _slices(
-    scene: Comparison, points: dict[str, Tensor], natural: BoundaryRecord
+    comparison: Comparison, points: dict[str, Tensor], natural: BoundaryRecord
 ) -> tuple[dict[str, list[Slice]], list[str]]:
-    """A few images that both networks classify rightly, from near the teacher's boundary to far, through each method's x'."""
-    distance = natural.linf if scene.threat.norm == "linf" else natural.l2
+    """Cut slices of a few images that both networks classify rightly, near the teacher's boundary to far, by each x'."""
+    distance = natural.linf if comparison.threat.norm == "linf" else natural.l2
     known = distance.isfinite() & natural.teacher_right & natural.student_right
     rows = (known if known.any() else torch.ones_like(known)).nonzero()[:, 0]
     order = rows[distance[rows].argsort()]
     picked = torch.stack([order[min(len(order) - 1, int(q * len(order)))] for q in COLUMNS]).to(
-        scene.images.labels.device
+        comparison.images.labels.device
     )
-    student, teacher = scene.networks["student"], scene.networks["teacher"]
-    x, y, index = scene.images.batch(picked)
-    torch.manual_seed(scene.seed)
-    edge, far = Minimal(norm=scene.threat.norm)(teacher, x, teacher(x).argmax(1))
-    own, names, norm = teacher(x).argmax(1), scene.images.classes, "L∞" if scene.threat.norm == "linf" else "L2"
+    student, teacher = comparison.networks["student"], comparison.networks["teacher"]
+    x, y, index = comparison.images.batch(picked)
+    torch.manual_seed(comparison.seed)
+    edge, far = Minimal(norm=comparison.threat.norm)(teacher, x, teacher(x).argmax(1))
+    own, names, norm = (
+        teacher(x).argmax(1),
+        comparison.images.classes,
+        "L∞" if comparison.threat.norm == "linf" else "L2",
+    )
     beyond = teacher(edge).scatter(1, own[:, None], float("-inf")).argmax(1)
     titles = [
         f"image {index[i]}: “{names[y[i]]}”\nfor the teacher, “{names[beyond[i]]}” is {norm} {far[i]:.3f} away"
         for i in range(len(picked))
     ]
     cuts = {
-        n: [cut(student, teacher, x[i], p[picked][i], edge[i], scene.threat) for i in range(len(x))]
+        n: [cut(student, teacher, x[i], p[picked][i], edge[i], comparison.threat) for i in range(len(x))]
         for n, p in points.items()
     }
     return cuts, titles

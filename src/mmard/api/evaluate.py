@@ -1,4 +1,4 @@
-"""From a model to its verdicts: what `mmard eval` does, for Python."""
+"""Evaluation of a model under attacks: what `mmard eval` does, for Python."""
 
 import shutil
 from collections.abc import Callable
@@ -41,19 +41,19 @@ def evaluate(
     trust: bool = False,
     **overrides: Any,
 ) -> Scores:
-    """Judge a model on the test images of its data set; tables and verdicts go to ``eval/`` beside its weights.
+    """Evaluate a model on the test images of its data set; tables and verdicts go to ``eval/`` beside its weights.
 
-    What is found is kept at once: the same call after a kill goes on, and ends with the same verdicts.
+    Verdicts are saved at once: the same call after a kill goes on, and ends with the same verdicts.
 
     Args:
         source: run folder (its best checkpoint), weights file, card, or an exported model (.onnx).
         attacks: such as ``"fgsm,pgd-20"`` or ``["fgsm", "pgd-20"]``; None: FGSM, PGD-20, C&W, AutoAttack; ``"none"``: clean only.
         protocol: ``"quick"`` puts AutoAttack-quick, two of its four attacks, in AutoAttack's place.
-        limit: judge on about so many test images, every class in proportion; None: all.
+        limit: evaluate on about so many test images, every class in proportion; None: all.
         checks: ``"quick"``, ``"full"`` or ``"none"``; None: by the attacks. What they find is in ``metadata["checks"]``.
         surrogate: of an exported model, the run or weights that lend it gradients, or ``"net.py:build@weights.pt"``, whose code
             runs; None: those it was exported from.
-        curve, examples: what to keep besides, for a report; see `mmard.api.artifacts.Artifacts`.
+        curve, examples: further files for a report; see `mmard.api.artifacts.Artifacts`.
         trust: read and fetch the data that the weights name, though this user has never used them.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``; ``engine__devices=2`` shares the work.
     """
@@ -109,6 +109,6 @@ def _evaluate(
 
 
 def _finish(run: Path, results: Path) -> None:
-    """The whole is written: drop its parts, which a kill until now would have found again; and tell the card."""
+    """Remove the verdicts of single batches, which a stopped evaluation resumes from, and write the model card."""
     shutil.rmtree(results / "parts", ignore_errors=True)
     keep_card(run)

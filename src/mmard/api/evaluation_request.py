@@ -1,4 +1,4 @@
-"""What an evaluation was asked for, and the folder of its own that this gives it."""
+"""The options of an evaluation, and the result folder that they give it."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ OF_NOW = ("data", "threat", "teacher", "teachers", "engine")  # settings that ar
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """The words of `mmard eval`; see `mmard.api.evaluate.evaluate`.
+    """The options of `mmard eval`; see `mmard.api.evaluate.evaluate`.
 
     Attributes:
         overrides: settings by dotted key.
@@ -45,7 +45,7 @@ class EvaluationRequest:
                 )
 
     def metadata(self, specs: Mapping[str, AttackSpec]) -> dict[str, Any]:
-        """For the record, in which a study looks its own evaluations up; what is as usual is left out of the later words."""
+        """Return the options for the record, by which a study finds its evaluations; later options only where not usual."""
         own = {key: value for key, value in self.overrides.items() if not key.startswith("engine.")}  # no verdict's
         special = {"protocol": self.protocol} if self.protocol != "standard" else {}
         how = how_to_check(self.checks, specs)
@@ -54,7 +54,7 @@ class EvaluationRequest:
         return {**common, **special, "overrides": portable(own | ({"twin": self.surrogate} if self.surrogate else {}))}
 
     def folder(self, path: Path, specs: Mapping[str, AttackSpec], count: int) -> Path:
-        """Where the results on ``count`` images go: each kind has its own, so that a quick look never replaces a full one."""
+        """Return the folder of the results on ``count`` images: one for each kind, so that none replaces another."""
         metadata = self.metadata(specs)
         usual = self.attacks is None and self.protocol == "standard"
         parts = [path.name if path.suffix == ".onnx" else path.stem]
@@ -69,5 +69,5 @@ class EvaluationRequest:
 
 
 def _told_apart(given: Any, shown: Any) -> str:
-    """Tell files of one name in different folders apart, without naming the folders."""
+    """Return a suffix that distinguishes files of one name in different folders, without naming the folders."""
     return "" if given == shown else f"-{hashlib.sha256(str(given).encode()).hexdigest()[:8]}"

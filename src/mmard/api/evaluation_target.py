@@ -1,4 +1,4 @@
-"""What an evaluation is of: weights with their settings, the threat, the test images, and where the results go."""
+"""The target of an evaluation: weights with their settings, the threat, the test images, and the caches."""
 
 import math
 from collections.abc import Mapping
@@ -37,12 +37,12 @@ from mmard.utils.trust import Trust
 
 @dataclass(frozen=True, eq=False)
 class EvalTarget:
-    """Weights on disk, and what they say of themselves.
+    """Weights on disk, with their metadata.
 
     Attributes:
         path: their file or card.
         exported: the runtime and its float surrogate, where the file is ONNX.
-        facts: what the file says: settings of its training, among others.
+        metadata: what the file says: settings of its training, among others.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class EvalTarget:
 
     @staticmethod
     def of(source: str | Path | RunFolder, surrogate: str | None, *, trust: bool = False) -> "EvalTarget":
-        """Find them; another machine may be judging."""
+        """Find the weights and read their metadata; training may have been on another machine."""
         path = find_model(source.path if isinstance(source, RunFolder) else source)
         if exported := opened(path, surrogate, Trust(everything=trust, folder=path.parent)):
             return EvalTarget(path, exported, exported.model.metadata)
@@ -59,12 +59,12 @@ class EvalTarget:
 
     @property
     def given(self) -> dict[str, Any]:
-        """The settings of its training, as far as the file says them."""
+        """Return the settings of its training, as far as the file says them."""
         found = self.metadata.get("settings")
         return _with_paths(found, self.path.parent) if isinstance(found, dict) else {}
 
     def settings(self, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
-        """Join the settings that the weights were trained with, and what is asked for now.
+        """Join the settings that the weights were trained with and those of this evaluation.
 
         Raises:
             MmardError: where neither says on which data.
@@ -74,7 +74,7 @@ class EvalTarget:
             raise MmardError(f"{self.path} does not say which data it is for, nor does the command; {cure}")
         settings = settings_of_weights({**self.given, "engine": {}}, self.path.parent, words, trust=trust)
         asked = [key.removeprefix("data.") for key in words if key.startswith("data.") and key != "data.stream"]
-        must_be_used(settings.data.name, asked)  # but for data.stream: no training image is looked at
+        must_be_used(settings.data.name, asked)  # but for data.stream: no training image is read
         return settings
 
     def known(self) -> list[Known]:
@@ -84,17 +84,17 @@ class EvalTarget:
         return self.exported.known()
 
     def says(self, section: str, words: Mapping[str, Any]) -> bool:
-        """Do the weights or these settings say something of ``data``, or of the ``threat``?"""
+        """Tell whether the weights or these settings say something of ``data``, or of the ``threat``."""
         return section in self.given or any(key.split(".")[0] == section for key in words)
 
     def specs(self, asked: EvaluationRequest) -> dict[str, AttackSpec]:
-        """The attacks asked for, or the usual ones."""
+        """Choose the requested attacks, or the default ones."""
         if self.exported:
             return self.exported.specs(asked.attacks, asked.protocol, asked.batch_size, asked.seed)
         return choose_attacks(asked.attacks, suite(asked.batch_size, asked.seed), asked.protocol)
 
     def threat(self, settings: Settings, words: Mapping[str, Any], needed: bool) -> Threat:
-        """The adversary; where there is one, the file or the command must say what it may do: how far, and by which norm."""
+        """Build the threat; where attacks need one, the file or the command must give radius and norm."""
         given, asked = self.given.get("threat"), words.get("threat", {})
         if needed and "threat.eps" not in words and not (isinstance(asked, dict) and "eps" in asked):
             if given is None:
@@ -109,7 +109,7 @@ class EvalTarget:
             raise CheckError("threat", str(e)) from e
 
     def described(self) -> dict[str, Any]:
-        """For the record of an evaluation: which file, and what was in it."""
+        """Describe the file and its metadata for the record of an evaluation."""
         weights = sha256(weights_file(self.path))
         return {
             "model": portable(str(self.path)),
@@ -135,10 +135,10 @@ def _with_paths(told: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class EvalModel:
-    """A network on its device, and the test images that it is judged on.
+    """A network on its device, and the test images that it is evaluated on.
 
     Attributes:
-        whole: how many test images there are in all; ∞ where ``data.test_limit`` lets nobody know.
+        whole: how many test images there are in all; ∞ where ``data.test_limit`` hides it.
         surrogate: the network that lends a runtime its gradients.
     """
 
@@ -149,11 +149,11 @@ class EvalModel:
 
     @staticmethod
     def of(source: EvalTarget, settings: Settings, limit: int | None, device: torch.device) -> "EvalModel":
-        """Load both."""
+        """Load the model and its test images."""
         model = source.exported or load_model(source.path)  # its faults come before images are decoded
         if isinstance(model, Exported):
             model.model.must_answer()
-        test = data_of(settings, source.known(), stream=True).test  # nobody sees the training images
+        test = data_of(settings, source.known(), stream=True).test  # the training images are not used
         whole = len(test) if settings.data.test_limit is None else math.inf
         if isinstance(model, Exported):
             return EvalModel(model.on(device, test), some(test, limit, seed=0).to(device), whole, model.surrogate)
@@ -162,15 +162,15 @@ class EvalModel:
         return EvalModel(model, some(test, limit, seed=0).to(device), whole)
 
     def faster(self) -> Predict | None:
-        """The same logits up to rounding at less cost, for AutoAttack; None for a runtime, which is as it is."""
+        """Return a faster function of the same logits up to rounding, for AutoAttack; None for a runtime."""
         return in_parts(folded(self.model)) if isinstance(self.model, Classifier) else None
 
     def others(self, settings: Settings) -> dict[str, Classifier]:
-        """The networks that the model learnt from, where they are still there and fit."""
+        """Load the networks that the model learnt from, where they are still there and fit."""
         found, channels = {}, self.images.channels
         named = settings.teachers | ({"teacher": settings.teacher} if settings.teacher else {})
         for name, source in named.items():
-            with suppress(MmardError):  # they are a bonus: a student is often judged far from its teacher
+            with suppress(MmardError):  # they are a bonus: a student is often evaluated far from its teacher
                 must_allow_teacher(settings, name, source)
                 agreed([Known("the data", self.images.classes), known_of(source, f"the {name}")])
                 teacher = load_teacher(source, len(self.images.classes), channels)
@@ -180,7 +180,7 @@ class EvalModel:
     def cache_in(
         self, folder: Path, specs: Mapping[str, AttackSpec], threat: Threat, batch_size: int, seed: int
     ) -> DiskCache:
-        """Where the verdicts of batches go: a folder for all that they depend on, so that none is taken for another's."""
+        """Make the cache of batches' verdicts, in a folder named by all that they depend on."""
         found = [f"{name} {version}" for name, version in versions().items()]
         attacks = [(name, spec.detail(threat)) for name, spec in specs.items()]
         device = self.images.labels.device.type

@@ -1,4 +1,4 @@
-"""From trained weights to a model for others: what `mmard export` does."""
+"""Export of trained weights to ONNX: what `mmard export` does, for Python."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -31,12 +31,12 @@ COMPARED = 256
 
 @dataclass(frozen=True)
 class Delivery:
-    """What was written.
+    """The result of an export.
 
     Attributes:
         path: the file.
         comparison: with the network it was made from.
-        facts: what the file says of itself.
+        metadata: what the file says of itself.
     """
 
     path: Path
@@ -54,7 +54,7 @@ def export(
     trust: bool = False,
     **overrides: Any,
 ) -> Delivery:
-    """Write a model as ONNX: pixels in [0, 1] in, logits out, any batch, and compare it with the network on held-out images.
+    """Export a model to ONNX and compare it with the network on held-out images: pixels in [0, 1] in, logits out, any batch.
 
     Args:
         source: run folder (its best checkpoint), weights file, or card.
@@ -89,7 +89,7 @@ def export(
 def _made(
     model: Classifier, data: DataSet, metadata: dict[str, Any], calibration: int | None, target: str
 ) -> tuple[Any, Agreement]:
-    """Make the graph, compare it with the network and add to the facts how it was made; ``calibration``: None for float."""
+    """Make the graph, compare it with the network and add to the metadata how; ``calibration``: None for float."""
     proto = onnx_of(model, (data.test.shape[1], data.test.shape[2]))
     if calibration is not None:
         images = _pixels(data.train, calibration)
@@ -118,7 +118,7 @@ def _pixels(images: ImageSet, count: int) -> Tensor:
 
 
 def _facts(path: Path, target: Path, model: Classifier, data: DataSet) -> dict[str, Any]:
-    """What somebody who has only the file would want to know."""
+    """Collect the metadata that somebody needs who has only the file."""
     return {
         "mmard": version("mmard"),
         **PORTS,
@@ -130,14 +130,14 @@ def _facts(path: Path, target: Path, model: Classifier, data: DataSet) -> dict[s
 
 
 def _source(weights: Path, target: Path) -> str:
-    """The weights seen from the file, where both lie in the working folder or the weights below the file; else their name."""
+    """Name the weights relative to the file, where both lie in the working folder or the weights below the file; else by name."""
     place, folder, here = weights.resolve(), target.parent.resolve(), Path.cwd().resolve()
     near = place.is_relative_to(folder) or (place.is_relative_to(here) and folder.is_relative_to(here))
     return Path(os.path.relpath(place, folder)).as_posix() if near else place.name
 
 
 def _declared(known: EvalTarget, settings: Settings, words: dict[str, Any]) -> dict[str, Any]:
-    """Threat and settings, of those only what the weights or the command say, no defaults."""
+    """Collect threat and settings, of those only what the weights or the command say, no defaults."""
     whole = settings.resolved()
     own = whole if known.given else {k: whole[k] for k in ("data", "threat") if known.says(k, words)}
     return {"settings": portable(own)} | ({"threat": str(Threat(**own["threat"]))} if "threat" in own else {})

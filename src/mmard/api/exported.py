@@ -1,4 +1,4 @@
-"""An exported model as `mmard eval` judges it: the runtime, and the float surrogate that lends it gradients."""
+"""An exported model in an evaluation: the runtime, and the float surrogate whose gradients attacks use."""
 
 import warnings
 from collections.abc import Sequence
@@ -47,11 +47,11 @@ class Exported:
 
     @staticmethod
     def of(path: Path, surrogate: str | None, trust: Trust) -> "Exported":
-        """Load both. Without ``surrogate`` it is the file that the metadata name, relative to ``path``, if that is unchanged.
+        """Load the ONNX file and its surrogate; by default the weights that its metadata name, if they are unchanged.
 
-        It is read where it lies beside ``path``, and elsewhere where ``trust`` allows it.
+        The surrogate is read where it lies beside ``path``, and elsewhere where ``trust`` allows it.
 
-        A warning says where there is none, and where the named one is not what was exported.
+        Warns where there is no surrogate, and where the named one is not what was exported.
         """
         model = RuntimeModel(path, str(path))
         if surrogate is not None and is_code(surrogate):
@@ -61,11 +61,11 @@ class Exported:
         return Exported(model, network, found)
 
     def specs(self, attacks: str | None, protocol: str, batch_size: int, seed: int) -> dict[str, AttackSpec]:
-        """The attacks asked for; None: the usual ones of all three ways."""
+        """Choose the requested attacks; None: the default ones of all three ways."""
         return choose_exported(attacks, exported_suite(self.surrogate, batch_size, seed), protocol)
 
     def on(self, device: torch.device, images: Images) -> RuntimeModel:
-        """The model, once it and its surrogate are known to fit the images; the surrogate is on the device then."""
+        """Check that model and surrogate fit the images, move the surrogate to the device, and return the model."""
         self.model.must_fit(len(images.classes), tuple(images.shape))
         if self.surrogate is not None:
             self._must_fit(self.surrogate.to(device), images.take(torch.arange(1)).to(device))
@@ -86,7 +86,7 @@ class Exported:
         return [own, known_of(self.surrogate_path, f"its float surrogate {self.surrogate_path}")]
 
     def described(self) -> dict[str, Any]:
-        """For the record of an evaluation."""
+        """Describe runtime, precision and surrogate for the record of an evaluation."""
         surrogate = None if self.surrogate_path is None else portable(str(self.surrogate_path))
         runtime = f"onnxruntime {self.model.version}, CPU"
         return {"runtime": runtime, "precision": self.model.metadata.get("precision"), "twin": surrogate}
@@ -98,7 +98,7 @@ def is_code(surrogate: str) -> bool:
 
 
 def foreign(surrogate: str) -> tuple[nn.Module, Path]:
-    """Build ``FILE.py:BUILD@WEIGHTS``, a network of somebody's own, in evaluation mode and held still; and its weights' place.
+    """Build the user's own network ``FILE.py:BUILD@WEIGHTS`` in evaluation mode; returns it and its weights' file.
 
     ``BUILD()`` gives the network: pixels in [0, 1] → logits. The caller has typed its name, so its code runs.
 
@@ -129,7 +129,7 @@ def opened(path: Path, surrogate: str | None, trust: Trust) -> Exported | None:
 
 
 def surrogates(models: Sequence[str], surrogate: str | None) -> dict[str, dict[str, str]]:
-    """model → the option that names its surrogate, for the .onnx files among them.
+    """Return model → the option that names its surrogate, for the .onnx files among them.
 
     Raises:
         MmardError: where a model is not there, or a surrogate is named and no model is exported.
@@ -165,7 +165,7 @@ def _recorded(path: Path, metadata: dict[str, Any], trust: Trust) -> Path | None
 
 
 def must_allow_surrogate(surrogate: Path, trust: Trust) -> None:
-    """Raise unless the float network behind an exported one may be read, and fetched where its card asks for that."""
+    """Raise MmardError unless the float network behind an exported one may be read, and fetched if its card says so."""
     trust.must_allow_place(str(surrogate), "source")
     if hub := hub_of(surrogate):
         trust.must_allow_place(f"hub://{hub}", "source")

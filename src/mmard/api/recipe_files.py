@@ -1,4 +1,4 @@
-"""Recipes on disk: those of the package by name, others by their path; and the recipes that they change, their bases."""
+"""Recipe files: built-in ones by name, others by path, and the bases that they change."""
 
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,20 @@ YAML = (".yaml", ".yml")
 
 
 def recipe_folders() -> list[Path]:
-    """Where recipes live: in the installed package, or in the repository's ``recipes/``."""
+    """Return the folders of recipes: in the installed package, or the repository's ``recipes/``."""
     here = Path(__file__).resolve()
     return [p for p in (here.parents[1] / "recipes", here.parents[3] / "recipes") if p.is_dir()]
 
 
 def recipes() -> dict[str, Path]:
-    """List the built-in recipes by name: our own, then the published settings. What is in ``bases/`` is none by itself."""
+    """List the built-in recipes by name: our own, then the published settings. Those in ``bases/`` are no recipes by themselves."""
     return {
         p.stem: p for at in recipe_folders() for each in ("", "published/") for p in sorted(at.glob(f"{each}*.yaml"))
     }
 
 
 def recipe_file(name: str) -> Path:
-    """The file of a recipe: a path, or the name of a built-in one."""
+    """Find the file of a recipe: a path, or the name of a built-in one."""
     path = Path(name).expanduser()
     if path.suffix in YAML or path.is_dir():
         if path.is_dir():

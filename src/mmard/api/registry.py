@@ -1,4 +1,4 @@
-"""From a name to the thing: built-in name | package.module:function | file.py:function."""
+"""Lookup of methods and functions by name: built-in name | package.module:function | file.py:function."""
 
 import ast
 import importlib
@@ -25,7 +25,7 @@ KINDS: dict[type, Any] = {float: Number, int: Number, tuple: Number, bool: Stric
 
 
 def method_builder(name: str, trust: Trust) -> Callable[..., Method]:
-    """Find the function that builds the method of this name; by `function_at`, the only place that imports what a name says.
+    """Find the function that builds the method of this name; `function_at` alone imports what a name says.
 
     Raises:
         MmardError: when there is none, with the nearest names; or where ``trust`` does not cover it.
@@ -103,7 +103,7 @@ def names_of(spec: Any) -> set[str]:
 
 
 def method_specs(text: str) -> dict[str, str | dict[str, Any]]:
-    """Read ``"ard, mmard(base=adaad, inner=entropy)"``: label → what `build_method` takes.
+    """Parse ``"ard, mmard(base=adaad, inner=entropy)"``: label → what `build_method` takes.
 
     Raises:
         MmardError: for brackets that do not match, or a part that is no key=value.
@@ -117,7 +117,7 @@ def method_specs(text: str) -> dict[str, str | dict[str, Any]]:
 
 
 def label_of(spec: str | dict[str, Any]) -> str:
-    """The inverse of `method_specs`: ``{"name": "mmard", "inner": "entropy"}`` → ``"mmard(inner=entropy)"``."""
+    """Write a spec as `method_specs` reads it: ``{"name": "mmard", "inner": "entropy"}`` → ``"mmard(inner=entropy)"``."""
     if isinstance(spec, str):
         return spec
     given = ", ".join(f"{k}={label_of(v) if k == 'base' else v}" for k, v in spec.items() if k != "name")
@@ -125,7 +125,7 @@ def label_of(spec: str | dict[str, Any]) -> str:
 
 
 def spec_of(method: str | dict[str, Any]) -> dict[str, Any]:
-    """Give a method's name and parameters; its name may hold some, as ``mmard(igdm(rslad), beta=2)`` does."""
+    """Return a method's name and parameters; its name may hold some, as ``mmard(igdm(rslad), beta=2)`` does."""
     spec = {"name": method} if isinstance(method, str) else dict(method)
     name = _one_line(spec["name"]) if isinstance(spec.get("name"), str) else ""
     if not name.endswith(")") or ":" in name.partition("(")[0]:  # the path of a file may have brackets of its own
@@ -139,7 +139,7 @@ def _one_line(text: str) -> str:
 
 
 def _parsed(text: str) -> ast.expr:
-    """Python's reading of an expression's commas, brackets and equals signs.
+    """Parse an expression's commas, brackets and equals signs as Python does.
 
     An x stands for each letter between them, for names may be paths (``my-file.py:build``) and values are YAML.
     """
@@ -173,7 +173,7 @@ def _spec(node: ast.expr, text: str) -> str | dict[str, Any]:
 
 
 def _typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
-    """Bring a value into the type of its parameter's default, ``"5/6"`` for a float, and the range of its annotation."""
+    """Convert a value to the type of its parameter's default, ``"5/6"`` to a float, within the range of its annotation."""
     kind = type(parameter.default)
     if parameter.default is None and float in get_args(parameter.annotation) and value is not None:
         kind = float
@@ -209,7 +209,7 @@ def _imported(place: str) -> Any:
 
 
 def run_foreign(call: Callable[[], Any], place: str, what: str = "cannot be imported") -> Any:
-    """Call code of somebody's own; whatever it raises becomes an `MmardError` that names the ``place`` and ``what`` it did."""
+    """Call foreign code; whatever it raises becomes a MmardError that names the ``place`` and ``what`` failed."""
     try:
         return call()
     except MmardError:

@@ -31,7 +31,7 @@ Parts = Annotated[int | Literal["auto"] | None, BeforeValidator(_parts)]
 
 
 class DataSettings(Section):
-    """Which images; see ``mmard ls data``. ``stream`` leaves the training images on disk.
+    """The settings of the data set; see ``mmard ls data``. ``stream`` leaves the training images on disk.
 
     ``channels`` are by default what the files are: 1 where all are grey, else 3. ``on_error: skip`` leaves out broken images.
     """
@@ -53,14 +53,14 @@ class DataSettings(Section):
 
 
 class ThreatSettings(Section):
-    """The ball in which examples are made and judged."""
+    """The ball in which examples are made and evaluated."""
 
     eps: Number = 8 / 255
     norm: Literal["linf", "l2"] = "linf"
 
 
 class EngineSettings(Section):
-    """Where and how it runs; see `mmard.training.engine.Engine`, and `Trainer` for ``micro_batch`` and ``compile``."""
+    """The settings of device, precision and processes; see `Engine`, and `Trainer` for ``micro_batch`` and ``compile``."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: Count = 1
@@ -76,7 +76,7 @@ class Settings(Section):
     ``method`` is a name or ``{name: ..., parameter: value}``; ``teacher`` a run folder, weights or a card, and
     ``teacher_recipe`` the recipe that trains it where there is none yet; ``teachers`` further networks by name, such as
     ``teachers.natural``. ``teachers.robust`` is another name of ``teacher``.
-    ``teacher_check: none`` does not look at teachers before they teach (docs/teachers.md).
+    ``teacher_check: none`` skips the check of teachers before training (docs/teachers.md).
     ``normalize: data`` subtracts the training images' mean inside the network.
     ``scale`` multiplies the KL terms; ``1/num_classes`` is for scripts that average KL over classes.
     ``licence`` of the weights is for their card.
@@ -107,17 +107,17 @@ class Settings(Section):
 
     @property
     def trust(self) -> Trust:
-        """What the user vouches for of all that stands here; `read_settings` knows whose words they are."""
+        """Return what the user vouches for in these settings; `read_settings` knows whose words they are."""
         return self._trust
 
     def trusting(self, trust: Trust) -> "Settings":
-        """Make the same settings with another trust."""
+        """Copy the settings with another trust."""
         made = self.model_copy()
         made._trust = trust
         return made
 
     def resolved(self) -> dict[str, Any]:
-        """Plain values, for YAML and for a weights file's header."""
+        """Convert to plain values, for YAML and for a weights file's header."""
         return self.model_dump(mode="json")
 
 
@@ -137,7 +137,7 @@ def read_settings(
     Args:
         recipe: a mapping is what the file would hold, in the user's own words.
         trust: the user vouches for whatever they name.
-        own: are the overrides the user's own words? Not those of a file, such as a study's.
+        own: whether the overrides are the user's own words, and not those of a file, such as a study's.
 
     >>> read_settings(None, {"threat.eps": "4/255"}).threat.eps == 4 / 255
     True
@@ -155,7 +155,7 @@ def read_settings(
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Write settings by dotted key: ``{"train": {"lr": 1}}`` changes ``train.lr`` and leaves the rest of ``train`` alone."""
+    """Flatten settings to dotted keys: ``{"train": {"lr": 1}}`` changes ``train.lr`` and leaves the rest of ``train`` alone."""
     pairs: dict[str, Any] = {}
     for key, value in settings.items():
         inside = value if key in SECTIONS and isinstance(value, dict) else None
@@ -164,7 +164,7 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings_in(recipe: str | Path | dict[Any, Any], *, trust: bool = False) -> tuple[dict[str, Any], Trust]:
-    """Read what a recipe and its bases, or a run folder, set; and tell which of their words need nobody's.
+    """Read the settings in a recipe and its bases, or in a run folder, and which of their words are trusted.
 
     Raises:
         MmardError: when it is not there, a setting stands in a file twice, or a base is none.
@@ -189,14 +189,14 @@ def settings_in(recipe: str | Path | dict[Any, Any], *, trust: bool = False) -> 
 
 
 def _change(raw: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Put settings by dotted key over those that are there."""
+    """Apply settings by dotted key to those that are there."""
     _forget_other_data(raw, changes)
     for key, value in changes.items():
         _put(raw, key, value)
 
 
 def settings_of_weights(raw: Any, folder: Path, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
-    """Join the settings that weights in ``folder`` say they were trained with, nobody's words yet, and the user's own ``words``.
+    """Join the settings that weights in ``folder`` name, untrusted as yet, and the user's own ``words``.
 
     Raises:
         MmardError: for settings that cannot be.
@@ -209,14 +209,14 @@ def settings_of_weights(raw: Any, folder: Path, words: Mapping[str, Any], *, tru
 
 
 def _joined(raw: dict[str, Any], words: Mapping[str, Any], known: Trust, own: bool) -> Settings:
-    """Write overrides by dotted key into plain settings, and validate the whole."""
+    """Apply overrides by dotted key to plain settings, and validate the whole."""
     changes = flat(plain(words, "setting"))
     _change(raw, changes)
     return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known)
 
 
 def _words(overrides: dict[str, Any]) -> set[str]:
-    """What somebody names by these settings: all texts, and the methods within them."""
+    """Collect what settings name: all texts, and the methods within them."""
     found: set[str] = set()
     for key, value in overrides.items():
         found |= set(_texts(value)) | (names_of(value) if str(key).split(".")[0] == "method" else set())
@@ -232,7 +232,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _forget_other_data(raw: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """Drop what says where the data of a recipe are, where ``overrides`` name other data that do not look at it."""
+    """Drop settings of a recipe's data, where ``overrides`` name other data for which they mean nothing."""
     data, name = raw.get("data"), overrides.get("data.name")
     if isinstance(data, dict) and isinstance(name, str) and name != data.get("name", "digits"):
         for key in unused(name, list(data)):
@@ -240,7 +240,7 @@ def _forget_other_data(raw: dict[str, Any], overrides: dict[str, Any]) -> None:
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
-    """``["train.lr=0.05", "method=adaad"]`` → a dict; values are read as YAML."""
+    """Parse overrides: ``["train.lr=0.05", "method=adaad"]`` → a dict; values are read as YAML."""
     pairs: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -254,7 +254,7 @@ def parse_overrides(words: list[str]) -> dict[str, Any]:
 
 
 def stand_once(flat: Mapping[str, Any], where: str) -> None:
-    """Raise where a setting stands twice, such as ``train.lr`` and ``lr`` within ``train``: the first would be lost."""
+    """Raise MmardError where a setting stands twice, such as ``train.lr`` and ``lr`` within ``train``."""
     seen: set[str] = set()
     for key, value in flat.items():
         inside = [f"{key}.{part}" for part in value] if isinstance(value, Mapping) else [key]

@@ -1,4 +1,4 @@
-"""From settings to a trained and judged student: what the command line does, for Python."""
+"""Training from settings: what `mmard train` does, for Python."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -55,8 +55,8 @@ def train(
         recipe: name of a built-in recipe, a YAML file, settings, or a mapping as a YAML file would hold it; None: the defaults.
         resume: go on where the run folder's checkpoint ends.
         extend: with ``resume``, by another plan: for more epochs, at another learning rate
-            (`mmard.training.extension.EXTENDABLE`). What changes is told, and kept in the run's history.json.
-        watch: title → what is told of the progress.
+            (`mmard.training.extension.EXTENDABLE`). What changes is shown, and saved in the run's history.json.
+        watch: makes, of a title, the listener to the progress.
         trust: run a method from a file although it is the recipe that names it, and read what a run folder names outside of
             itself; what the overrides name needs none.
         **overrides: settings, dots as double underscores: ``train__epochs=3``, ``teacher="runs/teacher"``.
@@ -132,13 +132,13 @@ def data_to_learn(settings: Settings, models: list[Known]) -> DataSet:
 
 
 def known_to(settings: Settings, folder: RunFolder) -> list[Known]:
-    """Collect what is known of the data: by this run where it goes on, and by the networks that it learns from."""
+    """Collect what is known of the data, by this run where it resumes and by the networks that it learns from."""
     own = [known_of(folder.last_file, f"the run {folder.path}")] if folder.last_file.is_file() else []
     return own + [known_of(source, f"the {name} {source}") for name, source in teachers_of(settings).items()]
 
 
 def teacher_of(student_settings: Settings) -> Resolved | None:
-    """Resolve what trains the teacher that is not there yet; None where there is nothing to do.
+    """Resolve the run that trains the teacher that is not there yet; None where there is nothing to do.
 
     It is the teacher's recipe on the student's data and split (it must not see what is held out), threat and machine.
     """
@@ -158,7 +158,7 @@ def teacher_of(student_settings: Settings) -> Resolved | None:
 
 
 def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
-    """Raise where a teacher is not what it should be; keep what is found in the run's folder and in its weights. Once a run."""
+    """Check teachers, once a run: raise MmardError or save the result in the run's folder and weights."""
     folder, sources = trainer.folder, teachers_of(settings)
     found = folder.teachers()
     if settings.teacher_check == "stop" and not folder.has_run:
@@ -182,7 +182,7 @@ def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
 
 
 def _warn_of_other_data(teacher: RunFolder, student_settings: Settings) -> None:
-    """A teacher that learnt from another split may have seen what is held out from the student."""
+    """Warn of a teacher trained on another split: it may have seen what is held out from the student."""
     if teacher.is_run:
         old, new = (
             s.data.model_dump(mode="json", exclude={"augment", "stream", "channels"})
@@ -200,7 +200,7 @@ UNIMPORTANT: dict[str, Any] = {**dict.fromkeys(NO_EFFECT, True), "data": {"strea
 
 
 def must_be_free(folder: RunFolder, settings: Settings, resume: bool, extend: bool = False) -> None:
-    """Refuse (by an `MmardError`) to overwrite a run, or to go on with one that was made with other settings.
+    """Raise MmardError rather than overwrite a run, or resume one that was made with other settings.
 
     Args:
         extend: those in `EXTENDABLE` may be others.
@@ -238,7 +238,7 @@ def as_begun(settings: Settings, folder: RunFolder) -> Settings:
 
 
 def extension_of(folder: RunFolder, settings: Settings) -> Extension | None:
-    """Find what the settings change in the run that the folder holds; None where there is no run, or nothing changes."""
+    """Find what the settings change in the run that the folder holds; None where there is no run, or no change."""
     if not folder.has_run:
         return None
     old = made_with(folder)

@@ -1,1 +1,1 @@
-"""How fast is a step, against the same step written plainly and against the base method."""
+"""Benchmark of a training step, against the same step written plainly and against the base method."""

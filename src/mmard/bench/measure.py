@@ -1,4 +1,4 @@
-"""Clocks, memory, operations: paired and repeated in one process, so that a machine that drifts drifts for both."""
+"""Measurements of time, memory and operations, paired and repeated in one process, so that drift cancels."""
 
 import statistics
 import time
@@ -15,14 +15,14 @@ Step = Callable[[], object]
 
 
 def synchronized(device: torch.device) -> float:
-    """Seconds now, after the device has done what it was given."""
+    """Return the time in seconds, after the device has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def paired_seconds(steps: Mapping[str, Step], device: torch.device, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each step, taken in turn: A B C A B C ..., after one turn that is not counted."""
+    """Time each step in turn, A B C A B C ..., after one turn that is not counted; in seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(repeats + 1):
         for name, step in steps.items():
@@ -35,7 +35,7 @@ def paired_seconds(steps: Mapping[str, Step], device: torch.device, repeats: int
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster: median over pairs, with the smallest and the largest."""
+    """A speed-up: median over pairs, with the smallest and the largest."""
 
     median: float
     low: float
@@ -43,20 +43,20 @@ class Ratio:
 
     @staticmethod
     def of(slow: list[float], fast: list[float]) -> "Ratio":
-        """From the seconds of both, pair by pair."""
+        """Compute the ratio from the seconds of both, pair by pair."""
         each = [a / b for a, b in zip(slow, fast, strict=True)]
         return Ratio(statistics.median(each), min(each), max(each))
 
 
 def forward_flops(network: nn.Module, x: Tensor) -> float:
-    """Floating-point operations of one forward pass: convolutions and matrix products, a multiply-add is two."""
+    """Count the operations of one forward pass: convolutions and matrix products, a multiply-add is two."""
     with FlopCounterMode(display=False) as counter, torch.no_grad(), held_still(network):
         network(x)
     return float(counter.get_total_flops())
 
 
 def matrix_peak(device: torch.device, dtype: torch.dtype = torch.float32, seconds: float = 1.0) -> float:
-    """Operations a second of a large matrix product: what the machine can do at best, measured."""
+    """Measure the operations a second of a large matrix product: the most that the machine can do."""
     n = 8192 if device.type == "cuda" else 1536
     a, best = torch.randn(n, n, device=device, dtype=dtype), 0.0
     end = time.perf_counter() + seconds

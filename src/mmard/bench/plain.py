@@ -1,4 +1,4 @@
-"""The step as released scripts write it: eager, float32, default memory layout, the networks used as they are."""
+"""The training step as released scripts write it: eager, float32, default memory layout, the networks as they are."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from mmard.core.views import Models, Views
 def plain_step(
     method: Method, networks: Mapping[str, nn.Module], optimizer: Optimizer, threat: Threat, x: Tensor, y: Tensor
 ) -> None:
-    """One step of training on x (B, C, H, W) and y (B,).
+    """Train for one step on x (B, C, H, W) and y (B,), as released scripts do.
 
     The student goes to evaluation mode for the attack and its weights keep asking for gradients; the formulas are the
     method's own, so that what is compared is the machinery and nothing else.

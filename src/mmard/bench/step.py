@@ -1,4 +1,4 @@
-"""The whole measurement of one step: ours, the plain one, and the base method's."""
+"""Measurement of one step: ours, the plain one, and the base method's."""
 
 import statistics
 from contextlib import suppress
@@ -26,7 +26,7 @@ from mmard.utils.precision import tf32
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is measured: the settings' method, student, threat and precision, on random images.
+    """The case to measure: the settings' method, student, threat and precision, on random images.
 
     Args:
         settings: as for training; its teacher is replaced by a fresh network of ``teacher``.
@@ -43,7 +43,7 @@ class Case:
     repeats: int = 3
 
     def network(self, name: str) -> Classifier:
-        """A fresh network; speed does not ask what it has learnt."""
+        """Build a fresh network; speed does not depend on trained weights."""
         torch.manual_seed(0)
         return build(Architecture(name=name, classes=self.classes))
 
@@ -52,7 +52,7 @@ WRAPPERS = {"mmard": "rslad", "igdm": "rslad", "fair": "ard"}  # and the base th
 
 
 def base_of(settings: Settings) -> Method | None:
-    """The base of a method that is given one, with the same attack."""
+    """Build the base of a method that is given one, with the same attack."""
     spec = spec_of(settings.method)
     if spec.get("name") not in WRAPPERS:
         return None
@@ -61,7 +61,7 @@ def base_of(settings: Settings) -> Method | None:
 
 @dataclass(frozen=True)
 class Subject:
-    """The steps that are compared, the plain one's networks, and our update."""
+    """The steps to compare, the plain one's networks, and our update."""
 
     steps: dict[str, Step]
     plain: dict[str, nn.Module]
@@ -69,7 +69,7 @@ class Subject:
 
     @staticmethod
     def of(case: Case, engine: Engine, x: Tensor, y: Tensor) -> "Subject":
-        """Ours, the plain one and, where the method has a base, the base's."""
+        """Make our step, the plain one and, where the method has a base, the base's."""
         settings, index = case.settings, torch.arange(len(y), device=engine.device)
         method, threat = method_of(settings), Threat(**settings.threat.model_dump())
         if method.companions or method.perturbation is not None:
@@ -106,7 +106,7 @@ class Subject:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Time, memory, operations and passes of a step; ratios to the plain step and to the base method's.
+    """Measure time, memory, operations and passes of a step; ratios to the plain step and to the base method's.
 
     Raises:
         MmardError: for several processes or parts of a batch, or when a step does not fit in memory.
@@ -162,7 +162,7 @@ def _measured(case: Case) -> dict[str, Any]:
 
 
 def teacher_forward(subject: Subject, x: Tensor, peak: float) -> dict[str, float]:
-    """Milliseconds of the teacher's forward pass in our machinery, and its share of the matrix peak."""
+    """Measure the teacher's forward pass in an update, in milliseconds and as a share of the matrix peak."""
     device, teacher = subject.update.engine.device, subject.update.predictors["teacher"]
     with torch.no_grad():
         seconds = statistics.median(paired_seconds({"teacher": lambda: teacher(x)}, device, 5)["teacher"])
@@ -171,12 +171,12 @@ def teacher_forward(subject: Subject, x: Tensor, peak: float) -> dict[str, float
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """As the trainer's batches are."""
+    """Convert images to channels-last memory, as the trainer's batches are."""
     return x.to(memory_format=torch.channels_last)
 
 
 def memory_of(update: Update, shape: torch.Size) -> dict[str, float | int | None]:
-    """MiB of a step as a line in its images, and how many images the device has room for."""
+    """Measure the MiB of a step, linear in its images, and how many images fit on the device."""
     free = free_bytes(update.engine.device)
     need = need_of(update, shape)
     if need is None or free is None:

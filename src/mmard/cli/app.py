@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def _ended(code: Any) -> int:
-    """The exit code of a command that came to its end, or was stopped where it had nothing to say of going on."""
+    """Return the exit code of a command that came to its end, or was stopped where nothing can be resumed."""
     sys.stdout.flush()
     if code == INTERRUPTED:
         console.tell("", "stopped", "")
@@ -98,7 +98,7 @@ def _ended(code: Any) -> int:
 
 
 def _told(e: Exception) -> int:
-    """Say what went wrong in a line; returns the exit code."""
+    """Print what went wrong in a line; returns the exit code."""
     if isinstance(e, Interrupted):
         console.tell("", f"stopped; {e}", "")
         return INTERRUPTED

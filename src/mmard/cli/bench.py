@@ -24,7 +24,7 @@ def bench(
         Path | None, typer.Option("--json", parser=console.path, help="Also write all figures to this file.")
     ] = None,
 ) -> None:
-    """How fast a step is, against the same step written plainly and against the base method's; a minute on two cores."""
+    """Measure how fast a step is, against the same step written plainly and the base method's; a minute on two cores."""
     from mmard.api.settings import Settings, read_settings
     from mmard.bench.step import Case, measure
     from mmard.report.screen import bench_table

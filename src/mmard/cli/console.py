@@ -1,4 +1,4 @@
-"""Where the command line speaks: of several processes, the first one's screen."""
+"""Output of the command line: of several processes the first one writes to the screen."""
 
 import os
 from collections.abc import Callable, Collection
@@ -24,7 +24,7 @@ Trusted = Annotated[
 
 
 def path(word: str) -> Path:
-    """Read a path of the command line; ``~`` is the home folder, also where no shell has seen it."""
+    """Parse a path of the command line; ``~`` is the home folder, also where no shell has seen it."""
     return Path(word).expanduser()
 
 
@@ -41,10 +41,10 @@ def tell(style: str, what: str, message: str) -> None:
 
 
 def must_be_settings(words: Collection[str], command: Callable[..., Any], known: Collection[str] = ()) -> None:
-    """Raise for an option of the command that is given as a setting, such as ``seed=3``; ``known`` are settings, too."""
+    """Raise MmardError for a command's option given as a setting, such as ``seed=3``; ``known`` are settings, too."""
     taken = signature(command).parameters
     needs_more = taken["words"].default is Parameter.empty and all("=" in word for word in words)
-    for word in () if needs_more else words:  # that no model is given is said first
+    for word in () if needs_more else words:  # that no model is given is reported first
         key, equals, value = word.partition("=")
         option = taken.get(key.replace("-", "_"))
         if equals and option is not None and option.name not in ("to", "words", *known) and not Path(word).exists():

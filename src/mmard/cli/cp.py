@@ -30,7 +30,7 @@ def copy(
 
 
 def _whole(recipe: Path) -> str:
-    """Read a recipe's text; one that changes another is written out, below the comments it begins with."""
+    """Read a recipe's text; one that changes a base is written out in full, below the comments it begins with."""
     import yaml
 
     from mmard.api.recipe_files import with_bases

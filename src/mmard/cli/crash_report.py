@@ -1,4 +1,4 @@
-"""An error that nobody foresaw: one line for the user, and a file for whoever mends it."""
+"""Reports of unexpected errors: one line for the user, and a file for whoever mends it."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ PACKAGES = ("mmard", "torch", "lightning-fabric", "numpy", "pydantic", "pyautoat
 
 
 def describe_fault(e: BaseException) -> str:
-    """Say in one line what happened, where the details are, and where to report it."""
+    """Describe in one line what happened, where the details are, and where to report it."""
     words = " ".join(str(e).split())[:200]
     what = f"{type(e).__name__}: {words}" if words else type(e).__name__
     file = keep_details(e)
@@ -23,7 +23,7 @@ def describe_fault(e: BaseException) -> str:
 
 
 def keep_details(e: BaseException) -> Path | None:
-    """Write traceback, versions and the command line into a new file, here or in the temporary folder. No environment."""
+    """Write traceback, versions and the command line to a new file, here or in the temporary folder. No environment."""
     text = details_of(e)
     name = f"mmard-error-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
     for folder in (Path(), Path(tempfile.gettempdir())):
@@ -49,7 +49,7 @@ def details_of(e: BaseException) -> str:
 
 
 def where_to_report() -> str:
-    """Name the address that the package's metadata give; the maintainers, where they give none."""
+    """Name the address in the package's metadata; the maintainers, where they give none."""
     try:
         links = metadata.metadata("mmard").get_all("Project-URL") or []
     except metadata.PackageNotFoundError:

@@ -22,12 +22,12 @@ def demo(
         Path, typer.Option("--out", parser=console.path, help="Folder for the runs, the table and the plot.")
     ] = Path("runs/demo"),
 ) -> None:
-    """The main job on embedded digits: a robust teacher, students by RSLAD and MMARD, AutoAttack, a table, a plot."""
+    """Run the whole job on embedded digits: a robust teacher, students by RSLAD and MMARD, AutoAttack, a table, a plot."""
     run_demo(to, console.out)
 
 
 def run_demo(to: Path, out: Console) -> None:
-    """Train and judge into the folder ``to``; a demo that was cut goes on where it was."""
+    """Train and evaluate into the folder ``to``; a demo that was stopped resumes."""
     from mmard.api.train import train
     from mmard.cli.judging import judge
     from mmard.evaluation.scores import Scores

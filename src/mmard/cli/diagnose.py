@@ -33,7 +33,7 @@ def diagnose(
     to: Annotated[str | None, typer.Option("--out", help="Folder to write to; default RUN/diagnose.")] = None,
     trust: console.Trusted = False,
 ) -> None:
-    """Where do a method's examples lie? The teacher's margin and boundary at x', transfer, mutual information, slices.
+    """Diagnose a method's examples: the teacher's margin and boundary at x', transfer, mutual information, slices.
 
     Every method makes its examples on this run's student, from the same images and random starts. Writes diagnosis.json,
     diagnosis.csv, samples.safetensors, margins.png, slices.png and triangle.png; docs/diagnose.md says what each number means.
@@ -48,7 +48,7 @@ def diagnose(
 
 
 def _diagnosed(run: str, methods: str | None, **options: Any) -> "Diagnosis":
-    """Diagnose with a bar that names what is looked at."""
+    """Diagnose with a progress bar that names the current part."""
     from mmard.api.diagnose import diagnose as find
 
     columns = (task_column(), BarColumn(24), TimeElapsedColumn())

@@ -35,7 +35,7 @@ def evaluate(
     surrogate_weights: Annotated[str | None, typer.Option(metavar="FILE", help="Of a surrogate FILE.py:BUILD.")] = None,
     trust: console.Trusted = False,
 ) -> None:
-    """Judge models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
+    """Evaluate models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
 
     The table also goes to eval/ beside the weights, a folder for each choice of attacks, images and settings:
     scores.json, scores.csv, stages.csv (AutoAttack's four), verdicts.safetensors (sample × attack), examples.safetensors.

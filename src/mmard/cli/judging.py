@@ -16,7 +16,7 @@ from mmard.utils.terminal import task_column, visible
 
 
 def judge(source: str | Path, out: Console, attacks: str | None = None, **settings: Any) -> Scores:
-    """`mmard.evaluate` with a bar that names the attack."""
+    """Run `mmard.evaluate` with a progress bar that names the attack."""
     name_of = visible(str(source))
     columns = (task_column(), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=out, transient=True) as progress:
@@ -29,10 +29,10 @@ def judge(source: str | Path, out: Console, attacks: str | None = None, **settin
 
 
 def judge_all(words: list[str], out: Console, attacks: str | None, surrogate: str | None = None, **asked: Any) -> bool:
-    """Judge models (KEY=VALUE apart) one after the other; a table of each with what its checks found, and one of all.
+    """Evaluate models one after the other: a table of each with its checks' findings, and one of all.
 
     Returns:
-        Do all the figures stand? Not where a check after the attacks found an error.
+        Whether all the figures stand: no check after the attacks found an error.
     """
     models = [w for w in words if "=" not in w or Path(w).exists()]
     overrides = parse_overrides([w for w in words if w not in models])

@@ -13,7 +13,7 @@ def list_all(
         str | None, typer.Argument(help="methods, models, data, terms, inner or recipes; all by default.")
     ] = None,
 ) -> None:
-    """What there is: methods, models, data sets, terms, parts of the inner process, recipes, with one line each."""
+    """List methods, models, data sets, terms, parts of the inner attack and recipes, with one line each."""
     from mmard.api.catalogue import catalogue
     from mmard.utils.errors import unknown
 

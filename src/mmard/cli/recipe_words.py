@@ -1,4 +1,4 @@
-"""A recipe and settings, as several commands take them."""
+"""Parsing of a recipe and settings, as several commands take them."""
 
 from pathlib import Path
 from typing import Annotated, Any

@@ -29,7 +29,7 @@ def report(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Of the page; default: the folder's name.")] = None,
 ) -> None:
-    """One HTML file of what runs found: tables, curves, classes, examples, cost, and what to know before believing it.
+    """Write one HTML file about runs: tables, curves, classes, examples, cost, and what to know before believing it.
 
     [bold]mmard report runs/a runs/b[/bold]   runs that differ by their seed alone stand together: mean ± sd
 
@@ -78,7 +78,7 @@ def _kinds(also: str | None) -> list[str]:
 
 
 def _without_places(text: str, runs: list[Path]) -> str:
-    """Name the runs in a text without this machine's folders: it is handed on."""
+    """Name the runs in a text without this machine's folders, because the report is shared."""
     from markupsafe import escape
 
     from mmard.utils.portable_paths import portable

@@ -40,7 +40,7 @@ def study(
     engine: Where = "local",
     trust: Trusted = False,
 ) -> None:
-    """A grid of runs (methods × students × teachers × data × seeds), several at once, to tables, tests and a plot.
+    """Run a grid of runs (methods × students × teachers × data × seeds), to tables, tests and a plot.
 
     What is done is skipped, and what was cut goes on. A cell that fails stops no other; exit code 1 says that one did.
 
@@ -70,7 +70,7 @@ def study(
 
 
 def _read(source: str, into: Path | None, trust: bool) -> "StudyFile":
-    """The study; whether the page has a place for it is known before anything runs."""
+    """Read the study, after checking that the page has a place for it."""
     from mmard.study.publish import must_have_place
     from mmard.study.spec import read_study
 
@@ -83,7 +83,7 @@ def _read(source: str, into: Path | None, trust: bool) -> "StudyFile":
 def _run(
     plan: "StudyFile", jobs: Sequence["Job"], at_once: int | None, threads: int | None, engine: str
 ) -> dict[str, str]:
-    """Do what is not done yet; returns name → error of what failed."""
+    """Run what is not done yet; returns name → error of what failed."""
     from mmard.runs.folder import RunFolder
     from mmard.study.progress import Screen
     from mmard.study.queue import run_all

@@ -56,7 +56,7 @@ def train(
 
 
 def _run(resolved: "Resolved", **how: bool) -> "RunFolder":
-    """Train with a bar."""
+    """Train with a progress bar."""
     from mmard.api.train import train_resolved
     from mmard.training.callbacks import Bar
 
@@ -67,16 +67,16 @@ def _run(resolved: "Resolved", **how: bool) -> "RunFolder":
 
 
 def _tell_looks(metrics: list[dict[str, Any]]) -> None:
-    """The best and the last look at the held-out images."""
-    judged = [r for r in metrics if "robust" in r]
-    ordered = sorted(judged, key=lambda r: (r["robust"], r["clean"], -r["epoch"]))
-    for which, r in [("best", ordered[-1]), ("last", judged[-1])] if judged else []:
+    """Print the best and the last validation on the held-out images."""
+    validated = [r for r in metrics if "robust" in r]
+    ordered = sorted(validated, key=lambda r: (r["robust"], r["clean"], -r["epoch"]))
+    for which, r in [("best", ordered[-1]), ("last", validated[-1])] if validated else []:
         figures = f"clean {r['clean']:.2f} %, robust {r['robust']:.2f} %"
         console.say(f"{which} on the held-out split: epoch {r['epoch']}, {figures}")
 
 
 def _must_be_there(teacher: str | None, recipe: str | None, settings: "Settings") -> None:
-    """A teacher that the command names is not made where the recipe's own would be."""
+    """Check that a teacher named by the command exists: the recipe's own would not be made in its place."""
     from mmard.api.settings import read_settings
     from mmard.models.teachers import find_model
 

@@ -79,7 +79,7 @@ class TeacherCheck:
         return found
 
     def _fault(self, right: Tensor, few: Images, better: str | None) -> str | None:
-        """Describe a wrong clean accuracy: far below the claim, near chance, or better under another normalisation; None: no fault."""
+        """Describe a wrong clean accuracy: far below its claim, near chance, or better if normalised otherwise; None: none."""
         n, share = len(right), right.float().mean().item()
         if n < FEW:
             return None
