@@ -65,6 +65,18 @@ def test_files_and_functions_stay_small() -> None:
     assert large == []
 
 
+def test_functions_take_few_parameters() -> None:
+    """A command's options are its parameters, and so are those of the two public functions behind `eval` and `diagnose`."""
+    many = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and room(path) != "cli":
+                given = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                if len([name for name in given if name not in ("self", "cls", "ctx")]) > 8:
+                    many.add(f"{path.relative_to(SRC)}:{node.name}")
+    assert many <= {"api/evaluate.py:evaluate", "api/diagnose.py:diagnose"}
+
+
 def test_few_public_names() -> None:
     assert len(mmard.__all__) <= 15
 
