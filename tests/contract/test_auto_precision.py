@@ -12,7 +12,7 @@ from mmard.api.recipe_files import recipes
 from mmard.api.settings import read_settings
 from mmard.data.images import DataSet
 from mmard.report.card import write_card
-from mmard.report.setup_tables import setups
+from mmard.report.setup_tables import setups_table
 from mmard.runs.folder import RunFolder
 from mmard.runs.groups import Group
 from mmard.runs.record import read_run
@@ -158,7 +158,7 @@ def test_the_report_and_the_card_say_what_was_chosen(tmp_path: Path, monkeypatch
     assert read_settings(folder.path).engine.precision == "auto"
     run = read_run(folder.path, "run")
     assert run.precision == "32-true"
-    assert "32-true" in setups([Group("run", (run,))]).markdown()
+    assert "32-true" in setups_table([Group("run", (run,))]).markdown()
     write_card(folder.path)
     assert "**Precision**: 32-true in training" in (folder.path / "README.md").read_text(encoding="utf-8")
     run.metrics[1]["precision"] = "bf16-mixed"

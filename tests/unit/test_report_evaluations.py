@@ -12,11 +12,11 @@ from mmard.report import result_tables
 from mmard.report.card import card
 from mmard.report.page import Report
 from mmard.runs import evaluation
-from mmard.runs.command import again, as_word
-from mmard.runs.findings import LEFT_OUT, ONE_SEED, UNCHECKED, flags_of
-from mmard.runs.groups import Group, kind_of, read_all
+from mmard.runs.command import as_argument, eval_command
+from mmard.runs.findings import LEFT_OUT, ONE_SEED, UNCHECKED, findings_of
+from mmard.runs.groups import Group, main_evaluation_of, read_groups
 from mmard.runs.missing import missing_of
-from mmard.runs.rules import LOOKS
+from mmard.runs.rules import RULES
 from mmard.utils.files import sha256
 
 EXPORTED = {"runtime": "onnxruntime", "twin": "runs/a/best.safetensors"}
@@ -25,7 +25,7 @@ THROUGH = ("transfer-PGD-20", "through-PGD-20", "transfer-AutoAttack", "Square")
 
 
 def read(*paths: Path) -> list[Group]:
-    return read_all(paths, lambda _: (None, ""))
+    return read_groups(paths, lambda _: (None, ""))
 
 
 def test_the_best_checkpoints_own_figures_come_first(tmp_path: Path) -> None:
@@ -35,8 +35,8 @@ def test_the_best_checkpoints_own_figures_come_first(tmp_path: Path) -> None:
     judge(run, "model.onnx", *THROUGH, of="model.onnx", **EXPORTED)
     judge(run, "best_threat.eps-4-255", *USUAL, asked={"overrides": {"threat.eps": "4/255"}}, threat="L∞ 4/255")
     groups = read(run)
-    assert kind_of(groups) == "best"
-    sheet = result_tables.evaluations(groups, "best")
+    assert main_evaluation_of(groups) == "best"
+    sheet = result_tables.evaluations_table(groups, "best")
     assert sheet is not None
     assert {(row[1].text, row[2].text) for row in sheet.rows} == {
         ("last", "L∞ 8/255"), ("model.onnx", "L∞ 8/255"), ("best_threat.eps-4-255", "L∞ 4/255")
@@ -48,24 +48,24 @@ def test_what_most_runs_have_comes_first_among_best_checkpoints_alone(tmp_path: 
     judge(first, "best", *USUAL)
     for run in (first, second):
         judge(run, "model.onnx", *THROUGH, of="model.onnx", **EXPORTED)
-    assert kind_of(read(first, second)) == "best"
+    assert main_evaluation_of(read(first, second)) == "best"
     for run in (first, second):
         judge(run, "best_data.root-here", "PGD-20", asked={"overrides": {"data.root": "here"}})
-    assert kind_of(read(first, second)) == "best_data.root-here"
+    assert main_evaluation_of(read(first, second)) == "best_data.root-here"
 
 
 def test_without_an_attack_the_best_checkpoint_does_not_come_first(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     judge(run, "best_clean", asked={"attacks": "none"})
     judge(run, "model.onnx", *THROUGH, of="model.onnx", **EXPORTED)
-    assert kind_of(read(run)) == "model.onnx"
+    assert main_evaluation_of(read(run)) == "model.onnx"
 
 
 def test_figures_at_another_threat_are_said_to_be_at_that(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     judge(run, "best_threat.eps-4-255", *USUAL, asked={"overrides": {"threat.eps": "4/255"}}, threat="L∞ 4/255")
     groups = read(run)
-    sheet = result_tables.summary(groups, kind_of(groups))
+    sheet = result_tables.accuracy_table(groups, main_evaluation_of(groups))
     assert sheet is not None
     assert "10 test images, L∞ 4/255. " in sheet.note
     assert "8/255" not in sheet.note
@@ -83,7 +83,7 @@ def test_figures_at_another_threat_are_said_to_be_at_that(tmp_path: Path) -> Non
 def test_autoattack_is_known_by_whatever_way_it_came(attacks: tuple[str, ...], word: str, tmp_path: Path) -> None:
     judge(run := make_run(tmp_path / "a"), "best", *attacks)
     groups = read(run)
-    said = " ".join(flag.text for flag in flags_of(groups, kind_of(groups)))
+    said = " ".join(flag.text for flag in findings_of(groups, main_evaluation_of(groups)))
     assert word in said
     assert ("AutoAttack" in said) == bool(word)
 
@@ -94,7 +94,7 @@ def test_the_command_has_all_that_the_evaluation_was_asked_for(tmp_path: Path) -
     asked["overrides"] = {"threat.eps": "4/255", "data.root": "my images", "twin": "runs/t"}
     judge(run, "x", "C&W", of="last.safetensors", labels=None, asked=asked, checked={"how": "full"})
     groups = read(run)
-    (part,) = [part for part in missing_of(groups, kind_of(groups)) if part.what == "accuracy by class"]
+    (part,) = [part for part in missing_of(groups, main_evaluation_of(groups)) if part.what == "accuracy by class"]
     assert part.command == (
         f"mmard eval '{run}/last.safetensors' --attacks cw,autoattack --protocol quick --limit 10 --seed 3 --batch-size 8 "
         "--checks full --surrogate runs/t threat.eps=4/255 'data.root=my images'"
@@ -118,14 +118,14 @@ def test_what_the_command_line_does_by_itself_is_not_in_the_command(
     file = run / "eval/best/scores.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | metadata))
     (evaluation,) = read(run)[0].runs[0].evaluations.values()
-    assert again(evaluation, [run, run]) == f"mmard eval {run} {run}{words}"
+    assert eval_command(evaluation, [run, run]) == f"mmard eval {run} {run}{words}"
 
 
 @pytest.mark.parametrize(
     "value", ["4/255", 0.1, 1e-5, None, True, "8", "yes", "2026-02-03", "a: b", ["x", 1], {"k": "v"}, "[", "é"]
 )
 def test_a_setting_is_read_back_as_it_was(value: Any) -> None:
-    (read_back,) = parse_overrides([f"data.name={as_word(value)}"]).values()
+    (read_back,) = parse_overrides([f"data.name={as_argument(value)}"]).values()
     assert read_back == value or str(read_back) == str(value)
 
 
@@ -143,7 +143,7 @@ def test_what_the_checks_found_is_said_with_its_meaning_and_its_evaluation(tmp_p
     judge(run, "best", *USUAL, checks=[ORDER], checked={"how": "full"})
     judge(run, "last", *USUAL, of="last.safetensors", checks=[{**ORDER, "level": "error"}], checked={"how": "full"})
     groups = read(run)
-    found = flags_of(groups, "best")
+    found = findings_of(groups, "best")
     assert [(flag.level, flag.where) for flag in found[:2]] == [
         ("error", ("a, last: FGSM 30 %, PGD-20 50 %",)), ("warning", ("a, best: FGSM 30 %, PGD-20 50 %",))
     ]  # fmt: skip
@@ -163,14 +163,14 @@ def test_the_page_does_not_look_again_for_what_checks_look_for(tmp_path: Path) -
     )
     file.write_text(json.dumps(metadata))
     groups = read(run)
-    assert {flag.level for flag in flags_of(groups, "best")} == {"note"}
+    assert {flag.level for flag in findings_of(groups, "best")} == {"note"}
 
 
 def test_figures_that_nobody_checked_say_so_with_the_command_that_does(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", robust=(20.0, 30.0, 40.0))
     judge(run, "best", *USUAL, checked={"how": "quick"}, checks=[])
     judge(run, "best_clean", asked={"attacks": "none"}, checked={"how": "none"}, checks=[])
-    assert "look" not in {flag.level for flag in flags_of(read(run), "best")}
+    assert "look" not in {flag.level for flag in findings_of(read(run), "best")}
     judge(
         run,
         "best_PGD-20_10-images",
@@ -179,7 +179,7 @@ def test_figures_that_nobody_checked_say_so_with_the_command_that_does(tmp_path:
         checked={"how": "none"},
         checks=[],
     )
-    (flag,) = [flag for flag in flags_of(read(run), "best") if flag.level == "look"]
+    (flag,) = [flag for flag in findings_of(read(run), "best") if flag.level == "look"]
     command = f"mmard eval {run} --attacks pgd-20 --limit 10"
     assert flag.where == (f"a, best_PGD-20_10-images: {command}",)
     text = card(read(run)[0].runs[0])
@@ -191,7 +191,7 @@ def test_figures_that_nobody_checked_say_so_with_the_command_that_does(tmp_path:
 
 
 def test_every_flag_says_what_it_means_and_what_to_do() -> None:
-    for flag in (*(flag for flag, _ in LOOKS), UNCHECKED, ONE_SEED, LEFT_OUT):
+    for flag in (*(flag for flag, _ in RULES), UNCHECKED, ONE_SEED, LEFT_OUT):
         assert flag.means, flag
         assert flag.do, flag
 

@@ -28,12 +28,12 @@ from mmard.report.curve_charts import mean_line
 from mmard.report.page import Report
 from mmard.report.pictures import cards_of
 from mmard.report.render import render
-from mmard.report.setup_tables import checks, cost, diagnosis
-from mmard.report.table import Cell, Table, interval, mean_and_sd, number, words, written
-from mmard.runs.by_class import by_class
-from mmard.runs.findings import flags_of
+from mmard.report.setup_tables import checks_table, cost_table, diagnosis_tables
+from mmard.report.table import Table, TableCell, interval, mean_and_sd, number, table_files, words
+from mmard.runs.by_class import accuracy_by_class
+from mmard.runs.findings import findings_of
 from mmard.runs.folder import RunFolder
-from mmard.runs.groups import Group, kind_of, read_all
+from mmard.runs.groups import Group, main_evaluation_of, read_groups
 from mmard.runs.missing import missing_of
 
 FIRST = verdicts([1] * 9 + [0], [1, 1, 1, 1, 1, 0, 0, 0, 0, 0])  # clean 90 %, robust 50 %
@@ -41,7 +41,7 @@ SECOND = verdicts([1] * 7 + [0] * 3, [1, 1, 1, 0, 0, 0, 0, 0, 0, 0])  # 70 % and
 
 
 def read(*paths: Path) -> list[Group]:
-    return read_all(paths, lambda _: (None, "inner: max nothing"))
+    return read_groups(paths, lambda _: (None, "inner: max nothing"))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def two_seeds(tmp_path: Path) -> list[Group]:
 
 def test_runs_that_differ_by_their_seed_stand_together(two_seeds: list[Group]) -> None:
     assert [(g.name, [run.seed for run in g.runs]) for g in two_seeds] == [("rslad", [0, 1]), ("trades", [0])]
-    sheet = result_tables.summary(two_seeds, kind_of(two_seeds))
+    sheet = result_tables.accuracy_table(two_seeds, main_evaluation_of(two_seeds))
     assert sheet is not None
     rows = {row[0].text: row for row in sheet.rows}
     sd = statistics.stdev([50, 30])
@@ -69,15 +69,15 @@ def test_runs_that_differ_by_their_seed_stand_together(two_seeds: list[Group]) -
 def test_an_old_file_that_lacks_a_new_setting_stands_with_the_others(tmp_path: Path) -> None:
     make_run(tmp_path / "s/a/seed-0")
     make_run(tmp_path / "s/a/seed-1", seed=1, train={"epochs": 3, "hold": 0.0})  # the default, written out
-    assert len(read_all([tmp_path / "s"], settings_and_formula_of)) == 1
+    assert len(read_groups([tmp_path / "s"], settings_and_formula_of)) == 1
     make_run(tmp_path / "s/a/seed-2", seed=2, train={"epochs": 3, "hold": 0.5})
-    assert [len(group.runs) for group in read_all([tmp_path / "s"], settings_and_formula_of)] == [2, 1]
+    assert [len(group.runs) for group in read_groups([tmp_path / "s"], settings_and_formula_of)] == [2, 1]
 
 
 def test_settings_without_an_effect_make_no_other_group(tmp_path: Path) -> None:
     make_run(tmp_path / "s/a/seed-0")
     make_run(tmp_path / "s/a/seed-1", seed=1, teacher_check="none", about="another word")
-    assert len(read_all([tmp_path / "s"], settings_and_formula_of)) == 1
+    assert len(read_groups([tmp_path / "s"], settings_and_formula_of)) == 1
 
 
 def test_a_seed_twice_is_another_group(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_seed_twice_is_another_group(tmp_path: Path) -> None:
 
 
 def test_each_class_is_counted_by_hand(two_seeds: list[Group]) -> None:
-    found = by_class(two_seeds[0].runs[0], "best_PGD-20")
+    found = accuracy_by_class(two_seeds[0].runs[0], "best_PGD-20")
     assert found is not None
     assert found.names == CLASSES
     assert found.count == (4, 4, 2)
@@ -98,7 +98,7 @@ def test_each_class_is_counted_by_hand(two_seeds: list[Group]) -> None:
 
 def test_a_wrong_sample_of_clean_counts_against_the_worst_case_of_its_class(tmp_path: Path) -> None:
     odd = scores(verdicts([0] + [1] * 9, [1] * 10))  # right under attack, wrong without
-    found = by_class(read(make_run(tmp_path / "a", judged=odd))[0].runs[0], "")
+    found = accuracy_by_class(read(make_run(tmp_path / "a", judged=odd))[0].runs[0], "")
     assert found is not None
     assert found.robust == (75, 100, 100)
 
@@ -108,7 +108,7 @@ def test_what_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
     make_run(tmp_path / "it's old", judged=old, extra=False)
     whole = make_run(tmp_path / "whole", judged=scores(FIRST), seed=1)
     groups = read(tmp_path / "it's old", whole)
-    found = {part.what.split(" (")[0]: part for part in missing_of(groups, kind_of(groups))}
+    found = {part.what.split(" (")[0]: part for part in missing_of(groups, main_evaluation_of(groups))}
     assert found["accuracy by class"].runs == ("it's old",)
     assert found["accuracy by class"].command.endswith("it'\"'\"'s old' --attacks pgd-20 --limit 10")
     assert found["accuracy against eps"].command.endswith("--attacks none --curve")
@@ -119,7 +119,9 @@ def test_what_is_missing_is_named_with_its_command(tmp_path: Path) -> None:
 
 def flags(tmp_path: Path, **how: object) -> str:
     groups = read(make_run(tmp_path / "a", **how))  # type: ignore[arg-type]
-    return "\n".join(f"{flag.level}: {flag.text} {flag.where}" for flag in flags_of(groups, kind_of(groups)))
+    return "\n".join(
+        f"{flag.level}: {flag.text} {flag.where}" for flag in findings_of(groups, main_evaluation_of(groups))
+    )
 
 
 def test_robust_overfitting_is_noticed_from_three_points_on(tmp_path: Path) -> None:
@@ -144,12 +146,12 @@ def test_a_curve_that_cannot_be_is_a_warning(accuracy: tuple[float, ...], words:
     path = make_run(tmp_path / "a", judged=scores(FIRST))
     (path / "eval/best_PGD-20/curve.json").write_text(json.dumps(curve(accuracy)))
     groups = read(path)
-    said = [flag.text for flag in flags_of(groups, kind_of(groups)) if flag.level == "warning"]
+    said = [flag.text for flag in findings_of(groups, main_evaluation_of(groups)) if flag.level == "warning"]
     assert any(words in text for text in said) or (words == "No" and not said)
 
 
 def test_what_a_step_costs(tmp_path: Path) -> None:
-    sheet = cost(read(make_run(tmp_path / "a", judged=scores(FIRST))))
+    sheet = cost_table(read(make_run(tmp_path / "a", judged=scores(FIRST))))
     assert sheet is not None
     found = dict(zip(sheet.columns, (cell.value for cell in sheet.rows[0]), strict=True))
     assert found["ms a step"] == 100  # ten steps a second
@@ -160,7 +162,7 @@ def test_what_a_step_costs(tmp_path: Path) -> None:
 
 TABLE = Table(
     "t", "A_title & more", ["name", "accuracy, %", "share, %"],
-    [[words("a|b_<i>"), mean_and_sd((61.04, 1.8)), interval(50.0, 40.0, 60.0)], [words("c"), number(-1.5), Cell("–")]],
+    [[words("a|b_<i>"), mean_and_sd((61.04, 1.8)), interval(50.0, 40.0, 60.0)], [words("c"), number(-1.5), TableCell("–")]],
     note="L∞ ± 5 %",
 )  # fmt: skip
 
@@ -181,7 +183,7 @@ def test_one_table_in_four_languages() -> None:
     assert rows[0] == ["name", "accuracy, %", "accuracy, % sd", "share, %", "share, % low", "share, % high"]
     assert rows[1] == ["a|b_<i>", "61.04", "1.8", "50.0", "40.0", "60.0"]
     assert rows[2] == ["c", "-1.5", "", "", "", ""]
-    assert set(written([TABLE], "csv", "r")) == {"r.t.csv"}
+    assert set(table_files([TABLE], "csv", "r")) == {"r.t.csv"}
 
 
 def test_the_mean_of_curves_is_that_of_what_is_there() -> None:
@@ -278,7 +280,7 @@ def test_the_checks_of_an_evaluation_are_shown_once_with_their_runs(tmp_path: Pa
     check = {"name": "many steps", "level": "warning", "said": "5 < 9", "means": "<hidden>", "do": "look", "more": 1}
     for seed in (0, 1):
         make_run(tmp_path / f"s/a/seed-{seed}", judged=scores(FIRST, checks=[check, "odd"]), seed=seed)
-    sheet = checks(read(tmp_path / "s"))
+    sheet = checks_table(read(tmp_path / "s"))
     assert sheet is not None
     (row,) = [[cell.text for cell in row] for row in sheet.rows]
     assert row == ["many steps", "warning", "5 < 9", "<hidden>", "look", "best_PGD-20", "a/seed-0, a/seed-1"]
@@ -301,7 +303,7 @@ def test_a_studys_own_order_and_differences_are_kept(tmp_path: Path) -> None:
     results = {"rows": [{"run": "b/seed-0"}, {"run": "a/seed-0"}], "comparisons": [pair, {**pair, "n": 1}, {}]}
     (tmp_path / "s/results.json").write_text(json.dumps(results))
     assert [group.name for group in read(tmp_path / "s")] == ["b", "a"]
-    sheet = result_tables.comparisons(results)
+    sheet = result_tables.differences_table(results)
     assert sheet is not None
     assert [[c.text for c in row] for row in sheet.rows] == [
         ["a − b", "clean", "3", "−1.50", "−4.00 to +1.00", "0.200", "–"]
@@ -323,7 +325,7 @@ def test_students_that_were_diagnosed_alike_make_one_table(tmp_path: Path) -> No
         run = make_run(tmp_path / f"s/a/seed-{seed}", seed=seed)
         (run / "diagnose").mkdir()
         (run / "diagnose/diagnosis.json").write_text(json.dumps(found))
-    (sheet,) = diagnosis(read(tmp_path / "s"))
+    (sheet,) = diagnosis_tables(read(tmp_path / "s"))
     assert [c.text for c in sheet.rows[0]] == [
         "rslad", "2.00 ± 1.41", "50.0 ± 0.0", "0.1000 ± 0.0000", "0.0 ± 0.0", "20.0 ± 0.0", "–", "1.00 ± 0.00"
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from handmade import make_run
 from mmard import MmardError, load_model
 from mmard.api.settings import read_settings
 from mmard.runs.folder import RunFolder
-from mmard.runs.groups import read_all
+from mmard.runs.groups import read_groups
 from mmard.runs.record import read_run
 from mmard.utils.layout import LAYOUT, LAYOUT_FILE
 
@@ -32,7 +32,7 @@ def test_a_newer_folder_is_refused_with_its_version_by_whoever_reads_it(tmp_path
             read(run)
     make_run(tmp_path / "s/other")
     with pytest.warns(UserWarning, match=NEWER):
-        (group,) = read_all([tmp_path / "s"], lambda _: (None, ""))
+        (group,) = read_groups([tmp_path / "s"], lambda _: (None, ""))
     assert [run.name for run in group.runs] == ["other"]
 
 

@@ -22,7 +22,7 @@ from mmard.study.local_backend import cores, slots
 from mmard.study.queue import Listener, run_all
 from mmard.study.results import results_of
 from mmard.study.spec import StudyFile, read_study, studies
-from mmard.study.statistics import paired, sign_flip
+from mmard.study.statistics import paired_test, sign_flip
 from mmard.utils.numbers import mean_sd
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -202,7 +202,7 @@ def test_places_share_out_cores_and_devices() -> None:
 def test_statistics_against_hand_computed_numbers() -> None:
     assert mean_sd([2.0, 4.0, 9.0]) == (5.0, pytest.approx(13**0.5))
     assert mean_sd([2.0]) == (2.0, None)
-    found = paired([1.0, 2.0, 3.0])  # t = 2√3 with 2 degrees of freedom; its 97.5 % point is 4.302653
+    found = paired_test([1.0, 2.0, 3.0])  # t = 2√3 with 2 degrees of freedom; its 97.5 % point is 4.302653
     assert (found.n, found.mean, found.sd) == (3, 2.0, 1.0)
     assert (found.low, found.high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
     assert found.p_t == pytest.approx(1 - (12 / (2 + 12)) ** 0.5)  # for two degrees: 1 − t/√(2 + t²)
@@ -210,12 +210,12 @@ def test_statistics_against_hand_computed_numbers() -> None:
     assert sign_flip([1.0, -2.0, 4.0]) == 6 / 8  # of ±1 ±2 ±4 the sums ±7, ±5 and ±3, and not ±1
     assert sign_flip([0.1, 0.2, -0.3, 0.001]) == 1  # 0.1 + 0.2 − 0.3 is 0 but for rounding
     assert sign_flip([0.3] * 5) == 2 / 32
-    assert (paired([1.0]).low, paired([1.0]).p_exact) == (None, 1.0)
-    assert (paired([2.0, 2.0]).p_t, paired([2.0, 2.0]).sd) == (None, 0.0)
-    assert paired([1.0, 2.0] * 10).p_exact is None
+    assert (paired_test([1.0]).low, paired_test([1.0]).p_exact) == (None, 1.0)
+    assert (paired_test([2.0, 2.0]).p_t, paired_test([2.0, 2.0]).sd) == (None, 0.0)
+    assert paired_test([1.0, 2.0] * 10).p_exact is None
     same_but_for_rounding = [71.4 - 70.2, 61.4 - 60.2, 51.4 - 50.2]
     assert len(set(same_but_for_rounding)) > 1
-    assert paired(same_but_for_rounding).p_t is None
+    assert paired_test(same_but_for_rounding).p_t is None
 
 
 def test_scipy_says_what_the_formulas_say() -> None:
@@ -228,7 +228,7 @@ def test_scipy_says_what_the_formulas_say() -> None:
         flips = [[s * d for s, d in zip(signs, differences, strict=True)] for signs in signs_of(len(differences))]
         far = [abs(math.fsum(f)) >= abs(math.fsum(differences)) - 1e-9 for f in flips]
         assert sign_flip(differences) == pytest.approx(sum(far) / len(far), abs=1e-12)
-        found, given = paired(differences), ttest_1samp(differences, 0.0)
+        found, given = paired_test(differences), ttest_1samp(differences, 0.0)
         assert found.p_t == pytest.approx(float(given.pvalue), abs=1e-12)
         assert (found.low, found.high) == pytest.approx(tuple(given.confidence_interval(0.95)), abs=1e-12)
 

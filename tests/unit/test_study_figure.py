@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmard.api.settings import read_settings
-from mmard.report.figures.study import front, plot_study, spread
+from mmard.report.figures.study import front, moved_apart, plot_study
 from mmard.study.grid import Cell
 from mmard.study.results import _seconds
 
@@ -24,12 +24,12 @@ def test_the_front_is_who_is_beaten_by_nobody() -> None:
 def test_names_keep_their_order_and_their_distance() -> None:
     torch.manual_seed(0)
     heights = (10 * torch.rand(20)).tolist()
-    places = spread(heights, 0.9)
+    places = moved_apart(heights, 0.9)
     order = sorted(range(20), key=lambda i: heights[i])
     gaps = [places[b] - places[a] for a, b in pairwise(order)]
     assert min(gaps) == pytest.approx(0.9)
     assert sum(places) == pytest.approx(sum(heights))
-    assert spread([3.0, 1.0], 0.5) == [3.0, 1.0]  # what is far apart stays
+    assert moved_apart([3.0, 1.0], 0.5) == [3.0, 1.0]  # what is far apart stays
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from mmard.models.students import Architecture, Classifier, build
 from mmard.models.teachers import Card, as_teacher, find_model, load_model, weights_file
 from mmard.models.weights import describes_itself
 from mmard.report.card import write_card
-from mmard.runs.folder import NO_EFFECT, RunFolder, changes, differences, listed, look_told
+from mmard.runs.folder import NO_EFFECT, RunFolder, changes, describe_teacher_check, differences, listed
 from mmard.training.callbacks import Watcher
 from mmard.training.engine import Engine
 from mmard.training.extension import EXTENDABLE, Extension
@@ -175,7 +175,7 @@ def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
                 foreign=not describes_itself(weights_file(path)),
             )
             found[name] = look(cast(Classifier, trainer.teachers[name]), f"the {name} {sources[name]}")
-            trainer.watcher.told(look_told(name, found[name]))
+            trainer.watcher.told(describe_teacher_check(name, found[name]))
     if found:
         folder.keep_teachers(found)
         trainer.metadata["teachers"] = found

@@ -49,7 +49,7 @@ def report(
 
 
 def _write(runs: list[Path], to: Path, kinds: list[str], title: str | None) -> None:
-    from mmard.report.table import written
+    from mmard.report.table import table_files
     from mmard.utils.files import write_text
     from mmard.utils.portable_paths import unpacked_from
 
@@ -57,7 +57,7 @@ def _write(runs: list[Path], to: Path, kinds: list[str], title: str | None) -> N
     write_text(to, _without_places(found.html(version("mmard")), runs))
     console.say(f"report: {to} ({to.stat().st_size / 1e6:.1f} MB)")
     for kind in kinds:
-        for name, text in written(found.sheets(), kind, to.stem).items():
+        for name, text in table_files(found.tables(), kind, to.stem).items():
             write_text(to.with_name(name), _without_places(text, runs))
             console.say(f"tables: {to.with_name(name)}")
     for fault in (fault for group in found.groups for run in group.runs for fault in run.faults):
@@ -97,9 +97,9 @@ def report_of(runs: list[Path], title: str | None = None) -> "Report":
     """
     from mmard.api.artifacts import settings_and_formula_of
     from mmard.report.page import Report
-    from mmard.runs.groups import read_all, study_results
+    from mmard.runs.groups import read_groups, study_results
 
-    groups = read_all([run.expanduser() for run in runs], settings_and_formula_of)
+    groups = read_groups([run.expanduser() for run in runs], settings_and_formula_of)
     names = [run.resolve().name for run in runs]
     results = study_results(runs[0].expanduser()) if len(runs) == 1 else {}
     count = sum(len(group.runs) for group in groups)

@@ -123,12 +123,12 @@ def _list_failed(failed: dict[str, str]) -> None:
 
 
 def _report(plan: "StudyFile", into: Path | None) -> None:
-    from mmard.study.progress import results_table, verdicts
+    from mmard.study.progress import comparison_lines, results_table
     from mmard.study.publish import keep, write_results
 
     found = write_results(plan)
     console.out.print(results_table(found))
-    for line in verdicts(found):
+    for line in comparison_lines(found):
         console.say(line)
     console.say(f"tables, figure and rows: {plan.folder}/table.md, figure.png, results.csv")
     if into is not None:

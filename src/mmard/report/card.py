@@ -10,18 +10,20 @@ import yaml
 from mmard.evaluation.scores import CLEAN, WORST
 from mmard.report.table import Table, interval, words
 from mmard.runs.evaluation import BEST, EvaluationRecord
-from mmard.runs.findings import flags_of
+from mmard.runs.findings import findings_of
 from mmard.runs.folder import RunFolder
-from mmard.runs.groups import Group, kind_of
-from mmard.runs.record import Run, data_settings_of, is_run, read_run, threat_of
+from mmard.runs.groups import Group, main_evaluation_of
+from mmard.runs.record import Run, data_name_of, is_run, read_run, threat_of
 from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json, write_text
 from mmard.utils.portable_paths import portable
 from mmard.utils.trust import Trust
 
 MARK = "<!-- written by mmard; mmard eval writes it anew -->"
-KNOWN = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "gpl-3.0",
-         "lgpl-3.0", "mpl-2.0", "openrail", "unlicense", "other", "unknown")  # fmt: skip
+HUB_LICENCES = (
+    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "gpl-3.0",
+    "lgpl-3.0", "mpl-2.0", "openrail", "unlicense", "other", "unknown",
+)  # fmt: skip
 """Names of licences as the hub spells them; whatever else stands under ``license_name``."""
 
 
@@ -46,7 +48,7 @@ def write_card(folder: Path, formula: str = "") -> bool:
 
 
 def card(run: Run) -> str:
-    """The card's text: front matter, then words for people."""
+    """Write the card's text: front matter, then words for people."""
     front = yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True, width=1000)
     s = run.settings
     epochs, planned = run.epochs
@@ -56,11 +58,11 @@ def card(run: Run) -> str:
     parts = [
         f"---\n{front}---\n{MARK}",
         f"# {run.name}",
-        f"A `{s.get('student')}` classifier for {data_settings_of(s)}, trained to resist {threat_of(s)} by `mmard`.",
-        f"## How it was trained\n\n{method}\n\n{_facts(run)}\n\n"
+        f"A `{s.get('student')}` classifier for {data_name_of(s)}, trained to resist {threat_of(s)} by `mmard`.",
+        f"## How it was trained\n\n{method}\n\n{_training_facts(run)}\n\n"
         f"{epochs} of {planned} epochs, seed {run.seed}. All settings: `settings.yaml`.",
         f"## How it was judged\n\n{_figures(run)}",
-        f"## What to know\n\n{_flags(run)}",
+        f"## What to know\n\n{_findings(run)}",
         "## Use\n\n```python\nimport mmard\n\nmodel = mmard.load_model(FOLDER)  # pixels in [0, 1] → logits; "
         "normalisation is inside\n```\n\n`best.safetensors` is the checkpoint with the best robust accuracy on held-out images, "
         "`last.safetensors` that of the last epoch.",
@@ -70,8 +72,8 @@ def card(run: Run) -> str:
 
 
 def front_matter(run: Run) -> dict[str, Any]:
-    """The hub's fields: licence, tags, data sets, metrics, and the figures as a ``model-index``."""
-    s, data = run.settings, data_settings_of(run.settings)
+    """Make the hub's fields: licence, tags, data sets, metrics, and the figures as a ``model-index``."""
+    s, data = run.settings, data_name_of(run.settings)
     name = method_name(s)
     front: dict[str, Any] = licence_of(s) | {"library_name": "mmard", "pipeline_tag": "image-classification"}
     front["tags"] = ["adversarial-robustness", "knowledge-distillation", "image-classification", "safetensors", name]
@@ -86,29 +88,29 @@ def front_matter(run: Run) -> dict[str, Any]:
 
 
 def method_name(settings: Mapping[str, Any]) -> str:
-    """``mmard``, of a method with parameters too."""
+    """Name the method of settings without its parameters: ``mmard``."""
     method = settings.get("method")
     return str(method.get("name") if isinstance(method, dict) else method)
 
 
 def licence_of(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The hub's licence fields of the setting ``licence``."""
+    """Make the hub's licence fields from the setting ``licence``."""
     given = str(settings.get("licence") or "unknown")
-    return {"license": given.lower()} if given.lower() in KNOWN else {"license": "other", "license_name": given}
+    return {"license": given.lower()} if given.lower() in HUB_LICENCES else {"license": "other", "license_name": given}
 
 
 def _result(evaluation: EvaluationRecord, data: str, ball: str) -> dict[str, Any]:
     """An evaluation: each metric is named after its attack with number and length of steps, start and eps."""
     metrics = []
     for row in evaluation.rows:
-        name = f"Accuracy, {how(row, ball)}, {evaluation.samples} test images"
+        name = f"Accuracy, {attack_label(row, ball)}, {evaluation.samples} test images"
         metrics.append({"type": "accuracy", "name": name, "value": round(row["accuracy"], 3)})
     task = {"type": "image-classification", "name": "Image classification under attack"}
     return {"task": task, "dataset": {"type": data, "name": data, "split": "test"}, "metrics": metrics}
 
 
-def how(row: Mapping[str, Any], threat: str) -> str:
-    """``PGD-20 (cross-entropy, 20 steps of 2/255, start uniform; L∞ 8/255)``."""
+def attack_label(row: Mapping[str, Any], threat: str) -> str:
+    """Describe an attack and its threat model: ``PGD-20 (cross-entropy, 20 steps of 2/255, start uniform; L∞ 8/255)``."""
     if row["attack"] == CLEAN:
         return "clean"
     if row["attack"] == WORST:
@@ -116,14 +118,14 @@ def how(row: Mapping[str, Any], threat: str) -> str:
     return f"{row['attack']} ({row['detail']}; {threat})"
 
 
-def _facts(run: Run) -> str:
+def _training_facts(run: Run) -> str:
     s, teacher = run.settings, run.settings.get("teacher")
-    lines = [f"- **Data**: {data_settings_of(s)}, pixels in [0, 1]"]
+    lines = [f"- **Data**: {data_name_of(s)}, pixels in [0, 1]"]
     lines.append(f"- **Threat**: {threat_of(s)} in training; in judging as each table says")
     lines.append(
         f"- **Teacher**: {f'`{portable(teacher)}`{_of_teacher(Path(str(teacher)), run.path)}' if teacher else 'none'}"
     )
-    lines += [f"- **Before it taught**, the {line}" for line in run.looks_at_teachers]
+    lines += [f"- **Before it taught**, the {line}" for line in run.teacher_checks]
     lines += [f"- **The run** was {line}" for line in run.history]
     if run.precision:
         lines.append(f"- **Precision**: {run.precision} in training, float32 in judging")
@@ -156,7 +158,7 @@ def _figures(run: Run) -> str:
     parts = []
     for evaluation in run.evaluations.values():
         ball = run.threat(evaluation)
-        rows = [[words(how(r, ball)), interval(r["accuracy"], r["low"], r["high"])] for r in evaluation.rows]
+        rows = [[words(attack_label(r, ball)), interval(r["accuracy"], r["low"], r["high"])] for r in evaluation.rows]
         title = f"{evaluation.weights}, {ball}, {evaluation.samples:,} test images (eval/{evaluation.name})"
         note = f"Judged with {evaluation.versions}." if evaluation.versions else ""
         parts.append(Table("figures", title, ["attack", "accuracy, %"], rows, note=note).markdown())
@@ -166,15 +168,15 @@ def _figures(run: Run) -> str:
     )
 
 
-def _flags(run: Run) -> str:
+def _findings(run: Run) -> str:
     groups = [Group(run.name, (run,))]
     lines = []
-    for flag in flags_of(groups, kind_of(groups)):
-        places = [place for place in flag.where if place != run.name]
+    for finding in findings_of(groups, main_evaluation_of(groups)):
+        places = [place for place in finding.where if place != run.name]
         said = "; ".join(place.removeprefix(f"{run.name}: ").removeprefix(f"{run.name}, ") for place in places)
         said = said.replace(str(run.path), "FOLDER") if run.path.is_absolute() else said  # it travels with the folder
-        start = "" if flag.level == "note" else f"**{flag.level.capitalize()}.** "
-        lines.append(f"- {start}{flag.text}{f' ({said})' if said else ''} {flag.advice}".rstrip())
+        start = "" if finding.level == "note" else f"**{finding.level.capitalize()}.** "
+        lines.append(f"- {start}{finding.text}{f' ({said})' if said else ''} {finding.advice}".rstrip())
     return "\n".join(lines) or "Nothing to warn of."
 
 

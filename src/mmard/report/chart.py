@@ -45,12 +45,12 @@ def thinned(line: Line, most: int = MOST_POINTS) -> Line:
     kept = {0, last}
     for begin, end in pairwise(ends):
         kept |= {pick(range(begin, end), key=line.ys.__getitem__) for pick in (min, max)}
-    columns = {name: getattr(line, name) for name in ("xs", "ys", "low", "high")}
-    return replace(line, **{name: [c[i] for i in sorted(kept)] for name, c in columns.items() if len(c)})
+    xs, ys, low, high = ([c[i] for i in sorted(kept)] if len(c) else c for c in (line.xs, line.ys, line.low, line.high))
+    return replace(line, xs=xs, ys=ys, low=low, high=high)
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers that cover a range.
+    """Choose round numbers that cover a range.
 
     >>> ticks(0, 97)
     [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
@@ -66,7 +66,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 @dataclass(frozen=True)
 class PlotArea:
-    """Where numbers lie on the paper."""
+    """The area of a chart, which maps values to pixels."""
 
     xs: list[float]
     ys: list[float]
@@ -79,12 +79,12 @@ class PlotArea:
 
 
 def style_of(number: int) -> str:
-    """The classes of a curve."""
+    """Return the CSS classes of a curve."""
     return f"s{number % COLOURS} d{number // COLOURS % 3}"
 
 
 def legend(names: Sequence[str]) -> Markup:
-    """Which colour is which, for all the figures of a page; nothing where there is one."""
+    """Draw the legend of a page's charts; nothing where there is one curve."""
     if len(names) < 2:
         return Markup()
     sample = '<svg class="sample {}" viewBox="0 0 26 8" aria-hidden="true"><path class="curve" d="M0 4H26"/></svg>'
@@ -95,7 +95,7 @@ def legend(names: Sequence[str]) -> Markup:
 def line_chart(
     title: str, lines: Sequence[Line], x_label: str, y_label: str, marks: Sequence[tuple[float, str]] = ()
 ) -> Markup:
-    """Curves over numbers; ``marks`` are dashed upright lines with a word each. Nothing where no curve has a point."""
+    """Draw curves as SVG; ``marks`` are dashed upright lines with a word each. Nothing where no curve has a point."""
     lines = [thinned(line) for line in lines if line.ys]
     if not lines:
         return Markup()
@@ -133,7 +133,7 @@ def _said(line: Line) -> str:
 
 
 def dot_chart(title: str, names: Sequence[str], rows: Sequence[Line], y_label: str) -> Markup:
-    """A column for each name, a dot for each row in it: ``xs`` are the numbers of the columns."""
+    """Draw dots as SVG: a column for each name, a dot for each row in it: ``xs`` are the numbers of the columns."""
     ys = [y for row in rows for part in (row.ys, row.low, row.high) for y in part]
     if not ys:
         return Markup()

@@ -10,7 +10,7 @@ from mmard.diagnostics.triangle import EDGES
 from mmard.report.chart import Line, legend, line_chart
 from mmard.report.render import render
 from mmard.report.table import Table
-from mmard.runs.evaluation import Row
+from mmard.runs.evaluation import JsonObject
 from mmard.runs.groups import Group, curve_of
 from mmard.runs.record import Run
 
@@ -19,11 +19,11 @@ MOST_BANDS = 3
 """Groups up to which their range is drawn; more bands hide each other."""
 
 
-def learning(groups: Sequence[Group]) -> Markup:
+def learning_curves(groups: Sequence[Group]) -> Markup:
     """Draw clean and robust accuracy on the held-out split, how far robustness fell from its best, loss; the triangle below."""
     charts = [
-        _chart(groups, "Robust, held-out split", "accuracy, %", lambda run: _over_epochs(run.looks, "robust")),
-        _chart(groups, "Clean, held-out split", "accuracy, %", lambda run: _over_epochs(run.looks, "clean")),
+        _chart(groups, "Robust, held-out split", "accuracy, %", lambda run: _over_epochs(run.validations, "robust")),
+        _chart(groups, "Clean, held-out split", "accuracy, %", lambda run: _over_epochs(run.validations, "clean")),
         _chart(groups, "Robust overfitting", "points below the best so far", _fallen),
         _chart(groups, "Training loss", "outer loss, nats", lambda run: _over_epochs(run.metrics, "loss")),
     ]
@@ -37,8 +37,8 @@ def learning(groups: Sequence[Group]) -> Markup:
         "fallen from the best look so far; 0 is none. Losses of different methods are not comparable."
     )
     edges = [_chart(groups, label, "nats", _edge(key)) for key, label in EDGES.items()]
-    names, charts, triangle = legend([group.name for group in groups]), Markup().join(charts), Markup().join(edges)
-    return render("learning.html", legend=names, charts=charts, note=text, triangle=triangle)
+    names, triangle = legend([group.name for group in groups]), Markup().join(edges)
+    return render("learning.html", legend=names, charts=Markup().join(charts), note=text, triangle=triangle)
 
 
 def _chart(groups: Sequence[Group], title: str, y_label: str, points: Callable[[Run], list[Point]]) -> Markup:
@@ -49,7 +49,7 @@ def _chart(groups: Sequence[Group], title: str, y_label: str, points: Callable[[
 
 
 def mean_line(name: str, number: int, curves: Sequence[Sequence[Point]]) -> Line:
-    """The mean of several curves at each x that one of them has, and their range where there are several."""
+    """Average several curves at each x that one of them has, with their range where there are several."""
     at: dict[float, list[float]] = {}
     for x, y in (point for curve in curves for point in curve):
         at.setdefault(x, []).append(y)
@@ -60,13 +60,13 @@ def mean_line(name: str, number: int, curves: Sequence[Sequence[Point]]) -> Line
     return Line(name, number, xs, ys, [min(at[x]) for x in xs], [max(at[x]) for x in xs])
 
 
-def _over_epochs(records: Sequence[Row], key: str) -> list[Point]:
+def _over_epochs(records: Sequence[JsonObject], key: str) -> list[Point]:
     return [(r["epoch"], r[key]) for r in records if isinstance(r.get(key), int | float)]
 
 
 def _fallen(run: Run) -> list[Point]:
     best, found = 0.0, []
-    for r in run.looks:
+    for r in run.validations:
         best = max(best, r["robust"])
         found.append((r["epoch"], best - r["robust"]))
     return found
@@ -74,17 +74,17 @@ def _fallen(run: Run) -> list[Point]:
 
 def _edge(key: str) -> Callable[[Run], list[Point]]:
     def points(run: Run) -> list[Point]:
-        given = [(r["epoch"], r["triangle"]) for r in run.looks if isinstance(r.get("triangle"), dict)]
+        given = [(r["epoch"], r["triangle"]) for r in run.validations if isinstance(r.get("triangle"), dict)]
         return [(epoch, edges[key]) for epoch, edges in given if isinstance(edges.get(key), int | float)]
 
     return points
 
 
-def against_eps(groups: Sequence[Group], kind: str, tables: Mapping[str, Table]) -> Markup:
+def accuracy_against_eps(groups: Sequence[Group], main: str, tables: Mapping[str, Table]) -> Markup:
     """Draw accuracy at each radius, the eps of training marked, with the table below."""
     lines, details, eps = [], [], []
     for i, group in enumerate(groups):
-        found = [c for run in group.runs if (c := curve_of(run, kind)) is not None]
+        found = [c for run in group.runs if (c := curve_of(run, main)) is not None]
         curves = [list(zip(c["radii"], c["accuracy"], strict=True)) for c in found]
         line = mean_line(group.name, i, curves)
         if len(found) == 1:
@@ -94,7 +94,7 @@ def against_eps(groups: Sequence[Group], kind: str, tables: Mapping[str, Table])
         eps += [float(c["eps"]) for c in found if isinstance(c.get("eps"), int | float)]
     if sum(bool(line.ys) for line in lines) > MOST_BANDS:
         lines = [replace(line, low=(), high=()) for line in lines]
-    norms = {c.get("norm") for group in groups for run in group.runs if (c := curve_of(run, kind)) is not None}
+    norms = {c.get("norm") for group in groups for run in group.runs if (c := curve_of(run, main)) is not None}
     unit = "L∞ radius, of a pixel's range" if norms == {"linf"} else "radius"
     marks = [(at, "eps") for at in dict.fromkeys(eps)]
     picture = line_chart("Accuracy under attack, by the radius of the ball", lines, unit, "accuracy, %", marks)

@@ -7,14 +7,14 @@ from mmard.report import curve_charts, result_tables, setup_tables
 from mmard.report import sections as section
 from mmard.report.render import asset, render
 from mmard.report.table import Table
-from mmard.runs.evaluation import Row
-from mmard.runs.groups import Group, kind_of
+from mmard.runs.evaluation import JsonObject
+from mmard.runs.groups import Group, main_evaluation_of
 from mmard.runs.missing import Missing, missing_of
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All that a report shows.
+    """A report on groups of runs: its tables, what is missing, and the page.
 
     Attributes:
         groups: the runs.
@@ -26,39 +26,45 @@ class Report:
     groups: Sequence[Group]
     title: str
     about: str = ""
-    results: Row = field(default_factory=dict)
+    results: JsonObject = field(default_factory=dict)
 
     @property
-    def kind(self) -> str:
-        """The evaluation that is shown first."""
-        return kind_of(self.groups)
+    def main(self) -> str:
+        """Name the evaluation that is shown first."""
+        return main_evaluation_of(self.groups)
 
-    def sheets(self) -> list[Table]:
-        """Every table that has a row, in the order of the page."""
-        groups, kind = self.groups, self.kind
+    def tables(self) -> list[Table]:
+        """Make every table that has a row, in the order of the page."""
+        groups, main = self.groups, self.main
         made = [
-            result_tables.summary(groups, kind), result_tables.comparisons(self.results), result_tables.runs(groups, kind),
-            result_tables.radii(groups, kind), result_tables.classes(groups, kind), *setup_tables.diagnosis(groups),
-            setup_tables.checks(groups), result_tables.evaluations(groups, kind), setup_tables.cost(groups),
-            setup_tables.setups(groups),
-        ]  # fmt: skip
-        return [sheet for sheet in made if sheet is not None]
+            result_tables.accuracy_table(groups, main),
+            result_tables.differences_table(self.results),
+            result_tables.runs_table(groups, main),
+            result_tables.radii_table(groups, main),
+            result_tables.classes_table(groups, main),
+            *setup_tables.diagnosis_tables(groups),
+            setup_tables.checks_table(groups),
+            result_tables.evaluations_table(groups, main),
+            setup_tables.cost_table(groups),
+            setup_tables.setups_table(groups),
+        ]
+        return [table for table in made if table is not None]
 
     def missing(self) -> list[Missing]:
-        """What the run folders do not hold."""
-        return missing_of(self.groups, self.kind)
+        """List what the run folders do not hold."""
+        return missing_of(self.groups, self.main)
 
     def html(self, version: str) -> str:
         """Write the whole page as one file."""
-        tables = {table.key: table for table in self.sheets()}
-        groups, kind = self.groups, self.kind
+        tables = {table.key: table for table in self.tables()}
+        groups, main = self.groups, self.main
         sections = [
             ("summary", "Summary", section.summary(groups, tables)),
-            ("know", "What to know", section.know(groups, kind, tables)),
-            ("curves", "Learning curves", curve_charts.learning(groups)),
-            ("radius", "Accuracy against eps", curve_charts.against_eps(groups, kind, tables)),
-            ("by-class", "Classes", section.by_class(groups, kind, tables)),
-            ("examples", "Examples", section.examples(groups, kind)),
+            ("know", "What to know", section.findings(groups, main, tables)),
+            ("curves", "Learning curves", curve_charts.learning_curves(groups)),
+            ("radius", "Accuracy against eps", curve_charts.accuracy_against_eps(groups, main, tables)),
+            ("by-class", "Classes", section.by_class(groups, main, tables)),
+            ("examples", "Examples", section.examples(groups, main)),
             ("boundary", "Teacher's boundary", section.boundary(groups, tables)),
             ("costs", "Cost", section.cost(tables)),
             ("settings", "Formula and settings", section.settings(groups, tables)),

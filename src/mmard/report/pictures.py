@@ -73,7 +73,7 @@ def _picture(pixels: Tensor) -> Image.Image:
 
 
 def data_url(picture: Image.Image) -> str:
-    """A PNG as an address that holds it."""
+    """Encode a picture as a data URL of a PNG."""
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

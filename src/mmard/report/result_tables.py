@@ -1,29 +1,38 @@
-"""The tables of a report."""
+"""The tables of results in a report: accuracies, curves, classes, comparisons."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from mmard.core.threat import in_255ths
 from mmard.evaluation.scores import CLEAN, WORST
-from mmard.report.table import DASH, Cell, Table, difference_interval, interval, mean_and_sd, number, p_value, words
-from mmard.runs.by_class import ByClass, of_group
-from mmard.runs.evaluation import Row
+from mmard.report.table import (
+    DASH,
+    Table,
+    TableCell,
+    difference_interval,
+    interval,
+    mean_and_sd,
+    number,
+    p_value,
+    words,
+)
+from mmard.runs.by_class import ClassAccuracy, mean_accuracy_by_class
+from mmard.runs.evaluation import JsonObject
 from mmard.runs.groups import Group, accuracy, attacks_of, curve_of
 from mmard.utils.numbers import mean_sd
 
 
-def summary(groups: Sequence[Group], kind: str) -> Table | None:
-    """Mean ± sd over seeds, a row a group; of one run the interval over the test images."""
-    attacks = headline_first(attacks_of(groups, kind))
+def accuracy_table(groups: Sequence[Group], main: str) -> Table | None:
+    """Make the main table: mean ± sd over seeds, a row a group; of one run the interval over the test images."""
+    attacks = worst_case_first(attacks_of(groups, main))
     if not attacks:
         return None
     rows = []
     for group in groups:
-        cells = [_accuracy(group, kind, attack) for attack in attacks]
-        held_out = [
-            mean_and_sd(group.spread(lambda run, key=key: (run.best or {}).get(key))) for key in ("clean", "robust")
-        ]  # type: ignore[misc]
-        rows.append([words(group.name), *cells, *held_out, number(len(group.runs), "d")])
+        cells = [_accuracy(group, main, attack) for attack in attacks]
+        clean = mean_and_sd(group.mean_sd(lambda run: (run.best or {}).get("clean")))
+        robust = mean_and_sd(group.mean_sd(lambda run: (run.best or {}).get("robust")))
+        rows.append([words(group.name), *cells, clean, robust, number(len(group.runs), "d")])
     titles = [attack if attack in (CLEAN, WORST) else f"{attack}, %" for attack in attacks]
     columns = [
         "runs",
@@ -32,21 +41,21 @@ def summary(groups: Sequence[Group], kind: str) -> Table | None:
         "held-out robust, %",
         "seeds",
     ]
-    return Table("summary", "Accuracy", columns, rows, note=f"{_how(groups)}{_details(groups, kind)}")
+    return Table("summary", "Accuracy", columns, rows, note=f"{_how(groups)}{_details(groups, main)}")
 
 
-def headline_first(attacks: Sequence[str]) -> list[str]:
+def worst_case_first(attacks: Sequence[str]) -> list[str]:
     """Put the figure that counts first: the worst case, or what stands for it; the rest keeps its order."""
     return sorted(attacks, key=lambda attack: attack != WORST)
 
 
-def _accuracy(group: Group, kind: str, attack: str) -> Cell:
+def _accuracy(group: Group, main: str, attack: str) -> TableCell:
     found = [
-        row for run in group.runs if kind in run.evaluations and (row := run.evaluations[kind].row(attack)) is not None
+        row for run in group.runs if main in run.evaluations and (row := run.evaluations[main].row(attack)) is not None
     ]
     if len(found) == 1:
         return interval(found[0]["accuracy"], found[0]["low"], found[0]["high"])
-    return mean_and_sd(group.spread(lambda run: accuracy(run, kind, attack)))
+    return mean_and_sd(group.mean_sd(lambda run: accuracy(run, main, attack)))
 
 
 def _how(groups: Sequence[Group]) -> str:
@@ -56,12 +65,12 @@ def _how(groups: Sequence[Group]) -> str:
     return f"{text} Wilson's 95 % interval over the test images in brackets. {held_out}"
 
 
-def _details(groups: Sequence[Group], kind: str) -> str:
-    found = [(run, run.evaluations[kind]) for group in groups for run in group.runs if kind in run.evaluations]
+def _details(groups: Sequence[Group], main: str) -> str:
+    found = [(run, run.evaluations[main]) for group in groups for run in group.runs if main in run.evaluations]
     evaluation = [j for _, j in found]
     counts = " or ".join(f"{n:,}" for n in sorted({j.samples for j in evaluation}))
-    text = f" Evaluation {kind}: {counts} test images, {_joined(run.threat(j) for run, j in found)}."
-    for attack in attacks_of(groups, kind):
+    text = f" Evaluation {main}: {counts} test images, {_joined(run.threat(j) for run, j in found)}."
+    for attack in attacks_of(groups, main):
         if attack not in (CLEAN, WORST):
             text += (
                 f" {attack}: {_joined(str(row['detail']) for j in evaluation if (row := j.row(attack)) is not None)}."
@@ -79,16 +88,16 @@ def _joined(found: Any) -> str:
     return " or ".join(dict.fromkeys(found))
 
 
-def runs(groups: Sequence[Group], kind: str) -> Table | None:
-    """Every run with its intervals."""
-    attacks = headline_first(attacks_of(groups, kind))
+def runs_table(groups: Sequence[Group], main: str) -> Table | None:
+    """Make the table of every run with its intervals."""
+    attacks = worst_case_first(attacks_of(groups, main))
     if not attacks or sum(len(group.runs) for group in groups) < 2:
         return None
     rows = []
     for group in groups:
         for run in group.runs:
-            found = [run.evaluations[kind].row(a) if kind in run.evaluations else None for a in attacks]
-            cells = [Cell(DASH) if r is None else interval(r["accuracy"], r["low"], r["high"]) for r in found]
+            found = [run.evaluations[main].row(a) if main in run.evaluations else None for a in attacks]
+            cells = [TableCell(DASH) if r is None else interval(r["accuracy"], r["low"], r["high"]) for r in found]
             best = run.best or {}
             rows.append(
                 [words(run.name), words(run.seed), *cells, number(best.get("epoch"), "d"), number(run.epochs[0], "d")]
@@ -99,9 +108,9 @@ def runs(groups: Sequence[Group], kind: str) -> Table | None:
     )
 
 
-def radii(groups: Sequence[Group], kind: str) -> Table | None:
-    """Accuracy at each radius of the curve, a row a radius, a column a group."""
-    curves = {group.name: [c for run in group.runs if (c := curve_of(run, kind)) is not None] for group in groups}
+def radii_table(groups: Sequence[Group], main: str) -> Table | None:
+    """Make the table of accuracy at each radius, a row a radius, a column a group."""
+    curves = {group.name: [c for run in group.runs if (c := curve_of(run, main)) is not None] for group in groups}
     curves = {name: found for name, found in curves.items() if found}
     if not curves:
         return None
@@ -112,18 +121,18 @@ def radii(groups: Sequence[Group], kind: str) -> Table | None:
         for found in curves.values():
             values = [c["accuracy"][c["radii"].index(radius)] for c in found if radius in c["radii"]]
             cells.append(mean_and_sd(mean_sd(values) if values else None))
-        rows.append([Cell(in_255ths(radius) if radius else "0", radius), *cells])
+        rows.append([TableCell(in_255ths(radius) if radius else "0", radius), *cells])
     columns = ["radius", *(f"{name}, %" for name in curves)]
     return Table("radii", "Accuracy against the radius", columns, rows, note="Mean ± sd over seeds.")
 
 
-def evaluations(groups: Sequence[Group], kind: str) -> Table | None:
-    """The evaluations that are not the one shown first, a row an attack."""
+def evaluations_table(groups: Sequence[Group], main: str) -> Table | None:
+    """Make the table of the evaluations that are not the main one, a row an attack."""
     rows = []
     for group in groups:
         for run in group.runs:
             for e in run.evaluations.values():
-                if e.name != kind and e.attacked:
+                if e.name != main and e.attacked:
                     rows += [
                         [words(run.name), words(e.name), words(run.threat(e)), words(r["attack"]), words(r["detail"]),
                          interval(r["accuracy"], r["low"], r["high"]), number(r["samples"], ",d")]
@@ -133,8 +142,8 @@ def evaluations(groups: Sequence[Group], kind: str) -> Table | None:
     return Table("evaluations", "Other evaluations", columns, rows, words=5) if rows else None
 
 
-def comparisons(results: Row) -> Table | None:
-    """The paired differences that a study's results.json holds."""
+def differences_table(results: JsonObject) -> Table | None:
+    """Make the table of paired differences from a study's results.json."""
     given = results.get("comparisons")
     rows = []
     for c in given if isinstance(given, list) else []:
@@ -155,9 +164,9 @@ def comparisons(results: Row) -> Table | None:
     return Table("comparisons", "Paired differences", columns, rows, words=2, note=note) if rows else None
 
 
-def classes(groups: Sequence[Group], kind: str) -> Table | None:
-    """Robust and clean accuracy by class, a column a group."""
-    found = [(group, by) for group in groups if (by := of_group(group, kind)) is not None]
+def classes_table(groups: Sequence[Group], main: str) -> Table | None:
+    """Make the table of robust and clean accuracy by class, a column a group."""
+    found = [(group, by) for group in groups if (by := mean_accuracy_by_class(group, main)) is not None]
     if not found:
         return None
     names = list(dict.fromkeys(name for _, by in found for name in by.names))
@@ -171,12 +180,12 @@ def classes(groups: Sequence[Group], kind: str) -> Table | None:
     return Table("classes", "Accuracy by class", ["class", "images", *titles], rows, note=note)
 
 
-def _count(by: ByClass, name: str) -> Cell:
+def _count(by: ClassAccuracy, name: str) -> TableCell:
     return number(by.count[by.names.index(name)] if name in by.names else None, ",d")
 
 
-def _of_class(by: ByClass, name: str) -> list[Cell]:
+def _of_class(by: ClassAccuracy, name: str) -> list[TableCell]:
     if name not in by.names:
-        return [Cell(DASH), Cell(DASH)]
+        return [TableCell(DASH), TableCell(DASH)]
     k = by.names.index(name)
     return [number(by.robust[k], tint=by.robust[k] / 100), number(by.clean[k])]

@@ -6,7 +6,7 @@ from typing import Any
 from rich.text import Text
 
 from mmard.evaluation.scores import WORST
-from mmard.report.table import Cell, Table, words
+from mmard.report.table import Table, TableCell, words
 from mmard.utils.terminal import ScreenTable, line
 
 Rows = list[dict[str, Any]]
@@ -14,7 +14,7 @@ MOST_ACROSS = 50  # characters of the attacks' names: the models' names need the
 
 
 def scores_table(title: str, rows: Rows) -> ScreenTable:
-    """One model: accuracy under each attack with its interval and time."""
+    """Make the table of one model: accuracy under each attack with its interval and time."""
     table = ScreenTable(
         title=title,
         title_justify="left",
@@ -56,7 +56,7 @@ def checks_lines(name: str, metadata: Mapping[str, Any]) -> list[Text]:
 
 
 def bench_table(figures: dict[str, Any]) -> ScreenTable:
-    """Speed of a step: ours, plain and base side by side."""
+    """Make the table of the speed of a step: ours, plain and base side by side."""
     passes = ", ".join(
         f"{name} {p['forward']} forward {p['backward']} backward" for name, p in figures["passes"].items()
     )
@@ -81,7 +81,7 @@ def bench_table(figures: dict[str, Any]) -> ScreenTable:
 
 
 def compare_table(results: Mapping[str, Rows]) -> ScreenTable:
-    """Several models side by side: an attack a column; a model a column where the attacks are more than fit across."""
+    """Make the table of several models: an attack a column, or a model a column where the attacks are more than fit across."""
     attacks = _attacks(results)
     table = ScreenTable(title="Accuracy on the test images, in percent", title_justify="left")
     names, cells = list(results), [cells for _, cells in _cells(results, attacks)]
@@ -96,9 +96,9 @@ def compare_table(results: Mapping[str, Rows]) -> ScreenTable:
 
 
 def compare_markdown(results: Mapping[str, Rows]) -> str:
-    """The same table as Markdown."""
+    """Write the table of several models as Markdown."""
     attacks = _attacks(results)
-    rows = [[words(name), *map(Cell, cells)] for name, cells in _cells(results, attacks)]
+    rows = [[words(name), *map(TableCell, cells)] for name, cells in _cells(results, attacks)]
     return Table("models", "Accuracy on the test images", ["model", *attacks], rows).grid() + "\n"
 
 

@@ -10,10 +10,10 @@ from mmard.report.chart import Line, dot_chart, legend
 from mmard.report.pictures import cards_of, figure_of
 from mmard.report.render import render
 from mmard.report.table import Table
-from mmard.runs.by_class import of_group
-from mmard.runs.findings import flags_of
+from mmard.runs.by_class import mean_accuracy_by_class
+from mmard.runs.findings import findings_of
 from mmard.runs.folder import differences
-from mmard.runs.groups import Group, of_evaluation
+from mmard.runs.groups import Group, evaluation_with
 from mmard.runs.missing import Missing
 from mmard.runs.record import FIGURES, Run
 
@@ -38,14 +38,16 @@ def summary(groups: Sequence[Group], tables: Tables) -> Markup:
     return render("summary.html", tables=tables, count=sum(len(group.runs) for group in groups))
 
 
-def know(groups: Sequence[Group], kind: str, tables: Tables) -> Markup:
+def findings(groups: Sequence[Group], main: str, tables: Tables) -> Markup:
     """Show findings in plain words, and the checks that evaluations kept."""
-    return render("know.html", tables=tables, findings=flags_of(groups, kind))
+    return render("findings.html", tables=tables, findings=findings_of(groups, main))
 
 
-def by_class(groups: Sequence[Group], kind: str, tables: Tables) -> Markup:
+def by_class(groups: Sequence[Group], main: str, tables: Tables) -> Markup:
     """Show the worst class, a figure where the classes are few, the table."""
-    found = [(i, group, by) for i, group in enumerate(groups) if (by := of_group(group, kind)) is not None]
+    found = [
+        (i, group, by) for i, group in enumerate(groups) if (by := mean_accuracy_by_class(group, main)) is not None
+    ]
     if not found:
         return Markup()
     names = found[0][2].names
@@ -59,12 +61,12 @@ def by_class(groups: Sequence[Group], kind: str, tables: Tables) -> Markup:
     return render("classes.html", tables=tables, found=worst, is_open=len(groups) == 1, legend=key, chart=chart)
 
 
-def examples(groups: Sequence[Group], kind: str) -> Markup:
+def examples(groups: Sequence[Group], main: str) -> Markup:
     """Show images and their examples, of the first run of each group that has some."""
     found: list[tuple[str, dict[str, Any]]] = []
     for group in groups:
         for run in group.runs:
-            evaluation = of_evaluation(run, lambda e: e.shown, kind)
+            evaluation = evaluation_with(run, lambda e: e.shown, main)
             if evaluation is not None and evaluation.shown is not None:
                 found.append((group.name, cards_of(evaluation.shown, run.name)))
                 break
@@ -117,7 +119,7 @@ def _history(group: Group) -> list[str]:
     """Tell what was found of the teachers, and how runs were extended: a line each, with the runs of which it is true."""
     said: dict[str, list[str]] = {}
     for run in group.runs:
-        for line in (*run.looks_at_teachers, *run.history):
+        for line in (*run.teacher_checks, *run.history):
             said.setdefault(line, []).append(run.name)
     told = []
     for line, names in said.items():

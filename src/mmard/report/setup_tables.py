@@ -7,17 +7,17 @@ from typing import Any
 from mmard.evaluation.scores import WORST
 from mmard.report.study_tables import diagnoses_table
 from mmard.report.table import DASH, Table, mean_and_sd, words
-from mmard.runs.evaluation import Row, part
+from mmard.runs.evaluation import JsonObject, section_of
 from mmard.runs.findings import checks_of
 from mmard.runs.groups import Group
-from mmard.runs.record import MEMORY, Run, data_settings_of, threat_of
+from mmard.runs.record import MEMORY, Run, data_name_of, threat_of
 
 ENERGY = "joules"
 
 
-def diagnosis(groups: Sequence[Group]) -> list[Table]:
-    """Where examples lie, a table a group: mean ± sd over its students that were diagnosed alike."""
-    sheets: list[Table] = []
+def diagnosis_tables(groups: Sequence[Group]) -> list[Table]:
+    """Make the tables of where examples lie, one a group: mean ± sd over its students that were diagnosed alike."""
+    made: list[Table] = []
     for group in groups:
         found = [
             run.diagnosis for run in group.runs if run.diagnosis and isinstance(run.diagnosis.get("examples"), dict)
@@ -28,17 +28,17 @@ def diagnosis(groups: Sequence[Group]) -> list[Table]:
         students = f" ± sd over {len(alike)} students" if len(alike) > 1 else ""
         metadata = ", ".join(str(alike[0].get(key, "")) for key in ("split", "threat"))
         note = f"Means{students}; {alike[0].get('images')} images, {metadata}. What the columns mean: docs/diagnose.md."
-        key, title = f"diagnosis-{len(sheets) + 1}", f"Where examples lie, {group.name}"
-        sheets.append(diagnoses_table(alike, key, title, note))
-    return sheets
+        key, title = f"diagnosis-{len(made) + 1}", f"Where examples lie, {group.name}"
+        made.append(diagnoses_table(alike, key, title, note))
+    return made
 
 
-def _kind(found: Row) -> tuple[str, ...]:
+def _kind(found: JsonObject) -> tuple[str, ...]:
     return (str(list(found["examples"])), *(str(found.get(key)) for key in ("threat", "split", "norm")))
 
 
-def cost(groups: Sequence[Group]) -> Table | None:
-    """What training and judging took. A column of which no run knows anything is left out."""
+def cost_table(groups: Sequence[Group]) -> Table | None:
+    """Make the table of time, memory and energy. A column of which no run knows anything is left out."""
     wanted: list[tuple[str, str, Any]] = [
         ("ms a step", ".1f", lambda run: _median([1000 * s for s in _steps(run)])),
         (
@@ -56,7 +56,7 @@ def cost(groups: Sequence[Group]) -> Table | None:
         ("energy, kJ", ".1f", lambda run: _energy(run)),
         ("judging, minutes", ".1f", lambda run: _judging(run)),
     ]
-    columns = [(t, form, [g.spread(get) for g in groups]) for t, form, get in wanted]
+    columns = [(t, form, [g.mean_sd(get) for g in groups]) for t, form, get in wanted]
     columns = [column for column in columns if any(found is not None for found in column[2])]
     if not columns:
         return None
@@ -89,8 +89,8 @@ def _judging(run: Run) -> float | None:
     return sum(seconds) / 60 if seconds else None
 
 
-def checks(groups: Sequence[Group]) -> Table | None:
-    """What evaluations found when they checked themselves, each once with the runs in which it said so."""
+def checks_table(groups: Sequence[Group]) -> Table | None:
+    """Make the table of what evaluations found when they checked themselves, each once with the runs in which it said so."""
     said: dict[tuple[str, ...], list[str]] = {}
     for run in (run for group in groups for run in group.runs):
         for check in checks_of(run):
@@ -103,19 +103,19 @@ def checks(groups: Sequence[Group]) -> Table | None:
     return Table("checks", "Checks before and during the evaluation", columns, rows, words=7) if rows else None
 
 
-def setups(groups: Sequence[Group]) -> Table:
-    """What each group is: method, student, teacher, data, threat, precision."""
+def setups_table(groups: Sequence[Group]) -> Table:
+    """Make the table of what was trained, a row a group: method, student, teacher, data, threat, precision."""
     rows = []
     for group in groups:
         s = group.runs[0].settings
-        epochs, formula = part(s, "train").get("epochs"), group.runs[0].formula.replace("\n", "; ")
+        epochs, formula = section_of(s, "train").get("epochs"), group.runs[0].formula.replace("\n", "; ")
         seeds = ", ".join(str(run.seed) for run in group.runs)
         what = (
             group.name,
             formula or s.get("method"),
             s.get("student"),
             s.get("teacher") or DASH,
-            data_settings_of(s),
+            data_name_of(s),
             threat_of(s),
             epochs,
             "; ".join(dict.fromkeys(run.precision for run in group.runs)) or DASH,

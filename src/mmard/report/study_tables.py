@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmard.evaluation.scores import CLEAN, WORST
-from mmard.report.table import Cell, Table, difference_interval, interval, mean_and_sd, number, p_value, words
+from mmard.report.table import Table, TableCell, difference_interval, interval, mean_and_sd, number, p_value, words
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import is_number, mean_sd
 
@@ -41,7 +41,7 @@ def means_table(results: Figures) -> Table:
     return Table("means", "Accuracy and cost", columns, rows, words=len(results["axes"]))
 
 
-def _figure(group: Figures, key: str) -> Cell:
+def _figure(group: Figures, key: str) -> TableCell:
     """``52.1 ± 1.3``; with one seed the interval over the test images in its place."""
     found = group["figures"].get(key)
     if found is None:
@@ -108,7 +108,7 @@ def diagnoses_table(found: Sequence[Figures], key: str, title: str, note: str = 
     return Table(key, title, ["examples by", *(column for column, *_ in COLUMNS.values())], rows, note=note)
 
 
-def _of_method(found: Sequence[Figures], name: str) -> list[Cell]:
+def _of_method(found: Sequence[Figures], name: str) -> list[TableCell]:
     given = [d["examples"][name] for d in found if isinstance(d["examples"][name], dict)]
     rows = [row | {"distance": row.get(f"distance_{found[0].get('norm')}")} for row in given]
     cells = []

@@ -1,4 +1,4 @@
-"""A table once, and as HTML, Markdown, LaTeX and CSV."""
+"""One table class that writes HTML, Markdown, LaTeX and CSV."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ LATEX = {
 
 
 @dataclass(frozen=True)
-class Cell:
-    """What stands in a cell.
+class TableCell:
+    """A cell of a table.
 
     Attributes:
         text: as a person reads it.
@@ -36,7 +36,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table with typed cells.
 
     Attributes:
         key: its name in addresses and files.
@@ -49,7 +49,7 @@ class Table:
     key: str
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[TableCell]]
     words: int = 1
     note: str = ""
 
@@ -69,7 +69,7 @@ class Table:
         return "\n".join([head, rule, *lines])
 
     def latex(self) -> str:
-        """A float with booktabs' rules."""
+        """Write it as a LaTeX float with booktabs' rules."""
         shape = "l" * self.words + "r" * (len(self.columns) - self.words)
         lines = [" & ".join(map(_latex, self.columns)) + r" \\", r"\midrule"]
         lines += [" & ".join(_latex(c.text) for c in row) + r" \\" for row in self.rows]
@@ -79,7 +79,7 @@ class Table:
         return "\n".join([*top, *lines, r"\bottomrule", "\\end{tabular}", "\\end{table}"]) + "\n"
 
     def csv(self) -> str:
-        """Plain numbers; where cells have an sd or an interval, in columns of their own."""
+        """Write it as CSV with plain numbers; where cells have an sd or an interval, in columns of their own."""
         extra = [list(dict.fromkeys(key for row in self.rows for key in row[i].more)) for i in range(len(self.columns))]
         head = [t for name, keys in zip(self.columns, extra, strict=True) for t in (name, *_titles(name, keys))]
         lines = []
@@ -95,38 +95,38 @@ def _titles(name: str, keys: Sequence[str]) -> list[str]:
     return [f"{name} {key}" for key in keys]
 
 
-def words(text: object) -> Cell:
+def words(text: object) -> TableCell:
     """Make a cell of words."""
-    return Cell(str(text))
+    return TableCell(str(text))
 
 
-def number(value: float | None, form: str = ".1f", tint: float | None = None) -> Cell:
+def number(value: float | None, form: str = ".1f", tint: float | None = None) -> TableCell:
     """Make a cell of a number; a dash where there is none."""
-    return Cell(DASH) if value is None else Cell(f"{value:{form}}".replace("-", "−"), value, tint=tint)
+    return TableCell(DASH) if value is None else TableCell(f"{value:{form}}".replace("-", "−"), value, tint=tint)
 
 
-def mean_and_sd(found: tuple[float, float | None] | None, form: str = ".1f") -> Cell:
+def mean_and_sd(found: tuple[float, float | None] | None, form: str = ".1f") -> TableCell:
     """Make a cell of a mean and its standard deviation, ``61.0 ± 1.8``; one value stands alone."""
     if found is None or found[1] is None:
         return number(None if found is None else found[0], form)
-    return Cell(f"{found[0]:{form}} ± {found[1]:{form}}".replace("-", "−"), found[0], {"sd": found[1]})
+    return TableCell(f"{found[0]:{form}} ± {found[1]:{form}}".replace("-", "−"), found[0], {"sd": found[1]})
 
 
-def interval(value: float, low: float, high: float) -> Cell:
+def interval(value: float, low: float, high: float) -> TableCell:
     """Make a cell of a value with the interval around it, ``61.0 (55.8–65.9)``."""
-    return Cell(f"{value:.1f} ({low:.1f}–{high:.1f})", value, {"low": low, "high": high})
+    return TableCell(f"{value:.1f} ({low:.1f}–{high:.1f})", value, {"low": low, "high": high})
 
 
-def difference_interval(low: float | None, high: float | None) -> Cell:
+def difference_interval(low: float | None, high: float | None) -> TableCell:
     """Make a cell of the interval of a difference, ``−0.48 to +4.48``; a dash where there is none."""
     if low is None or high is None:
-        return Cell(DASH)
-    return Cell(f"{low:+.2f} to {high:+.2f}".replace("-", "−"), low, {"to": high})
+        return TableCell(DASH)
+    return TableCell(f"{low:+.2f} to {high:+.2f}".replace("-", "−"), low, {"to": high})
 
 
-def p_value(value: float | None) -> Cell:
+def p_value(value: float | None) -> TableCell:
     """Make a cell of a p-value, ``0.074`` or ``< 0.001``; a dash where there is none."""
-    return Cell("< 0.001", value) if value is not None and value < 0.001 else number(value, ".3f")
+    return TableCell("< 0.001", value) if value is not None and value < 0.001 else number(value, ".3f")
 
 
 def _markdown(text: str) -> str:
@@ -137,10 +137,10 @@ def _latex(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
-def written(sheets: Sequence[Table], kind: str, stem: str) -> dict[str, str]:
-    """File name → text: all the tables in one Markdown or LaTeX file, or a CSV file each."""
+def table_files(tables: Sequence[Table], kind: str, stem: str) -> dict[str, str]:
+    """Write tables as files, name → text: all in one Markdown or LaTeX file, or a CSV file each."""
     if kind == "md":
-        return {f"{stem}.md": "\n".join(sheet.markdown() for sheet in sheets)}
+        return {f"{stem}.md": "\n".join(table.markdown() for table in tables)}
     if kind == "tex":
-        return {f"{stem}.tex": "% needs \\usepackage{booktabs}\n\n" + "\n".join(sheet.latex() for sheet in sheets)}
-    return {f"{stem}.{sheet.key}.csv": sheet.csv() for sheet in sheets}
+        return {f"{stem}.tex": "% needs \\usepackage{booktabs}\n\n" + "\n".join(table.latex() for table in tables)}
+    return {f"{stem}.{table.key}.csv": table.csv() for table in tables}

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 
 from mmard.runs.evaluation import EvaluationRecord
-from mmard.runs.groups import Group, of_evaluation
+from mmard.runs.groups import Group, evaluation_with
 from mmard.runs.record import Run
 
 
 @dataclass(frozen=True)
-class ByClass:
-    """Of one evaluation, in percent.
+class ClassAccuracy:
+    """The accuracy of each class in one evaluation, in percent.
 
     Attributes:
         names: of the classes that have images.
@@ -29,21 +29,21 @@ class ByClass:
 
     @property
     def worst(self) -> int:
-        """The number of the least robust class; of equals the first."""
+        """Find the number of the least robust class; of equals the first."""
         return self.robust.index(min(self.robust))
 
     def mean(self, values: Sequence[float]) -> float:
-        """Over the classes, each counting the same."""
+        """Average values over the classes, each counting the same."""
         return sum(values) / len(values)
 
 
-def by_class(run: Run, kind: str) -> ByClass | None:
-    """Of the evaluation shown first, if it was an attack and its labels are there, else of another; None where none has them."""
-    evaluation = of_evaluation(run, lambda j: j.labels if j.correct is not None and j.attacked else None, kind)
+def accuracy_by_class(run: Run, main: str) -> ClassAccuracy | None:
+    """Count the accuracy of each class in the main evaluation or, where that kept no labels, in another; None where none did."""
+    evaluation = evaluation_with(run, lambda j: j.labels if j.correct is not None and j.attacked else None, main)
     return None if evaluation is None else _counted(evaluation)
 
 
-def _counted(evaluation: EvaluationRecord) -> ByClass | None:
+def _counted(evaluation: EvaluationRecord) -> ClassAccuracy | None:
     correct, labels, names = evaluation.correct, evaluation.labels, evaluation.classes()
     if correct is None or labels is None or len(labels) != len(correct) or int(labels.max()) >= len(names):
         return None
@@ -52,14 +52,14 @@ def _counted(evaluation: EvaluationRecord) -> ByClass | None:
     sums = torch.zeros(2, len(names), dtype=torch.float64).index_add_(1, labels, right)
     there = count.nonzero()[:, 0]
     clean, robust = (100 * sums / count.clamp_min(1))[:, there].tolist()
-    return ByClass(
+    return ClassAccuracy(
         tuple(names[k] for k in there), tuple(count[there].tolist()), tuple(clean), tuple(robust), evaluation.name
     )
 
 
-def of_group(group: Group, kind: str) -> ByClass | None:
-    """The mean over a group's runs that were judged alike; None where none has labels."""
-    found = [one for run in group.runs if (one := by_class(run, kind)) is not None]
+def mean_accuracy_by_class(group: Group, main: str) -> ClassAccuracy | None:
+    """Average the accuracy of each class over a group's runs that were evaluated alike; None where none kept labels."""
+    found = [one for run in group.runs if (one := accuracy_by_class(run, main)) is not None]
     alike = [
         one for one in found if (one.names, one.count, one.source) == (found[0].names, found[0].count, found[0].source)
     ]
@@ -69,4 +69,4 @@ def of_group(group: Group, kind: str) -> ByClass | None:
         tuple(sum(column) / len(alike) for column in zip(*(getattr(one, key) for one in alike), strict=True))
         for key in ("clean", "robust")
     )
-    return ByClass(alike[0].names, alike[0].count, clean, robust, alike[0].source)
+    return ClassAccuracy(alike[0].names, alike[0].count, clean, robust, alike[0].source)

@@ -1,4 +1,4 @@
-"""The command that makes an evaluation anew, in the folder where it is."""
+"""The command that repeats an evaluation, with results in the same folder."""
 
 import json
 import shlex
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmard.runs.evaluation import BEST, EvaluationRecord, part
+from mmard.runs.evaluation import BEST, EvaluationRecord, section_of
 from mmard.utils.errors import MmardError
 from mmard.utils.text_files import NoYamlError, parse_yaml
 
@@ -14,16 +14,16 @@ BATCH_SIZE = 500
 """Of `mmard eval`, where it is told no other."""
 
 
-def again(evaluation: EvaluationRecord, runs: Sequence[Path]) -> str:
-    """``mmard eval RUN ... --attacks pgd-20 --limit 500 threat.eps=4/255``, with all that the evaluation was asked for.
+def eval_command(evaluation: EvaluationRecord, runs: Sequence[Path]) -> str:
+    """Write the command that repeats an evaluation: ``mmard eval RUN ... --attacks pgd-20 --limit 500 threat.eps=4/255``.
 
-    Without the attacks, the protocol, the number of images or a setting the figures would go to another folder. Where nothing
-    was checked, it checks what is usual.
+    It has all that was asked for: without the attacks, the protocol, the number of images or a setting the figures would go to
+    another folder. Where nothing was checked, it checks what is usual.
 
     Args:
         runs: the folders to judge so; another run's weights have the same name there.
     """
-    asked, overrides = evaluation.request, part(evaluation.request, "overrides")
+    asked, overrides = evaluation.request, section_of(evaluation.request, "overrides")
     words = [str(run if evaluation.weights == BEST else run / evaluation.weights) for run in runs]
     batch_size = asked.get("batch_size")
     options = {key: asked.get(key) for key in ("attacks", "protocol", "limit", "seed")}
@@ -31,7 +31,7 @@ def again(evaluation: EvaluationRecord, runs: Sequence[Path]) -> str:
     options |= {"checks": _checks(evaluation), "surrogate": overrides.get("twin")}
     words += [word for key, value in options.items() if value for word in (f"--{key}", str(value))]
     words += ["--curve"] if evaluation.curve is not None else []
-    words += [f"{key}={as_word(value)}" for key, value in overrides.items() if key != "twin"]
+    words += [f"{key}={as_argument(value)}" for key, value in overrides.items() if key != "twin"]
     return shlex.join(["mmard", "eval", *words])
 
 
@@ -41,10 +41,10 @@ def _checks(evaluation: EvaluationRecord) -> str | None:
     return None if evaluation.checked in ("none", usual) else evaluation.checked
 
 
-def as_word(value: Any) -> str:
-    """A setting's value as the command line reads it back: as YAML.
+def as_argument(value: Any) -> str:
+    """Write a setting's value as the command line reads it back: as YAML.
 
-    >>> [as_word(value) for value in ("4/255", 0.1, None, "8")]
+    >>> [as_argument(value) for value in ("4/255", 0.1, None, "8")]
     ['4/255', '0.1', 'null', '"8"']
     """
     plain = value if isinstance(value, str) else json.dumps(value)

@@ -17,7 +17,7 @@ from mmard.utils.files import read_json, sha256, state_of
 from mmard.utils.trust import inside
 
 T = TypeVar("T")
-Row = dict[str, Any]
+JsonObject = dict[str, Any]
 BEST = "best.safetensors"
 SCORES, VERDICTS, CURVE, EXAMPLES = "scores.json", "verdicts.safetensors", "curve.json", "examples.safetensors"
 """Files of an evaluation; the verdicts are written last."""
@@ -34,7 +34,7 @@ OF_A_ROW = {
 
 @dataclass(frozen=True, eq=False)
 class EvaluationRecord:
-    """One evaluation of a run.
+    """The record of one evaluation of a run.
 
     Attributes:
         name: its folder, such as ``best_PGD-20_C-W``.
@@ -47,34 +47,34 @@ class EvaluationRecord:
     """
 
     name: str
-    metadata: Row
-    rows: list[Row]
+    metadata: JsonObject
+    rows: list[JsonObject]
     correct: Tensor | None = None
     labels: Tensor | None = None
-    curve: Row | None = None
+    curve: JsonObject | None = None
     shown: Examples | None = None
 
     @property
     def attacks(self) -> list[str]:
-        """The names, ``clean`` first and the worst case last."""
+        """List the attacks' names, ``clean`` first and the worst case last."""
         return [row["attack"] for row in self.rows]
 
     @property
     def attacked(self) -> bool:
-        """Was it more than a look at the natural images?"""
+        """Tell whether an attack was run, and not only accuracy on natural images measured."""
         return any(name not in (CLEAN, WORST) for name in self.attacks)
 
     @property
     def samples(self) -> int:
-        """How many images."""
+        """Count the images."""
         return int(self.rows[0]["samples"])
 
-    def row(self, attack: str) -> Row | None:
-        """The row of an attack, where it was run."""
+    def row(self, attack: str) -> JsonObject | None:
+        """Find the row of an attack; None where it was not run."""
         return next((row for row in self.rows if row["attack"] == attack), None)
 
     def classes(self) -> list[str]:
-        """Their names; numbers where the file does not have them."""
+        """List the names of the classes; numbers where the file does not have them."""
         known = self.metadata.get("classes")
         if isinstance(known, list) and known:
             return [str(name) for name in known]
@@ -82,39 +82,39 @@ class EvaluationRecord:
 
     @property
     def weights(self) -> str:
-        """The name of the file that was judged; where an old scores.json does not say it, the folder's name does."""
+        """Name the file of weights that was evaluated; where an old scores.json does not say it, the folder's name does."""
         model = self.metadata.get("model")
         last = self.name.startswith("last")
         return Path(model).name if isinstance(model, str) and model else "last.safetensors" if last else BEST
 
     @property
-    def request(self) -> Row:
-        """What the command named: attacks, limit, seed and so on; empty in old files."""
-        return part(self.metadata, "asked")
+    def request(self) -> JsonObject:
+        """Return what the command asked for: attacks, limit, seed and so on; empty in old files."""
+        return section_of(self.metadata, "asked")
 
     @property
     def checked(self) -> str:
-        """Whether it can be believed: looked at in ``full``, ``quick`` or, as in old files, not at all: ``none``."""
-        return str(part(self.metadata, "checked").get("how", "none"))
+        """Say how much the evaluation checked itself: ``full``, ``quick`` or, as in old files, ``none``."""
+        return str(section_of(self.metadata, "checked").get("how", "none"))
 
     @property
     def versions(self) -> str:
-        """``mmard 1.0, torch 2.11, pyautoattack 0.2``; empty in old files."""
-        return ", ".join(f"{name} {version}" for name, version in part(self.metadata, "versions").items())
+        """List the versions that it was made with, ``mmard 1.0, torch 2.11``; empty in old files."""
+        return ", ".join(f"{name} {version}" for name, version in section_of(self.metadata, "versions").items())
 
     @property
     def of_best(self) -> bool:
-        """Is it of the run's best checkpoint, and not of the last one or of an exported file?"""
+        """Tell whether it evaluated the run's best checkpoint, and not the last one or an exported file."""
         return self.weights == BEST and not {"twin", "runtime"} & self.metadata.keys()
 
     @property
     def own(self) -> bool:
-        """Is it of the best checkpoint as it is, with no setting overridden?"""
+        """Tell whether it evaluated the best checkpoint with no setting overridden."""
         return self.of_best and not self.request.get("overrides")
 
 
-def part(settings: Mapping[str, Any], name: str) -> Row:
-    """A section of settings or facts; empty where it is none."""
+def section_of(settings: Mapping[str, Any], name: str) -> JsonObject:
+    """Return a section of settings or metadata; empty where there is none."""
     found = settings.get(name)
     return found if isinstance(found, dict) else {}
 
@@ -151,15 +151,15 @@ def read_evaluation(folder: Path, faults: list[str]) -> EvaluationRecord:
     """
     found = read_scores(folder)
     rows = found.rows
-    verdicts = optional(folder / VERDICTS, lambda at: load_tensors(at)[0], faults) or {}
+    verdicts = read_optional(folder / VERDICTS, lambda at: load_tensors(at)[0], faults) or {}
     correct = verdicts.get("correct")
     if correct is not None and tuple(correct.shape) != (rows[0]["samples"], sum(r["attack"] != WORST for r in rows)):
         faults.append(f"{folder / VERDICTS} does not fit scores.json; mmard eval writes both anew")
         verdicts = {}
     if all(row["attack"] in (CLEAN, WORST) for row in rows):
         rows = rows[:1]  # where nothing attacked there is no worst case
-    curve = optional(folder / CURVE, _curve, faults)
-    shown = optional(folder / EXAMPLES, Examples.load, faults)
+    curve = read_optional(folder / CURVE, _curve, faults)
+    shown = read_optional(folder / EXAMPLES, Examples.load, faults)
     correct, labels = verdicts.get("correct"), verdicts.get("labels")
     return replace(found, rows=rows, correct=correct, labels=labels, curve=curve, shown=shown)
 
@@ -200,7 +200,7 @@ def _is_row(row: Any) -> bool:
     )
 
 
-def _curve(file: Path) -> Row:
+def _curve(file: Path) -> JsonObject:
     found = read_json(file)
     columns = [found.get(key) for key in ("radii", "accuracy", "low", "high")]
     if not all(isinstance(c, list) and c and all(isinstance(v, int | float) for v in c) for c in columns):
@@ -210,13 +210,13 @@ def _curve(file: Path) -> Row:
     return found
 
 
-def optional(file: Path, read: Callable[[Path], T], faults: list[str]) -> T | None:
-    """What a file holds, where there is one and it is whole."""
-    return attempt(lambda: read(file), file, faults) if file.is_file() else None
+def read_optional(file: Path, read: Callable[[Path], T], faults: list[str]) -> T | None:
+    """Read a file where there is one; None where there is none or, with a line in ``faults``, where it cannot be read."""
+    return try_reading(lambda: read(file), file, faults) if file.is_file() else None
 
 
-def attempt(read: Callable[[], T], file: Path, faults: list[str]) -> T | None:
-    """What ``read`` gives; None, with a line in ``faults``, where the file cannot be read."""
+def try_reading(read: Callable[[], T], file: Path, faults: list[str]) -> T | None:
+    """Call ``read``; None, with a line in ``faults``, where the file cannot be read."""
     try:
         return read()
     except MmardError as e:

@@ -26,7 +26,7 @@ NO_NUMBERS: dict[str, type] = {"precision": str, "chosen_by": str, "collapsed": 
 
 
 class RunFolder:
-    """Files of one run, in ``path``: settings.yaml, method.txt, metrics.jsonl, checkpoint.pt, best and last weights, eval/.
+    """The files of one run, in ``path``: settings.yaml, method.txt, metrics.jsonl, checkpoint.pt, best and last weights, eval/.
 
     Raises:
         MmardError: for a folder of a newer layout.
@@ -71,12 +71,12 @@ class RunFolder:
 
     @property
     def has_run(self) -> bool:
-        """Has a run got so far that there is something to lose?"""
+        """Tell whether a run has got so far that there is something to lose."""
         return self.checkpoint_file.exists() or self.best_file.exists() or bool(self.metrics())
 
     @property
     def is_run(self) -> bool:
-        """Did `mmard train` make this folder?"""
+        """Tell whether `mmard train` made this folder."""
         return self.settings_file.is_file()
 
     def settings(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class RunFolder:
                         self._board.add_scalar(tag, number, record["step"])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of the metrics; a last one cut short by a kill is left out, with a warning.
+        """Read all lines of the metrics; a last one cut short by a kill is left out, with a warning.
 
         Raises:
             MmardError: for another line that is no record of a step.
@@ -168,8 +168,8 @@ class RunFolder:
         text = json.dumps(history, indent=2, ensure_ascii=False) + "\n"
         write_text(self.history_file, text, make_folder=False)
 
-    def history_told(self) -> list[str]:
-        """Tell the run's extensions, a line each; none where it was never extended.
+    def describe_history(self) -> list[str]:
+        """Describe the run's extensions, a line each; none where it was never extended.
 
         Raises:
             MmardError: for a file that is not as `keep_history` writes it.
@@ -177,7 +177,7 @@ class RunFolder:
         file = self.history_file
         found = parse_json(read_text(file), str(file)) if file.is_file() else []
         try:
-            return [printable(extension_told(entry)) for entry in found]
+            return [printable(describe_extension(entry)) for entry in found]
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
             raise MmardError(f"{file} is no history of a run ({first_line(e)}); mend it, or remove it") from e
 
@@ -189,15 +189,15 @@ class RunFolder:
         """Read what was found of each teacher before it taught; empty where nobody looked."""
         return read_json(self.teachers_file) if self.teachers_file.is_file() else {}
 
-    def teachers_told(self) -> list[str]:
-        """Tell what the look at each teacher found before it taught, a line each; none where nobody looked.
+    def describe_teachers(self) -> list[str]:
+        """Describe what was measured of each teacher before it taught, a line each; none where nobody did.
 
         Raises:
             MmardError: for a file that is not as training writes it.
         """
         file, found = self.teachers_file, self.teachers()
         try:
-            return [printable(look_told(name, look)) for name, look in found.items()]
+            return [printable(describe_teacher_check(name, look)) for name, look in found.items()]
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise MmardError(f"{file} does not say what was found of teachers ({first_line(e)}); remove it") from e
 
@@ -322,14 +322,14 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
     return [listed({key: pair}) for key, pair in changes(old, new, prefix).items()]
 
 
-def extension_told(entry: Mapping[str, Any]) -> str:
-    """Tell an extension of a run in one line, from its entry in history.json."""
+def describe_extension(entry: Mapping[str, Any]) -> str:
+    """Describe an extension of a run in one line, from its entry in history.json."""
     changed = ", ".join(f"{key} {old} → {new}" for key, (old, new) in entry["changed"].items())
     return f"extended at epoch {entry['epoch']:g}: {changed}; learning rate {entry['lr'][0]:.3g} → {entry['lr'][1]:.3g}"
 
 
-def look_told(name: str, found: Mapping[str, Any]) -> str:
-    """Tell in one line what a look at a teacher found, from its entry in teachers.json."""
+def describe_teacher_check(name: str, found: Mapping[str, Any]) -> str:
+    """Describe in one line what was measured of a teacher, from its entry in teachers.json."""
     robust = f", PGD-10 {found['pgd_10']:.1f} % ({found['threat']})" if "pgd_10" in found else ""
     claims = {k: v for k, v in found["claimed"].items() if is_number(v)}
     claimed = f"; claimed: {', '.join(f'{k} {v:g} %' for k, v in claims.items())}" if claims else ""

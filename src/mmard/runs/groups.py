@@ -1,4 +1,4 @@
-"""Runs that differ by their seed alone stand together: mean and spread over them."""
+"""Groups of runs that differ by their seed alone, and which evaluation a report shows first."""
 
 import json
 import warnings
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.evaluation.scores import WORST
-from mmard.runs.evaluation import EvaluationRecord, Row
+from mmard.runs.evaluation import EvaluationRecord, JsonObject
 from mmard.runs.folder import NO_EFFECT
 from mmard.runs.record import Run, is_run, read_run
 from mmard.utils.errors import MmardError
@@ -19,30 +19,30 @@ from mmard.utils.portable_paths import portable
 
 SAME = ("seed", *NO_EFFECT)
 """Settings by which runs of a group may differ."""
-Known = tuple[Row | None, str]
+SettingsAndFormula = tuple[JsonObject | None, str]
 """Resolved settings, None where they cannot be; and the formula, empty where there is none."""
-Spread = tuple[float, float | None]
+MeanSd = tuple[float, float | None]
 """Mean and sample standard deviation; None for a single value."""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs with the same settings but for the seed, none of which has a seed twice."""
+    """A group of runs with the same settings but for the seed, each seed once."""
 
     name: str
     runs: tuple[Run, ...]
 
-    def spread(self, value: Callable[[Run], float | None]) -> Spread | None:
-        """Mean and sd of what a run is asked for, over the runs that have it; None where none has."""
+    def mean_sd(self, value: Callable[[Run], float | None]) -> MeanSd | None:
+        """Compute mean and sample sd of a run's value, over the runs that have it; None where none has."""
         found = [v for run in self.runs if (v := value(run)) is not None]
         return mean_sd(found) if found else None
 
 
-def read_all(sources: Sequence[Path], known: Callable[[Path], Known]) -> list[Group]:
-    """The runs behind run folders and study folders, in groups.
+def read_groups(sources: Sequence[Path], settings_and_formula: Callable[[Path], SettingsAndFormula]) -> list[Group]:
+    """Read the runs behind run folders and study folders, in groups.
 
     Args:
-        known: settings and formula of a run folder; who gives it knows both, and this floor does not.
+        settings_and_formula: settings and formula of a run folder; who gives it knows both, and this floor does not.
 
     One whose settings cannot be read is left out with a warning; a folder that is named twice counts once.
 
@@ -60,7 +60,7 @@ def read_all(sources: Sequence[Path], known: Callable[[Path], Known]) -> list[Gr
     found, inner = [], []
     for path, source in runs:
         try:
-            resolved, formula = known(path)
+            resolved, formula = settings_and_formula(path)
             found.append(read_run(path, _name(path, source), formula, resolved))
             inner.append(path != source)
         except MmardError as e:
@@ -69,7 +69,7 @@ def read_all(sources: Sequence[Path], known: Callable[[Path], Known]) -> list[Gr
             warnings.warn(f"left out: {e}", stacklevel=2)
     if not found:
         raise MmardError(f"none of the {len(runs)} runs can be read")
-    groups = grouped(found, in_a_study=inner)  # by whole paths; what is shown is handed on
+    groups = group_runs(found, in_a_study=inner)  # by whole paths; what is shown is handed on
     return [Group(g.name, tuple(replace(r, settings=portable(dict(r.settings))) for r in g.runs)) for g in groups]
 
 
@@ -82,7 +82,7 @@ def _of_study(folder: Path) -> list[Path]:
     return sorted(inside, key=lambda path: place.get(path.relative_to(folder).as_posix(), len(place)))
 
 
-def study_results(folder: Path) -> Row:
+def study_results(folder: Path) -> JsonObject:
     """Read the results.json of a study's folder; empty where there is none, or where it cannot be read: it can be made anew."""
     try:
         return read_json(folder / "results.json")
@@ -94,8 +94,8 @@ def _name(path: Path, source: Path) -> str:
     return path.relative_to(source).as_posix() if path != source else path.resolve().name
 
 
-def grouped(runs: Sequence[Run], in_a_study: Sequence[bool]) -> list[Group]:
-    """In the order in which the first of each group came; a run within a study is known by its cell's labels."""
+def group_runs(runs: Sequence[Run], in_a_study: Sequence[bool]) -> list[Group]:
+    """Group runs, in the order in which the first of each group came; a run within a study is known by its cell's labels."""
     members: dict[tuple[str, int], list[Run]] = {}
     names: dict[tuple[str, int], str] = {}
     seen: Counter[str] = Counter()
@@ -112,9 +112,10 @@ def grouped(runs: Sequence[Run], in_a_study: Sequence[bool]) -> list[Group]:
     return groups
 
 
-def kind_of(groups: Sequence[Group]) -> str:
-    """The evaluation shown first: of best checkpoints, what most runs have, with no setting overridden, most attacks, most images.
+def main_evaluation_of(groups: Sequence[Group]) -> str:
+    """Name the main evaluation, which a report shows first.
 
+    It is of best checkpoints, what most runs have, with no setting overridden, most attacks, most images.
     An exported file, the last checkpoint or another threat say something else than a reader takes the first table for, however
     many rows they have. One without an attack only where there is no other; empty where no run was judged.
     """
@@ -136,25 +137,25 @@ def kind_of(groups: Sequence[Group]) -> str:
     return max(found, key=rank, default="")
 
 
-def attacks_of(groups: Sequence[Group], kind: str) -> list[str]:
-    """All the attacks of that evaluation, in the order in which they came."""
-    every = [run.evaluations[kind].attacks for group in groups for run in group.runs if kind in run.evaluations]
+def attacks_of(groups: Sequence[Group], main: str) -> list[str]:
+    """List the attacks of the main evaluation, in the order in which they came."""
+    every = [run.evaluations[main].attacks for group in groups for run in group.runs if main in run.evaluations]
     return sorted(dict.fromkeys(a for attacks in every for a in attacks), key=lambda a: a == WORST)
 
 
-def accuracy(run: Run, kind: str, attack: str) -> float | None:
-    """Of a run under an attack, in percent."""
-    row = run.evaluations[kind].row(attack) if kind in run.evaluations else None
+def accuracy(run: Run, main: str, attack: str) -> float | None:
+    """Return a run's accuracy under an attack in the main evaluation, in percent; None where it was not measured."""
+    row = run.evaluations[main].row(attack) if main in run.evaluations else None
     return None if row is None else float(row["accuracy"])
 
 
-def of_evaluation(run: Run, wanted: Callable[[EvaluationRecord], Any], kind: str) -> EvaluationRecord | None:
-    """The evaluation of a run that has what is wanted: the one shown first, else the best checkpoint's, with most images."""
+def evaluation_with(run: Run, wanted: Callable[[EvaluationRecord], Any], main: str) -> EvaluationRecord | None:
+    """Find the evaluation of a run that has what is wanted: the main one, else the best checkpoint's, with most images."""
     fit = [j for j in run.evaluations.values() if wanted(j) is not None]
-    return max(fit, key=lambda j: (j.name == kind, j.own, j.samples, j.name), default=None)
+    return max(fit, key=lambda j: (j.name == main, j.own, j.samples, j.name), default=None)
 
 
-def curve_of(run: Run, kind: str) -> Row | None:
-    """Accuracy against the radius, where it was measured."""
-    evaluation = of_evaluation(run, lambda j: j.curve, kind)
+def curve_of(run: Run, main: str) -> JsonObject | None:
+    """Find a run's curve of accuracy against the radius; None where it was not measured."""
+    evaluation = evaluation_with(run, lambda j: j.curve, main)
     return evaluation.curve if evaluation else None

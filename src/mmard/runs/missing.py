@@ -1,26 +1,26 @@
-"""What a report could show and the run folders do not hold yet, each with the command that makes it."""
+"""What run folders do not hold yet of what a report can show, each part with the command that makes it."""
 
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mmard.runs.by_class import by_class
-from mmard.runs.command import again
-from mmard.runs.groups import Group, of_evaluation
+from mmard.runs.by_class import accuracy_by_class
+from mmard.runs.command import eval_command
+from mmard.runs.groups import Group, evaluation_with
 from mmard.runs.record import MEMORY, Run
 
 
 @dataclass(frozen=True)
 class Missing:
-    """A part that is not there, of some runs, and the command that makes it for all of them."""
+    """A part of the report that some runs lack, and the command that makes it for all of them."""
 
     what: str
     runs: tuple[str, ...]
     command: str
 
 
-def missing_of(groups: Sequence[Group], kind: str) -> list[Missing]:
-    """In the order of the report; one entry for each part."""
+def missing_of(groups: Sequence[Group], main: str) -> list[Missing]:
+    """List the parts of the report that runs lack, in the order of the report."""
     runs = [run for group in groups for run in group.runs]
     parts: list[tuple[str, Callable[[Run], bool], Callable[[Sequence[Run]], str]]] = [
         ("an end of the training", lambda run: run.finished, _resume),
@@ -29,15 +29,15 @@ def missing_of(groups: Sequence[Group], kind: str) -> list[Missing]:
             lambda run: any(j.attacked for j in run.evaluations.values()),
             lambda r: f"mmard eval {_paths(r)}",
         ),
-        ("accuracy by class", lambda run: by_class(run, kind) is not None, lambda r: _again(r, kind)),
+        ("accuracy by class", lambda run: accuracy_by_class(run, main) is not None, lambda r: _again(r, main)),
         (
             "accuracy against eps",
-            lambda run: of_evaluation(run, lambda j: j.curve, kind) is not None,
+            lambda run: evaluation_with(run, lambda j: j.curve, main) is not None,
             lambda r: f"mmard eval {_paths(r)} --attacks none --curve",
         ),
         (
             "examples",
-            lambda run: of_evaluation(run, lambda j: j.shown, kind) is not None,
+            lambda run: evaluation_with(run, lambda j: j.shown, main) is not None,
             lambda r: f"mmard eval {_paths(r)} --attacks none --examples 12",
         ),
         ("where its examples lie to the teacher's boundary", _diagnosed, _diagnose),
@@ -63,12 +63,12 @@ def _resume(runs: Sequence[Run]) -> str:
     return "\n".join(f"mmard train {shlex.quote(str(run.path))} --resume" for run in runs)
 
 
-def _again(runs: Sequence[Run], kind: str) -> str:
+def _again(runs: Sequence[Run], main: str) -> str:
     """The evaluation shown first once more, which now keeps the labels; where it attacked nothing, a whole one."""
     evaluation = next(
-        (run.evaluations[kind] for run in runs if kind in run.evaluations and run.evaluations[kind].attacked), None
+        (run.evaluations[main] for run in runs if main in run.evaluations and run.evaluations[main].attacked), None
     )
-    return f"mmard eval {_paths(runs)}" if evaluation is None else again(evaluation, [run.path for run in runs])
+    return f"mmard eval {_paths(runs)}" if evaluation is None else eval_command(evaluation, [run.path for run in runs])
 
 
 def _diagnosed(run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""What lies in a run folder, read for a report. What cannot be read is a line in `Run.faults`, and the rest is shown."""
+"""A run folder, read as a record: what cannot be read is a line in `Run.faults`, and the rest is there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from mmard.core.threat import in_255ths
-from mmard.runs.command import again
+from mmard.runs.command import eval_command
 from mmard.runs.evaluation import (
     SCORES,
     EvaluationRecord,
-    Row,
-    attempt,
+    JsonObject,
     digest_of_weights,
     evaluations_in,
-    optional,
-    part,
     read_evaluation,
+    read_optional,
+    section_of,
+    try_reading,
 )
 from mmard.runs.folder import RunFolder, best_validation, epochs_done
 from mmard.utils.files import read_json
@@ -28,7 +28,7 @@ FIGURES = ("margins", "slices")
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run folder.
+    """The record of one run folder.
 
     Attributes:
         name: how the report calls it.
@@ -38,19 +38,19 @@ class Run:
         diagnosis: diagnosis.json; None where there is none.
         formula: the method as it reads in its paper; empty where it is not known.
         faults: files that could not be read, a line each.
-        looks_at_teachers: what was found of each teacher before it taught, a line each.
+        teacher_checks: what was found of each teacher before it taught, a line each.
         history: how the run was extended, a line each.
     """
 
     name: str
     path: Path
-    settings: Row
-    metrics: list[Row]
+    settings: JsonObject
+    metrics: list[JsonObject]
     evaluations: Mapping[str, EvaluationRecord]
-    diagnosis: Row | None = None
+    diagnosis: JsonObject | None = None
     formula: str = ""
     faults: list[str] = field(default_factory=list)
-    looks_at_teachers: Sequence[str] = ()
+    teacher_checks: Sequence[str] = ()
     history: Sequence[str] = ()
 
     @property
@@ -58,55 +58,55 @@ class Run:
         return self.settings.get("seed")
 
     @property
-    def looks(self) -> list[Row]:
-        """The epochs at whose end the held-out images were looked at."""
+    def validations(self) -> list[JsonObject]:
+        """List the lines of the metrics that have accuracies on held-out images."""
         return [r for r in self.metrics if all(isinstance(r.get(key), int | float) for key in ("robust", "clean"))]
 
     @property
     def epochs(self) -> tuple[int, int]:
-        """Done, and planned."""
-        return epochs_done(self.metrics), int(part(self.settings, "train").get("epochs") or 0)
+        """Return the number of epochs done and planned."""
+        return epochs_done(self.metrics), int(section_of(self.settings, "train").get("epochs") or 0)
 
     @property
     def finished(self) -> bool:
-        """Has it come to its end? A folder that was kept without weights is asked for its epochs."""
+        """Tell whether training came to its end; a folder without weights is judged by its epochs."""
         done, planned = self.epochs
         return RunFolder(self.path).last_file.is_file() or done >= planned > 0
 
     @property
     def precision(self) -> str:
-        """Of its training; several where it went on in another, with the first epoch of each."""
+        """Name the numeric precision of training; several where it went on in another, with the first epoch of each."""
         of = [(r["epoch"], r["precision"]) for r in self.metrics if isinstance(r.get("precision"), str)]
         if not of:  # before it was kept
-            return str(part(self.settings, "engine").get("precision") or "")
+            return str(section_of(self.settings, "engine").get("precision") or "")
         changes = [(e, name) for i, (e, name) in enumerate(of) if i == 0 or name != of[i - 1][1]]
         return ", ".join([changes[0][1], *(f"{name} from epoch {e}" for e, name in changes[1:])])
 
     @property
     def best(self) -> Mapping[str, Any] | None:
-        """The look by which the best checkpoint was chosen."""
+        """Find the validation by which the best checkpoint was chosen."""
         return best_validation(self.metrics)
 
     def threat(self, evaluation: EvaluationRecord) -> str:
-        """Under which an evaluation attacked: its own, which may be another than the training's."""
+        """Name the threat model of an evaluation, which may be another than the training's."""
         return str(evaluation.metadata.get("threat") or threat_of(self.settings))
 
     def figure(self, name: str) -> Path | None:
-        """A figure of its diagnosis, where there is one."""
+        """Find a figure of the run's diagnosis; None where there is none."""
         path = self.path / "diagnose" / f"{name}.png"
         return path if path.is_file() else None
 
 
 def threat_of(settings: Mapping[str, Any]) -> str:
-    """``L∞ 8/255``."""
-    given = part(settings, "threat")
+    """Name the threat model of settings: ``L∞ 8/255``."""
+    given = section_of(settings, "threat")
     eps, norm = given.get("eps"), "L2" if given.get("norm") == "l2" else "L∞"
     return f"{norm} {in_255ths(float(eps))}" if isinstance(eps, int | float) else norm
 
 
-def data_settings_of(settings: Mapping[str, Any]) -> str:
-    """What the images are called: a name of the hub, ``digits``, or that of the files they came from."""
-    data = part(settings, "data")
+def data_name_of(settings: Mapping[str, Any]) -> str:
+    """Name the data set of settings: a name of the hub, ``digits``, or that of the files they came from."""
+    data = section_of(settings, "data")
     name, train, root = (data.get(key) for key in ("name", "train", "root"))
     if name == "parquet" and train:
         return Path(str(train[0] if isinstance(train, list) else train)).stem.removesuffix("-train")
@@ -114,12 +114,12 @@ def data_settings_of(settings: Mapping[str, Any]) -> str:
 
 
 def is_run(path: Path) -> bool:
-    """Did `mmard train` make this folder?"""
+    """Tell whether `mmard train` made this folder."""
     return RunFolder(path).is_run
 
 
 def read_run(path: Path, name: str, formula: str = "", resolved: Mapping[str, Any] | None = None) -> Run:
-    """Read a run folder.
+    """Read a run folder into a record.
 
     Args:
         resolved: its settings with the defaults that its file, if it is an old one, does not have; None: as they stand there.
@@ -130,12 +130,12 @@ def read_run(path: Path, name: str, formula: str = "", resolved: Mapping[str, An
     folder = RunFolder(path)
     settings, faults = folder.settings(), list[str]()
     settings = dict(resolved or settings)
-    metrics = attempt(folder.metrics, folder.metrics_file, faults) or []
+    metrics = try_reading(folder.metrics, folder.metrics_file, faults) or []
     metrics = [r for r in metrics if isinstance(r.get("epoch"), int) and isinstance(r.get("seconds"), int | float)]
     evaluation = _evaluations(path, faults)
-    diagnosis = optional(path / "diagnose" / "diagnosis.json", read_json, faults)
-    looks = attempt(folder.teachers_told, folder.teachers_file, faults) or []
-    history = attempt(folder.history_told, folder.history_file, faults) or []
+    diagnosis = read_optional(path / "diagnose" / "diagnosis.json", read_json, faults)
+    looks = try_reading(folder.describe_teachers, folder.teachers_file, faults) or []
+    history = try_reading(folder.describe_history, folder.history_file, faults) or []
     return Run(name, path, settings, metrics, evaluation, diagnosis, formula, faults, looks, history)
 
 
@@ -145,14 +145,16 @@ def _evaluations(run: Path, faults: list[str]) -> dict[str, EvaluationRecord]:
     digests: dict[Path, str | None] = {}
     for folder in evaluations_in(run):
         file = folder / SCORES
-        evaluation = attempt(lambda folder=folder: read_evaluation(folder, faults), file, faults)  # type: ignore[misc]
+        evaluation = try_reading(lambda folder=folder: read_evaluation(folder, faults), file, faults)  # type: ignore[misc]
         if evaluation is None:
             continue
         weights, then = run / evaluation.weights, evaluation.metadata.get("weights")
         if then is not None and weights not in digests:  # what cannot be read is said once
-            digests[weights] = attempt(lambda weights=weights: digest_of_weights(weights), weights, faults)  # type: ignore[misc]
+            digests[weights] = try_reading(lambda weights=weights: digest_of_weights(weights), weights, faults)  # type: ignore[misc]
         if then is None or digests[weights] in (then, None):
             found[evaluation.name] = evaluation
         else:
-            faults.append(f"{file} is of other weights than {weights} has now; judge these: {again(evaluation, [run])}")
+            faults.append(
+                f"{file} is of other weights than {weights} has now; judge these: {eval_command(evaluation, [run])}"
+            )
     return found

@@ -1,10 +1,10 @@
-"""What a report looks for in runs by itself; what an evaluation checks of itself is not looked for again."""
+"""The rules by which a report finds faults in runs; what an evaluation checks by itself is not checked again."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from mmard.evaluation.scores import WORST
-from mmard.runs.by_class import by_class
+from mmard.runs.by_class import accuracy_by_class
 from mmard.runs.evaluation import EvaluationRecord
 from mmard.runs.groups import curve_of
 from mmard.runs.record import Run
@@ -16,8 +16,8 @@ FEW = 500
 
 
 @dataclass(frozen=True)
-class Flag:
-    """Something to know.
+class Finding:
+    """A finding: something to know before believing the figures.
 
     Attributes:
         level: one of `mmard.runs.findings.LEVELS`.
@@ -35,12 +35,12 @@ class Flag:
 
     @property
     def advice(self) -> str:
-        """What it means and what to do, as sentences; a finding in a file may say neither."""
+        """Write what it means and what to do as sentences; a finding in a file may say neither."""
         told = (("Means", self.means), ("Do", self.do))
         return " ".join(f"{name}: {said.rstrip('.')}." for name, said in told if said)
 
 
-Look = Callable[[Run, EvaluationRecord | None], str | None]
+Rule = Callable[[Run, EvaluationRecord | None], str | None]
 """A word on a run where it has the fault, perhaps an empty one; None where it has not."""
 
 
@@ -58,7 +58,7 @@ def _collapsed(run: Run, _: EvaluationRecord | None) -> str | None:
 
 
 def _overfitted(run: Run, _: EvaluationRecord | None) -> str | None:
-    if run.best is None or (lost := run.best["robust"] - run.looks[-1]["robust"]) < FALL:
+    if run.best is None or (lost := run.best["robust"] - run.validations[-1]["robust"]) < FALL:
         return None
     return f"{run.best['robust']:.1f} % in epoch {run.best['epoch']}, {lost:.1f} points less at the end"
 
@@ -99,7 +99,7 @@ def _rises(run: Run, _: EvaluationRecord | None) -> str | None:
 
 
 def _uneven(run: Run, evaluation: EvaluationRecord | None) -> str | None:
-    found = by_class(run, evaluation.name if evaluation else "")
+    found = accuracy_by_class(run, evaluation.name if evaluation else "")
     if found is None:
         return None
     worst, mean = found.worst, found.mean(found.robust)
@@ -110,9 +110,9 @@ def _uneven(run: Run, evaluation: EvaluationRecord | None) -> str | None:
     )
 
 
-LOOKS: tuple[tuple[Flag, Look], ...] = (
+RULES: tuple[tuple[Finding, Rule], ...] = (
     (
-        Flag(
+        Finding(
             "warning",
             "The training is not at its end.",
             "what is shown is of what is there",
@@ -121,7 +121,7 @@ LOOKS: tuple[tuple[Flag, Look], ...] = (
         _unfinished,
     ),
     (
-        Flag(
+        Finding(
             "warning",
             "Robust accuracy collapsed while it trained (catastrophic overfitting).",
             "from then on the attack of the training no longer found what fools the network",
@@ -130,7 +130,7 @@ LOOKS: tuple[tuple[Flag, Look], ...] = (
         _collapsed,
     ),
     (
-        Flag(
+        Finding(
             "warning",
             "Not judged on test images yet, or not as the others were.",
             "the first table has no figures of it",
@@ -139,7 +139,7 @@ LOOKS: tuple[tuple[Flag, Look], ...] = (
         _not_judged,
     ),
     (
-        Flag(
+        Finding(
             "warning",
             "Accuracy grows with the radius of the attack.",
             "a larger ball can only be easier to attack: a sign of hidden gradients",
@@ -148,7 +148,7 @@ LOOKS: tuple[tuple[Flag, Look], ...] = (
         _rises,
     ),
     (
-        Flag(
+        Finding(
             "note",
             "Robust overfitting: by the end the held-out robust accuracy had fallen from its best.",
             "the last checkpoint resists less than the best one",
@@ -157,7 +157,7 @@ LOOKS: tuple[tuple[Flag, Look], ...] = (
         _overfitted,
     ),
     (
-        Flag(
+        Finding(
             "note",
             "Judged without AutoAttack.",
             "figures under PGD and C&W flatter by some points",
@@ -166,7 +166,7 @@ LOOKS: tuple[tuple[Flag, Look], ...] = (
         _no_autoattack,
     ),
     (
-        Flag(
+        Finding(
             "note",
             "AutoAttack without FAB and Square.",
             "it compares methods as well, but would not find hidden gradients out",
@@ -175,7 +175,7 @@ LOOKS: tuple[tuple[Flag, Look], ...] = (
         _quick_only,
     ),
     (
-        Flag(
+        Finding(
             "note",
             "Few test images.",
             "the 95 % interval of the worst case is wide",
@@ -184,7 +184,7 @@ LOOKS: tuple[tuple[Flag, Look], ...] = (
         _few_images,
     ),
     (
-        Flag(
+        Finding(
             "note",
             "One class is far less robust than the mean.",
             "the mean hides how easily its images are attacked",

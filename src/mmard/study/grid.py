@@ -20,7 +20,7 @@ WITH_PARTS = {"method", "teachers", *SECTIONS}  # settings whose value is a mapp
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid.
+    """A cell of the grid: one run.
 
     Attributes:
         labels: axis → label.
@@ -32,23 +32,23 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Its folder within the study's."""
+        """Name its folder within the study's."""
         return "/".join([*(folder_of(label) for label in self.labels.values()), f"seed-{self.settings.seed}"])
 
     @property
     def folder(self) -> RunFolder:
-        """Its run folder."""
+        """Open its run folder."""
         return RunFolder(self.settings.out)
 
     @property
     def fingerprint(self) -> str:
-        """Eight hex digits of all the settings that can change a result and are not the defaults."""
+        """Hash, in eight hex digits, all the settings that can change a result and are not the defaults."""
         important = self.settings.model_dump(mode="json", exclude=UNIMPORTANT, exclude_defaults=True)
         return hashlib.sha256(json.dumps(important, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def cells_of(study: StudyFile) -> list[Cell]:
-    """All the cells, the last axis and the seeds turning fastest.
+    """Make all the cells, the last axis and the seeds turning fastest.
 
     Raises:
         MmardError: for an unknown axis or setting, an empty axis, labels that cannot be folders, one cell twice.
@@ -74,7 +74,7 @@ def cells_of(study: StudyFile) -> list[Cell]:
 
 
 def axes_of(study: StudyFile) -> Axes:
-    """The grid with a label and settings for each value, in the order written."""
+    """Resolve the grid to a label and settings for each value, in the order written."""
     axes: Axes = {}
     for axis, values in study.grid.items():
         not_ours(axis, "grid")
@@ -90,7 +90,7 @@ def axes_of(study: StudyFile) -> Axes:
 
 
 def folder_of(label: str) -> str:
-    """A label as the name of a folder."""
+    """Turn a label into the name of a folder."""
     return re.sub(r"[^\w.+=-]", "-", label)
 
 

@@ -1,4 +1,4 @@
-"""What there is to do: teachers that cells share first, then the cells; and what is done already."""
+"""The jobs of a study: teachers that cells share first, then the cells; and which are done already."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,27 +31,27 @@ class Job:
 
     @property
     def folder(self) -> RunFolder:
-        """Its run folder."""
+        """Open its run folder."""
         return RunFolder(self.settings.out)
 
     @property
     def epochs(self) -> int:
-        """How many it has done."""
+        """Count the epochs it has done."""
         return epochs_done(self.folder.metrics())
 
     def state(self) -> str:
-        """``done``, ``part`` (it will go on) or ``new``."""
+        """Tell its state: ``done``, ``part`` (it will go on) or ``new``."""
         done = is_done(self.folder, self.evaluation) if self.evaluation else self.folder.last_file.exists()
         return "done" if done else "part" if self.folder.has_run else "new"
 
 
 def weights_of(folder: RunFolder, evaluation: Evaluation) -> Path:
-    """The checkpoint that is judged."""
+    """Return the checkpoint that is evaluated."""
     return folder.last_file if evaluation.checkpoint == "last" else folder.best_file
 
 
 def scores_of(folder: RunFolder, evaluation: Evaluation) -> Path | None:
-    """The folder with the scores of exactly this evaluation; None where there are none."""
+    """Find the folder with the scores of exactly this evaluation; None where there are none."""
     return find_evaluation(folder.path, evaluation.checkpoint, evaluation.asked())
 
 
@@ -62,7 +62,7 @@ def is_done(folder: RunFolder, evaluation: Evaluation) -> bool:
 
 
 def jobs_of(cells: Sequence[Cell], evaluation: Evaluation) -> list[Job]:
-    """All that a study needs, each job after the one it waits for; checked as far as that is possible beforehand.
+    """List all the jobs of a study, each after the one it waits for; checked as far as that is possible beforehand.
 
     Raises:
         MmardError: for an unknown attack, a fault in a cell's settings, a run folder that was made with other settings,

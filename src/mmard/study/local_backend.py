@@ -18,18 +18,18 @@ from mmard.utils.safe_open import open_to_append
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one process: what its environment says."""
+    """A slot for one process, given by environment variables."""
 
     environment: dict[str, str]
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:
-    """The visible GPUs as CUDA_VISIBLE_DEVICES writes them."""
+    """List the visible GPUs as CUDA_VISIBLE_DEVICES writes them."""
     import torch
 
     count = torch.cuda.device_count()
@@ -38,7 +38,7 @@ def gpus() -> list[str]:
 
 
 def slots(jobs: int | None, threads: int | None, devices: Sequence[str]) -> list[Slot]:
-    """Places for so many processes at once.
+    """Share out cores and GPUs among so many processes at once.
 
     Args:
         jobs: None: one a device, or one a core where there is none.

@@ -18,7 +18,7 @@ TRAINING_SHARE = 0.8
 
 
 def plan_table(jobs: Sequence[Job], title: str) -> ScreenTable:
-    """All the jobs with their state."""
+    """Make the table of all jobs with their state."""
     table = ScreenTable(title=title, title_justify="left", box=None, padding=(0, 2))
     for name in ("run", "state", "epochs"):
         table.add_column(name)
@@ -92,7 +92,7 @@ class Screen(Listener):
 
 
 def results_table(results: dict[str, Any]) -> ScreenTable:
-    """Mean and spread of clean accuracy, worst case and the strongest attacks, a group a line."""
+    """Make the table of mean and sd of clean accuracy, worst case and the strongest attacks, a group a line."""
     table = ScreenTable(title="Accuracy on the test images, in percent: mean ± sd over seeds", title_justify="left")
     for axis in results["axes"]:
         table.add_column(axis)
@@ -107,8 +107,8 @@ def results_table(results: dict[str, Any]) -> ScreenTable:
     return table
 
 
-def verdicts(results: dict[str, Any]) -> list[str]:
-    """A line for each comparison under the worst case."""
+def comparison_lines(results: dict[str, Any]) -> list[str]:
+    """Describe each comparison under the worst case in one line."""
     lines = []
     for c in results["comparisons"]:
         if c["attack"] == WORST:

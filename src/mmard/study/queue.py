@@ -14,19 +14,19 @@ class Backend(Protocol):
     """Where jobs run: processes of this machine, or of many."""
 
     def room(self) -> bool:
-        """Can another job start now?"""
+        """Tell whether another job can start now."""
         ...
 
     def start(self, job: Job) -> None:
-        """Start it and come back at once."""
+        """Start a job and come back at once."""
         ...
 
     def ended(self) -> list[tuple[Job, str | None]]:
-        """The jobs that have ended since the last call, with their error, None where all is well."""
+        """List the jobs that have ended since the last call, with their error, None where all is well."""
         ...
 
     def stop(self) -> None:
-        """Stop what is running."""
+        """Stop the running jobs."""
         ...
 
 
@@ -34,43 +34,43 @@ class Listener:
     """Told of what happens; this one says nothing."""
 
     def started(self, job: Job) -> None:
-        """A job runs."""
+        """Hear that a job runs."""
 
     def ended(self, job: Job, error: str | None) -> None:
-        """A job is over; ``error`` is one line, None where all is well."""
+        """Hear that a job is over; ``error`` is one line, None where all is well."""
 
     def on_progress(self) -> None:
-        """Time has passed."""
+        """Hear that time has passed."""
 
 
-def run_all(jobs: Sequence[Job], backend: Backend, audience: Listener) -> dict[str, str]:
-    """Do all the jobs, in their order as far as there is room; returns name → error of those that failed."""
+def run_all(jobs: Sequence[Job], backend: Backend, listener: Listener) -> dict[str, str]:
+    """Run all the jobs, in their order as far as there is room; returns name → error of those that failed."""
     waiting, running = list(jobs), 0
     failed: dict[str, str] = {}
     unfinished = {job.name for job in jobs}
 
-    def sync(job: Job, error: str | None) -> None:
+    def finish(job: Job, error: str | None) -> None:
         unfinished.discard(job.name)
         if error is not None:
             failed[job.name] = error
-        audience.ended(job, error)
+        listener.ended(job, error)
 
     try:
         while waiting or running:
             for job in [j for j in waiting if j.needs in failed]:
                 waiting.remove(job)
-                sync(job, f"{job.needs} failed")
+                finish(job, f"{job.needs} failed")
             for job in [j for j in waiting if j.needs not in unfinished]:
                 if not backend.room():
                     break
                 waiting.remove(job)
                 backend.start(job)
                 running += 1
-                audience.started(job)
+                listener.started(job)
             for job, error in backend.ended():
                 running -= 1
-                sync(job, error)
-            audience.on_progress()
+                finish(job, error)
+            listener.on_progress()
             time.sleep(TICK)
     finally:
         backend.stop()

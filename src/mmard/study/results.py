@@ -11,15 +11,15 @@ from mmard.runs.folder import best_validation
 from mmard.study.grid import Cell, axes_of, cells_of
 from mmard.study.jobs import Job, must_be_ours, scores_of
 from mmard.study.spec import StudyFile
-from mmard.study.statistics import paired
+from mmard.study.statistics import paired_test
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import mean_sd
 
-Row = dict[str, Any]
+CellResult = dict[str, Any]
 
 
 def results_of(study: StudyFile) -> dict[str, Any]:
-    """All that the study found: ``rows`` (a cell each), ``groups`` (over seeds), ``comparisons``, ``missing``.
+    """Collect all that the study found: ``rows`` (a cell each), ``groups`` (over seeds), ``comparisons``, ``missing``.
 
     Raises:
         MmardError: when no cell is judged yet, or a run folder was made with other settings.
@@ -46,8 +46,8 @@ def results_of(study: StudyFile) -> dict[str, Any]:
     }
 
 
-def row_of(cell: Cell, study: StudyFile) -> Row | None:
-    """What a cell found, in percent; None where it is not judged yet."""
+def row_of(cell: Cell, study: StudyFile) -> CellResult | None:
+    """Read the result of a cell, in percent; None where it is not evaluated yet."""
     place = scores_of(cell.folder, study.evaluate)
     if place is None or not cell.folder.is_run:
         return None
@@ -75,15 +75,15 @@ def _changes(cell: Cell) -> bool:
     return any(part is not None for part in (attack.late, attack.guard, attack.stop_at))
 
 
-def _seconds(cell: Cell, metrics: Sequence[Row]) -> float:
+def _seconds(cell: Cell, metrics: Sequence[CellResult]) -> float:
     """Of an epoch: the median, which a busy moment does not move; the mean where most epochs do not stand for all."""
     seconds = [r["seconds"] for r in metrics]
     return statistics.fmean(seconds) if _changes(cell) else statistics.median(seconds)
 
 
-def groups_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The cells that differ by seed only, with mean and sample standard deviation of each figure."""
-    found: dict[tuple[str, ...], list[Row]] = {}
+def groups_of(rows: Sequence[CellResult]) -> list[dict[str, Any]]:
+    """Group the cells that differ by seed only, with mean and sample standard deviation of each figure."""
+    found: dict[tuple[str, ...], list[CellResult]] = {}
     for row in rows:
         found.setdefault(tuple(row["labels"].values()), []).append(row)
     groups = []
@@ -98,13 +98,13 @@ def groups_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def compared_axis(study: StudyFile) -> str | None:
-    """The axis whose labels are compared with its first; None where there is no choice."""
+    """Choose the axis whose labels are compared with its first; None where there is no choice."""
     axes = axes_of(study)
     return study.compare or next((axis for axis, labels in axes.items() if len(labels) > 1), None)
 
 
-def comparisons_of(rows: Sequence[Row], study: StudyFile) -> list[dict[str, Any]]:
-    """Each further label of the compared axis against the first: pairs have the same other labels and the same seed."""
+def comparisons_of(rows: Sequence[CellResult], study: StudyFile) -> list[dict[str, Any]]:
+    """Compare each further label of the axis with the first: pairs have the same other labels and the same seed."""
     axis = compared_axis(study)
     if axis is None:
         return []
@@ -116,11 +116,11 @@ def comparisons_of(rows: Sequence[Row], study: StudyFile) -> list[dict[str, Any]
         for attack in _accuracies(mine[0]) if mine else ():
             differences = [_accuracies(row)[attack] - partners[_cell_but_for(row, axis)][attack] for row in mine]
             what = {"baseline": first, "label": label, "attack": attack, "differences": differences}
-            found.append(what | asdict(paired(differences)))
+            found.append(what | asdict(paired_test(differences)))
     return found
 
 
-def _accuracies(row: Row) -> dict[str, float]:
+def _accuracies(row: CellResult) -> dict[str, float]:
     """On the test images by attack, and of the best epoch on the held-out ones, by which a choice is made."""
     held_out: dict[str, float] = {key: row[key] for key in HELD_OUT if row[key] is not None}
     return {**row["accuracies"], **held_out}
@@ -131,8 +131,8 @@ def _cell_but_for(row: Mapping[str, Any], axis: str) -> tuple[Any, ...]:
     return (row["seed"], *(label for name, label in row["labels"].items() if name != axis))
 
 
-def flat_rows(results: Mapping[str, Any]) -> list[Row]:
-    """The rows for a CSV file: a column each for axis, seed, accuracy and the rest."""
+def flat_rows(results: Mapping[str, Any]) -> list[CellResult]:
+    """Flatten the rows for a CSV file: a column each for axis, seed, accuracy and the rest."""
     return [
         {
             **row["labels"],

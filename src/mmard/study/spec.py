@@ -28,7 +28,7 @@ class Evaluation(Section):
     checkpoint: Literal["best", "last"] = "best"
 
     def asked(self) -> dict[str, Any]:
-        """What scores.json says was asked for."""
+        """Write the request as scores.json has it."""
         return {**self.model_dump(exclude={"checkpoint"}), "overrides": {}}
 
 
@@ -58,7 +58,7 @@ class StudyFile(Section):
 
     @property
     def folder(self) -> Path:
-        """Where its runs and tables are."""
+        """Return the folder of its runs and tables."""
         return Path(self.out).expanduser()
 
     def base_settings(self) -> Settings:
@@ -83,7 +83,7 @@ class StudyFile(Section):
 
 
 def is_setting(key: str) -> bool:
-    """Is there a setting of this name? Parameters of a method and further teachers are, too."""
+    """Tell whether there is a setting of this name; parameters of a method and further teachers are settings, too."""
     return key in keys_of(Settings) or key.startswith(("method.", "teachers."))
 
 
@@ -94,7 +94,7 @@ def not_ours(key: str, where: str) -> None:
 
 
 def studies() -> dict[str, Path]:
-    """The built-in studies by name."""
+    """Find the built-in studies by name."""
     return {p.stem: p for folder in recipe_folders() for p in sorted((folder / "studies").glob("*.yaml"))}
 
 

@@ -12,7 +12,7 @@ MOST_EXACT = 16
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedTest:
     """The mean of n paired differences, with its interval and its tests.
 
     Attributes:
@@ -33,19 +33,19 @@ class Paired:
     p_exact: float | None
 
 
-def paired(differences: Sequence[float]) -> Paired:
+def paired_test(differences: Sequence[float]) -> PairedTest:
     """Test whether the mean of paired differences is 0."""
     n, (mean, sd) = len(differences), mean_sd(differences)
     exact = sign_flip(differences) if n <= MOST_EXACT else None
     if sd is None or sd <= 1e-9 * max(1.0, abs(mean)):  # equal but for rounding
-        return Paired(n, mean, sd, None, None, None, exact)
+        return PairedTest(n, mean, sd, None, None, None, exact)
     from scipy.stats import t as student  # a second to import
 
     error = sd / math.sqrt(
         n
     )  # of exact sums; ttest_1samp adds up as the processor likes, and results.json would change
     half = float(student.ppf(0.975, n - 1)) * error
-    return Paired(n, mean, sd, mean - half, mean + half, 2 * float(student.sf(abs(mean) / error, n - 1)), exact)
+    return PairedTest(n, mean, sd, mean - half, mean + half, 2 * float(student.sf(abs(mean) / error, n - 1)), exact)
 
 
 def sign_flip(differences: Sequence[float]) -> float:

@@ -42,7 +42,7 @@ class Log(Watcher):
 
 
 def as_dict(job: Job) -> dict[str, Any]:
-    """A job in plain values, to send to another process."""
+    """Write a job in plain values, to send to another process."""
     evaluation = job.evaluation.model_dump() if job.evaluation else None
     given = job.settings.trust  # once, to the study
     trust = {"everything": given.everything, "own": sorted(given.own)}
@@ -101,7 +101,7 @@ def _end_with_the_parent() -> None:
 
 
 def main() -> None:
-    """Entry of the process."""
+    """Run the job that standard input describes."""
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     error = do(job)
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def log_file(out: str) -> Path:
-    """Where a job's output goes."""
+    """Return the file of a job's output."""
     return Path(out).expanduser() / "log.txt"
 
 

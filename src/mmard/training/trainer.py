@@ -21,7 +21,7 @@ from mmard.data.augment import apply_extra, sample_crop
 from mmard.data.images import Images, ImageSet
 from mmard.models.students import Classifier
 from mmard.models.weights import save_weights
-from mmard.runs.folder import RunFolder, extension_told
+from mmard.runs.folder import RunFolder, describe_extension
 from mmard.training.attack_state import prepare_attack, tell_guards
 from mmard.training.averaging import Average, Averaging
 from mmard.training.callbacks import Watcher
@@ -311,7 +311,7 @@ class Trainer:
             self.history = [*self.history, entry]
             self._save()  # from here on the checkpoint is of the new plan
             self.engine.on_global_zero(lambda: self.folder.keep_history(self.history))
-            self.watcher.told(extension_told(entry))
+            self.watcher.told(describe_extension(entry))
 
     def _extended(self, extension: Extension) -> dict[str, Any]:
         return extension.entry(

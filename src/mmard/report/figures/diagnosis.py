@@ -27,7 +27,7 @@ STUDENT, OWN, OTHER = "#d62728", "#dbe9f6", "#f7d9a8"
 
 
 def examples_table(found: Diagnosis) -> ScreenTable:
-    """Where each method's examples lie, a row each, between the two ends of the scale. 80 columns wide."""
+    """Make the table of where each method's examples lie, a row each, between the two ends of the scale. 80 columns wide."""
     metadata, rows, first = found.metadata, found.rows(), next(iter(found.methods))
     attack = (
         "each by its own attack" if metadata["own_attacks"] else "by " + metadata["inner"][first].rsplit(" by ", 1)[-1]
@@ -54,7 +54,7 @@ def examples_table(found: Diagnosis) -> ScreenTable:
 
 
 def triangle_table(found: Diagnosis) -> ScreenTable:
-    """The mutual informations, adjusted, with their standard errors."""
+    """Make the table of the adjusted mutual informations with their standard errors."""
     table = ScreenTable(title="Mutual information in nats, less what chance gives (± s.e.)", **TIGHT)
     table.add_column("examples by", overflow="fold")
     for edge in EDGES.values():
@@ -75,7 +75,7 @@ def _cell(value: Any, scale: float, form: str) -> str:
 
 
 def plot_margins(found: Diagnosis, path: Path) -> None:
-    """The distribution of the teacher's margin at x and at each method's x', one row each. Writes a PNG."""
+    """Plot the distribution of the teacher's margin at x and at each method's x', one row each. Writes a PNG."""
     from matplotlib.figure import Figure  # slow to import, and a run without a plot needs none of it
 
     records, rows = found.boundary_records(), found.rows()
@@ -108,7 +108,7 @@ def plot_margins(found: Diagnosis, path: Path) -> None:
 
 
 def plot_slices(found: Diagnosis, path: Path) -> None:
-    """A row for each method, a column for each image: both networks' regions in the plane of x, x' and b. Writes a PNG."""
+    """Plot slices, a row for each method, a column for each image: both networks' regions in the plane of x, x' and b, as a PNG."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch

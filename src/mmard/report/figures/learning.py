@@ -9,7 +9,7 @@ from mmard.utils.files import write_whole
 
 
 def plot_curves(folders: Mapping[str, RunFolder], path: Path) -> None:
-    """Clean and robust accuracy on the held-out split over epochs, and the loss, one colour a run. Writes a PNG."""
+    """Plot clean and robust accuracy on the held-out split over epochs, and the loss, one colour a run. Writes a PNG."""
     from matplotlib.figure import Figure  # slow to import, and a run without a plot needs none of it
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -32,7 +32,7 @@ def plot_curves(folders: Mapping[str, RunFolder], path: Path) -> None:
 
 
 def plot_triangle(folder: RunFolder, path: Path) -> bool:
-    """The triangle's mutual informations on the held-out split over epochs, at the x' of the run's validation. Writes a PNG.
+    """Plot the triangle's mutual informations on the held-out split over epochs, at the x' of the run's validation. Writes a PNG.
 
     Returns whether there was something to plot: a run without a teacher has no triangle.
     """

@@ -13,7 +13,7 @@ MARKERS, GREYS = "osD^vP*X<>hd", ("black", "0.45", "0.7")
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which (cost, gain) no other beats in one without losing in the other, the cheapest first; of twins the first.
+    """Find the Pareto front: the points (cost, gain) that no other beats in both, the cheapest first; of equals the first.
 
     >>> front([(1, 10), (2, 9), (3, 20), (3, 15)])
     [0, 2]
@@ -25,10 +25,10 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     return found
 
 
-def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """The same heights in the same order, moved as little as it takes to be a gap apart; their mean stays.
+def moved_apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Move heights apart: the same ones in the same order, moved as little as it takes to be a gap apart; their mean stays.
 
-    >>> spread([1.0, 1.0, 9.0], 2.0)
+    >>> moved_apart([1.0, 1.0, 9.0], 2.0)
     [0.0, 2.0, 9.0]
     """
     order = sorted(range(len(heights)), key=lambda i: heights[i])
@@ -48,7 +48,7 @@ def _bottom(heap: list[int], heights: Sequence[float], gap: float) -> float:
 
 
 def plot_study(results: Mapping[str, Any], path: Path) -> None:
-    """Worst case against clean accuracy, and against seconds an epoch: a run a small mark, a group's mean a large one
+    """Plot worst case against clean accuracy, and against seconds an epoch: a run a small mark, a group's mean a large one
     with bars of one standard deviation. Groups differ by mark, shade and filling, so that it reads without colour.
     A line joins the means that no other beats in both accuracy and cost. Writes a PNG.
     """
@@ -97,7 +97,7 @@ def _label(axes: Any, named: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
     low, high = axes.get_ylim()
-    places = spread([y for _, y in means], (high - low) / max(18, len(means)))
+    places = moved_apart([y for _, y in means], (high - low) / max(18, len(means)))
     for i, ((name, _), mean, place) in enumerate(zip(named, means, places, strict=True)):
         axes.annotate(
             name, mean, (1.03, place), xycoords="data", textcoords=("axes fraction", "data"), fontsize=8, va="center",
