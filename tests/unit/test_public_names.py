@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import mmard
 from mmard.utils.errors import Note
@@ -44,6 +45,23 @@ def test_terms_that_one_paper_alone_uses_say_where_they_went() -> None:
         assert str(terms.hard_peer) == "CE(P(x'), y)"
     with pytest.raises(AttributeError, match=r"module 'mmard.terms' has no attribute 'hard_pear'"):
         terms.hard_pear  # noqa: B018
+
+
+def test_old_names_within_moved_modules() -> None:
+    sys.modules.pop("mmard.evaluation.checked", None)
+    with pytest.warns(Note, match=r"mmard.evaluation.checked is mmard.evaluation.checks.run now"):
+        from mmard.evaluation.checked import checked  # type: ignore[import-not-found]
+    from mmard.evaluation.checks.run import evaluate_with_checks
+
+    assert checked is evaluate_with_checks
+
+
+def test_old_arguments_and_attributes_go_on_with_a_note() -> None:
+    with pytest.warns(Note, match="tick= is on_progress= now"), pytest.raises(mmard.MmardError, match="no model at"):
+        mmard.evaluate("nowhere", tick=print)
+    scores = mmard.Scores(torch.ones(2, 1).bool(), ("clean",), ("no attack",), (0.0,), torch.arange(2), {"a": 1})
+    with pytest.warns(Note, match=r"scores.facts is scores.metadata now"):
+        assert scores.facts == {"a": 1}
 
 
 @pytest.mark.parametrize("words", ["mmard", "mmard.cli", "mmard.utils.errors"])

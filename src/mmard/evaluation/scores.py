@@ -1,6 +1,7 @@
 """Scores: one verdict per sample and attack."""
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mmard.models.tensor_files import digest_of, load_tensors, save_tensors
 from mmard.utils.csv_files import csv_of_records
-from mmard.utils.errors import MmardError, unknown
+from mmard.utils.errors import MmardError, Note, unknown
 from mmard.utils.files import read_json, write_json, write_text
 
 CLEAN = "clean"
@@ -88,6 +89,14 @@ class Scores:
     metadata: dict[str, Any] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
     labels: Tensor | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return ``metadata`` by its old name, with a note."""
+        warnings.warn(
+            Note("scores.facts is scores.metadata now; the old name goes with the next version"), stacklevel=2
+        )
+        return self.metadata
 
     def accuracy(self, attack: str) -> float:
         """Return the share of samples still right under this attack, or under all of them (``"worst case"``)."""

@@ -10,6 +10,7 @@ import torch
 from pydantic import BeforeValidator, ConfigDict, ValidationError, validate_call
 
 from mmard.utils.errors import MmardError, as_mistake
+from mmard.utils.moved import renamed_arguments
 from mmard.utils.validation import expectation
 
 P = ParamSpec("P")
@@ -39,12 +40,13 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
+        given = renamed_arguments(kwargs, names)
+        for name, value in (*zip(names, args, strict=False), *given.items()):
             if name in numbers and isinstance(value, bool):  # to Python, true is 1
                 raise MmardError(f"{function.__name__}: {name} is {value}, expected a whole number")
         try:
             with _float32():
-                return checked(*args, **kwargs)
+                return checked(*args, **given)  # type: ignore[arg-type]
         except ValidationError as e:
             raise _mistake(e, function.__name__, names) from e
         except (OSError, MemoryError, RuntimeError) as e:

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -26,6 +26,8 @@ MOVED = {
     "core.processes": "utils.distributed",
     "core.validate": "utils.validation",
     "delivering": "api.export",
+    "evaluation.checked": "evaluation.checks.run",
+    "evaluation.evaluate": "evaluation.run",
     "diagnosing": "api.diagnose",
     "locate": "api.registry",
     "objects": "api.build",
@@ -39,6 +41,19 @@ MOVED = {
     "terms.two_teachers": "terms.multi_teacher",
 }
 """Where a module of version 0.1 is now. Modules that no page of the documentation named are not in it."""
+RENAMED = {
+    "Fairness": "ClassWeights",
+    "Push": "PushLoss",
+    "Temperatures": "TeacherTemperatures",
+    "Weights": "TeacherWeights",
+    "balanced": "normalise_gradient",
+    "checked": "evaluate_with_checks",
+    "evaluate": "run_attacks",
+    "held": "reuse_gradient",
+}
+"""What names of the moved modules are called now."""
+ARGUMENTS = {"tick": "on_progress", "twin": "surrogate"}
+"""What keyword arguments of public functions are called now."""
 
 
 class _Moved(MetaPathFinder, Loader):
@@ -48,7 +63,8 @@ class _Moved(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         new = f"mmard.{MOVED[module.__name__.removeprefix('mmard.')]}"
         warnings.warn(Note(f"{module.__name__} is {new} now; the old name goes with the next version"), stacklevel=2)
-        module.__dict__.update({k: v for k, v in vars(import_module(new)).items() if not k.startswith("__")})
+        names = {k: v for k, v in vars(import_module(new)).items() if not k.startswith("__")}
+        module.__dict__.update(names | {old: names[now] for old, now in RENAMED.items() if now in names})
 
 
 def install() -> None:
@@ -73,3 +89,15 @@ def forward(package: str, module: str) -> Callable[[str], Any]:
         return found
 
     return get
+
+
+def renamed_arguments(given: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Return keyword arguments by their names of today, with a note for each old one; ``known`` are the function's own."""
+    now = dict(given)
+    for old in ARGUMENTS.keys() & given.keys() - set(known):
+        if ARGUMENTS[old] in known:
+            warnings.warn(
+                Note(f"{old}= is {ARGUMENTS[old]}= now; the old name goes with the next version"), stacklevel=3
+            )
+            now[ARGUMENTS[old]] = now.pop(old)
+    return now
