@@ -46,7 +46,7 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
                 raise MmardError(f"{function.__name__}: {name} is {value}, expected a whole number")
         try:
             with _float32():
-                return checked(*args, **given)  # type: ignore[arg-type]
+                return checked(*args, **given)
         except ValidationError as e:
             raise _mistake(e, function.__name__, names) from e
         except (OSError, MemoryError, RuntimeError) as e:
