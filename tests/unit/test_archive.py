@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import random
 import tarfile
 import tempfile
 import time
@@ -164,6 +165,30 @@ def test_a_damaged_archive_is_one_line(tmp_path: Path, damage: Callable[[bytes],
     with pytest.raises(MmardError, match=r"runs\.tar\.gz is no whole archive of run records") as raised:
         read_archive(tmp_path / "runs.tar.gz")
     assert "\n" not in str(raised.value)
+
+
+def test_headers_without_end_are_one_line(tmp_path: Path) -> None:
+    name = tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 1
+    (tmp_path / "runs.tar.gz").write_bytes(gzip.compress((name.tobuf() + b"a".ljust(512, b"\0")) * 5000))
+    with pytest.raises(MmardError, match="no whole archive"):
+        read_archive(tmp_path / "runs.tar.gz")
+
+
+def test_whatever_a_bit_does_is_one_line_or_nothing(tmp_path: Path) -> None:
+    good, draw, file = bytearray(gzip.decompress(whole(tmp_path))), random.Random(0), tmp_path / "runs.tar.gz"
+    said = []
+    for _ in range(300):
+        bad = good.copy()
+        for _ in range(draw.randint(1, 4)):
+            bad[draw.randrange(len(good))] = draw.randrange(256)
+        file.write_bytes(gzip.compress(bytes(bad), compresslevel=1))
+        try:
+            read_archive(file)
+        except MmardError as e:
+            said.append(str(e))
+    assert len(said) > 20
+    assert not any("\n" in line for line in said)
 
 
 def test_a_few_bytes_that_stand_for_very_many_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

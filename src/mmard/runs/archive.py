@@ -26,6 +26,8 @@ OF_A_RUN = (LAYOUT_FILE, "settings.yaml", "metrics.jsonl", "method.txt", "eval/*
 LARGEST = 1 << 28
 """Bytes of all the records in an archive; those of a run are about 10 kB."""
 MOST = 100_000
+DAMAGED = (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, LookupError, OverflowError)
+"""What reading bytes that are no whole archive raises."""
 
 Records = dict[str, bytes]
 """path within the folder → content."""
@@ -92,7 +94,7 @@ def read_archive(file: Path) -> Records:
             raise MmardError(f"{file} holds more than {LARGEST:,} bytes; is it an archive of run records?")
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             return _records_of(tar, file)
-    except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, OverflowError) as e:
+    except (*DAMAGED, RecursionError) as e:  # which a chain of headers makes
         raise MmardError(
             f"{file} is no whole archive of run records ({first_line(e)}); put a copy in its place, or remove it and "
             "make it anew: mmard study STUDY --into PAGE"
