@@ -1,5 +1,6 @@
 """What an evaluation was made with, and what its checks found, stands in scores.json, in the card and in the report."""
 
+import html
 import json
 from importlib.metadata import version
 from pathlib import Path
@@ -58,5 +59,5 @@ def test_a_foreign_onnx_that_square_alone_attacks_says_so_everywhere(run: Path, 
     for file in ("README.md", "report.html"):
         text = (run / file).read_text()
         assert "Check surrogate." in text, file
-        assert check["do"].rstrip(".") in text.replace("&#x27;", "'").replace("&quot;", '"'), file
+        assert check["do"].rstrip(".") in html.unescape(text), file
         assert "Square" in text, file
