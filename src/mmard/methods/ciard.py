@@ -78,7 +78,7 @@ class PushLoss(nn.Module):
         return torch.pow(10.0, power) * each / share
 
     def _teacher_losses(self, v: Views) -> tuple[Tensor, Tensor]:
-        """Losses of the robust teacher at x' and of the natural one at x; the temperatures move once, whoever asks first."""
+        """Compute the losses of the robust teacher at x' and of the natural one at x; the temperatures move once a step."""
 
         def compute() -> tuple[Tensor, Tensor]:
             robust, natural = self.temperatures.cool(v.adv.teacher, v.nat.other("natural"), v)

@@ -34,7 +34,7 @@ TINY = 1e-8
 
 
 def _sample_weights(v: Views, script: bool) -> tuple[Tensor, Tensor]:
-    """Each sample's weight and the same brought into [0, 1], from the teacher's entropy at x', (B,) both."""
+    """Compute each sample's weight and the same brought into [0, 1], from the teacher's entropy at x', (B,) both."""
     h = losses.entropy(v.adv.teacher)
     if not script:
         return h, h / math.log(v.adv.teacher.shape[1])
@@ -56,7 +56,7 @@ def decided(v: Views, script_weights: bool = False) -> Tensor:
 
 
 def _label_gradient(v: Views) -> tuple[Tensor, Tensor]:
-    """T's logits at x (B, K) and the gradient of the label's one to x: one backward of the teacher."""
+    """Compute T's logits at x (B, K) and the gradient of the label's logit to x: one backward pass of the teacher."""
     with torch.enable_grad():
         x = v.nat.x.detach().clone().requires_grad_()
         logits = v.point(x).teacher

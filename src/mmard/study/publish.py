@@ -1,4 +1,4 @@
-"""Files of a study's results: tables and figure in its folder, and a block of a page that is made from kept runs."""
+"""Results of a study as files: tables and figure in its folder, and a block of a page made from packed records."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -44,7 +44,7 @@ def _write_files(folder: Path, results: dict[str, Any]) -> None:
 
 
 def must_have_place(study: StudyFile, page: Path) -> None:
-    """Raise unless the page, or one below it that it links to, has a block for the study."""
+    """Raise MmardError unless the page, or one below it that it links to, has a block for the study."""
     _page_of(Path(study.out).name, page)
 
 
@@ -68,15 +68,15 @@ def _page_of(name: str, page: Path) -> Path:
 
 
 def _folder_of(name: str, page: Path) -> Path:
-    """Find what is kept of a block: in the folder of the page's name; beside it, where that is the block's name too."""
+    """Find the records of a block: in the folder of the page's name; beside it, where that is the block's name too."""
     within = page.with_suffix("") / name
     return page.with_suffix("") if page.stem == name and not within.is_dir() else within
 
 
 def keep(study: StudyFile, page: Path) -> None:
-    """Pack what results are made of (settings, metrics, scores; a few kB a run) beside the page, and fill its block.
+    """Pack the records of results (settings, metrics, scores; a few kB a run) beside the page, and fill its block.
 
-    Runs that were kept before and are not there now stay in the archive.
+    Runs that were packed before and are not there now stay in the archive.
     """
     name = Path(study.out).name
     page = _page_of(name, page)
@@ -91,7 +91,7 @@ def keep(study: StudyFile, page: Path) -> None:
 
 
 def _records_of(study: StudyFile) -> Records:
-    """Read what is kept of a study that has run; it is handed on, so no path of this machine is in it."""
+    """Read the records of a study that has run; they are shared, so no path of this machine is in them."""
     records = {STUDY_FILE: study.text().encode()}
     for cell in cells_of(study):
         scores = scores_of(cell.folder, study.evaluate)
@@ -114,7 +114,7 @@ def _records_of(study: StudyFile) -> Records:
 
 
 def refresh(page: Path, names: Iterable[str] | None = None) -> list[str]:
-    """Make the blocks of a page and of its `pages_of` anew (None: all of them) from what is kept; returns their names.
+    """Make the blocks of a page and of its `pages_of` anew (None: all of them) from the records; returns their names.
 
     A study's block is made of its runs, a diagnosis's of the ``*/diagnosis.json``; either may lie in an archive.
 
@@ -148,7 +148,7 @@ def _refresh_one(page: Path, names: set[str] | None) -> list[str]:
 
 
 def _study_table(page: Path, name: str) -> str:
-    """Make a study's table from what is kept of it, and its figure; where its runs are plain folders, all its files."""
+    """Make a study's table from its records, and its figure; where its runs are plain folders, all its files."""
     folder = _folder_of(name, page)
     results = _results_in(folder)
     if (folder / ARCHIVE).exists():

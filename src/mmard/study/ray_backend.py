@@ -1,4 +1,4 @@
-"""Jobs as tasks of a Ray cluster: one machine or many, on a disk that all of them see."""
+"""Backend of a Ray cluster: jobs as tasks on one machine or many, on a disk that all of them see."""
 
 import os
 import socket
@@ -12,11 +12,11 @@ from mmard.utils.errors import MmardError, first_line
 from mmard.utils.safe_open import open_to_append
 
 RETRIES = 5
-"""How often a job may lose its worker before it counts as failed."""
+"""Number of times that a job may lose its worker before it counts as failed."""
 
 
 def on_worker(job: dict[str, Any], folder: str) -> str | None:
-    """Do a job in this worker's process, from the folder in which the study was started."""
+    """Run a job in this worker's process, from the folder in which the study was started."""
     try:
         os.chdir(folder)
     except OSError as e:
@@ -34,7 +34,7 @@ def on_worker(job: dict[str, Any], folder: str) -> str | None:
 
 
 class Cluster:
-    """`Backend` of the Ray cluster that is running.
+    """A `Backend` on the Ray cluster that is running.
 
     Args:
         jobs: at most so many at once; None: as many as the cluster has GPUs, or else room for ``threads`` cores each.
@@ -65,7 +65,7 @@ class Cluster:
         return int(self.ray.cluster_resources().get("GPU", 0))
 
     def room(self) -> bool:
-        """A cluster may grow or shrink at any time, so it is asked each time."""
+        """Tell whether another job can start; a cluster may grow or shrink, so it is asked each time."""
         have = self._gpus() or int(self.ray.cluster_resources().get("CPU", 0)) // self.threads
         return len(self.running) < (self.jobs or max(1, have))
 
@@ -99,7 +99,7 @@ class Cluster:
 
 
 def _must_answer(address: str) -> None:
-    """Raise at once if nobody listens there; Ray itself would try for minutes."""
+    """Raise an error at once if nothing listens at the address; Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "://" not in address:
         socket.create_connection((host, int(port)), timeout=10).close()

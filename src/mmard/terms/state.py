@@ -70,7 +70,7 @@ class PerEpoch(nn.Module):
         raise NotImplementedError
 
     def turn(self, v: Views, classes: int) -> None:
-        """Bring the buffers to this epoch and this number of classes; to be called before they are looked at."""
+        """Bring the buffers to this epoch and this number of classes; to be called before they are read."""
         if self._looked == v.epoch:
             return
         with torch.no_grad():
@@ -86,7 +86,7 @@ class PerEpoch(nn.Module):
         return [(name, value) for name, value in self.named_buffers() if name != "epoch"]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """A checkpoint knows the number of classes before the first logits do."""
+        """Take the number of classes from the checkpoint, which knows it before the first logits do."""
         self._looked = None
         for name, value in self._by_class():
             if prefix + name in state_dict:
