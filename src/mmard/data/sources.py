@@ -115,8 +115,8 @@ def load(
     options, limits = FileOptions(**files), (limit, test_limit)
     must_be_used(name, [key for key in options.given() if key != "stream"])
     if name == "digits":
-        whole, judged = (some(part, n, seed) for part, n in zip(_digits(model), limits, strict=True))
-        return split(name, whole, judged, held_out=held_out, seed=seed)
+        whole, tested = (some(part, n, seed) for part, n in zip(_digits(model), limits, strict=True))
+        return split(name, whole, tested, held_out=held_out, seed=seed)
     parts = _parts(_open(name, options), name, options, limits, seed, model)
     found, broken = (parts, []) if options.on_error == "stop" else _without_broken(parts)
     train, test = _of_one_shape(found, options.channels, model)

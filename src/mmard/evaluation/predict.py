@@ -60,5 +60,5 @@ def classes_answered(model: nn.Module, faster: Predict | None, images: Images) -
         CheckError: from `must_answer`.
     """
     must_answer(model, images)
-    judged = LogitsModel(model, len(images.classes))
-    return judged, judged if faster is None else partial(logits_of, faster, classes=judged.classes)
+    wrapped = LogitsModel(model, len(images.classes))
+    return wrapped, wrapped if faster is None else partial(logits_of, faster, classes=wrapped.classes)

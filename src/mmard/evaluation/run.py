@@ -43,8 +43,8 @@ def run_attacks(
     must_be_judgeable(model, images, how)
     specs = for_classes(specs, len(images.classes))
     with held_still(model := prepare_model(model, images)), full_precision():
-        judged, quick = classes_answered(model, how.predict, images)
-        batches = Batches(judged, quick, images, threat, how)
+        wrapped, quick = classes_answered(model, how.predict, images)
+        batches = Batches(wrapped, quick, images, threat, how)
         columns, seconds, stages, amiss = _judged(batches, {CLEAN: NO_ATTACK, **specs}, how.on_progress)
     details = tuple(spec.detail(threat) for spec in (NO_ATTACK, *specs.values()))
     metadata = {"threat": str(threat), "classes": list(images.classes), **amiss}
@@ -61,8 +61,6 @@ def _judged(batches: Batches, specs: Mapping[str, AttackSpec], on_progress: OnPr
 
     Counted by name: x' outside of the threat, and images right at first and wrong in a second prediction. The first
     column is no attack.
-
-    The first trial is no attack.
     """
     columns: list[Tensor] = []
     seconds: list[float] = []

@@ -50,8 +50,8 @@ class Folded(nn.Module):
         folded = {name for pair in self.pairs for name in pair}
         for name, module in model.net.named_modules():
             if name not in folded:
-                twin = self.shadow.net.get_submodule(name)
-                twin._parameters, twin._buffers = module._parameters, module._buffers
+                shadowed = self.shadow.net.get_submodule(name)
+                shadowed._parameters, shadowed._buffers = module._parameters, module._buffers
         for _, bn in self.pairs:
             parent, _, child = bn.rpartition(".")
             setattr(self.shadow.net.get_submodule(parent), child, nn.Identity())
@@ -66,18 +66,18 @@ class Folded(nn.Module):
         net = self.source[0].net
         for conv_name, bn_name in self.pairs:
             conv: Any = net.get_submodule(conv_name)
-            twin: Any = self.shadow.net.get_submodule(conv_name)
+            folded_conv: Any = self.shadow.net.get_submodule(conv_name)
             statistics = operator.attrgetter("running_mean", "running_var", "eps", "weight", "bias")(
                 net.get_submodule(bn_name)
             )
             fused: tuple[Tensor, Tensor] = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
             weight, bias = fused
-            if twin.bias is None:
-                twin.weight = nn.Parameter(weight.clone(memory_format=torch.channels_last), requires_grad=False)
-                twin.bias = nn.Parameter(bias.clone(), requires_grad=False)
+            if folded_conv.bias is None:
+                folded_conv.weight = nn.Parameter(weight.clone(memory_format=torch.channels_last), requires_grad=False)
+                folded_conv.bias = nn.Parameter(bias.clone(), requires_grad=False)
             else:
-                twin.weight.copy_(weight)
-                twin.bias.copy_(bias)
+                folded_conv.weight.copy_(weight)
+                folded_conv.bias.copy_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shadow(x)  # type: ignore[no-any-return]

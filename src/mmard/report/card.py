@@ -100,7 +100,7 @@ def licence_of(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _result(evaluation: EvaluationRecord, data: str, ball: str) -> dict[str, Any]:
-    """An evaluation: each metric is named after its attack with number and length of steps, start and eps."""
+    """Describe an evaluation; each metric is named after its attack with number and length of steps, start and eps."""
     metrics = []
     for row in evaluation.rows:
         name = f"Accuracy, {attack_label(row, ball)}, {evaluation.samples} test images"
@@ -137,7 +137,7 @@ def _training_facts(run: Run) -> str:
 
 
 def _of_teacher(path: Path, run: Path) -> str:
-    """What its card says, or its own settings; nothing where it is not here, and where it is not this user's."""
+    """Read the teacher's card or settings; empty where it is not here, or not this user's."""
     try:
         Trust(folder=run).must_allow_place(str(path), "teacher")
         if path.suffix == ".json":

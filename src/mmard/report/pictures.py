@@ -65,7 +65,7 @@ def _name(classes: list[str], k: int) -> str:
 
 
 def _picture(pixels: Tensor) -> Image.Image:
-    """(C, H, W) in [0, 1] → a picture."""
+    """Make a picture of pixels (C, H, W) in [0, 1]."""
     levels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
     picture = Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels)
     picture.thumbnail((LARGEST, LARGEST))

@@ -103,7 +103,7 @@ def compare_markdown(results: Mapping[str, Rows]) -> str:
 
 
 def _attacks(results: Mapping[str, Rows]) -> list[str]:
-    """All the attacks, the worst case last."""
+    """List all the attacks, the worst case last."""
     found = dict.fromkeys(r["attack"] for rows in results.values() for r in rows)
     return sorted(found, key=lambda attack: attack == WORST)
 

@@ -91,7 +91,7 @@ def _figure(run: Run, name: str) -> dict[str, Any]:
 
 
 def cost(tables: Tables) -> Markup:
-    """Show what training and judging took."""
+    """Show what training and evaluation took."""
     return render("table.html", table=tables.get("cost"))
 
 

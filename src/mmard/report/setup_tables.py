@@ -70,7 +70,7 @@ def cost_table(groups: Sequence[Group]) -> Table | None:
 
 
 def _steps(run: Run) -> list[float]:
-    """Seconds of a step, an epoch each."""
+    """Compute the seconds of a step, an epoch each."""
     before = [0, *(r["step"] for r in run.metrics)]
     return [r["seconds"] / (r["step"] - b) for r, b in zip(run.metrics, before, strict=False) if r["step"] > b]
 

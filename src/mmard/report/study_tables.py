@@ -42,7 +42,7 @@ def means_table(results: Figures) -> Table:
 
 
 def _figure(group: Figures, key: str) -> TableCell:
-    """``52.1 ± 1.3``; with one seed the interval over the test images in its place."""
+    """Make a cell ``52.1 ± 1.3``; with one seed the interval over the test images in its place."""
     found = group["figures"].get(key)
     if found is None:
         return number(None)

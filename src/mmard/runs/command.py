@@ -21,7 +21,7 @@ def eval_command(evaluation: EvaluationRecord, runs: Sequence[Path]) -> str:
     another folder. Where nothing was checked, it checks what is usual.
 
     Args:
-        runs: the folders to judge so; another run's weights have the same name there.
+        runs: the folders to evaluate so; another run's weights have the same name there.
     """
     asked, overrides = evaluation.request, section_of(evaluation.request, "overrides")
     words = [str(run if evaluation.weights == BEST else run / evaluation.weights) for run in runs]
@@ -36,7 +36,7 @@ def eval_command(evaluation: EvaluationRecord, runs: Sequence[Path]) -> str:
 
 
 def _checks(evaluation: EvaluationRecord) -> str | None:
-    """Where others were asked for than the attacks bring with them."""
+    """Return the kind of checks, where it is not the attacks' default."""
     usual = "full" if "AutoAttack" in evaluation.attacks else "quick"
     return None if evaluation.checked in ("none", usual) else evaluation.checked
 

@@ -1,4 +1,4 @@
-"""An evaluation of a run, read from its folder: the table of scores, and what lies beside it."""
+"""The record of an evaluation, read from its folder: the table of scores, and the files beside it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -125,7 +125,7 @@ def evaluations_in(run: Path) -> list[Path]:
 
 
 def find_evaluation(run: Path, checkpoint: str, request: Mapping[str, Any]) -> Path | None:
-    """Find the folder of the evaluation of a checkpoint (``best`` or ``last``) that was asked for in exactly these words."""
+    """Find the folder of the evaluation of a checkpoint (``best`` or ``last``) with exactly these options."""
     of_checkpoint = (folder for folder in evaluations_in(run) if folder.name.startswith(checkpoint))
     return next((folder for folder in of_checkpoint if read_json(folder / SCORES).get("asked") == request), None)
 

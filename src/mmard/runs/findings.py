@@ -45,7 +45,7 @@ def findings_of(groups: Sequence[Group], main: str) -> list[Finding]:
 
 
 def _unchecked(run: Run) -> list[str]:
-    """The evaluations that attacked and were not checked, as those from before there were checks, with the command that does."""
+    """List evaluations that attacked and were not checked, with the command that checks them."""
     return [
         f"{run.name}, {evaluation.name}: {eval_command(evaluation, [run.path])}"
         for evaluation in run.evaluations.values()
@@ -54,7 +54,7 @@ def _unchecked(run: Run) -> list[str]:
 
 
 def _of_checks(runs: Sequence[Run]) -> list[Finding]:
-    """What evaluations found amiss with themselves, each kind of finding once."""
+    """Collect the findings of evaluations' own checks, each kind once."""
     found: dict[Finding, list[str]] = {}
     for run in runs:
         for check in checks_of(run):

@@ -182,15 +182,15 @@ class RunFolder:
             raise MmardError(f"{file} is no history of a run ({first_line(e)}); mend it, or remove it") from e
 
     def keep_teachers(self, found: dict[str, Any]) -> None:
-        """Write teachers.json: what was found of each teacher before it taught."""
+        """Write teachers.json: the check of each teacher before training."""
         write_json(self.teachers_file, found)
 
     def teachers(self) -> dict[str, Any]:
-        """Read what was found of each teacher before it taught; empty where nobody looked."""
+        """Read the check of each teacher before training; empty where there was none."""
         return read_json(self.teachers_file) if self.teachers_file.is_file() else {}
 
     def describe_teachers(self) -> list[str]:
-        """Describe what was measured of each teacher before it taught, a line each; none where nobody did.
+        """Describe the check of each teacher before training, a line each; none where there was none.
 
         Raises:
             MmardError: for a file that is not as training writes it.
@@ -243,7 +243,7 @@ class RunFolder:
 
 
 def epochs_done(metrics: Sequence[Mapping[str, Any]]) -> int:
-    """Count the epochs that lines of the metrics tell of."""
+    """Count the epochs in lines of the metrics."""
     return max((int(r["epoch"]) for r in metrics), default=0)
 
 
@@ -264,7 +264,7 @@ def _save_sealed(state: dict[str, Any], path: Path) -> None:
 
 
 def _record(line: str, where: str) -> dict[str, Any] | None:
-    """A line of the metrics; None where it is none, as one that a kill cut short.
+    """Parse a line of the metrics; None where it is none, as one that a kill cut short.
 
     Raises:
         MmardError: for a record whose values are no numbers.
@@ -329,7 +329,7 @@ def describe_extension(entry: Mapping[str, Any]) -> str:
 
 
 def describe_teacher_check(name: str, found: Mapping[str, Any]) -> str:
-    """Describe in one line what was measured of a teacher, from its entry in teachers.json."""
+    """Describe the check of a teacher in one line, from its entry in teachers.json."""
     robust = f", PGD-10 {found['pgd_10']:.1f} % ({found['threat']})" if "pgd_10" in found else ""
     claims = {k: v for k, v in found["claimed"].items() if is_number(v)}
     claimed = f"; claimed: {', '.join(f'{k} {v:g} %' for k, v in claims.items())}" if claims else ""

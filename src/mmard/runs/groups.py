@@ -74,7 +74,7 @@ def read_groups(sources: Sequence[Path], settings_and_formula: Callable[[Path], 
 
 
 def _of_study(folder: Path) -> list[Path]:
-    """The runs in a study's folder, in the study's order where its results.json has one: the baseline comes first."""
+    """List the runs in a study's folder, in the order of its results.json where it has one: the baseline comes first."""
     inside = sorted(file.parent for file in folder.rglob("settings.yaml"))
     rows = study_results(folder).get("rows")
     order = [str(row.get("run")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
@@ -117,7 +117,7 @@ def main_evaluation_of(groups: Sequence[Group]) -> str:
 
     It is of best checkpoints, what most runs have, with no setting overridden, most attacks, most images.
     An exported file, the last checkpoint or another threat say something else than a reader takes the first table for, however
-    many rows they have. One without an attack only where there is no other; empty where no run was judged.
+    many rows they have. One without an attack only where there is no other; empty where no run was evaluated.
     """
     found: dict[str, list[EvaluationRecord]] = {}
     for group in groups:

@@ -1,4 +1,4 @@
-"""What run folders do not hold yet of what a report can show, each part with the command that makes it."""
+"""Parts of a report that run folders lack, each with the command that makes it."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ def _resume(runs: Sequence[Run]) -> str:
 
 
 def _again(runs: Sequence[Run], main: str) -> str:
-    """The evaluation shown first once more, which now keeps the labels; where it attacked nothing, a whole one."""
+    """Write the command of the main evaluation, which now saves the labels; where it attacked nothing, of a whole one."""
     evaluation = next(
         (run.evaluations[main] for run in runs if main in run.evaluations and run.evaluations[main].attacked), None
     )

@@ -69,7 +69,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Tell whether training came to its end; a folder without weights is judged by its epochs."""
+        """Tell whether training came to its end; of a folder without weights, by its epochs."""
         done, planned = self.epochs
         return RunFolder(self.path).last_file.is_file() or done >= planned > 0
 
@@ -140,7 +140,7 @@ def read_run(path: Path, name: str, formula: str = "", resolved: Mapping[str, An
 
 
 def _evaluations(run: Path, faults: list[str]) -> dict[str, EvaluationRecord]:
-    """Read the evaluations by folder; one whose weights have been replaced since says nothing of those that are there now."""
+    """Read the evaluations by folder, without those of weights that have been replaced since."""
     found: dict[str, EvaluationRecord] = {}
     digests: dict[Path, str | None] = {}
     for folder in evaluations_in(run):

@@ -1,4 +1,4 @@
-"""From a study to its cells: what will run, in which folder, with which settings."""
+"""The grid of a study: its cells, each with folder and settings."""
 
 import hashlib
 import itertools
@@ -113,7 +113,7 @@ def _fit_for_a_folder(axis: str, given: Any, taken: dict[str, Any]) -> str:
 
 
 def _settings_of(axis: str, label: Any, value: Any) -> dict[str, Any]:
-    """What a label changes, by dotted key.
+    """Return the settings that a label changes, by dotted key.
 
     An axis named after a setting gives that setting its value; where a mapping is no value for it, and under any other
     axis, a mapping holds the settings that change together.

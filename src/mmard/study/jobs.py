@@ -20,7 +20,7 @@ class Job:
     """A run to make, in a process of its own.
 
     Attributes:
-        evaluation: how to judge it; None for a teacher, which is only trained.
+        evaluation: how to evaluate it; None for a teacher, which is only trained.
         needs: the name of the job that must have succeeded before.
     """
 
@@ -87,13 +87,13 @@ def jobs_of(cells: Sequence[Cell], evaluation: Evaluation) -> list[Job]:
 
 
 def one_device(settings: Settings) -> None:
-    """Raise unless a cell is for one device, which is what it gets."""
+    """Raise MmardError unless a cell is for one device, which is what it gets."""
     if (n := settings.engine.devices * settings.engine.nodes) > 1:
         raise MmardError(f"engine.devices × engine.nodes is {n}; a study gives each cell one device: expected 1")
 
 
 def must_be_ours(jobs: Iterable[Job]) -> None:
-    """Raise if a run folder was made with other settings, showing the differences of the first."""
+    """Raise MmardError if a run folder was made with other settings, showing the differences of the first."""
     faults = []
     for job in jobs:
         try:
@@ -105,7 +105,7 @@ def must_be_ours(jobs: Iterable[Job]) -> None:
 
 
 def _teacher_first(student_settings: Settings, teachers: dict[Path, Job]) -> str | None:
-    """The name of the job that trains this pupil's teacher, added where it is new; None if there is nothing to train."""
+    """Name the job that trains this student's teacher, adding it where it is new; None if there is nothing to train."""
     if (teacher := teacher_of(student_settings)) is None:
         return None
     teacher_settings = teacher.settings

@@ -1,4 +1,4 @@
-"""Jobs as processes of this machine, a GPU or a share of the cores each."""
+"""Backend of this machine: jobs as processes, with a GPU or a share of the cores each."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def slots(jobs: int | None, threads: int | None, devices: Sequence[str]) -> list
 
 
 class Local:
-    """`Backend` on this machine."""
+    """A `Backend` on this machine."""
 
     def __init__(self, free: Sequence[Slot]) -> None:
         self.free = list(free)
@@ -94,7 +94,7 @@ class Local:
 
 
 def _process(log: Path, slot: Slot) -> subprocess.Popen[str]:
-    """A worker that waits for its job, its words going to the log."""
+    """Start a worker that waits for its job and writes its output to the log."""
     # the same import path as here, so that a method found now is found there
     environment = {**os.environ, **slot.environment, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     log.parent.mkdir(parents=True, exist_ok=True)

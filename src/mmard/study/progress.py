@@ -1,4 +1,4 @@
-"""What a person sees of a study: its cells before it runs, a live table while it does."""
+"""Progress of a study on the screen: its cells before it runs, a live table while it does."""
 
 import time
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from mmard.study.queue import Listener
 from mmard.utils.terminal import ScreenTable, line
 
 TRAINING_SHARE = 0.8
-"""How much of a cell counts as done when it is trained and not judged yet; a guess, for the time left."""
+"""Share of a cell that counts as done when it is trained and not evaluated yet; a guess, for the time left."""
 
 
 def plan_table(jobs: Sequence[Job], title: str) -> ScreenTable:
@@ -80,7 +80,7 @@ class Screen(Listener):
         return TRAINING_SHARE * min(1.0, job.epochs / job.settings.train.epochs)
 
     def _left(self) -> str:
-        """Time left, if the rest goes as fast as what was done since the start."""
+        """Estimate the time left, if the rest goes as fast as what was done since the start."""
         gone = total = 0.0
         for job in self.all:
             before = self.first[job.name]

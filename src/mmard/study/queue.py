@@ -1,4 +1,4 @@
-"""Which job when: as many at once as there are places, each after the one it needs; one that fails stops no other."""
+"""The queue of jobs: as many at once as there is room, each after the one it needs; one that fails stops no other."""
 
 import time
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from typing import Protocol
 from mmard.study.jobs import Job
 
 TICK = 0.1
-"""Seconds between two looks."""
+"""Seconds between two polls."""
 
 
 class Backend(Protocol):
-    """Where jobs run: processes of this machine, or of many."""
+    """A place where jobs run: processes of this machine, or of many."""
 
     def room(self) -> bool:
         """Tell whether another job can start now."""
@@ -31,7 +31,7 @@ class Backend(Protocol):
 
 
 class Listener:
-    """Told of what happens; this one says nothing."""
+    """A listener to the events of a study; this one does nothing."""
 
     def started(self, job: Job) -> None:
         """Hear that a job runs."""

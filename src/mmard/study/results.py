@@ -22,7 +22,7 @@ def results_of(study: StudyFile) -> dict[str, Any]:
     """Collect all that the study found: ``rows`` (a cell each), ``groups`` (over seeds), ``comparisons``, ``missing``.
 
     Raises:
-        MmardError: when no cell is judged yet, or a run folder was made with other settings.
+        MmardError: when no cell is evaluated yet, or a run folder was made with other settings.
     """
     cells = cells_of(study)
     must_be_ours(Job(cell.name, cell.settings) for cell in cells)
@@ -70,13 +70,13 @@ def row_of(cell: Cell, study: StudyFile) -> CellResult | None:
 
 
 def _changes(cell: Cell) -> bool:
-    """Do its epochs differ in cost by what they do?"""
+    """Tell whether a cell's epochs differ in cost, by what its attack does."""
     attack = cell.settings.attack
     return any(part is not None for part in (attack.late, attack.guard, attack.stop_at))
 
 
 def _seconds(cell: Cell, metrics: Sequence[CellResult]) -> float:
-    """Of an epoch: the median, which a busy moment does not move; the mean where most epochs do not stand for all."""
+    """Compute the seconds of an epoch: the median, which ignores busy moments; the mean where epochs differ in cost."""
     seconds = [r["seconds"] for r in metrics]
     return statistics.fmean(seconds) if _changes(cell) else statistics.median(seconds)
 
@@ -121,13 +121,13 @@ def comparisons_of(rows: Sequence[CellResult], study: StudyFile) -> list[dict[st
 
 
 def _accuracies(row: CellResult) -> dict[str, float]:
-    """On the test images by attack, and of the best epoch on the held-out ones, by which a choice is made."""
+    """Collect accuracies on the test images by attack, and those of the best epoch on the held-out ones."""
     held_out: dict[str, float] = {key: row[key] for key in HELD_OUT if row[key] is not None}
     return {**row["accuracies"], **held_out}
 
 
 def _cell_but_for(row: Mapping[str, Any], axis: str) -> tuple[Any, ...]:
-    """What a row and its pair have in common."""
+    """Return what a row and its pair have in common: seed and the other labels."""
     return (row["seed"], *(label for name, label in row["labels"].items() if name != axis))
 
 

@@ -1,4 +1,4 @@
-"""STUDY.yaml: what a study is, read and checked."""
+"""STUDY.yaml: the specification of a study, read and checked."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ OF_THE_STUDY = {"out": "the study's own out", "seed": "seeds: [0, 1, 2]"}
 
 
 class Evaluation(Section):
-    """How each cell is judged, as by ``mmard eval``; ``checkpoint`` says which of its weights."""
+    """The evaluation of each cell, as by ``mmard eval``; ``checkpoint`` names which of its weights."""
 
     attacks: Names = None
     limit: Count | None = None
@@ -51,7 +51,7 @@ class StudyFile(Section):
     _trust: bool = PrivateAttr(default=False)  # no key of the file
 
     def trusting(self, trust: bool) -> "StudyFile":
-        """Make the same study with or without the user's word for the methods that it names."""
+        """Copy the study with or without the user's trust in the methods that it names."""
         made = self.model_copy()
         made._trust = trust
         return made
@@ -88,7 +88,7 @@ def is_setting(key: str) -> bool:
 
 
 def not_ours(key: str, where: str) -> None:
-    """Raise for a setting that the study itself gives to each cell."""
+    """Raise MmardError for a setting that the study itself gives to each cell."""
     if key in OF_THE_STUDY:
         raise MmardError(f"{where}: {key} is not for a cell to choose; expected {OF_THE_STUDY[key]}")
 

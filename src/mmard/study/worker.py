@@ -1,4 +1,4 @@
-"""One job in a process of its own: train, then judge. ``python -m mmard.study.worker`` reads the job from its input."""
+"""A worker process for one job: training, then evaluation. ``python -m mmard.study.worker`` reads the job from its input."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def _trust_of(job: dict[str, Any]) -> Trust:
 
 
 def do(job: dict[str, Any]) -> str | None:
-    """Do what `as_dict` says; returns the error as one line, None if all is well. Progress goes to standard output."""
+    """Run a job of `as_dict`; returns the error as one line, None if all is well. Progress goes to standard output."""
     try:
         settings = validated(Settings, job["settings"], "setting").trusting(_trust_of(job))
         evaluation = validated(Evaluation, job["evaluation"], "evaluate") if job["evaluation"] else None
@@ -95,7 +95,7 @@ def _wait_until_free(folder: RunFolder) -> None:
 
 
 def _end_with_the_parent() -> None:
-    """A study that is killed leaves no processes behind: its end of the pipe closes with it, however it ends."""
+    """End this process when the study is killed: its end of the pipe closes with it, however it ends."""
     sys.stdin.read()
     os._exit(3)
 

@@ -139,7 +139,7 @@ def plot_slices(found: Diagnosis, path: Path) -> None:
 
 
 def _draw(axes: Any, piece: Slice, half: float) -> None:
-    """One panel; the side away from b and x' is cut off, and all the panels of an image have one scale."""
+    """Draw one panel; the side away from b and x' is cut off, and all the panels of an image have one scale."""
     grid: tuple[Tensor, Tensor] = (piece.across, piece.up)
     axes.contourf(*grid, piece.teacher_margin, levels=[-1e9, 0, 1e9], colors=[OTHER, OWN])
     axes.contour(*grid, piece.teacher_margin, levels=[0], colors="#1f4e9c", linewidths=1)

@@ -48,9 +48,10 @@ def _bottom(heap: list[int], heights: Sequence[float], gap: float) -> float:
 
 
 def plot_study(results: Mapping[str, Any], path: Path) -> None:
-    """Plot worst case against clean accuracy, and against seconds an epoch: a run a small mark, a group's mean a large one
-    with bars of one standard deviation. Groups differ by mark, shade and filling, so that it reads without colour.
-    A line joins the means that no other beats in both accuracy and cost. Writes a PNG.
+    """Plot worst case against clean accuracy, and against seconds an epoch, to a PNG.
+
+    A run is a small mark, a group's mean a large one with bars of one standard deviation. Groups differ by mark, shade
+    and filling, so that it reads without colour. A line joins the means that no other beats in both accuracy and cost.
     """
     from matplotlib.figure import Figure  # slow to import, and a run without a plot needs none of it
 
@@ -86,7 +87,7 @@ def _name(group: Mapping[str, Any], varied: Sequence[str]) -> str:
 
 
 def _label(axes: Any, named: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-    """The front as a line, and each mean's name beside the axes, joined to it; names on the front are bold."""
+    """Draw the front as a line, and each mean's name beside the axes, joined to it; names on the front are bold."""
     means = [(figures[SECONDS]["mean"], figures[WORST]["mean"]) for _, figures in named]
     best = front(means)
     if not means:
