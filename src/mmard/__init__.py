@@ -1,4 +1,4 @@
-"""Adversarial robustness distillation: small image classifiers that resist attack, learnt from large robust ones."""
+"""Adversarial robustness distillation: small image classifiers that resist attack, distilled from large robust ones."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,7 @@ _HOME_OF = {name: f"mmard.{module}" for module, names in _HOME.items() for name 
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for: torch takes seconds, and ``mmard --help`` needs none of it."""
+    """Import a public name when it is first used: torch takes seconds, and ``mmard --help`` needs none of it."""
     if name in ("losses", "methods"):
         return import_module(f"mmard.{name}")
     if name not in _HOME_OF:

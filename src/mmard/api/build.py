@@ -129,7 +129,7 @@ def data_of(settings: Settings, models: Iterable[Known] = (), *, stream: bool = 
         stream: leave the training images on disk, whatever the settings say.
 
     Raises:
-        MmardError: where it lies at a place that somebody's weights name and the user does not, before anything is read; for data
+        MmardError: before anything is read, where foreign weights name the data's place and the user does not; for data
             that are not there, and for models that know the same classes in different orders.
     """
     _data_may_be_read(settings)
@@ -163,7 +163,7 @@ def may_be_read(settings: Settings) -> None:
     """Raise MmardError unless all that the settings name may be read: data, teachers, and the teacher's recipe.
 
     Raises:
-        MmardError: for what somebody's run folder names outside of itself and the user does not.
+        MmardError: for what a foreign run folder names outside of itself and the user does not.
     """
     _data_may_be_read(settings)
     teachers_of(settings)
@@ -187,7 +187,7 @@ def teachers_of(settings: Settings) -> dict[str, str]:
     """List the networks that the student learns from: name → run folder, weights or card; ``teacher`` is the last.
 
     Raises:
-        MmardError: where one lies at a place that somebody's weights name and the user does not; before anything is read.
+        MmardError: before anything is read, where foreign weights name a network's place and the user does not.
     """
     named = settings.teachers | ({"teacher": settings.teacher} if settings.teacher else {})
     for name, source in named.items():

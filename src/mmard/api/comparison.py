@@ -29,7 +29,7 @@ class Comparison:
     """The networks in evaluation mode, the images, and the threat; the same for every method.
 
     Attributes:
-        networks: student, teacher and whatever others the run's method knows, on one device.
+        networks: student, teacher and any others that the run's method needs, on one device.
         seed: of the random starts: batch i of every method begins from seed + i.
     """
 

@@ -51,8 +51,8 @@ def evaluate(
         protocol: ``"quick"`` puts AutoAttack-quick, two of its four attacks, in AutoAttack's place.
         limit: evaluate on about so many test images, every class in proportion; None: all.
         checks: ``"quick"``, ``"full"`` or ``"none"``; None: by the attacks. What they find is in ``metadata["checks"]``.
-        surrogate: of an exported model, the run or weights that lend it gradients, or ``"net.py:build@weights.pt"``, whose code
-            runs; None: those it was exported from.
+        surrogate: of an exported model, the run or weights whose gradients attacks use, or ``"net.py:build@weights.pt"``, whose
+            code runs; None: those it was exported from.
         curve, examples: further files for a report; see `mmard.api.artifacts.Artifacts`.
         trust: read and fetch the data that the weights name, though this user has never used them.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``; ``engine__devices=2`` shares the work.

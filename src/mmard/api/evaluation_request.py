@@ -23,7 +23,7 @@ class EvaluationRequest:
         overrides: settings by dotted key.
 
     Raises:
-        MmardError: for a batch or a part of the test set without images, and settings that nobody can change now.
+        MmardError: for a batch or a part of the test set without images, and settings that cannot change after training.
     """
 
     attacks: str | None = None

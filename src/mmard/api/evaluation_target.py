@@ -139,7 +139,7 @@ class EvalModel:
 
     Attributes:
         whole: how many test images there are in all; ∞ where ``data.test_limit`` hides it.
-        surrogate: the network that lends a runtime its gradients.
+        surrogate: the network whose gradients attacks use on a runtime.
     """
 
     model: nn.Module
@@ -166,7 +166,7 @@ class EvalModel:
         return in_parts(folded(self.model)) if isinstance(self.model, Classifier) else None
 
     def others(self, settings: Settings) -> dict[str, Classifier]:
-        """Load the networks that the model learnt from, where they are still there and fit."""
+        """Load the teachers that the model was trained with, where they are still there and fit."""
         found, channels = {}, self.images.channels
         named = settings.teachers | ({"teacher": settings.teacher} if settings.teacher else {})
         for name, source in named.items():

@@ -118,7 +118,7 @@ def _pixels(images: ImageSet, count: int) -> Tensor:
 
 
 def _facts(path: Path, target: Path, model: Classifier, data: DataSet) -> dict[str, Any]:
-    """Collect the metadata that somebody needs who has only the file."""
+    """Collect the metadata that a user of the file alone needs."""
     return {
         "mmard": version("mmard"),
         **PORTS,

@@ -18,7 +18,7 @@ NORMS = {"linf": "Linf", "l2": "L2"}
 Protocol = Literal["standard", "quick"]
 STAGES = {"APGD-CE": "apgd-ce", "APGD-T": "apgd-t", "FAB-T": "fab-t", "Square": "square"}
 QUICK = ("APGD-CE", "APGD-T")
-SILENT = logging.Logger("auto-attack", logging.ERROR)  # its warnings are of what an evaluation's own checks look at
+SILENT = logging.Logger("auto-attack", logging.ERROR)  # its warnings are of what an evaluation's own checks test
 WHOLE = 4  # classes from which on it is the package's own: its targeted loss divides by z₁ − (z₃ + z₄) / 2
 NOTES = {
     2: "2 classes: without APGD-T, whose loss needs three",
@@ -76,7 +76,7 @@ class AutoAttack:
     def stage(self, name: str, predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         """Run one of the package's attacks on images that are still correctly classified, with its own random numbers.
 
-        The network is asked only what can still change a verdict (`mmard.attacks.autoattack_pruning`). (B, C, H, W) → the same.
+        Only forward passes that can still change a verdict are made (`mmard.attacks.autoattack_pruning`). (B, C, H, W) → the same.
         """
         if threat.eps == 0:
             return x.clone()

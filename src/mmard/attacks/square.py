@@ -15,7 +15,7 @@ from mmard.utils.numbers import must_be_whole_number
 class Square:
     """The AutoAttack package's Square with AutoAttack's settings: margin loss, one restart, first squares of 0.8 of the image.
 
-    It asks for logits and for nothing else, so it attacks whatever can be run. Pixels must have the range [0, 1].
+    It needs logits alone, so it attacks whatever can be run. Pixels must have the range [0, 1].
 
     Args:
         queries: at most so many forward passes an image.

@@ -10,7 +10,7 @@ from mmard.utils.errors import MmardError
 
 @dataclass(frozen=True, kw_only=True)
 class Companion:
-    """A network that is trained beside the student, under the name by which terms ask for it.
+    """A network that is trained beside the student, under the name by which terms use it.
 
     It starts from the run's network of that name, where one is given, else fresh. The two learn from the same batch at once:
     each sees the other as it was before the step, as a constant. While it is trained it is in training mode in both losses,

@@ -29,7 +29,7 @@ class PredictionError(MmardError):
 def predict_logits(predict: Callable[[Tensor], object], x: Tensor, who: str, classes: int | None = None) -> Tensor:
     """Compute a network's logits (B, K) for images (B, C, H, W), in float32 at least.
 
-    Nothing waits for an accelerator here: shapes, kinds, and torch's own count of writes into ``x`` are looked at, no values.
+    Nothing waits for an accelerator here: shapes, types, and torch's own count of writes into ``x`` are checked, no values.
 
     Args:
         who: the network's name in errors.

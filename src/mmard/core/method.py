@@ -19,7 +19,7 @@ Attack = Callable[[Predict, Tensor, Tensor, Threat], Tensor]
 class Maximizer(Protocol):
     """An inner maximizer: it finds x' in the threat's ball around x with a large ``loss(x')``, without model or labels.
 
-    In training the loss is a `mmard.core.ascent.Ascent`; one that adapts to the sample may ask it for more. One with state
+    In training the loss is a `mmard.core.ascent.Ascent`; one that adapts to the sample may use its views. One with state
     is an `nn.Module`.
     """
 

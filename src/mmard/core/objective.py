@@ -162,7 +162,7 @@ class Weighed:
         return (self.term, *(t for _, t in self.by.terms))
 
     def __call__(self, v: Views) -> Tensor:
-        value = self.term(v)  # first: the order in which networks are asked is the method's, not the weight's
+        value = self.term(v)  # first: the order of the networks' forward passes is the method's, not the weight's
         return self.by.total(v) * value
 
 

@@ -29,7 +29,7 @@ class Frame(Protocol):
         """Apply the map to images, or to perturbations of them, (B, C, H, W)."""
 
     def back(self, delta: Tensor) -> Tensor:
-        """Apply the adjoint: a perturbation of the augmented images, in the unaugmented ones' frame; 0 where it cannot know."""
+        """Apply the adjoint: a perturbation of the augmented images in the original frame, 0 where pixels were cut off."""
 
     def of_rows(self, rows: Tensor | slice) -> "Frame":
         """Restrict the map to some of the images."""
@@ -65,7 +65,7 @@ class Point:
     """A batch of images and the logits of each network there, computed once when they are first needed.
 
     A teacher is constant because its weights are frozen; its graph with respect to ``x`` is kept only
-    when ``x`` asks for gradients, as it does inside an attack.
+    when ``x`` requires gradients, as it does inside an attack.
     """
 
     x: Tensor

@@ -33,7 +33,7 @@ def mmard(
 
     The defaults are measured (docs/results.md): on embedded digits the contrast made students more robust on five bases of six and
     less dependent on their teacher, on CIFAR-10 (JPEG) it bought clean accuracy. No inner term made a better one, and each costs.
-    ``every``: attack steps from one look at the boundary's gradient (a forward and a backward of the teacher) to the next.
+    ``every``: attack steps from one gradient of the boundary term (a forward and a backward of the teacher) to the next.
     ``balance``: the two gradients of the attack are brought to one size in each sample, so that beta is their ratio."""
     if inner == "none" and (beta, every, balance) != (1.0, 1, False):
         raise MmardError(

@@ -3,7 +3,7 @@
 The losses of ``teacher`` and ``teachers.natural`` are weighed so that both fall alike: in every step w ← w − rate·(w − ρ/Σρ),
 with ρ the loss over its first value; to the gradient the weights are constants. The release lets the rate fall to a tenth with
 the learning rate (``drops: [215, 260, 285]``), averages the KL over classes (``scale: 1/num_classes`` in the settings; times 10
-on 100 classes) and looks at the test set while training.
+on 100 classes) and evaluates on the test set while training.
 """
 
 from collections.abc import Sequence

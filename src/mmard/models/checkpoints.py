@@ -106,7 +106,7 @@ def weights_for(model: Classifier, raw: Any, source: Path, key: str | None = Non
 
     Raises:
         MmardError: where there are no weights, several sets that fit, none of this key, or weights that bring a
-            normalisation of which the card does not know.
+            normalisation that the card does not have.
     """
     groups = dict(_groups(raw))
     if not groups:

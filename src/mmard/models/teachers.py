@@ -24,8 +24,8 @@ class Card(Section):
         architecture: name, such as ``wrn-34-10``.
         classes, channels, mean, std: as in `Architecture`.
         file: path beside the card, or in a folder beside it; or
-        hub: ``{"repo": "owner/name", "filename": "...", "revision": "..."}`` on the Hugging Face hub: it is fetched by whoever
-            names the card.
+        hub: ``{"repo": "owner/name", "filename": "...", "revision": "..."}`` on the Hugging Face hub: fetched when the
+            card is used.
         key: which set of weights, where the file holds several: ``"ema"``, ``"state_dict.model_ema"``.
         sha256: of the file; other bytes are refused.
         claimed: accuracies in percent by attack, as their authors state them, for information.

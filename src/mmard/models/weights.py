@@ -24,7 +24,7 @@ def save_weights(
 ) -> None:
     """Write a safetensors file with the architecture, ``metadata`` (class names, threat ...) and a digest of all in its header.
 
-    Weights are handed on: the settings in the metadata name no folder of this machine.
+    Weights are shared, so the settings in the metadata name no folder of this machine.
     """
     told = {key: portable(fact) if key in ("settings", "teachers") else fact for key, fact in (metadata or {}).items()}
     header = {"architecture": json.dumps(asdict(model.architecture)), "facts": json.dumps(told)}

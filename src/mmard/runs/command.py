@@ -17,8 +17,8 @@ BATCH_SIZE = 500
 def eval_command(evaluation: EvaluationRecord, runs: Sequence[Path]) -> str:
     """Write the command that repeats an evaluation: ``mmard eval RUN ... --attacks pgd-20 --limit 500 threat.eps=4/255``.
 
-    It has all that was asked for: without the attacks, the protocol, the number of images or a setting the figures would go to
-    another folder. Where nothing was checked, it checks what is usual.
+    All its options are in it: without the attacks, the protocol, the number of images or a setting the figures would go to
+    another folder. Where nothing was checked, the default checks run.
 
     Args:
         runs: the folders to evaluate so; another run's weights have the same name there.

@@ -42,7 +42,7 @@ class EvaluationRecord:
         rows: an attack each, as `mmard.Scores.rows` gives them.
         correct: (N, K) bool, sample × attack; None where there are no verdicts.
         labels: (N,) int64; None where they were not kept.
-        curve: accuracy against the radius; None where it was not asked for.
+        curve: accuracy against the radius; None where there is none.
         shown: a few images; None where there are none.
     """
 
@@ -89,7 +89,7 @@ class EvaluationRecord:
 
     @property
     def request(self) -> JsonObject:
-        """Return what the command asked for: attacks, limit, seed and so on; empty in old files."""
+        """Return the options of the command: attacks, limit, seed and so on; empty in old files."""
         return section_of(self.metadata, "asked")
 
     @property
@@ -170,7 +170,7 @@ def is_complete(folder: Path, weights: Path) -> bool:
     if not (verdicts.exists() and weights.exists()):
         return False
     metadata = read_json(folder / SCORES)
-    if "weights" not in metadata:  # an evaluation from before they were kept
+    if "weights" not in metadata:  # an evaluation from before they were recorded
         return verdicts.stat().st_mtime >= weights.stat().st_mtime
     if metadata["weights"] != digest_of_weights(weights):
         return False

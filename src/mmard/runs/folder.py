@@ -288,7 +288,7 @@ def _record(line: str, where: str) -> dict[str, Any] | None:
 
 
 def printable(text: Any) -> str:
-    """Keep what can be shown of a text from somebody's file: no control characters but line breaks, at most 10,000 letters."""
+    """Remove control characters but line breaks from a text of somebody's file, and all after 10,000 letters."""
     return "".join(c for c in str(text or "")[:10_000] if c == "\n" or c.isprintable()).strip()
 
 

@@ -42,7 +42,7 @@ def read_groups(sources: Sequence[Path], settings_and_formula: Callable[[Path], 
     """Read the runs behind run folders and study folders, in groups.
 
     Args:
-        settings_and_formula: settings and formula of a run folder; who gives it knows both, and this floor does not.
+        settings_and_formula: reads both of a run folder, which takes `mmard.api`, above this package.
 
     One whose settings cannot be read is left out with a warning; a folder that is named twice counts once.
 

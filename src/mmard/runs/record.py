@@ -38,7 +38,7 @@ class Run:
         diagnosis: diagnosis.json; None where there is none.
         formula: the method as it reads in its paper; empty where it is not known.
         faults: files that could not be read, a line each.
-        teacher_checks: what was found of each teacher before it taught, a line each.
+        teacher_checks: the check of each teacher before training, a line each.
         history: how the run was extended, a line each.
     """
 
@@ -77,7 +77,7 @@ class Run:
     def precision(self) -> str:
         """Name the numeric precision of training; several where it went on in another, with the first epoch of each."""
         of = [(r["epoch"], r["precision"]) for r in self.metrics if isinstance(r.get("precision"), str)]
-        if not of:  # before it was kept
+        if not of:  # before it was recorded
             return str(section_of(self.settings, "engine").get("precision") or "")
         changes = [(e, name) for i, (e, name) in enumerate(of) if i == 0 or name != of[i - 1][1]]
         return ", ".join([changes[0][1], *(f"{name} from epoch {e}" for e, name in changes[1:])])

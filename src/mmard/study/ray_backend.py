@@ -70,7 +70,7 @@ class Cluster:
         return len(self.running) < (self.jobs or max(1, have))
 
     def start(self, job: Job) -> None:
-        # a fresh process for each: no memory left over, and as many threads as asked for
+        # a fresh process for each: no memory left over, and as many threads as requested
         task = self.ray.remote(max_calls=1)(on_worker).options(
             num_cpus=self.threads,
             num_gpus=1 if self._gpus() else 0,

@@ -29,7 +29,7 @@ def trusted(v: Views, power: float = 0.1, begin: float = 0.3) -> Tensor:
 def introspect(v: Views, power: float = 0.1, begin: float = 0.3) -> Tensor:
     """Measure how far the student at x' is from itself at x, where it does not trust its teacher; S(x) is not constant.
 
-    S(x) is asked for before ``begin`` too, where the term is 0: BatchNorm sees the natural images in every epoch.
+    S(x) is computed before ``begin`` too, where the term is 0: BatchNorm sees the natural images in every epoch.
     """
     again = losses.kl(v.nat.student, v.adv.student)
     return (1 - trust(v, power, begin)) * again

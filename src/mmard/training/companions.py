@@ -27,7 +27,7 @@ class TrainedCompanion:
         plan: the student's; the companion's own changes are applied here.
 
     Raises:
-        MmardError: for a change that a plan does not know.
+        MmardError: for a change of a setting that a plan does not have.
     """
 
     def __init__(self, name: str, companion: Companion, net: nn.Module, plan: Plan, engine: Engine) -> None:

@@ -26,7 +26,7 @@ class BatchLoader:
         batch_size: of all processes together.
 
     Attributes:
-        waited: seconds that this process was blocked in getting batches; whoever reads it may set it to 0.
+        waited: seconds that this process was blocked in getting batches; a reader may reset it to 0.
     """
 
     images: ImageSet

@@ -18,7 +18,7 @@ class StopRequest:
         self.number = number
 
     def look(self) -> None:
-        """Raise `Stopped` where any process was asked to end. All processes call it equally often."""
+        """Raise `Stopped` where any process got a request to end. All processes call it equally often."""
         self.looks += 1
         number = self.number
         if self.engine.world > 1:

@@ -1,7 +1,7 @@
 """A digest inside the file that `torch.save` wrote, so that damage is detected.
 
 The file is a ZIP archive and stays one: the seal is the archive's comment. The archive holds a CRC-32 of each of its
-records, which `torch.load` does not look at; the seal is the SHA-256 of all bytes outside the records, these sums among them. So
+records, which `torch.load` does not check; the seal is the SHA-256 of all bytes outside the records, these sums among them. So
 every byte is covered, and sealing reads kilobytes where a digest of the whole file would read it all again.
 """
 

@@ -46,7 +46,7 @@ def choose_precision(asked: str, begun: str | None, native: bool, device: torch.
     """Choose the precision of a run.
 
     Args:
-        asked: one of `PRECISIONS`, or ``auto``.
+        asked: the requested precision, one of `PRECISIONS`, or ``auto``.
         begun: the precision in which the run trained until now; None for a new run. ``auto`` keeps it where it can, and warns
             where it cannot.
         native: whether the device computes in bf16.

@@ -17,7 +17,7 @@ KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISDIR, "a folder"), (stat.S_ISSOCK, 
 def must_be_plain(path: Path) -> None:
     """Raise MmardError for a pipe, a folder, a socket or a device in a file's place: reading it might never end.
 
-    What is not there, or may not be looked at, is left to whoever opens it.
+    Files that are missing or inaccessible are left to the code that opens them.
 
     Raises:
         MmardError: with what it is.
@@ -42,7 +42,7 @@ STAND_INS = {
 def must_be_itself(path: Path) -> None:
     """Raise MmardError for what a download leaves in a large file's place: a pointer of Git LFS, or a web page.
 
-    What is not there, or may not be read, is left to whoever opens it.
+    Files that are missing or unreadable are left to the code that opens them.
 
     Raises:
         MmardError: with what it is.

@@ -49,7 +49,7 @@ class Trust:
     def must_allow_place(self, place: str, what: str) -> None:
         """Raise MmardError unless a place (a path, an address, or ``hub://owner/name``) may be read; remember an allowed one.
 
-        A place that settings of somebody's weights name may be read where it lies in their folder, where the command names it,
+        A place that settings of foreign weights name may be read where it lies in their folder, where the command names it,
         and where this user has used it before, in any run.
 
         Raises:

@@ -36,7 +36,7 @@ class EarlyStop(IterativeAttack):
 
     A crossing shows in the pass that would take the next step from the iterate. Where the terms do not use the teacher at
     x', ``"teacher"`` costs a forward pass of it in each step. Each sample ends where it would if attacked alone, if no term
-    looks at the whole batch.
+    depends on the whole batch.
     """
 
     pgd: Pgd

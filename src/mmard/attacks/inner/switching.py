@@ -51,7 +51,7 @@ class CollapseGuard(nn.Module):
 
     Noticed when, on the held-out split, robust accuracy is below half of its best so far while clean accuracy is not below half
     of its own. A best that is not above twice chance says nothing: a student that always gives one answer has chance's, and
-    loses it as it begins to learn. What the guard knows is in the checkpoint.
+    loses it as it begins to learn. The guard's state is in the checkpoint.
     """
 
     def __init__(self, first: IterativeAttack, then: IterativeAttack) -> None:

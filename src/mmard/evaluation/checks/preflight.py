@@ -152,7 +152,7 @@ def check_normalisation(sample: Sample, images: Images) -> list[Check]:
     for how, x in ranges:
         try:
             then = sample.logits(x).argmax(1) == sample.y
-        except CheckError:  # of pixels outside of [0, 1] nobody said that it has an answer
+        except CheckError:  # outside of [0, 1] a model need not be defined
             continue
         if then.float().mean() >= 0.5 and is_far_better(then, right):
             better = f"{right.float().mean():.0%} right as pixels in [0, 1], {then.float().mean():.0%} {how}"

@@ -18,7 +18,7 @@ from mmard.data.images import Images
 from mmard.evaluation.suite import AttackSpec, suite
 from mmard.models.students import Architecture, build
 
-PROBED, AT_ONCE = 200, 100  # images looked at, and so many at once
+PROBED, AT_ONCE = 200, 100  # images probed, and so many at once
 RESTARTS, QUERIES = 5, 500
 STEPS_100, RESTARTED, TWICE, WHOLE = "PGD-100", f"PGD-20, {RESTARTS} starts", "C&W at 2 eps", "C&W at eps 1"
 SQUARE, TRANSFER = f"Square, {QUERIES:,} queries", "from "

@@ -53,7 +53,7 @@ def evaluate_with_checks(
 
     A randomised model is evaluated by the mean of its logits over draws, and every line says so. ``checks`` is as `how_to_check`
     reads it, ``others`` are networks whose examples are tried on the model, by name, ``of`` is the size of the whole test set
-    (∞ where nobody knows; None: these images). The rest, and what is raised, as of
+    (∞ where it is not known; None: these images). The rest, and what is raised, as of
     `run_attacks`; `CheckError` before the attacks.
     """
     must_be_judgeable(model, images, how)
