@@ -16,7 +16,7 @@ from helpers import Run, command
 
 from mmard.models.weights import read_state
 from mmard.runs.folder import RunFolder
-from mmard.study.worker import do
+from mmard.study.worker import run_job
 
 TINY: dict[str, Any] = {
     "method": "standard",
@@ -132,7 +132,7 @@ def test_a_job_waits_for_a_folder_that_is_just_being_left(tmp_path: Path) -> Non
     begun = time.monotonic()
     timer.start()
     trust = {"everything": False, "own": []}
-    error = do(
+    error = run_job(
         {"settings": {**TINY, "student": "cnn-0-1", "out": str(tmp_path / "run")}, "evaluation": None, "trust": trust}
     )
     assert error is not None  # and it is not that of the folder

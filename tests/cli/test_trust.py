@@ -23,7 +23,7 @@ from mmard.runs.folder import RunFolder
 from mmard.study.grid import cells_of
 from mmard.study.jobs import jobs_of
 from mmard.study.spec import Evaluation, read_study
-from mmard.study.worker import as_dict, do
+from mmard.study.worker import as_dict, run_job
 from mmard.utils import trust as trust_module
 from mmard.utils.errors import MmardError
 from mmard.utils.trust import Trust
@@ -166,10 +166,10 @@ def test_a_study_asks_once_for_all_its_cells(mmard: Run, tmp_path: Path) -> None
     assert mmard("study", "study.yaml", "--trust", "--dry-run").returncode == 0
     jobs = jobs_of(cells := cells_of(read_study("study.yaml", trust=True)), Evaluation(attacks="none"))
     cell = json.loads(json.dumps(as_dict(jobs[1])))  # as its process reads it
-    assert do(cell) is None
+    assert run_job(cell) is None
     assert cells[1].folder.formula()
     for own in ([], ["mine.py:build"]):
-        error = do(
+        error = run_job(
             {**cell, "settings": {**cell["settings"], "out": "again"}, "trust": {"everything": False, "own": own}}
         )
         assert (error is None) == bool(own)

@@ -13,7 +13,7 @@ from mmard.api.build import resolve
 from mmard.api.settings import Settings, read_settings
 from mmard.study.jobs import Job
 from mmard.study.spec import Evaluation
-from mmard.study.worker import as_dict, do
+from mmard.study.worker import as_dict, run_job
 from mmard.training.averaging import Averaging
 from mmard.training.schedule import Plan
 from mmard.training.validation import Validation
@@ -59,7 +59,7 @@ def test_a_cell_of_a_study(tmp_path: Path, counted: Counter[str]) -> None:
     )
     job = as_dict(Job("cell", settings, Evaluation(attacks="fgsm", limit=20)))
     counted.clear()
-    do(job)
+    run_job(job)
     assert counted == {
         "settings": 2,
         "method": 1,

@@ -96,7 +96,7 @@ def _run(
     folder = RunFolder(plan.folder)
     folder.lock()
     try:
-        backend = _places(todo, at_once, threads, engine)
+        backend = _backend(todo, at_once, threads, engine)
         with Screen(todo, len(jobs) - len(todo), console.out) as screen:
             return run_all(todo, backend, screen)
     except KeyboardInterrupt:
@@ -105,15 +105,15 @@ def _run(
         folder.close()
 
 
-def _places(jobs: Sequence["Job"], at_once: int | None, threads: int | None, engine: str) -> "Backend":
-    from mmard.study.local_backend import Local, gpus, slots
+def _backend(jobs: Sequence["Job"], at_once: int | None, threads: int | None, engine: str) -> "Backend":
+    from mmard.study.local_backend import LocalBackend, gpus, slots
 
     if engine == "ray":
-        from mmard.study.ray_backend import Cluster
+        from mmard.study.ray_backend import RayBackend
 
-        return Cluster(at_once, threads)
+        return RayBackend(at_once, threads)
     needed = any(job.settings.engine.accelerator in ("auto", "cuda") for job in jobs)
-    return Local(slots(at_once, threads, gpus() if needed else []))
+    return LocalBackend(slots(at_once, threads, gpus() if needed else []))
 
 
 def _list_failed(failed: dict[str, str]) -> None:

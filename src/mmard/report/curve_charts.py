@@ -14,7 +14,7 @@ from mmard.runs.evaluation import JsonObject
 from mmard.runs.groups import Group, curve_of
 from mmard.runs.record import Run
 
-Point = tuple[float, float]
+XY = tuple[float, float]
 MOST_BANDS = 3
 """Groups up to which their range is drawn; more bands hide each other."""
 
@@ -41,14 +41,14 @@ def learning_curves(groups: Sequence[Group]) -> Markup:
     return render("learning.html", legend=names, charts=Markup().join(charts), note=text, triangle=triangle)
 
 
-def _chart(groups: Sequence[Group], title: str, y_label: str, points: Callable[[Run], list[Point]]) -> Markup:
+def _chart(groups: Sequence[Group], title: str, y_label: str, points: Callable[[Run], list[XY]]) -> Markup:
     lines = [mean_line(group.name, i, [points(run) for run in group.runs]) for i, group in enumerate(groups)]
     if len(groups) > MOST_BANDS:
         lines = [replace(line, low=(), high=()) for line in lines]
     return line_chart(title, lines, "epoch", y_label)
 
 
-def mean_line(name: str, number: int, curves: Sequence[Sequence[Point]]) -> Line:
+def mean_line(name: str, number: int, curves: Sequence[Sequence[XY]]) -> Line:
     """Average several curves at each x that one of them has, with their range where there are several."""
     at: dict[float, list[float]] = {}
     for x, y in (point for curve in curves for point in curve):
@@ -60,11 +60,11 @@ def mean_line(name: str, number: int, curves: Sequence[Sequence[Point]]) -> Line
     return Line(name, number, xs, ys, [min(at[x]) for x in xs], [max(at[x]) for x in xs])
 
 
-def _over_epochs(records: Sequence[JsonObject], key: str) -> list[Point]:
+def _over_epochs(records: Sequence[JsonObject], key: str) -> list[XY]:
     return [(r["epoch"], r[key]) for r in records if isinstance(r.get(key), int | float)]
 
 
-def _fallen(run: Run) -> list[Point]:
+def _fallen(run: Run) -> list[XY]:
     best, found = 0.0, []
     for r in run.validations:
         best = max(best, r["robust"])
@@ -72,8 +72,8 @@ def _fallen(run: Run) -> list[Point]:
     return found
 
 
-def _edge(key: str) -> Callable[[Run], list[Point]]:
-    def points(run: Run) -> list[Point]:
+def _edge(key: str) -> Callable[[Run], list[XY]]:
+    def points(run: Run) -> list[XY]:
         given = [(r["epoch"], r["triangle"]) for r in run.validations if isinstance(r.get("triangle"), dict)]
         return [(epoch, edges[key]) for epoch, edges in given if isinstance(edges.get(key), int | float)]
 

@@ -54,7 +54,7 @@ def slots(jobs: int | None, threads: int | None, devices: Sequence[str]) -> list
     return found
 
 
-class Local:
+class LocalBackend:
     """A `Backend` on this machine."""
 
     def __init__(self, free: Sequence[Slot]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.study.jobs import Job
-from mmard.study.worker import as_dict, do, log_file
+from mmard.study.worker import as_dict, log_file, run_job
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.safe_open import open_to_append
 
@@ -25,7 +25,7 @@ def on_worker(job: dict[str, Any], folder: str) -> str | None:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open_to_append(log) as file, redirect_stdout(file), redirect_stderr(file):
-            error = do(job)
+            error = run_job(job)
             if error is not None:
                 print(f"error: {error}")
             return error
@@ -33,7 +33,7 @@ def on_worker(job: dict[str, Any], folder: str) -> str | None:
         return f"cannot write {log}: {first_line(e)}"
 
 
-class Cluster:
+class RayBackend:
     """A `Backend` on the Ray cluster that is running.
 
     Args:

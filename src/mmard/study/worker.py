@@ -53,7 +53,7 @@ def _trust_of(job: dict[str, Any]) -> Trust:
     return Trust().also(job["trust"]["own"], everything=job["trust"]["everything"])
 
 
-def do(job: dict[str, Any]) -> str | None:
+def run_job(job: dict[str, Any]) -> str | None:
     """Run a job of `as_dict`; returns the error as one line, None if all is well. Progress goes to standard output."""
     try:
         settings = validated(Settings, job["settings"], "setting").trusting(_trust_of(job))
@@ -104,7 +104,7 @@ def main() -> None:
     """Run the job that standard input describes."""
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    error = do(job)
+    error = run_job(job)
     if error is not None:
         print(f"error: {error}", flush=True)
     os._exit(1 if error else 0)  # the thread may hold the input's lock, over which an orderly exit would stumble
