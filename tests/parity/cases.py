@@ -1,4 +1,4 @@
-"""The methods as `the papers` and `the papers` state them: what x' ascends and what the weights descend.
+"""The methods as their papers state them: what x' ascends and what the weights descend.
 
 The inner objectives are written with torch, since an attack needs their gradient; the outer losses with `naive`.
 """

@@ -17,7 +17,7 @@ from mmard.core.threat import Threat
 from mmard.core.views import MissingModelError, Models, Views
 from mmard.data.images import DataSet
 from mmard.data.labels import Known, agreed
-from mmard.data.sources import load, must_be_used, unused
+from mmard.data.sources import SOURCES, load, must_be_used, unused
 from mmard.methods.fair import ClassWeights
 from mmard.models.students import Architecture, build
 from mmard.models.teachers import Card, find_model, hub_of, weights_file
@@ -173,11 +173,10 @@ def may_be_read(settings: Settings) -> None:
 
 def _data_may_be_read(settings: Settings) -> None:
     data = settings.data
-    keys = {"digits": (), "parquet": ("train", "test"), "imagefolder": ("root",)}.get(data.name)
-    if keys is None:  # a name of the hub, or of a folder that `datasets` takes for one
+    if data.name not in SOURCES:  # a name of the hub, or of a folder that `datasets` takes for one
         settings.trust.must_allow_place(data.name if Path(data.name).exists() else f"hub://{data.name}", "data.name")
         return
-    for key in keys:
+    for key in SOURCES[data.name].places:
         given = getattr(data, key)
         for place in given if isinstance(given, list) else [given] if given else []:
             settings.trust.must_allow_place(place, f"data.{key}")

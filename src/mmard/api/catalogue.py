@@ -27,7 +27,7 @@ def catalogue() -> dict[str, Callable[[], dict[str, str]]]:
     return {
         "methods": lambda: {name: _method(builder) for name, builder in METHODS.items()},
         "models": lambda: {name: line for name, (line, _) in FAMILIES.items()},
-        "data": lambda: dict(SOURCES),
+        "data": lambda: {name: source.line for name, source in SOURCES.items()},
         "terms": lambda: {name: f"{o}   {_first_line(o.terms[0][1].function)}" for name, o in terms.items()},
         "inner": lambda: {f"attack.{name}": line for name, line in PARTS.items()},
         "recipes": lambda: {name: _about(path) for name, path in recipes().items()},

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from mmard.api.recipe_files import is_package_file, recipe_file, with_bases
 from mmard.api.registry import names_of, spec_of
 from mmard.attacks.inner.compose import Inner
-from mmard.data.sources import unused
+from mmard.data.sources import FileOptions, unused
 from mmard.training.averaging import Averaging
 from mmard.training.schedule import Plan
 from mmard.training.validation import Validation
@@ -30,25 +30,16 @@ def _parts(value: Any) -> Any:
 Parts = Annotated[int | Literal["auto"] | None, BeforeValidator(_parts)]
 
 
-class DataSettings(Section):
+class DataSettings(FileOptions):
     """The settings of the data set; see ``mmard ls data``. ``stream`` leaves the training images on disk.
 
     ``channels`` are by default what the files are: 1 where all are grey, else 3. ``on_error: skip`` leaves out broken images.
     """
 
-    name: str = "digits"
-    train: str | list[str] | None = None
-    test: str | list[str] | None = None
-    root: str | None = None
-    label: str | None = None
-    size: Count | None = None
-    channels: Literal[1, 3] | None = None
     held_out: Number = 0.1
     limit: Count | None = None
     test_limit: Count | None = None
     seed: Seed = 0
-    stream: bool = False
-    on_error: Literal["stop", "skip"] = "stop"
     augment: Literal["none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix"] = "none"
 
 

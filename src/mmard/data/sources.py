@@ -2,10 +2,10 @@
 
 import glob
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,45 +19,17 @@ from mmard.data.labels import Known, must_be_classes, renumbered
 from mmard.data.streaming import THREADS, Streamed
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.safe_open import must_be_itself
+from mmard.utils.validation import Count, Section
 
-SOURCES = {
-    "digits": "1,797 handwritten digits, 8×8 grey, 10 classes, from scikit-learn; nothing to download",
-    "parquet": "parquet files with an image and a label column (data.train=..., data.test=...)",
-    "imagefolder": "folders of images, one folder a class, in train/ and test/ (data.root=...)",
-    "OWNER/NAME": "any image data set of the Hugging Face hub, such as uoft-cs/cifar10",
-}
 TEST_SPLITS = ("test", "validation", "valid", "val")
-FILES = frozenset({"size", "channels", "stream", "on_error"})
-USES = {
-    "digits": frozenset[str](),
-    "parquet": FILES | {"train", "test", "label"},
-    "imagefolder": FILES | {"root"},
-    "OWNER/NAME": FILES | {"label"},
-}
-"""Source → the settings that mean something there, of those that do not mean something everywhere."""
 MOST_BROKEN = 0.01  # share of the images that data.on_error=skip may leave out
 
 
-def unused(name: str, keys: Sequence[str]) -> list[str]:
-    """Find the settings among ``keys`` (such as ``"size"``) that have no meaning for the data set ``name``."""
-    used = USES.get(name, USES["OWNER/NAME"])
-    return [key for key in keys if key not in used and any(key in other for other in USES.values())]
-
-
-def must_be_used(name: str, keys: Sequence[str]) -> None:
-    """Raise MmardError for settings that were given and have no meaning for the data set."""
-    if ignored := unused(name, keys):
-        takers = [source for source, used in USES.items() if ignored[0] in used]
-        raise MmardError(
-            f"data.{ignored[0]} means nothing for data.name={name}, only for {', '.join(takers)}; leave it out, or name other data"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileOptions:
+class FileOptions(Section):
     """The options for reading the files of a data set.
 
     Attributes:
+        name: one of `SOURCES`.
         train, test: parquet files (paths, globs or lists); a path that is there is no glob.
         root: of an image folder.
         label: the label column, where there are several.
@@ -68,24 +40,19 @@ class FileOptions:
         on_error: ``"skip"`` leaves out images that cannot be decoded, up to one in a hundred; ``"stop"`` names the first.
     """
 
-    train: str | Sequence[str] | None = None
-    test: str | Sequence[str] | None = None
+    name: str = "digits"
+    train: str | list[str] | None = None
+    test: str | list[str] | None = None
     root: str | None = None
     label: str | None = None
-    size: int | None = None
-    channels: int | None = None
+    size: Count | None = None
+    channels: Literal[1, 3] | None = None
     stream: bool = False
-    on_error: str = "stop"
-
-    def __post_init__(self) -> None:
-        if self.on_error not in ("stop", "skip"):
-            raise MmardError(f"on_error is {self.on_error!r}, expected stop or skip")
-        if self.channels not in (None, 1, 3):
-            raise MmardError(f"channels is {self.channels!r}, expected 1 or 3")
+    on_error: Literal["stop", "skip"] = "stop"
 
     def given(self) -> list[str]:
         """Name the options that differ from their defaults."""
-        return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+        return list(self.model_dump(exclude_defaults=True, exclude={"name"}))
 
 
 def load(
@@ -112,12 +79,13 @@ def load(
         MmardError: for data that are not there or not what they should be, for options without meaning for them, and, before an
             image is decoded, for a model of other classes or channels.
     """
-    options, limits = FileOptions(**files), (limit, test_limit)
+    options, limits = FileOptions(name=name, **files), (limit, test_limit)
     must_be_used(name, [key for key in options.given() if key != "stream"])
-    if name == "digits":
-        whole, tested = (some(part, n, seed) for part, n in zip(_digits(model), limits, strict=True))
+    opened = _open(options, model)
+    if isinstance(opened, tuple):
+        whole, tested = (some(part, n, seed) for part, n in zip(opened, limits, strict=True))
         return split(name, whole, tested, held_out=held_out, seed=seed)
-    parts = _parts(_open(name, options), name, options, limits, seed, model)
+    parts = _parts(opened, name, options, limits, seed, model)
     found, broken = (parts, []) if options.on_error == "stop" else _without_broken(parts)
     train, test = _of_one_shape(found, options.channels, model)
     if model is not None:
@@ -249,7 +217,7 @@ def _of_one_shape(
     return train, test
 
 
-def _digits(model: Known | None) -> tuple[Images, Images]:
+def _digits(_options: FileOptions, model: Known | None) -> tuple[Images, Images]:
     from sklearn.datasets import load_digits
 
     bunch, names = load_digits(), tuple(map(str, range(10)))
@@ -260,32 +228,47 @@ def _digits(model: Known | None) -> tuple[Images, Images]:
     return whole.take(train), whole.take(test)
 
 
-def _open(name: str, options: FileOptions) -> Mapping[str, Any]:
-    """Open the splits, as a mapping of Hugging Face data sets."""
+def _parquet(options: FileOptions, _model: Known | None) -> Mapping[str, Any]:
+    if not options.train or not options.test:
+        raise MmardError("parquet needs both data.train=FILES and data.test=FILES")
+    files = {"train": _files(options.train, "train"), "test": _files(options.test, "test")}
+    # Each by itself: together, the columns of one would be read as if they were those of the other.
+    return {part: _datasets().load_dataset("parquet", data_files={part: at}, split=part) for part, at in files.items()}
+
+
+def _image_folder(options: FileOptions, _model: Known | None) -> Mapping[str, Any]:
+    if not options.root:
+        raise MmardError("imagefolder needs data.root=FOLDER with train/ and test/ in it")
+    return folder_splits(options.root)
+
+
+def _hub(options: FileOptions, _model: Known | None) -> Mapping[str, Any]:
+    if "/" not in options.name:
+        raise MmardError(f"unknown data set {options.name!r}; known: {', '.join(SOURCES)}")
+    return _datasets().load_dataset(options.name)  # type: ignore[no-any-return]
+
+
+def _datasets() -> Any:
+    import datasets
+
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _open(options: FileOptions, model: Known | None) -> Mapping[str, Any] | tuple[Images, Images]:
+    """Open a data set: its splits as Hugging Face data sets, or training and test images in memory."""
+    name = options.name
+    source = SOURCES.get(name, SOURCES[HUB])
     try:
-        import datasets
-        import PIL  # noqa: F401
+        if source.options:
+            import PIL  # noqa: F401
+
+            _datasets()
+        return source.open(options, model)
     except ImportError as e:
         raise MmardError(
             f"data set {name!r} needs one more package: pip install 'mmard[data]' (without it: digits)"
         ) from e
-    datasets.disable_progress_bars()
-    try:
-        if name == "parquet":
-            if not options.train or not options.test:
-                raise MmardError("parquet needs both data.train=FILES and data.test=FILES")
-            files = {"train": _files(options.train, "train"), "test": _files(options.test, "test")}
-            return {  # each by itself: together, the columns of one would be read as if they were those of the other
-                part: datasets.load_dataset("parquet", data_files={part: paths}, split=part)
-                for part, paths in files.items()
-            }
-        if name == "imagefolder":
-            if not options.root:
-                raise MmardError("imagefolder needs data.root=FOLDER with train/ and test/ in it")
-            return folder_splits(options.root)
-        if "/" not in name:
-            raise MmardError(f"unknown data set {name!r}; known: {', '.join(SOURCES)}")
-        return datasets.load_dataset(name)  # type: ignore[no-any-return]
     except MmardError:
         raise
     except Exception as e:  # the library has a dozen kinds of failure; each means that there is no such data here
@@ -302,3 +285,51 @@ def _files(given: str | Sequence[str], key: str) -> list[str]:
         must_be_itself(path)
         patterns.append(glob.escape(str(path.absolute())) if path.exists() else one)
     return patterns
+
+
+@dataclass(frozen=True)
+class Source:
+    """A kind of data sets.
+
+    Attributes:
+        line: what `mmard ls data` says of it.
+        open: from the options and the model that the images are for, to its splits as Hugging Face data sets, or to training and
+            test images in memory.
+        options: those of `FileOptions` that mean something for it.
+        places: those of them that say where the files lie; somebody else's settings need the user's word for these.
+    """
+
+    line: str
+    open: Callable[[FileOptions, Known | None], Mapping[str, Any] | tuple[Images, Images]]
+    options: frozenset[str] = frozenset()
+    places: tuple[str, ...] = ()
+
+
+HUB = "OWNER/NAME"
+_FILES = frozenset({"size", "channels", "stream", "on_error"})
+SOURCES = {
+    "digits": Source("1,797 handwritten digits, 8×8 grey, 10 classes, from scikit-learn; nothing to download", _digits),
+    "parquet": Source(
+        "parquet files with an image and a label column (data.train=..., data.test=...)",
+        _parquet, _FILES | {"train", "test", "label"}, ("train", "test"),
+    ),
+    "imagefolder": Source(
+        "folders of images, one folder a class, in train/ and test/ (data.root=...)", _image_folder, _FILES | {"root"}, ("root",)
+    ),
+    HUB: Source("any image data set of the Hugging Face hub, such as uoft-cs/cifar10", _hub, _FILES | {"label"}),
+}  # fmt: skip
+
+
+def unused(name: str, keys: Sequence[str]) -> list[str]:
+    """Find the settings among ``keys`` (such as ``"size"``) that have no meaning for the data set ``name``."""
+    used = SOURCES.get(name, SOURCES[HUB]).options
+    return [key for key in keys if key not in used and any(key in other.options for other in SOURCES.values())]
+
+
+def must_be_used(name: str, keys: Sequence[str]) -> None:
+    """Raise MmardError for settings that were given and have no meaning for the data set."""
+    if ignored := unused(name, keys):
+        takers = [kind for kind, source in SOURCES.items() if ignored[0] in source.options]
+        raise MmardError(
+            f"data.{ignored[0]} means nothing for data.name={name}, only for {', '.join(takers)}; leave it out, or name other data"
+        )
