@@ -32,8 +32,8 @@ from mmard.core.views import Predict
 from mmard.data.images import Images, some
 from mmard.evaluation.cache import NoCache
 from mmard.evaluation.loop import Batches, OneRank
+from mmard.models.cards import find_model, load_model, weights_file
 from mmard.models.folding import folded
-from mmard.models.teachers import find_model, load_model, weights_file
 from mmard.models.weights import metadata_of
 
 Clock = dict[str, list[float]]  # attack → wall and CPU seconds

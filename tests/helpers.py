@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from mmard.data.images import Images
-from mmard.models.students import Architecture, Classifier, build
+from mmard.models.architectures import Architecture, Classifier, build
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SEED = int(os.environ.get("MMARD_TEST_SEED", "0"))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mmard.core.threat import Threat
     from mmard.core.views import Point, Views
     from mmard.evaluation.scores import Scores
-    from mmard.models.teachers import load_model
+    from mmard.models.cards import load_model
     from mmard.utils.errors import MmardError
 
 __version__ = "0.1.0"

@@ -15,7 +15,7 @@ from rich.console import Console
 from mmard.api import catalogue
 from mmard.cli import console
 from mmard.cli.ls import list_all
-from mmard.models.students import Architecture, build
+from mmard.models.architectures import Architecture, build
 from mmard.models.weights import save_weights
 from mmard.runs.folder import RunFolder
 from mmard.utils.errors import MmardError, as_mistake, is_out_of_memory

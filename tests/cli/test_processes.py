@@ -11,7 +11,7 @@ from helpers import QUICK, Run, small_net
 from torch import nn
 
 from mmard import Scores
-from mmard.models.students import FAMILIES, Architecture
+from mmard.models.architectures import FAMILIES, Architecture
 from mmard.models.weights import read_state, save_weights
 from mmard.runs.folder import RunFolder
 from mmard.training.engine import Engine
@@ -22,7 +22,7 @@ METHOD = """
 import os, torch
 from dataclasses import replace
 from pathlib import Path
-import mmard.models.students as students
+import mmard.models.architectures as students
 from mmard import Pgd
 from mmard.methods import mmard, rslad
 from torch import nn

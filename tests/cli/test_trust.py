@@ -16,7 +16,7 @@ from helpers import QUICK, Run, small_net
 
 import mmard as package
 from mmard.api.artifacts import settings_and_formula_of
-from mmard.models.teachers import load_model
+from mmard.models.cards import load_model
 from mmard.models.tensor_files import load_tensors, save_tensors
 from mmard.models.weights import metadata_of, save_weights
 from mmard.runs.folder import RunFolder

@@ -35,7 +35,7 @@ from mmard.methods import (
 )
 from mmard.methods.fair import ClassWeights
 from mmard.methods.peeraid import hard_peer
-from mmard.models.students import Architecture, Classifier
+from mmard.models.architectures import Architecture, Classifier
 from mmard.models.weights import load_weights, metadata_of, read_state
 from mmard.runs.folder import RunFolder
 from mmard.terms import hard_nat

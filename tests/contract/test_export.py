@@ -26,10 +26,10 @@ from mmard.evaluation.exported import choose_exported, exported_suite, straight_
 from mmard.evaluation.loop import Execution
 from mmard.evaluation.run import run_attacks
 from mmard.evaluation.suite import choose_attacks
+from mmard.models.architectures import FAMILIES, Architecture, Classifier, build
 from mmard.models.onnx_export import bytes_of, compare, onnx_of
 from mmard.models.onnx_runtime import RuntimeModel
 from mmard.models.quantise import quantised
-from mmard.models.students import FAMILIES, Architecture, Classifier, build
 from mmard.models.weights import save_weights
 from mmard.utils.numbers import seed_of
 

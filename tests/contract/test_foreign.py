@@ -15,7 +15,7 @@ from mmard.evaluation.checks.run import evaluate_with_checks
 from mmard.evaluation.prepare import Contiguous, FiniteGradients, prepare_model
 from mmard.evaluation.run import run_attacks
 from mmard.evaluation.suite import choose_attacks, suite
-from mmard.models.students import Architecture, build
+from mmard.models.architectures import Architecture, build
 
 THREAT = Threat(eps=0.1)
 CW = choose_attacks("cw", suite())

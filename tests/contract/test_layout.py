@@ -13,7 +13,7 @@ from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.data.images import split
 from mmard.methods import METHODS
-from mmard.models.students import Architecture, Classifier
+from mmard.models.architectures import Architecture, Classifier
 from mmard.models.weights import save_weights
 from mmard.runs.folder import RunFolder
 from mmard.training.averaging import Averaging

@@ -19,7 +19,7 @@ from mmard.evaluation.checks.messages import CheckError
 from mmard.evaluation.checks.run import evaluate_with_checks
 from mmard.evaluation.scores import Scores
 from mmard.evaluation.suite import choose_attacks, suite
-from mmard.models.students import Classifier
+from mmard.models.architectures import Classifier
 
 pytestmark = pytest.mark.figures
 

@@ -12,8 +12,8 @@ from torch import nn
 from mmard import MmardError, Threat, train
 from mmard.data.images import Images
 from mmard.data.sources import load
-from mmard.models.students import Architecture, Classifier
-from mmard.models.teachers import load_model
+from mmard.models.architectures import Architecture, Classifier
+from mmard.models.cards import load_model
 from mmard.models.weights import metadata_of
 from mmard.training.teacher_check import TeacherCheck, robust_claim
 

@@ -12,7 +12,7 @@ from mmard import Threat, train
 from mmard.api.settings import read_settings
 from mmard.core.views import Models, Views
 from mmard.methods import METHODS
-from mmard.models.students import Architecture, Classifier, build
+from mmard.models.architectures import Architecture, Classifier, build
 from mmard.training.engine import Engine
 from mmard.training.step import make_example, outer_losses
 

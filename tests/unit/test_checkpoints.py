@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmard import MmardError, load_model
 from mmard.data.sources import load
-from mmard.models.students import Architecture, build
+from mmard.models.architectures import Architecture, build
 from mmard.utils.errors import Note
 
 State = dict[str, Tensor]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmard.models.architectures import Architecture, Classifier, build
 from mmard.models.folding import Folded, folded
-from mmard.models.students import Architecture, Classifier, build
 
 pytestmark = pytest.mark.figures
 

@@ -14,7 +14,7 @@ from mmard import MmardError, Pgd, Threat, term
 from mmard.core.views import Views
 from mmard.data.images import DataSet
 from mmard.methods import pgd_at
-from mmard.models.students import Architecture, Classifier
+from mmard.models.architectures import Architecture, Classifier
 from mmard.runs.folder import RunFolder
 from mmard.training import micro_batch
 from mmard.training.engine import Engine, precisions_of

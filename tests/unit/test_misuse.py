@@ -16,7 +16,7 @@ import mmard as package
 from mmard import Method, MmardError, Objective, Pgd, Scores, Threat, diagnose, evaluate, load_model, term, train
 from mmard.api.export import export
 from mmard.api.settings import read_settings
-from mmard.models.students import Architecture, build
+from mmard.models.architectures import Architecture, build
 from mmard.models.weights import save_weights
 from mmard.runs.folder import RunFolder
 from mmard.study.grid import cells_of

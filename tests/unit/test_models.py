@@ -10,8 +10,8 @@ from helpers import small_net
 from torch import nn
 
 from mmard import MmardError, load_model
-from mmard.models.students import Architecture, build
-from mmard.models.teachers import load_teacher
+from mmard.models.architectures import Architecture, build
+from mmard.models.cards import load_teacher
 from mmard.models.weights import load_weights, metadata_of, save_weights
 from mmard.utils.files import sha256
 

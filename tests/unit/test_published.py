@@ -14,7 +14,7 @@ from mmard.api.settings import Settings, read_settings
 from mmard.attacks.pgd import Pgd
 from mmard.core.threat import Threat
 from mmard.methods import METHODS
-from mmard.models.students import Architecture, build
+from mmard.models.architectures import Architecture, build
 from mmard.training.averaging import Averaging
 
 FOLDER = recipe_folders()[0] / "published"

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import statistics
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -329,3 +330,10 @@ def test_students_that_were_diagnosed_alike_make_one_table(tmp_path: Path) -> No
     assert [c.text for c in sheet.rows[0]] == [
         "rslad", "2.00 ± 1.41", "50.0 ± 0.0", "0.1000 ± 0.0000", "0.0 ± 0.0", "20.0 ± 0.0", "–", "1.00 ± 0.00"
     ]  # fmt: skip
+
+
+def test_every_table_is_on_the_page(two_seeds: list[Group]) -> None:
+    made = Report(two_seeds, "t")
+    page, tables = made.html("1"), made.tables()
+    assert len(tables) > 3
+    assert [table.key for table in tables if f"<caption>{escape(table.title)}" not in page] == []

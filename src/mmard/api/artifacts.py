@@ -15,7 +15,7 @@ from mmard.evaluation.curve import radii_of
 from mmard.evaluation.examples import Examples
 from mmard.evaluation.examples import examples as examples_of
 from mmard.evaluation.loop import OnProgress
-from mmard.models.students import Classifier
+from mmard.models.architectures import Classifier
 from mmard.models.weights import metadata_of
 from mmard.report.card import write_card
 from mmard.runs.evaluation import CURVE, EXAMPLES, read_scores

@@ -19,8 +19,8 @@ from mmard.data.images import DataSet
 from mmard.data.labels import Known, agreed
 from mmard.data.sources import SOURCES, load, must_be_used, unused
 from mmard.methods.fair import ClassWeights
-from mmard.models.students import Architecture, build
-from mmard.models.teachers import Card, find_model, hub_of, weights_file
+from mmard.models.architectures import Architecture, build
+from mmard.models.cards import Card, find_model, hub_of, weights_file
 from mmard.models.weights import architecture_facts, metadata_of
 from mmard.terms import OVER_THE_BATCH
 from mmard.training.averaging import Averaging

@@ -10,7 +10,7 @@ from mmard.core.method import Method
 from mmard.data.sources import SOURCES
 from mmard.methods import METHODS
 from mmard.methods.papers import paper_of
-from mmard.models.students import FAMILIES
+from mmard.models.architectures import FAMILIES
 from mmard.terms import BOUNDARIES, OTHERS, SCENARIOS, TRIANGLES
 from mmard.training.passes import cost_of, in_words
 from mmard.utils.text_files import read_yaml

@@ -16,9 +16,9 @@ from mmard.core.views import Models, Views
 from mmard.data.images import Images, ImageSet, some
 from mmard.diagnostics.boundary import BoundaryRecord, direct, look, searches_of
 from mmard.diagnostics.triangle import triangle
+from mmard.models.architectures import Classifier
+from mmard.models.cards import as_teacher, load_model, must_fit
 from mmard.models.folding import folded
-from mmard.models.students import Classifier
-from mmard.models.teachers import as_teacher, load_model, must_fit
 from mmard.training.engine import Engine
 from mmard.training.step import make_example
 from mmard.utils.errors import MmardError

@@ -24,9 +24,9 @@ from mmard.data.sources import must_be_used
 from mmard.evaluation.cache import DiskCache, fingerprint
 from mmard.evaluation.checks.messages import CheckError
 from mmard.evaluation.suite import AttackSpec, choose_attacks, suite
+from mmard.models.architectures import Classifier
+from mmard.models.cards import find_model, load_model, load_teacher, must_fit, weights_file
 from mmard.models.folding import folded
-from mmard.models.students import Classifier
-from mmard.models.teachers import find_model, load_model, load_teacher, must_fit, weights_file
 from mmard.models.weights import metadata_of
 from mmard.runs.folder import RunFolder
 from mmard.utils.errors import MmardError

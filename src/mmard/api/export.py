@@ -14,11 +14,11 @@ from mmard.api.exported import must_allow_surrogate
 from mmard.api.settings import Settings, read_settings
 from mmard.core.threat import Threat
 from mmard.data.images import DataSet, ImageSet, some
+from mmard.models.architectures import Classifier
+from mmard.models.cards import find_model, load_model, must_fit, weights_file
 from mmard.models.onnx_export import PORTS, Agreement, bytes_of, compare, onnx_of, save_onnx
 from mmard.models.onnx_runtime import RuntimeModel, need_onnx
 from mmard.models.quantise import HOW, quantised
-from mmard.models.students import Classifier
-from mmard.models.teachers import find_model, load_model, must_fit, weights_file
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError
 from mmard.utils.files import sha256

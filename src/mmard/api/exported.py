@@ -17,10 +17,10 @@ from mmard.evaluation.checks.messages import BEFORE
 from mmard.evaluation.exported import choose_exported, exported_suite
 from mmard.evaluation.predict import must_answer
 from mmard.evaluation.suite import AttackSpec
+from mmard.models.architectures import Classifier
+from mmard.models.cards import find_model, hub_of, load_model, must_fit, weights_file
 from mmard.models.checkpoints import fit
 from mmard.models.onnx_runtime import RuntimeModel
-from mmard.models.students import Classifier
-from mmard.models.teachers import find_model, hub_of, load_model, must_fit, weights_file
 from mmard.models.weights import read_state
 from mmard.utils.errors import MmardError
 from mmard.utils.files import sha256

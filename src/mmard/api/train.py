@@ -20,8 +20,8 @@ from mmard.api.build import (
 from mmard.api.settings import Settings, read_settings
 from mmard.data.images import DataSet
 from mmard.data.labels import Known
-from mmard.models.students import Architecture, Classifier, build
-from mmard.models.teachers import Card, as_teacher, find_model, load_model, weights_file
+from mmard.models.architectures import Architecture, Classifier, build
+from mmard.models.cards import Card, as_teacher, find_model, load_model, weights_file
 from mmard.models.weights import describes_itself
 from mmard.report.card import write_card
 from mmard.runs.folder import NO_EFFECT, RunFolder, changes, describe_teacher_check, differences, listed

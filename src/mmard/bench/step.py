@@ -15,7 +15,7 @@ from mmard.bench.measure import Ratio, Step, forward_flops, matrix_peak, paired_
 from mmard.bench.plain import plain_step
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.models.students import Architecture, Classifier, build
+from mmard.models.architectures import Architecture, Classifier, build
 from mmard.training.engine import Engine
 from mmard.training.micro_batch import free_bytes, need_of, peak_bytes
 from mmard.training.passes import LOSS, PassCounter, cost_of

@@ -29,7 +29,7 @@ def demo(
 def run_demo(to: Path, out: Console) -> None:
     """Train and evaluate into the folder ``to``; a demo that was stopped resumes."""
     from mmard.api.train import train
-    from mmard.cli.judging import judge
+    from mmard.cli.evaluation import judge
     from mmard.evaluation.scores import Scores
     from mmard.report.figures.learning import plot_curves
     from mmard.report.screen import checks_lines, compare_markdown, compare_table

@@ -42,7 +42,7 @@ def evaluate(
     What was stopped or killed goes on by the same command, with the same verdicts. A run's last checkpoint:
     RUN/last.safetensors.
     """
-    from mmard.cli.judging import judge_all
+    from mmard.cli.evaluation import judge_all
 
     console.must_be_settings(words, evaluate)
     surrogate = _with_weights(surrogate, surrogate_weights)

@@ -78,7 +78,7 @@ def _tell_looks(metrics: list[dict[str, Any]]) -> None:
 def _must_be_there(teacher: str | None, recipe: str | None, settings: "Settings") -> None:
     """Check that a teacher named by the command exists: the recipe's own would not be made in its place."""
     from mmard.api.settings import read_settings
-    from mmard.models.teachers import find_model
+    from mmard.models.cards import find_model
 
     if teacher is not None and settings.teacher_recipe and teacher != read_settings(recipe).teacher:
         find_model(teacher)

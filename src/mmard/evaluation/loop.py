@@ -15,7 +15,7 @@ from mmard.core.threat import Threat
 from mmard.core.views import Predict
 from mmard.data.images import Images
 from mmard.evaluation.cache import Cache, NoCache
-from mmard.evaluation.checks.memory import ReferenceModel
+from mmard.evaluation.checks.statefulness import ReferenceModel
 from mmard.evaluation.scores import Stage
 from mmard.utils.errors import MmardError, is_out_of_memory
 from mmard.utils.numbers import seed_of

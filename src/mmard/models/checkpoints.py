@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmard.models.students import Classifier
+from mmard.models.architectures import Classifier
 from mmard.models.tensor_files import load_tensors
 from mmard.utils.errors import MmardError, Note, first_line
 from mmard.utils.files import load_safely

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from mmard.models.students import Classifier
+from mmard.models.architectures import Classifier
 from mmard.utils.errors import first_line
 
 

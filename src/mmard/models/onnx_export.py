@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.models.students import Classifier
+from mmard.models.architectures import Classifier
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import write_whole
 

@@ -10,8 +10,8 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from mmard.models.architectures import Architecture, Classifier, build
 from mmard.models.checkpoints import fit, read_checkpoint
-from mmard.models.students import Architecture, Classifier, build
 from mmard.models.tensor_files import load_tensors, save_tensors
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import state_of

@@ -9,8 +9,8 @@ from mmard import losses
 from mmard.core.objective import Objective, term
 from mmard.core.views import Views
 from mmard.terms.gradient_matching import gradient_match as gradient_match
-from mmard.terms.trust import introspect as introspect
-from mmard.terms.trust import trusted as trusted
+from mmard.terms.introspection import introspect as introspect
+from mmard.terms.introspection import trusted as trusted
 from mmard.utils.errors import MmardError
 from mmard.utils.moved import forward
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from mmard.core.companion import Companion
 from mmard.core.method import Method
 from mmard.core.views import MissingModelError, Predict, Views
-from mmard.models.students import Classifier, build
+from mmard.models.architectures import Classifier, build
+from mmard.training.channels_last import lay_out
 from mmard.training.engine import Engine
-from mmard.training.memory_layout import lay_out
 from mmard.training.schedule import Plan
 from mmard.utils.errors import MmardError, unknown
 from mmard.utils.numbers import beginning, seed_of

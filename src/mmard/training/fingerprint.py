@@ -13,7 +13,7 @@ from torch import nn
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.data.images import ImageSet
-from mmard.models.students import Classifier
+from mmard.models.architectures import Classifier
 from mmard.models.tensor_files import digest_of
 from mmard.runs.folder import changes, listed
 from mmard.utils.errors import MmardError

@@ -13,7 +13,7 @@ from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images, some
 from mmard.evaluation.scores import MUCH, SURE, is_far_better
-from mmard.models.students import Classifier
+from mmard.models.architectures import Classifier
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import is_number, parse_number, seed_of
 from mmard.utils.precision import full_precision

@@ -19,7 +19,7 @@ from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.data.augment import apply_extra, sample_crop
 from mmard.data.images import Images, ImageSet
-from mmard.models.students import Classifier
+from mmard.models.architectures import Classifier
 from mmard.models.weights import save_weights
 from mmard.runs.folder import RunFolder, describe_extension
 from mmard.training.attack_state import prepare_attack, tell_guards

@@ -18,9 +18,9 @@ from mmard.core.threat import Threat
 from mmard.core.views import Frame, Models, Predict, Views, held_still
 from mmard.models.folding import Folded, folded
 from mmard.training.awp import moved_up, state_kept
+from mmard.training.channels_last import lay_out
 from mmard.training.companions import TrainedCompanion, companions_of
 from mmard.training.engine import Engine
-from mmard.training.memory_layout import lay_out
 from mmard.training.schedule import Plan
 from mmard.training.step import make_example, outer_losses
 from mmard.utils.errors import MmardError, first_line

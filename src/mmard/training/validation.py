@@ -12,7 +12,7 @@ from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images
 from mmard.diagnostics.triangle import EDGES
-from mmard.models.students import Classifier
+from mmard.models.architectures import Classifier
 from mmard.training.engine import Engine
 from mmard.utils.numbers import seed_of
 from mmard.utils.precision import full_precision

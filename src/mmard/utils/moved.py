@@ -30,6 +30,8 @@ MOVED = {
     "evaluation.evaluate": "evaluation.run",
     "diagnosing": "api.diagnose",
     "locate": "api.registry",
+    "models.students": "models.architectures",
+    "models.teachers": "models.cards",
     "objects": "api.build",
     "papers": "methods.papers",
     "scene": "api.comparison",

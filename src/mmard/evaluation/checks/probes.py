@@ -16,7 +16,7 @@ from mmard.core.threat import Threat, per_sample
 from mmard.core.views import Predict, held_still
 from mmard.data.images import Images
 from mmard.evaluation.suite import AttackSpec, suite
-from mmard.models.students import Architecture, build
+from mmard.models.architectures import Architecture, build
 
 PROBED, AT_ONCE = 200, 100  # images probed, and so many at once
 RESTARTS, QUERIES = 5, 500

@@ -13,10 +13,10 @@ from mmard.core.views import held_still
 from mmard.data.images import Images, some
 from mmard.evaluation.cache import NoCache
 from mmard.evaluation.checks.consistency import flags_of_probes, flags_of_verdicts
-from mmard.evaluation.checks.memory import ReferenceModel, copied
 from mmard.evaluation.checks.messages import KINDS, Check, How, as_dicts
 from mmard.evaluation.checks.preflight import preflight
 from mmard.evaluation.checks.probes import AT_ONCE, PROBED, probes
+from mmard.evaluation.checks.statefulness import ReferenceModel, copied
 from mmard.evaluation.eot import Averaged, over_draws
 from mmard.evaluation.loop import Execution
 from mmard.evaluation.predict import must_answer

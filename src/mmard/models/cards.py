@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from mmard.models.architectures import Architecture, Classifier, build
 from mmard.models.checkpoints import fit, read_checkpoint, weights_for
-from mmard.models.students import Architecture, Classifier, build
 from mmard.models.weights import describes_itself, load_weights
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError, first_line

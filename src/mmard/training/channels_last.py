@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from mmard.core.views import held_still
 from mmard.evaluation.prepare import needs_plain_memory
-from mmard.models.students import Classifier
+from mmard.models.architectures import Classifier
 
 
 def lay_out(network: nn.Module, device: torch.device, shape: torch.Size | None) -> None:
