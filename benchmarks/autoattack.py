@@ -30,8 +30,7 @@ from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
 from mmard.data.images import Images, some
-from mmard.evaluation.cache import NoCache
-from mmard.evaluation.loop import Batches, OneRank
+from mmard.evaluation.loop import Batches, Execution
 from mmard.models.cards import find_model, load_model, weights_file
 from mmard.models.folding import folded
 from mmard.models.weights import metadata_of
@@ -103,7 +102,9 @@ def plain(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, auto: AutoAtta
 def ours(model: nn.Module, images: Images, threat: Threat, auto: AutoAttack, clock: Clock) -> list[Tensor]:
     """The same by `mmard eval`'s means."""
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = Batches(model, in_parts(folded(model)), images, threat, auto.batch_size, auto.seed, OneRank(), NoCache())
+    batches = Batches(
+        model, in_parts(folded(model)), images, threat, Execution(batch_size=auto.batch_size, seed=auto.seed)
+    )
     (right, *_), _ = batches.column("clean", lambda _p, x, _y, _t: x, lambda _: None)
     auto = replace(auto, clock=clock)
     stages, _ = timed(clock, "all", batches.stages)("AutoAttack", auto, right, lambda _: None)

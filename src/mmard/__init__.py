@@ -47,7 +47,7 @@ _HOME = {
     "core.threat": ("Threat",),
     "core.views": ("Point", "Views"),
     "evaluation.scores": ("Scores",),
-    "models.teachers": ("load_model",),
+    "models.cards": ("load_model",),
     "utils.errors": ("MmardError",),
 }
 install()

@@ -308,7 +308,7 @@ def test_an_export_that_is_another_network_is_not_written(
 @pytest.fixture
 def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Square is the slowest, and here only has to be there."""
-    monkeypatch.setattr("mmard.evaluation.run.Square", partial(Square, queries=30))
+    monkeypatch.setattr("mmard.evaluation.suite.Square", partial(Square, queries=30))
 
 
 def test_a_run_its_export_and_int8_side_by_side(here: Path, mmard: Run, few_queries: None) -> None:

@@ -14,7 +14,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.core.objective import term
 from mmard.core.views import Views
-from mmard.models.students import Architecture, build
+from mmard.models.architectures import Architecture, build
 
 
 class Rectified(nn.Module):
