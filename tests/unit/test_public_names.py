@@ -19,6 +19,12 @@ def test_every_public_name_is_there() -> None:
         mmard.trian  # noqa: B018
 
 
+def test_public_names_come_without_a_note() -> None:
+    code = "import warnings; warnings.simplefilter('error'); import mmard; print(len([getattr(mmard, n) for n in mmard.__all__]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == (str(len(mmard.__all__)), "")
+
+
 @pytest.mark.parametrize("old", sorted(MOVED))
 def test_old_modules_say_where_they_went(old: str) -> None:
     sys.modules.pop(f"mmard.{old}", None)
