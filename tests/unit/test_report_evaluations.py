@@ -1,6 +1,5 @@
 """Several evaluations of one run: which is shown first, what is said of which, and the command that makes each anew."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 from handmade import judge, make_run
 
 from mmard.api.settings import parse_overrides
+from mmard.evaluation.scores import read_table, table_text
 from mmard.report import result_tables
 from mmard.report.card import card
 from mmard.report.page import Report
@@ -116,7 +116,7 @@ def test_what_the_command_line_does_by_itself_is_not_in_the_command(
 ) -> None:
     judge(run := make_run(tmp_path / "a"), "best", *USUAL)
     file = run / "eval/best/scores.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | metadata))
+    file.write_text(table_text(read_table(file.parent) | metadata))
     (evaluation,) = read(run)[0].runs[0].evaluations.values()
     assert eval_command(evaluation, [run, run]) == f"mmard eval {run} {run}{words}"
 
@@ -157,11 +157,11 @@ def test_the_page_does_not_look_again_for_what_checks_look_for(tmp_path: Path) -
     run = make_run(tmp_path / "a")
     judge(run, "best", "FGSM", "PGD-20", checks=[], checked={"how": "quick"})
     file = run / "eval/best/scores.json"
-    metadata = json.loads(file.read_text())
+    metadata = read_table(file.parent)
     metadata["attacks"][1]["accuracy"] = (
         30.0  # below PGD-20's 50 %: whether that is more than chance is for the check to say
     )
-    file.write_text(json.dumps(metadata))
+    file.write_text(table_text(metadata))
     groups = read(run)
     assert {flag.level for flag in findings_of(groups, "best")} == {"note"}
 

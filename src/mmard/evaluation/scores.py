@@ -1,5 +1,7 @@
 """Scores: one verdict per sample and attack."""
 
+import hashlib
+import json
 import math
 import warnings
 from dataclasses import dataclass, field
@@ -7,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mmard.models.tensor_files import digest_of, load_tensors, save_tensors
 from mmard.utils.csv_files import csv_of_records
-from mmard.utils.errors import MmardError, Note, unknown
-from mmard.utils.files import read_json, write_json, write_text
+from mmard.utils.errors import MmardError, Note, first_line, unknown
+from mmard.utils.files import json_text, read_json, write_text
 
+SCORES, DIGEST = "scores.json", "digest"
 CLEAN = "clean"
 WORST = "worst case"
 WITHIN_1_96 = math.erf(1.96 / math.sqrt(2))
@@ -39,6 +43,31 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
     found = binomtest(round(share * n), n).proportion_ci(WITHIN_1_96, "wilson")
     return float(found.low), float(found.high)
+
+
+def read_table(folder: Path) -> dict[str, Any]:
+    """Read the scores.json of a folder, whose digest is checked where it carries one.
+
+    Raises:
+        MmardError: when it cannot be read, or is not what was written.
+    """
+    table = read_json(folder / SCORES)
+    told = table.pop(DIGEST, None)
+    if told is not None and told != _digest(table):
+        raise MmardError(
+            f"{folder / SCORES} is damaged: its contents do not match its digest; mmard eval writes it anew"
+        )
+    return table
+
+
+def table_text(table: dict[str, Any]) -> str:
+    """Write the text of a scores.json, with its digest."""
+    return json_text({**table, DIGEST: _digest(table)})
+
+
+def _digest(table: dict[str, Any]) -> str:
+    """Compute the SHA-256 of a table as JSON holds it."""
+    return hashlib.sha256(json.dumps(json.loads(json_text(table)), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +174,8 @@ class Scores:
         tensors = {"correct": self.correct, "index": self.index, **{f"{s.of}/{s.name}": s.right for s in self.stages}}
         tensors |= {} if self.labels is None else {"labels": self.labels}
         digest = digest_of(tensors, {})  # so that a table is never taken for that of verdicts from before
-        write_json(folder / "scores.json", {**self.metadata, "verdicts": digest, "attacks": rows})
+        table = {**self.metadata, "verdicts": digest, "attacks": rows}
+        write_text(folder / SCORES, table_text(table))
         write_text(
             folder / "scores.csv", csv_of_records([{k: v for k, v in row.items() if k != "stages"} for row in rows])
         )
@@ -163,7 +193,13 @@ class Scores:
         if not isinstance(folder, str | Path):
             raise MmardError(f"load: folder is {folder!r}, expected a path")
         folder = Path(folder)
-        metadata, (tensors, _) = read_json(folder / "scores.json"), load_tensors(folder / "verdicts.safetensors")
+        metadata = read_table(folder)
+        try:
+            tensors, _ = load_tensors(folder / "verdicts.safetensors")
+        except (SafetensorError, OSError) as e:
+            raise MmardError(
+                f"cannot read {folder / 'verdicts.safetensors'}: {first_line(e)}; mmard eval writes it anew"
+            ) from e
         if metadata.pop("verdicts", None) not in (None, digest_of(tensors, {})):
             raise MmardError(f"{folder}: verdicts.safetensors is not that of scores.json; mmard eval writes both anew")
         rows = [r for r in metadata.pop("attacks") if r["attack"] != WORST]

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mmard.evaluation.examples import Examples
-from mmard.evaluation.scores import CLEAN, WORST
+from mmard.evaluation.scores import CLEAN, SCORES, WORST, read_table
 from mmard.models.tensor_files import digest_of, load_tensors
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import read_json, sha256, state_of
@@ -19,7 +19,7 @@ from mmard.utils.trust import inside
 T = TypeVar("T")
 JsonObject = dict[str, Any]
 BEST = "best.safetensors"
-SCORES, VERDICTS, CURVE, EXAMPLES = "scores.json", "verdicts.safetensors", "curve.json", "examples.safetensors"
+VERDICTS, CURVE, EXAMPLES = "verdicts.safetensors", "curve.json", "examples.safetensors"
 """Files of an evaluation; the verdicts are written last."""
 OF_A_ROW = {
     "attack": str,
@@ -127,7 +127,7 @@ def evaluations_in(run: Path) -> list[Path]:
 def find_evaluation(run: Path, checkpoint: str, request: Mapping[str, Any]) -> Path | None:
     """Find the folder of the evaluation of a checkpoint (``best`` or ``last``) with exactly these options."""
     of_checkpoint = (folder for folder in evaluations_in(run) if folder.name.startswith(checkpoint))
-    return next((folder for folder in of_checkpoint if read_json(folder / SCORES).get("asked") == request), None)
+    return next((folder for folder in of_checkpoint if read_table(folder).get("asked") == request), None)
 
 
 def read_scores(folder: Path) -> EvaluationRecord:
@@ -136,7 +136,7 @@ def read_scores(folder: Path) -> EvaluationRecord:
     Raises:
         MmardError: where there is no table.
     """
-    metadata = read_json(folder / SCORES)
+    metadata = read_table(folder)
     rows = metadata.pop("attacks", None)
     if not isinstance(rows, list) or not rows or not all(_is_row(row) for row in rows):
         raise MmardError(f"{folder / SCORES} has no table of attacks; mmard eval writes it anew")
@@ -169,7 +169,7 @@ def is_complete(folder: Path, weights: Path) -> bool:
     verdicts = folder / VERDICTS
     if not (verdicts.exists() and weights.exists()):
         return False
-    metadata = read_json(folder / SCORES)
+    metadata = read_table(folder)
     if "weights" not in metadata:  # an evaluation from before they were recorded
         return verdicts.stat().st_mtime >= weights.stat().st_mtime
     if metadata["weights"] != digest_of_weights(weights):

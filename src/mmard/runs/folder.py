@@ -12,17 +12,17 @@ from typing import IO, Any
 import torch
 import yaml
 
+from mmard.runs.metrics_lines import line_of, record_in
 from mmard.utils.checkpoint_digest import is_whole, seal
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import load_safely, read_json, write_json, write_text, write_whole
 from mmard.utils.layout import LAYOUT, LAYOUT_FILE, must_be_readable
 from mmard.utils.numbers import is_number
 from mmard.utils.safe_open import open_to_append
-from mmard.utils.text_files import NoJsonError, parse_json, read_text, read_yaml
+from mmard.utils.text_files import parse_json, read_text, read_yaml
 
 NO_EFFECT = ("about", "out", "tensorboard", "teacher_recipe", "teacher_check", "licence")
 """Settings that change nothing in a result."""
-NO_NUMBERS: dict[str, type] = {"precision": str, "chosen_by": str, "collapsed": bool}  # all else in the metrics is one
 
 
 class RunFolder:
@@ -45,6 +45,7 @@ class RunFolder:
         self.history_file = self.path / "history.json"
         self._board: Any = None
         self._lock: IO[str] | None = None
+        self._made = False
 
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
@@ -52,6 +53,7 @@ class RunFolder:
     def lock(self) -> None:
         """Keep other processes out until `close`; the lock goes with the process, however that ends."""
         try:
+            self._made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open_to_append(self.path / ".lock")
         except OSError as e:
@@ -64,6 +66,8 @@ class RunFolder:
             raise MmardError(f"{self.path} is in use by process {holder}; wait, or choose another out=") from e
         except OSError as e:
             raise MmardError(f"cannot lock {self.path}: {first_line(e)}; choose an out= on another file system") from e
+        if not os.fstat(self._lock.fileno()).st_nlink:
+            raise MmardError(f"{self.path} was just removed by the process that had made it; start again")
         with suppress(OSError):  # on a full disk the lock holds, only without a name
             self._lock.truncate(0)
             self._lock.write(str(os.getpid()))
@@ -106,7 +110,11 @@ class RunFolder:
             return ""
 
     def close(self) -> None:
-        """Flush what is not on disk yet and let others in."""
+        """Flush what is not on disk yet and let others in; of a run that was refused no empty folder stays."""
+        with suppress(OSError):
+            if self._made and self._lock is not None and [*self.path.iterdir()] == [self.path / ".lock"]:
+                (self.path / ".lock").unlink()
+                self.path.rmdir()
         for file in (self._board, self._lock):
             with suppress(OSError):  # of a full disk, which the write that matters has named
                 if file is not None:
@@ -116,7 +124,7 @@ class RunFolder:
         """Add a line to the metrics."""
         try:
             with open_to_append(self.metrics_file) as f:
-                f.write(json.dumps(record) + "\n")
+                f.write(line_of(record))
                 f.flush()
                 os.fsync(f.fileno())  # as the checkpoint that follows: it must not be of an epoch that has no line
         except OSError as e:
@@ -140,7 +148,7 @@ class RunFolder:
         if not self.metrics_file.exists():
             return []
         lines = read_text(self.metrics_file).splitlines()
-        records = [_record(line, f"{self.metrics_file}: line {i}") for i, line in enumerate(lines, 1)]
+        records = [record_in(line, f"{self.metrics_file}: line {i}") for i, line in enumerate(lines, 1)]
         whole = [r for r in records if r is not None]
         if None in records[:-1]:
             at = records.index(None) + 1
@@ -161,7 +169,9 @@ class RunFolder:
         kept = [r for r in self.metrics() if r["step"] <= step]
         if last is not None and all(r["step"] != last["step"] for r in kept):
             kept.append(last)
-        write_text(self.metrics_file, "".join(json.dumps(r) + "\n" for r in kept))
+        if last is not None and (lost := last["epoch"] - len({r["epoch"] for r in kept})) > 0:
+            warnings.warn(f"{self.metrics_file} has no lines of {lost} epochs that are done", stacklevel=2)
+        write_text(self.metrics_file, "".join(line_of(r) for r in kept))
 
     def keep_history(self, history: list[dict[str, Any]]) -> None:
         """Write history.json: when the run was extended, and what changed then."""
@@ -261,30 +271,6 @@ def _save_sealed(state: dict[str, Any], path: Path) -> None:
     finally:
         torch.serialization.set_crc32_options(sums)
     seal(path)
-
-
-def _record(line: str, where: str) -> dict[str, Any] | None:
-    """Parse a line of the metrics; None where it is none, as one that a kill cut short.
-
-    Raises:
-        MmardError: for a record whose values are no numbers.
-    """
-    try:
-        record = parse_json(line, where)
-    except NoJsonError:
-        return None
-    if not isinstance(record, dict) or "step" not in record:
-        return None
-    for name, value in record.items():
-        parts = value if isinstance(value, dict) else {name: value}
-        for part, number in parts.items():
-            if isinstance(number, NO_NUMBERS.get(part, ())):
-                continue
-            kind = int if part in ("step", "epoch") else int | float
-            if not is_number(number) or not isinstance(number, kind):
-                what = "a whole number" if kind is int else "a number"
-                raise MmardError(f"{where}: {part!r} is {number!r}, expected {what}; mend that line, or remove it")
-    return record
 
 
 def printable(text: Any) -> str:

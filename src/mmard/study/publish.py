@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from mmard.evaluation.scores import read_table, table_text
 from mmard.report.figures.study import plot_study
 from mmard.report.study_tables import diagnoses_markdown, study_markdown
 from mmard.runs.archive import ARCHIVE, RESULTS_FILE, STUDY_FILE, Records, pack, records_in, unpacked
@@ -98,7 +99,7 @@ def _records_of(study: StudyFile) -> Records:
         if scores is None:
             continue
         made = cell.folder
-        told = read_json(scores / "scores.json")
+        told = read_table(scores)
         told |= {key: portable(told[key]) for key in ("settings", "model", "twin", "asked") if key in told}
         files = {
             "settings.yaml": yaml.safe_dump(
@@ -107,7 +108,7 @@ def _records_of(study: StudyFile) -> Records:
             "metrics.jsonl": read_text(made.metrics_file),
             "method.txt": made.formula() + "\n" if made.formula() else "",
             LAYOUT_FILE: read_text(layout) if (layout := made.path / LAYOUT_FILE).is_file() else "",
-            f"eval/{scores.name}/scores.json": json_text(told),
+            f"eval/{scores.name}/scores.json": table_text(told),
         }
         records |= {f"{cell.name}/{name}": text.encode() for name, text in files.items() if text}
     return records
