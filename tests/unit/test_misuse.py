@@ -11,11 +11,17 @@ import pytest
 import torch
 from helpers import QUICK, Run
 from PIL import Image
+from rich.console import Console
 
 import mmard as package
-from mmard import Method, MmardError, Objective, Pgd, Scores, Threat, diagnose, evaluate, load_model, term, train
+from mmard import Method, MmardError, Objective, Pgd, Point, Scores, Threat, diagnose, evaluate, load_model, term, train
+from mmard.api.build import resolve
 from mmard.api.export import export
 from mmard.api.settings import read_settings
+from mmard.cli.evaluation import judge_all
+from mmard.cli.recipe_words import as_keywords
+from mmard.core.views import Models
+from mmard.methods import awp, mmard
 from mmard.models.architectures import Architecture, build
 from mmard.models.weights import save_weights
 from mmard.runs.folder import RunFolder
@@ -40,6 +46,27 @@ MISUSES: list[tuple[Callable[[], object], str]] = [
     (lambda: evaluate("nowhere", limit=True), "evaluate: limit is True, expected a whole number"),
     (lambda: evaluate("nowhere", seed=True), "evaluate: seed is True, expected a whole number"),
     (lambda: evaluate("nowhere", seed=A or "x"), "seed is 'x'"),
+    (lambda: evaluate("nowhere", seed=2**80), "seed is 1208925819614629174706176, expected a whole number below"),
+    (lambda: train(seed=10**5000), "'seed' is a int that cannot be shown: expected"),
+    (lambda: train("~nobody.at.all/x.yaml"), "there is no recipe at '~nobody.at.all/x.yaml'"),
+    (lambda: train(out="~nobody.at.all/x", method="pgd_at"), "a user who has no home here"),
+    (lambda: read_settings(None, A or 5), "settings are 5, expected keys and values"),
+    (lambda: read_settings(None, {"." * 5000: 5}), "has an empty part"),
+    (lambda: resolve(A or 5), "resolve: settings is 5"),
+    (lambda: Threat(eps=10**400), "expected a number such as 8/255"),
+    (lambda: mmard(A or 5), "base is 5, expected a Method, such as mmard.methods.rslad()"),
+    (lambda: awp(A or "rslad"), "base is 'rslad', expected a Method"),
+    (lambda: Point(A or 5, Models({"student": torch.nn.Identity()})).student, "images: got 5, expected a tensor"),
+    (
+        lambda: Point(torch.rand(2, 1, 4, 4), Models({"student": A or 5})).student,
+        "the student: got 5, expected a network",
+    ),
+    (lambda: Point(torch.rand(2, 1, 4, 4), A or 5), "models: got 5"),
+    (lambda: Pgd()(torch.sum, torch.rand(2, 1, 4, 4), A or 5), "and a Threat"),
+    (
+        lambda: Pgd()(lambda x: A or 5, torch.rand(2, 1, 4, 4), Threat(eps=0.1)),
+        "an attack ascends 5, expected a tensor",
+    ),
     (lambda: evaluate("nowhere", seed=A), "seed is None"),
     (lambda: evaluate("nowhere", on_progress=A or 3), "on_progress is 3, expected a function"),
     (lambda: evaluate("nowhere", curve=A or "perhaps"), "curve is 'perhaps', expected true or false"),
@@ -237,3 +264,12 @@ def test_a_setting_of_an_evaluation_may_be_a_path(tmp_path: Path) -> None:
 
 def test_a_run_folder_prints_as_its_path(tmp_path: Path) -> None:
     assert repr(RunFolder(tmp_path / "a")) == f"RunFolder({str(tmp_path / 'a')!r})"
+
+
+def test_a_setting_that_would_be_another_argument_is_none() -> None:
+    assert as_keywords({"threat.eps": 0.1}) == {"threat__eps": 0.1}
+    for name in ("source", "on_progress", "to"):
+        with pytest.raises(MmardError, match=f"unknown setting '{name}'"):
+            as_keywords({name: "x"})
+    with pytest.raises(MmardError, match="no model at nowhere"):
+        judge_all(["nowhere", "out=x"], Console(), None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from pydantic import InstanceOf
 
 from mmard.api.recipe_files import recipes
 from mmard.api.registry import build_method
@@ -28,6 +29,7 @@ from mmard.training.engine import Engine
 from mmard.training.extension import beginnings
 from mmard.training.schedule import Plan
 from mmard.training.validation import Validation
+from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import NeverBeginsError
 
@@ -60,7 +62,8 @@ class Resolved:
         return self.settings.validation
 
 
-def resolve(settings: Settings) -> Resolved:
+@public
+def resolve(settings: InstanceOf[Settings]) -> Resolved:
     """Build a run's method and threat, and check all that can be wrong without reading data or weights.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import Any
 from mmard.evaluation.checks.run import how_to_check
 from mmard.evaluation.suite import AttackSpec
 from mmard.utils.errors import MmardError
+from mmard.utils.numbers import shortened
 from mmard.utils.portable_paths import portable
 
 OF_NOW = ("data", "threat", "teacher", "teachers", "engine")  # settings that are not the model's own
@@ -38,6 +39,8 @@ class EvaluationRequest:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or (self.limit is not None and self.limit < 1):
             raise MmardError(f"batch_size {self.batch_size} and limit {self.limit} are at least 1")
+        if not self.seed < 2**31:
+            raise MmardError(f"seed is {shortened(self.seed)}, expected a whole number below 2^31")
         for key in self.overrides:
             if key.split(".")[0] not in OF_NOW:
                 raise MmardError(

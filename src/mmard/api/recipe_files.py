@@ -5,6 +5,7 @@ from typing import Any
 
 from mmard.utils.errors import MmardError, first_line, unknown
 from mmard.utils.layout import must_be_readable
+from mmard.utils.numbers import shortened
 from mmard.utils.text_files import read_yaml
 
 YAML = (".yaml", ".yml")
@@ -25,7 +26,10 @@ def recipes() -> dict[str, Path]:
 
 def recipe_file(name: str) -> Path:
     """Find the file of a recipe: a path, or the name of a built-in one."""
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except (RuntimeError, TypeError) as e:  # nobody's home; no path at all
+        raise MmardError(f"there is no recipe at {shortened(name)} ({first_line(e)}); see mmard ls recipes") from e
     if path.suffix in YAML or path.is_dir():
         if path.is_dir():
             must_be_readable(path)

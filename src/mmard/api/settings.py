@@ -16,6 +16,7 @@ from mmard.training.averaging import Averaging
 from mmard.training.schedule import Plan
 from mmard.training.validation import Validation
 from mmard.utils.errors import MmardError
+from mmard.utils.numbers import shortened
 from mmard.utils.text_files import NoYamlError, parse_yaml
 from mmard.utils.trust import Trust
 from mmard.utils.validation import Count, Number, Section, Seed, plain, validated
@@ -201,7 +202,11 @@ def settings_of_weights(raw: Any, folder: Path, words: Mapping[str, Any], *, tru
 
 def _joined(raw: dict[str, Any], words: Mapping[str, Any], known: Trust, own: bool) -> Settings:
     """Apply overrides by dotted key to plain settings, and validate the whole."""
+    if not isinstance(words, Mapping):
+        raise MmardError(f"settings are {shortened(words)}, expected keys and values, such as {{'train.lr': 0.1}}")
     changes = flat(plain(words, "setting"))
+    if wrong := [key for key in changes if not all(key.split("."))]:
+        raise MmardError(f"setting {shortened(wrong[0])} has an empty part; expected words with dots between: train.lr")
     _change(raw, changes)
     return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known)
 

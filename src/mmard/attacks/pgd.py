@@ -12,7 +12,7 @@ from mmard.core.method import Attack, Maximizer
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import Predict
 from mmard.utils.errors import MmardError
-from mmard.utils.numbers import is_number, must_be_whole_number
+from mmard.utils.numbers import is_number, must_be_whole_number, shortened
 
 Loss = Callable[[Tensor], Tensor]
 Start = Literal["none", "gaussian", "uniform"]
@@ -24,6 +24,9 @@ class IterativeAttack(Protocol):
 
     def __call__(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """Find x' in the ball around x with a large ``loss(x')`` (B,). x (B, C, H, W) in [0, 1]."""
+        if not (isinstance(threat, Threat) and isinstance(x, Tensor) and callable(loss)):
+            given = f"{shortened(loss)}, {shortened(x)} and {shortened(threat)}"
+            raise MmardError(f"an attack is given {given}; expected a loss, images (B, C, H, W) and a Threat")
         return x.clone() if threat.eps == 0 else self.run(loss, x, self.init(loss, x, threat), threat)
 
     def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
@@ -93,6 +96,8 @@ class Pgd(IterativeAttack):
 
 def gradient(values: Tensor, x_adv: Tensor) -> Tensor:
     """Compute the gradient with respect to x' of the ascended values (B,)."""
+    if not isinstance(values, Tensor):
+        raise MmardError(f"an attack ascends {shortened(values)}, expected a tensor with one number per sample")
     total = values.sum()
     if not torch.is_grad_enabled():
         raise MmardError(

@@ -9,13 +9,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from mmard.api.evaluate import evaluate
 from mmard.api.exported import surrogates
 from mmard.api.settings import parse_overrides, read_settings
+from mmard.cli.recipe_words import as_keywords
 from mmard.evaluation.scores import Scores
 from mmard.report.screen import checks_lines, compare_table, scores_table
 from mmard.utils.errors import MmardError
 from mmard.utils.terminal import task_column, visible
 
 
-def judge(source: str | Path, out: Console, attacks: str | None = None, **settings: Any) -> Scores:
+def judge(source: str | Path, out: Console, attacks: str | None = None, /, **settings: Any) -> Scores:
     """Run `mmard.evaluate` with a progress bar that names the attack."""
     name_of = visible(str(source))
     columns = (task_column(), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
@@ -41,9 +42,9 @@ def judge_all(words: list[str], out: Console, attacks: str | None, surrogate: st
     if not models:
         raise MmardError("no model given; expected a run folder, a .safetensors file or a card")
     of_each = surrogates(models, surrogate)
-    stand, results, dotted = True, {}, {key.replace(".", "__"): value for key, value in overrides.items()}
+    stand, results, keywords = True, {}, as_keywords(overrides)
     for model, its in of_each.items():
-        scores = judge(model, out, attacks, **its, **asked, **dotted)
+        scores = judge(model, out, attacks, **its, **asked, **keywords)
         results[model] = scores.rows()
         stand &= all(check["level"] != "error" for check in scores.metadata["checks"])
         out.print(scores_table(model, results[model]))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mmard.cli import console
+from mmard.cli.recipe_words import as_keywords
 
 
 def export(
@@ -39,9 +40,8 @@ def export(
     overrides = parse_overrides([w for w in words if w not in sources])
     if len(sources) != 1:
         raise MmardError(f"got {len(sources)} models, expected one: a run folder, a .safetensors file or a card")
-    dotted = {key.replace(".", "__"): value for key, value in overrides.items()}
     with console.out.status("exporting"):
-        done = write(sources[0], to, int8=int8, calibration=calibration, trust=trust, **dotted)
+        done = write(sources[0], to, int8=int8, calibration=calibration, trust=trust, **as_keywords(overrides))
     size = done.path.stat().st_size / 1e6
     said = f"wrote {done.path} ({done.metadata['precision']}, {size:.2f} MB): {done.comparison}"
     console.say(said)

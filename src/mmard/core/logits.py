@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmard.utils.errors import MmardError
+from mmard.utils.numbers import shortened
 
 NEW_TENSOR = (
     "make a new tensor: (x - mean) / std in place of x.sub_(mean).div_(std), and inplace=False in a first layer"
@@ -38,6 +39,9 @@ def predict_logits(predict: Callable[[Tensor], object], x: Tensor, who: str, cla
     Raises:
         PredictionError: when the network writes into ``x``, or gives anything but real logits of this shape.
     """
+    for what, value, right in (("images", x, isinstance(x, Tensor)), (who, predict, callable(predict))):
+        if not right:
+            raise MmardError(f"{what}: got {shortened(value)}, expected " + ("a tensor" if value is x else "a network"))
     before = None if x.is_inference() else x._version
     try:
         logits = predict(x)

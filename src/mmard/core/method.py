@@ -11,6 +11,7 @@ from mmard.core.objective import Objective, nothing
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
 from mmard.utils.errors import MmardError
+from mmard.utils.numbers import shortened
 
 Attack = Callable[[Predict, Tensor, Tensor, Threat], Tensor]
 """(predict, x, y, threat) → x_adv: what an evaluation runs."""
@@ -99,3 +100,14 @@ class Method:
         if self.perturbation is not None:
             lines.append(f"weights: moved up the outer loss by {self.perturbation.gamma:g}·‖w‖ before they descend")
         return "\n".join(lines)
+
+
+def as_method(base: Method | None, usual: Callable[[], Method]) -> Method:
+    """Return the method that a wrapper stands on: the one given, or the usual one.
+
+    Raises:
+        MmardError: for what is no method.
+    """
+    if base is not None and not isinstance(base, Method):
+        raise MmardError(f"base is {shortened(base)}, expected a Method, such as mmard.methods.{usual.__name__}()")
+    return usual() if base is None else base

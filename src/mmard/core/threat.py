@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmard.utils.errors import MmardError
-from mmard.utils.numbers import is_number
+from mmard.utils.numbers import is_number, shortened
 
 Norm = Literal["linf", "l2"]
 
@@ -40,7 +40,7 @@ class Threat:
             raise MmardError(f"norm {self.norm!r} is not known; expected 'linf' or 'l2'")
         for name in ("eps", "lower", "upper"):
             if not is_number(value := getattr(self, name)):
-                raise MmardError(f"{name} is {value!r}, expected a number such as 8/255")
+                raise MmardError(f"{name} is {shortened(value)}, expected a number such as 8/255")
         if not self.lower < self.upper:
             raise MmardError(f"lower {self.lower:g} and upper {self.upper:g} are no range of a pixel, expected 0 and 1")
         if not self.eps >= 0:

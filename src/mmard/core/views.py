@@ -1,5 +1,6 @@
 """The points at which terms evaluate networks, x and x', with logits computed once and cached."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from mmard.core.logits import predict_logits
 from mmard.utils.errors import MmardError
+from mmard.utils.numbers import must_be_whole_number, must_lie_within, shortened
 
 Predict = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1] → logits (B, K)."""
@@ -72,6 +74,10 @@ class Point:
     models: Models
     _known: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.models, Models):
+            raise MmardError(f"models: got {shortened(self.models)}, expected Models of names and networks")
+
     def other(self, name: str) -> Tensor:
         """Compute the logits (B, K) of the network of that name, once."""
         return self._keep(f"logits of {name}", lambda: predict_logits(self.models[name], self.x, f"the {name}"))  # type: ignore[no-any-return]
@@ -129,6 +135,10 @@ class Views:
     models: Models
     epochs: int = 1
     frame: Frame | None = None
+
+    def __post_init__(self) -> None:
+        must_lie_within(0, math.inf, progress=self.progress)
+        must_be_whole_number(epochs=self.epochs)
 
     @staticmethod
     def of(

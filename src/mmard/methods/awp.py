@@ -8,7 +8,7 @@ step, so that weight decay sees the moved ones; here before it.
 from dataclasses import replace
 
 from mmard.core.companion import WeightPerturbation
-from mmard.core.method import Method
+from mmard.core.method import Method, as_method
 from mmard.methods.papers import Citation
 from mmard.methods.trades import trades
 from mmard.utils.errors import MmardError
@@ -25,7 +25,7 @@ CITATION = Citation(
 
 def awp(base: Method | None = None, *, gamma: float = 5e-3, begin: NotNegative = 0.0) -> Method:
     """AWP (Wu 2020): any base (TRADES), the loss descended at weights that were first moved up it."""
-    base = base or trades()
+    base = as_method(base, trades)
     if base.perturbation is not None:
         raise MmardError("awp stands twice in this method; once is enough")
     return replace(base, perturbation=WeightPerturbation(gamma=gamma, begin=begin))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmard.core.method import Method
+from mmard.core.method import Method, as_method
 from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.methods.ard import ard
@@ -69,7 +69,7 @@ class ClassWeights(PerEpoch):
 
 def fair(base: Method | None = None, *, beta: float = 2.0) -> Method:
     """Fair-ARD (Yue 2023): any base (ARD), classes that are hard to defend weighing more."""
-    base = base or ard()
+    base = as_method(base, ard)
     if any(isinstance(module, ClassWeights) for module in base.modules()):
         raise MmardError("fair stands twice in this method; once is enough")
     if not base.inner:

@@ -7,7 +7,7 @@ base: `PUBLISHED`. A ``scale`` in the settings is of this KL too: with 1/num_cla
 
 from dataclasses import replace
 
-from mmard.core.method import Method
+from mmard.core.method import Method, as_method
 from mmard.methods.papers import Citation
 from mmard.methods.rslad import rslad
 from mmard.terms import gradient_match
@@ -26,7 +26,7 @@ PUBLISHED = {"ard": 5, "iad": 50, "rslad": 0.9, "adaad": 5, "adaiad": 5, "pgd_at
 
 def igdm(base: Method | None = None, *, alpha: float | None = None, ramp_by_200: bool = False) -> Method:
     """IGDM (Lee 2025): any base (RSLAD), plus alpha times how the logits change along x' − x; needs a teacher."""
-    base = base or rslad()
+    base = as_method(base, rslad)
     if not {t.name for _, t in gradient_match.terms}.isdisjoint(t.name for t in base.outer.within()):
         raise MmardError("igdm stands twice in this method; once is enough")
     if not base.inner:

@@ -7,7 +7,7 @@ nears its decision boundary. Outer: mutual information along the triangle natura
 from dataclasses import replace
 
 from mmard.attacks.pgd import Pgd
-from mmard.core.method import Method
+from mmard.core.method import Method, as_method
 from mmard.core.objective import nothing
 from mmard.methods.papers import Citation
 from mmard.methods.rslad import rslad
@@ -39,7 +39,7 @@ def mmard(
         raise MmardError(
             "beta, every and balance are the inner term's, and that is none; give one, such as inner=drift"
         )
-    base = base or rslad()
+    base = as_method(base, rslad)
     boundary = reuse_gradient(chosen("inner term", inner, {**BOUNDARIES, "none": nothing}), every)
     ascended = base.inner
     if boundary:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, ValidationError, validate_call
 
 from mmard.utils.errors import MmardError, as_mistake
 from mmard.utils.moved import renamed_arguments
+from mmard.utils.numbers import shortened
 from mmard.utils.validation import expectation
 
 P = ParamSpec("P")
@@ -79,16 +80,6 @@ def _mistake(e: ValidationError, function: str, names: list[str]) -> Exception:
     expected = dict.fromkeys(expectation(fault) for fault in same)
     words = " or ".join(word.removeprefix("expected ") for word in expected)
     return MmardError(f"{function}: {name} is {shortened(faults[0]['input'])}, expected {words}")
-
-
-def shortened(value: Any) -> str:
-    """Show a user's value within a line.
-
-    >>> shortened("x" * 99)
-    "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"
-    """
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 def comma_separated(names: Any) -> Any:

@@ -29,6 +29,8 @@ def as_mistake(e: Exception) -> Exception:
         return e
     if is_out_of_memory(e):
         return MmardError(f"out of memory ({first_line(e)}); choose a smaller batch, model or image size")
+    if isinstance(e, RuntimeError) and "home directory" in str(e):  # pathlib's, of ~ and a name
+        return MmardError("a path begins with ~ and a user who has no home here; write the whole path")
     return MmardError(str(e)) if isinstance(e, OSError) else e
 
 

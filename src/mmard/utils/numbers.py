@@ -3,6 +3,7 @@
 import hashlib
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
@@ -31,13 +32,28 @@ def parse_number(value: Any) -> float:
     return number
 
 
-def is_number(value: Any) -> TypeGuard[int | float]:
-    """Tell whether a value is a number; true and false are none.
+def shortened(value: Any) -> str:
+    """Show a user's value within a line.
 
-    >>> is_number(0.5), is_number(True), is_number("1")
-    (True, False, False)
+    >>> shortened("x" * 99)
+    "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"
     """
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a number of more digits than Python writes; somebody's class
+        return f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Tell whether a value is a number; true and false are none, nor is a whole number beyond all floats.
+
+    >>> is_number(0.5), is_number(True), is_number("1"), is_number(10**400)
+    (True, False, False, False)
+    """
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, float)
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
@@ -59,7 +75,7 @@ def must_be_whole_number(least: int = 1, **named: Any) -> None:
     """
     for name, value in named.items():
         if not is_number(value) or not isinstance(value, int) or value < least:
-            raise MmardError(f"{name} is {value!r}, expected a whole number, at least {least}")
+            raise MmardError(f"{name} is {shortened(value)}, expected a whole number, at least {least}")
 
 
 def must_lie_within(low: float, high: float, **named: Any) -> None:
@@ -70,7 +86,7 @@ def must_lie_within(low: float, high: float, **named: Any) -> None:
     """
     for name, value in named.items():
         if not is_number(value) or not low <= value <= high:
-            raise MmardError(f"{name} is {value!r}, expected a number from {low:g} to {high:g}")
+            raise MmardError(f"{name} is {shortened(value)}, expected a number from {low:g} to {high:g}")
 
 
 def seed_of(*parts: int | str) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mmard.utils.errors import MmardError, unknown
-from mmard.utils.numbers import parse_number
+from mmard.utils.numbers import parse_number, shortened
 from mmard.utils.text_files import DEEPEST
 
 S = TypeVar("S", bound="Section")
@@ -95,7 +95,7 @@ def _mistake(section: type[BaseModel], found: ValidationError, where: str) -> Mm
         return unknown(where, key, known)
     if fault["type"] == "missing":
         return MmardError(f"{where} {key!r} is missing")
-    return MmardError(f"{where} {key!r} is {fault['input']!r}: {expectation(fault)}")
+    return MmardError(f"{where} {key!r} is {shortened(fault['input'])}: {expectation(fault)}")
 
 
 def plain(value: Any, where: str, key: str = "") -> Any:
@@ -120,7 +120,9 @@ def plain(value: Any, where: str, key: str = "") -> Any:
         return _odd(value, where, key)
     word = str(value)
     if "\0" in word or (not word.isascii() and word != word.encode(errors="replace").decode()):
-        raise MmardError(f"{where} {key!r} is {word!r}: expected text, without a null byte or half a character")
+        raise MmardError(
+            f"{where} {key!r} is {shortened(word)}: expected text, without a null byte or half a character"
+        )
     return word
 
 
