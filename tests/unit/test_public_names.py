@@ -62,6 +62,25 @@ def test_old_names_within_moved_modules() -> None:
     assert checked is evaluate_with_checks
 
 
+@pytest.mark.parametrize(
+    ("old", "name", "now"),
+    [
+        ("evaluation.evaluate", "choose", "evaluation.suite.choose_attacks"),
+        ("config", "TrainSettings", "training.schedule.Plan"),
+        ("config", "AttackSettings", "attacks.inner.compose.Inner"),
+        ("scene", "Scene", "api.comparison.Comparison"),
+        ("attacks.adaptive", "Stop", "attacks.inner.adaptive.EarlyStop"),
+        ("attacks.stages", "Late", "attacks.inner.switching.StepSwitch"),
+        ("core.balance", "Balanced", "terms.normalised_gradient.NormalisedGradient"),
+        ("core.held", "Held", "terms.held_gradient.ReusedGradient"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:mmard.* now; the old name goes")
+def test_classes_and_functions_of_moved_modules_keep_their_old_names(old: str, name: str, now: str) -> None:
+    module, _, new = f"mmard.{now}".rpartition(".")
+    assert getattr(importlib.import_module(f"mmard.{old}"), name) is getattr(importlib.import_module(module), new)
+
+
 def test_old_arguments_and_attributes_go_on_with_a_note() -> None:
     with pytest.warns(Note, match="tick= is on_progress= now"), pytest.raises(mmard.MmardError, match="no model at"):
         mmard.evaluate("nowhere", tick=print)

@@ -44,14 +44,27 @@ MOVED = {
 }
 """Where a module of version 0.1 is now. Modules that no page of the documentation named are not in it."""
 RENAMED = {
+    "AttackSettings": "Inner",
+    "AveragingSettings": "Averaging",
+    "Balanced": "NormalisedGradient",
     "Fairness": "ClassWeights",
+    "Guard": "CollapseGuard",
+    "Held": "ReusedGradient",
+    "Late": "StepSwitch",
     "Push": "PushLoss",
+    "Scene": "Comparison",
+    "Stop": "EarlyStop",
     "Temperatures": "TeacherTemperatures",
+    "Tick": "OnProgress",
+    "TrainSettings": "Plan",
+    "ValidationSettings": "Validation",
     "Weights": "TeacherWeights",
     "balanced": "normalise_gradient",
     "checked": "evaluate_with_checks",
+    "choose": "choose_attacks",
     "evaluate": "run_attacks",
     "held": "reuse_gradient",
+    "in_our_words": "expectation",
 }
 """What names of the moved modules are called now."""
 ARGUMENTS = {"tick": "on_progress", "twin": "surrogate"}
@@ -66,7 +79,9 @@ class _Moved(MetaPathFinder, Loader):
         new = f"mmard.{MOVED[module.__name__.removeprefix('mmard.')]}"
         warnings.warn(Note(f"{module.__name__} is {new} now; the old name goes with the next version"), stacklevel=2)
         names = {k: v for k, v in vars(import_module(new)).items() if not k.startswith("__")}
-        module.__dict__.update(names | {old: names[now] for old, now in RENAMED.items() if now in names})
+        module.__dict__.update(
+            names | {old: names[now] for old, now in RENAMED.items() if now in names and old not in names}
+        )
 
 
 def install() -> None:
