@@ -61,7 +61,7 @@ class Clock(Watcher):
         if time.monotonic() > self.until:
             raise OutOfTimeError
 
-    def judged(self, record: dict[str, Any]) -> None:
+    def epoch_ended(self, record: dict[str, Any]) -> None:
         robust = f", clean {record['clean']:.1f} robust {record['robust']:.1f}" if "robust" in record else ""
         print(f"{self.name}: epoch {record['epoch']}, {record['images_per_second']:.0f} images/s{robust}", flush=True)
 

@@ -21,7 +21,7 @@ import torch
 
 from mmard.api.settings import read_settings
 from mmard.bench.measure import forward_flops, paired_seconds
-from mmard.bench.step import Case, EvalModel, memory_of
+from mmard.bench.step import Case, Subject, memory_of
 from mmard.training.engine import Engine
 from mmard.utils.files import write_json
 
@@ -47,7 +47,7 @@ def measure(student: str, method: str, repeats: int) -> list[dict[str, Any]]:
     for i, changes in enumerate(cases()):
         case = Case(settings=settings, **changes)
         x = torch.rand(case.batch, 3, case.size, case.size)
-        subject = EvalModel.of(case, engine, x, torch.arange(case.batch) % case.classes)
+        subject = Subject.of(case, engine, x, torch.arange(case.batch) % case.classes)
         flop = STUDENT_PASSES * forward_flops(subject.plain["student"], x) + forward_flops(subject.plain["teacher"], x)
         memory = memory_of(subject.update, x.shape[1:])
         rows.append({**changes, "gflop": flop / 1e9, **memory})

@@ -17,7 +17,7 @@ cat >"$work/plain.py" <<'METHOD'
 # without BatchNorm and without random starts, hosts can change nothing but rounding
 from torch import nn
 from mmard.methods import pgd_at
-from mmard.models.students import FAMILIES
+from mmard.models.architectures import FAMILIES
 
 FAMILIES["plain"] = ("no BatchNorm", lambda a: nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, a.classes)))
 

@@ -96,7 +96,7 @@ def test_each_attack_breaks_whom_it_breaks_in_one_plain_call_of_the_package(net:
     right, broken = the_packages(net, x, y, EPS, 20, **version)
     specs = choose_attacks("autoattack", suite(20, 5), "quick" if quick else "standard")
     fast = in_parts(folded(net))
-    scores = run_attacks(net, images, Threat(eps=EPS), specs, how=Execution(batch_size=20, predict=fast))
+    scores = run_attacks(net, images, Threat(eps=EPS), specs, execution=Execution(batch_size=20, predict=fast))
     assert scores.attacks == ("clean", "AutoAttack-quick" if quick else "AutoAttack")
     assert torch.equal(scores.correct[:, 1], right)
     stages = scores.rows()[1]["stages"]
@@ -182,8 +182,8 @@ def test_what_is_broken_for_the_fast_network_alone_is_not_broken(net: nn.Module)
     """A fast network that is always wrong: the model's own verdicts come out all the same."""
     images, threat = blobs(12, seed=3), Threat(eps=EPS)
     specs = choose_attacks("autoattack", suite(12, 5), "quick")
-    honest = run_attacks(net, images, threat, specs, how=Execution(batch_size=12))
-    misled = run_attacks(net, images, threat, specs, how=Execution(batch_size=12, predict=lambda x: -net(x)))
+    honest = run_attacks(net, images, threat, specs, execution=Execution(batch_size=12))
+    misled = run_attacks(net, images, threat, specs, execution=Execution(batch_size=12, predict=lambda x: -net(x)))
     assert torch.equal(misled.correct, honest.correct)
     assert 0 < honest.correct[:, 1].sum() < honest.correct[:, 0].sum()
 
@@ -274,10 +274,10 @@ def test_a_randomised_model_is_attacked_with_every_pass(
     spared: list[str] = []
     monkeypatch.setattr("mmard.attacks.autoattack.Pruned", lambda *_: spared.append("passes of APGD"))
     specs = choose_attacks("autoattack", suite(6, 0), "quick")
-    scores = evaluate_with_checks(Noisy(), blobs(6, seed=3), Threat(eps=EPS), specs, how=Execution(batch_size=6))
+    scores = evaluate_with_checks(Noisy(), blobs(6, seed=3), Threat(eps=EPS), specs, execution=Execution(batch_size=6))
     assert [check["name"] for check in scores.metadata["checks"]][:1] == ["randomised"]
     assert spared == []  # the first wrong answer of many may be chance's; the package takes the last
-    evaluate_with_checks(net, blobs(6, seed=3), Threat(eps=EPS), specs, how=Execution(batch_size=6))
+    evaluate_with_checks(net, blobs(6, seed=3), Threat(eps=EPS), specs, execution=Execution(batch_size=6))
     assert len(spared) == 2
 
 

@@ -46,7 +46,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> nn.Module:
 
 def test_accuracy_falls_and_the_worst_case_is_each_samples_own(trained: nn.Module, tiny: DataSet) -> None:
     scores = run_attacks(
-        trained, tiny.test, Threat(eps=0.2), choose_attacks("fgsm,pgd-20,cw", suite()), how=Execution(batch_size=33)
+        trained,
+        tiny.test,
+        Threat(eps=0.2),
+        choose_attacks("fgsm,pgd-20,cw", suite()),
+        execution=Execution(batch_size=33),
     )
     assert scores.attacks == ("clean", "FGSM", "PGD-20", "C&W")
     assert scores.accuracy("clean") >= scores.accuracy("FGSM") >= scores.accuracy("PGD-20")

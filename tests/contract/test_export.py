@@ -150,7 +150,7 @@ def test_transfer_shows_the_runtime_what_the_attack_made_on_the_surrogate() -> N
     runtime, surrogate, images, threat = Linear(levels=3), Linear(), blobs(30, size=4), Threat(eps=0.03)
     images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
     specs = choose_exported("transfer-pgd-20", exported_suite(surrogate, seed=4))
-    verdicts = run_attacks(runtime, images, threat, specs, how=Execution(seed=4, batch_size=20)).correct[:, 1]
+    verdicts = run_attacks(runtime, images, threat, specs, execution=Execution(seed=4, batch_size=20)).correct[:, 1]
     wanted = []
     for start in (0, 20):
         x, y, _ = images.batch(slice(start, start + 20))
@@ -166,7 +166,7 @@ def test_autoattack_by_transfer_goes_on_with_whom_the_runtime_has_right() -> Non
     images.labels.copy_(runtime(images.batch(slice(None))[0]).argmax(1))
     specs = choose_exported("transfer-autoattack", exported_suite(surrogate, 40), "quick")
     assert list(specs) == ["transfer-AutoAttack-quick"]
-    scores = run_attacks(runtime, images, threat, specs, how=Execution(batch_size=40))
+    scores = run_attacks(runtime, images, threat, specs, execution=Execution(batch_size=40))
     first, last = scores.stages
     assert (first.name, last.name, first.attacked) == ("APGD-CE", "APGD-T", 40)
     assert last.attacked == first.right.sum() < 40

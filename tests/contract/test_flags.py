@@ -148,7 +148,7 @@ def test_square_shows_what_a_false_gradient_hides() -> None:
     images = Images.of(x, torch.zeros(40), tuple("0123"))
     threat = Threat(eps=0.1)
     tried = {n: t for n, t in probes.probes(images, threat, {}, seed=0).items() if n in ("PGD-20", probes.SQUARE)}
-    scores = run_attacks(Gate(), images, threat, tried, how=Execution(batch_size=20))
+    scores = run_attacks(Gate(), images, threat, tried, execution=Execution(batch_size=20))
     assert scores.accuracy("PGD-20") > 0.9
     assert scores.accuracy(probes.SQUARE) < 0.1
     assert scores.metadata["outside_the_threat"] == {"clean": 0, "PGD-20": 0, probes.SQUARE: 0}

@@ -92,7 +92,7 @@ def test_what_is_no_logits_is_one_line_whatever_is_checked(
 def test_a_batch_without_images_is_refused(size: int) -> None:
     for judge in (evaluate_with_checks, run_attacks):
         with pytest.raises(MmardError, match=r"batch_size is .* expected a whole number, at least 1"):
-            judge(Net(same), blobs(8), THREAT, choose_attacks("fgsm", suite()), how=Execution(batch_size=size))  # type: ignore[operator]
+            judge(Net(same), blobs(8), THREAT, choose_attacks("fgsm", suite()), execution=Execution(batch_size=size))  # type: ignore[operator]
 
 
 def test_an_evaluation_in_inference_mode_says_so() -> None:

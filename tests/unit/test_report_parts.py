@@ -244,7 +244,11 @@ def test_a_curve_is_what_evaluations_at_each_radius_say() -> None:
     assert found["radii"] == pytest.approx([0, 0.0125, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2])
     for radius, accuracy in zip(found["radii"], found["accuracy"], strict=True):
         again = run_attacks(
-            net, images, Threat(eps=radius), choose_attacks("pgd-20", suite(9, 3)), how=Execution(batch_size=9, seed=3)
+            net,
+            images,
+            Threat(eps=radius),
+            choose_attacks("pgd-20", suite(9, 3)),
+            execution=Execution(batch_size=9, seed=3),
         )
         assert accuracy == 100 * again.accuracy("PGD-20")
     assert found["accuracy"][0] == 100 * again.accuracy("clean")

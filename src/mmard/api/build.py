@@ -137,7 +137,7 @@ def data_of(settings: Settings, models: Iterable[Known] = (), *, stream: bool = 
     """
     _data_may_be_read(settings)
     given = settings.data.model_dump(exclude={"augment"}) | ({"stream": True} if stream else {})
-    ignored = unused(settings.data.name, list(given))  # an old run's; `check` refuses them
+    ignored = unused(settings.data.name, list(given))  # an old run's; `resolve` refuses them
     return load(**{key: value for key, value in given.items() if key not in ignored}, model=agreed(models))
 
 

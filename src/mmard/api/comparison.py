@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmard.api.build import data_of, known_of, teachers_of
-from mmard.api.settings import Settings, read_settings
+from mmard.api.build import build_threat, data_of, known_of, teachers_of
+from mmard.api.settings import Settings
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import Models, Views
@@ -46,7 +46,7 @@ class Comparison:
         known = [known_of(weights, f"the student {weights}")]
         known += [known_of(source, f"the {name} {source}") for name, source in sources.items()]
         student, nets = load_model(weights), {n: load_model(s) for n, s in sources.items()}  # before images are decoded
-        data = data_of(read_settings(settings, {"data.stream": True}), known)  # few of them are used
+        data = data_of(settings, known, stream=True)  # few of them are used
         whole: ImageSet = {"held-out": data.held_out, "test": data.test, "train": data.train}[split]
         if len(whole) < 2:
             raise MmardError(f"the {split} split has {len(whole)} image, expected at least 2; try another split")
@@ -60,7 +60,7 @@ class Comparison:
         return Comparison(
             networks,
             some(whole, limit, seed=0).in_memory().to(device),
-            Threat(**settings.threat.model_dump()),
+            build_threat(settings),
             batch_size,
             seed,
         )

@@ -92,7 +92,7 @@ def _evaluate(
         scores = evaluate_with_checks(
             subject.model, subject.images, threat, specs, checks=how, of=subject.whole,
             others=subject.others(settings) if how == "full" else {},
-            how=Execution(
+            execution=Execution(
                 batch_size=request.batch_size, seed=request.seed, on_progress=on_progress, ranks=engine,
                 predict=subject.faster(),
                 cache=subject.cache_in(results / "parts", specs, threat, request.batch_size, request.seed),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmard.api.build import data_of, known_of, must_allow_teacher
+from mmard.api.build import build_threat, data_of, known_of, must_allow_teacher
 from mmard.api.evaluation_request import EvaluationRequest
 from mmard.api.exported import Exported, opened
 from mmard.api.settings import Settings, settings_of_weights
@@ -104,7 +104,7 @@ class EvalTarget:
                     "threat", f"the weights' eps is not meant for {settings.threat.norm}, expected one that is"
                 )
         try:
-            return Threat(**settings.threat.model_dump())
+            return build_threat(settings)
         except MmardError as e:
             raise CheckError("threat", str(e)) from e
 

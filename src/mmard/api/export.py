@@ -11,7 +11,7 @@ from torch import Tensor
 from mmard.api.build import data_of
 from mmard.api.evaluation_target import EvalTarget
 from mmard.api.exported import must_allow_surrogate
-from mmard.api.settings import Settings, read_settings
+from mmard.api.settings import Settings
 from mmard.core.threat import Threat
 from mmard.data.images import DataSet, ImageSet, some
 from mmard.models.architectures import Classifier
@@ -76,7 +76,7 @@ def export(
     known, words = EvalTarget.of(path, None), {key.replace("__", "."): value for key, value in overrides.items()}
     settings = known.settings(words, trust=trust)
     model = load_model(path)
-    data = data_of(read_settings(settings, {"data.stream": True}), known.known())
+    data = data_of(settings, known.known(), stream=True)
     must_fit(model, str(path), len(data.test.classes), data.test.channels)
     metadata = _facts(path, target, model, data) | _declared(known, settings, words)
     proto, comparison = _made(model, data, metadata, calibration if int8 else None, str(target))

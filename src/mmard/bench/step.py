@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.api.build import engine_of, method_of
+from mmard.api.build import build_threat, engine_of, method_of
 from mmard.api.registry import spec_of
 from mmard.api.settings import Settings
 from mmard.bench.measure import Ratio, Step, forward_flops, matrix_peak, paired_seconds
 from mmard.bench.plain import plain_step
 from mmard.core.method import Method
-from mmard.core.threat import Threat
 from mmard.models.architectures import Architecture, Classifier, build
 from mmard.training.engine import Engine
 from mmard.training.micro_batch import free_bytes, need_of, peak_bytes
@@ -71,7 +70,7 @@ class Subject:
     def of(case: Case, engine: Engine, x: Tensor, y: Tensor) -> "Subject":
         """Make our step, the plain one and, where the method has a base, the base's."""
         settings, index = case.settings, torch.arange(len(y), device=engine.device)
-        method, threat = method_of(settings), Threat(**settings.threat.model_dump())
+        method, threat = method_of(settings), build_threat(settings)
         if method.companions or method.perturbation is not None:
             raise MmardError(
                 "bench's plain step trains no companion and moves no weights up; give a method without either"

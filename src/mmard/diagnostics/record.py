@@ -1,5 +1,6 @@
 """The record of a diagnosis, and its files."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from mmard.diagnostics.boundary import BoundaryRecord, Drop, Row, summary
 from mmard.diagnostics.slices import Slice
 from mmard.models.tensor_files import save_tensors
 from mmard.utils.csv_files import csv_of_records
+from mmard.utils.errors import Note
 from mmard.utils.files import write_json, write_text
 from mmard.utils.portable_paths import portable
 
@@ -37,6 +39,12 @@ class Diagnosis:
     training: Mapping[str, dict[str, dict[str, float]]]
     slices: Mapping[str, list[Slice]]
     titles: list[str]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return ``metadata`` by its old name, with a note."""
+        warnings.warn(Note("diagnosis.facts is metadata now; the old name goes with the next version"), stacklevel=2)
+        return self.metadata
 
     @property
     def drop(self) -> Drop:

@@ -56,7 +56,11 @@ def curve(
             on_progress(f"curve, {ball}", done, total)
 
         scores = run_attacks(
-            model, images, ball, spec, how=Execution(batch_size=batch_size, seed=seed, on_progress=said, ranks=ranks)
+            model,
+            images,
+            ball,
+            spec,
+            execution=Execution(batch_size=batch_size, seed=seed, on_progress=said, ranks=ranks),
         )
         row = scores.rows()[scores.attacks.index(ATTACK)]
         for key in ("accuracy", "low", "high"):

@@ -57,7 +57,7 @@ class Execution:
         batch_size: images attacked at once.
         seed: each batch of the plain attacks draws its own random numbers from it.
         on_progress: called with the progress of this process.
-        ranks: processes that share the work, every so-manieth batch each; all of them get all the verdicts.
+        ranks: processes that share the work, each every `world`-th batch; all of them get all the verdicts.
         predict: a faster network of the same logits up to rounding, which AutoAttack asks; the verdicts stay the model's.
         cache: stores the verdicts of batches, and has those of a stopped evaluation.
         reference: predicts again some images that count as right; None: nothing does.
@@ -85,7 +85,7 @@ class Batches:
     predict: Predict
     images: Images
     threat: Threat
-    how: Execution
+    execution: Execution
 
     def column(self, name: str, attack: Attack, advance: Advance, other: Predict | None = None) -> tuple[Tensor, float]:
         """Run one attack: three rows of verdicts (3, N) bool, and the seconds it took.
@@ -98,12 +98,12 @@ class Batches:
 
         def find(rows: Tensor) -> Tensor:
             x, y, _ = self.images.batch(rows)
-            torch.manual_seed(seed_of(self.how.seed, int(rows[0])))
+            torch.manual_seed(seed_of(self.execution.seed, int(rows[0])))
             x_adv = attack(other or self.model, x, y, self.threat)
             return self._found(x_adv, x, y)
 
         everyone = torch.arange(len(self.images), device=self.images.labels.device)
-        return self._shared(name, everyone, self.how.batch_size, find, advance)
+        return self._shared(name, everyone, self.execution.batch_size, find, advance)
 
     def stages(
         self, name: str, auto: AutoAttack, right: Tensor, advance: Advance, other: Predict | None = None
@@ -148,23 +148,25 @@ class Batches:
     def _found(self, x_adv: Tensor, x: Tensor, y: Tensor) -> Tensor:
         right = self._right(x_adv, y)
         wrong = (
-            torch.zeros_like(right) if self.how.reference is None else self.how.reference.contradicts(x_adv, y, right)
+            torch.zeros_like(right)
+            if self.execution.reference is None
+            else self.execution.reference.contradicts(x_adv, y, right)
         )
         return torch.stack([right, outside(x_adv, x, self.threat), wrong])
 
     def _shared(
         self, key: str, rows: Tensor, size: int, find: Callable[[Tensor], Tensor], advance: Advance
     ) -> tuple[Tensor, float]:
-        """Compute verdicts of the rows (M,), this process every so-manieth batch; all get all of them, (3, M) bool."""
+        """Compute verdicts of the rows (M,), this process every `world`-th batch; all get all of them, (3, M) bool."""
         found, seconds = torch.zeros(3, len(rows), dtype=torch.long, device=rows.device), 0.0
-        mine = range(self.how.ranks.rank * size, len(rows), self.how.ranks.world * size)
+        mine = range(self.execution.ranks.rank * size, len(rows), self.execution.ranks.world * size)
         for turn, start in enumerate(mine):
             part = rows[start : start + size]
             # by the rows too: who is left depends on the attacks before
             rows_in_it = hashlib.sha256(repr(part.tolist()).encode()).hexdigest()[:8]
             file = re.sub(r"[^\w.+-]", "-", f"{key}-{start}-{rows_in_it}")
             try:
-                value, took = self.how.cache.once(file, lambda part=part: find(part))  # type: ignore[misc]
+                value, took = self.execution.cache.once(file, lambda part=part: find(part))  # type: ignore[misc]
             except Exception as e:
                 if not is_out_of_memory(e):
                     raise
@@ -173,7 +175,7 @@ class Batches:
             found[:, start : start + size] = value.to(found)
             seconds += took
             advance((turn + 1) / len(mine))
-        return self.how.ranks.all_reduce_sum(found).bool(), seconds
+        return self.execution.ranks.all_reduce_sum(found).bool(), seconds
 
     def _right(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():

@@ -24,7 +24,7 @@ def run_attacks(
     images: Images,
     threat: Threat,
     specs: Mapping[str, AttackSpec] | None = None,
-    how: Execution = Execution(),
+    execution: Execution = Execution(),
 ) -> Scores:
     """Measure clean accuracy and accuracy under each attack.
 
@@ -34,18 +34,18 @@ def run_attacks(
         model: pixels in [0, 1] → logits; its mode and gradients are given back as they were.
         images: the evaluation set; pass the test set whole.
         specs: from `suite`; None: its usual ones.
-        how: batch size, processes, seed.
+        execution: batch size, processes, seed.
 
     Raises:
         MmardError: when the model gives no finite logits of the data's classes, or changes the images it is given.
     """
-    specs = choose_attacks(None, suite(how.batch_size, how.seed)) if specs is None else specs
-    must_be_judgeable(model, images, how)
+    specs = choose_attacks(None, suite(execution.batch_size, execution.seed)) if specs is None else specs
+    must_be_judgeable(model, images, execution)
     specs = for_classes(specs, len(images.classes))
     with held_still(model := prepare_model(model, images)), full_precision():
-        wrapped, quick = classes_answered(model, how.predict, images)
-        batches = Batches(wrapped, quick, images, threat, how)
-        columns, seconds, stages, amiss = _judged(batches, {CLEAN: NO_ATTACK, **specs}, how.on_progress)
+        wrapped, quick = classes_answered(model, execution.predict, images)
+        batches = Batches(wrapped, quick, images, threat, execution)
+        columns, seconds, stages, amiss = _judged(batches, {CLEAN: NO_ATTACK, **specs}, execution.on_progress)
     details = tuple(spec.detail(threat) for spec in (NO_ATTACK, *specs.values()))
     metadata = {"threat": str(threat), "classes": list(images.classes), **amiss}
     rows = torch.stack(columns, 1).cpu(), (CLEAN, *specs), details, tuple(seconds)
@@ -85,10 +85,10 @@ def _judged(batches: Batches, specs: Mapping[str, AttackSpec], on_progress: OnPr
     return columns, seconds, stages, amiss
 
 
-def must_be_judgeable(model: nn.Module, images: Images, how: Execution) -> None:
-    """Raise MmardError unless the model, the images and ``how`` allow an evaluation."""
-    must_be_whole_number(batch_size=how.batch_size)
-    must_be_whole_number(0, seed=how.seed)
+def must_be_judgeable(model: nn.Module, images: Images, execution: Execution) -> None:
+    """Raise MmardError unless the model, the images and ``execution`` allow an evaluation."""
+    must_be_whole_number(batch_size=execution.batch_size)
+    must_be_whole_number(0, seed=execution.seed)
     if torch.is_inference_mode_enabled():
         raise MmardError(
             "an evaluation takes gradients, and torch.inference_mode forbids them; call it outside of that"

@@ -104,6 +104,7 @@ def find_model(source: str | Path) -> Path:
         raise MmardError(
             f"{source} is a part of the run {path.parent}, and no model; give the run folder: {path.parent}"
         )
+    must_be_readable(path.parent)
     must_be_itself(path)
     return path
 

@@ -21,7 +21,10 @@ ARCHIVE = "runs.tar.gz"
 STUDY_FILE = "study.yaml"
 RESULTS_FILE = "results.json"
 OF_A_STUDY = (STUDY_FILE, RESULTS_FILE)
-OF_A_RUN = (LAYOUT_FILE, "settings.yaml", "metrics.jsonl", "method.txt", "eval/*/scores.json", "diagnosis.json")
+OF_A_RUN = (
+    LAYOUT_FILE, "settings.yaml", "metrics.jsonl", "method.txt", "history.json", "teachers.json", "eval/*/scores.json",
+    "diagnosis.json",
+)  # fmt: skip
 """What tables are made of: a few kB a run, no weights."""
 LARGEST = 1 << 28
 """Bytes of all the records in an archive; those of a run are about 10 kB."""

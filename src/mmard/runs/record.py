@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mmard.core.threat import in_255ths
+from mmard.evaluation.scores import SCORES
 from mmard.runs.command import eval_command
 from mmard.runs.evaluation import (
-    SCORES,
     EvaluationRecord,
     JsonObject,
     digest_of_weights,

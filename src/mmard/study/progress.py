@@ -58,7 +58,7 @@ class Screen(Listener):
             word = line(("failed", "bold red"), f"  {job.name}: {error}")
         self.out.print(word, soft_wrap=True)
 
-    def on_progress(self) -> None:
+    def polled(self) -> None:
         if time.monotonic() - self.drawn > 0.5:
             self.drawn = time.monotonic()
             if self.out.is_terminal:

@@ -20,7 +20,7 @@ from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import json_text, read_json, write_json, write_text
 from mmard.utils.layout import LAYOUT_FILE
 from mmard.utils.portable_paths import portable
-from mmard.utils.text_files import read_text, read_yaml
+from mmard.utils.text_files import parse_json, read_text, read_yaml
 
 BLOCK = re.compile(r"(<!-- study: (?P<name>(?!\.+ )[^\n/]+?) -->\n)(?P<old>.*?)(<!-- end of study -->)", re.DOTALL)
 DIAGNOSIS = re.compile(
@@ -91,6 +91,11 @@ def keep(study: StudyFile, page: Path) -> None:
     refresh(page, [name])
 
 
+def _shared_json(file: Path) -> str:
+    """Read a JSON file, and write it anew without this machine's paths."""
+    return json_text(portable(parse_json(read_text(file), str(file))))
+
+
 def _records_of(study: StudyFile) -> Records:
     """Read the records of a study that has run; they are shared, so no path of this machine is in them."""
     records = {STUDY_FILE: study.text().encode()}
@@ -107,6 +112,7 @@ def _records_of(study: StudyFile) -> Records:
             ),
             "metrics.jsonl": read_text(made.metrics_file),
             "method.txt": made.formula() + "\n" if made.formula() else "",
+            **{file.name: _shared_json(file) for file in (made.history_file, made.teachers_file) if file.is_file()},
             LAYOUT_FILE: read_text(layout) if (layout := made.path / LAYOUT_FILE).is_file() else "",
             f"eval/{scores.name}/scores.json": table_text(told),
         }

@@ -39,7 +39,7 @@ class Listener:
     def ended(self, job: Job, error: str | None) -> None:
         """Hear that a job is over; ``error`` is one line, None where all is well."""
 
-    def on_progress(self) -> None:
+    def polled(self) -> None:
         """Hear that time has passed."""
 
 
@@ -70,7 +70,7 @@ def run_all(jobs: Sequence[Job], backend: Backend, listener: Listener) -> dict[s
             for job, error in backend.ended():
                 running -= 1
                 finish(job, error)
-            listener.on_progress()
+            listener.polled()
             time.sleep(TICK)
     finally:
         backend.stop()

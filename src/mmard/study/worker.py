@@ -34,7 +34,7 @@ class Log(Watcher):
     def begin(self, total: int, done: int) -> None:
         print(f"training: step {done} of {total}", flush=True)
 
-    def validated(self, record: dict[str, Any]) -> None:
+    def epoch_ended(self, record: dict[str, Any]) -> None:
         held_out = (
             f", held-out clean {record['clean']:.2f} % robust {record['robust']:.2f} %" if "robust" in record else ""
         )

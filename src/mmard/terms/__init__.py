@@ -14,7 +14,9 @@ from mmard.terms.introspection import trusted as trusted
 from mmard.utils.errors import MmardError
 from mmard.utils.moved import forward
 
-__getattr__ = forward(__name__, "mmard.methods.peeraid")
+__getattr__ = forward(
+    __name__, "mmard.methods.peeraid", ("peer_nat", "peer_moved", "smooth_hot", "peer_back", "hard_peer")
+)
 
 # ---- one scenario at a time -------------------------------------------------------------------------------
 

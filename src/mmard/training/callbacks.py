@@ -1,10 +1,12 @@
 """Callbacks of training, and the progress bar of the command line."""
 
+import warnings
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmard.utils.errors import Note
 from mmard.utils.terminal import line, task_column
 
 NOTABLE = 0.05  # share of the time spent waiting for images of which a person should know
@@ -12,6 +14,14 @@ NOTABLE = 0.05  # share of the time spent waiting for images of which a person s
 
 class Watcher:
     """A listener to the events of a run; this one does nothing."""
+
+    def __init_subclass__(cls) -> None:
+        if "judged" in vars(cls):
+            warnings.warn(
+                Note(f"{cls.__name__}.judged is epoch_ended now; the old name goes with the next version"), stacklevel=2
+            )
+            cls.epoch_ended = vars(cls)["judged"]  # type: ignore[method-assign]
+        super().__init_subclass__()
 
     def told(self, line: str) -> None:
         """Receive a line about the run that a person should read before it starts."""
@@ -22,7 +32,7 @@ class Watcher:
     def stepped(self, step: int, images: int) -> None:
         """Hear that a step on so many images is done."""
 
-    def validated(self, record: dict[str, Any]) -> None:
+    def epoch_ended(self, record: dict[str, Any]) -> None:
         """Hear that an epoch is done; ``record`` is the line of metrics.jsonl."""
 
     def end(self) -> None:
@@ -56,7 +66,7 @@ class Bar(Watcher):
         speed = self.progress.tasks[0].speed
         self.progress.update(self.task, completed=step, rate=f"{speed * images:,.0f} images/s" if speed else "")
 
-    def validated(self, record: dict[str, Any]) -> None:
+    def epoch_ended(self, record: dict[str, Any]) -> None:
         self.seconds += record["seconds"]
         self.waited += record["data_wait"] * record["seconds"]
         if "robust" in record:

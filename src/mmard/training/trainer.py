@@ -107,7 +107,7 @@ class Trainer:
         self.beside = {companion.name: companion.net for companion in self.update.companions}
         self.average = Average(self.averaging.in_run_of(plan.epochs), self.student)
         self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
-        self.epochs_without_improvement = 0
+        self.validations_without_improvement = 0
         self.at_once: int | None = None
         self.cost, self.stop = ResourceMeter(engine), StopRequest(engine)
         self.restored = False
@@ -173,7 +173,7 @@ class Trainer:
 
     @property
     def _is_over(self) -> bool:
-        return self.step == self.total or self.validation.ends(self.epochs_without_improvement)
+        return self.step == self.total or self.validation.ends(self.validations_without_improvement)
 
     def _start_clock(self) -> None:
         self._clock, self.loader.waited = (self.step, time.perf_counter()), 0.0
@@ -214,7 +214,7 @@ class Trainer:
         self.record, self.pending = record, None
         self.engine.on_global_zero(lambda: self.folder.append(record))  # before the checkpoint: a repeat is dropped
         self._save()
-        self.watcher.validated(record)
+        self.watcher.epoch_ended(record)
         self._start_clock()
 
     def _judge_and_keep(self, epoch: int) -> dict[str, Any]:
@@ -231,7 +231,7 @@ class Trainer:
         images, natural = len(self.held_out), not self.method.inner
         by, gained = chosen_by(found, images, natural), "clean" if natural else "robust"
         better = found[gained] > self.best[gained]
-        self.epochs_without_improvement = 0 if better else self.epochs_without_improvement + 1
+        self.validations_without_improvement = 0 if better else self.validations_without_improvement + 1
         if is_better(found, self.best, images, natural):
             self.best = found
             self._keep(self.folder.best_file, model, chosen_by=by)
@@ -274,7 +274,7 @@ class Trainer:
         state |= {
             "step": self.step,
             "best": self.best,
-            "looks_without_gain": self.epochs_without_improvement,
+            "looks_without_gain": self.validations_without_improvement,
             "at_once": self.at_once,
             "precision": self.engine.precision,
             "companions": {companion.name: companion.state_dict() for companion in self.update.companions},
@@ -320,7 +320,7 @@ class Trainer:
             self.plan,
             self.averaging,
             self.validation,
-            self.epochs_without_improvement,
+            self.validations_without_improvement,
             self.method,
         )
 
@@ -337,7 +337,7 @@ class Trainer:
                 companion.load_state_dict(state["companions"][companion.name])
             self.meter.load_state_dict(state["meter"])
             self.step, self.best, self.at_once = state["step"], state["best"], state.get("at_once")
-            self.epochs_without_improvement = state.get("looks_without_gain", 0)
+            self.validations_without_improvement = state.get("looks_without_gain", 0)
             self.history = state.get("history", [])
             self.record, self.pending = state.get("record"), state.get("pending")
             if begun := state.get("precision"):

@@ -36,9 +36,9 @@ class Validation(Section):
     steps: Count = 10
     patience: Count | None = None
 
-    def ends(self, epochs_without_improvement: int) -> bool:
+    def ends(self, validations_without_improvement: int) -> bool:
         """Tell whether the run ends early after so many epochs without improvement."""
-        return self.patience is not None and epochs_without_improvement >= self.patience
+        return self.patience is not None and validations_without_improvement >= self.patience
 
     def judge(
         self,

@@ -18,6 +18,7 @@ MOVED = {
     "attacks.stages": "attacks.inner.switching",
     "catalogue": "api.catalogue",
     "config": "api.settings",
+    "costs": "training.passes",
     "core.balance": "terms.normalised_gradient",
     "core.errors": "utils.errors",
     "core.files": "utils.files",
@@ -35,6 +36,7 @@ MOVED = {
     "objects": "api.build",
     "papers": "methods.papers",
     "scene": "api.comparison",
+    "training.progress": "training.callbacks",
     "terms.classes": "methods.absld",
     "terms.fairness": "methods.fair",
     "terms.gradient": "terms.gradient_matching",
@@ -42,7 +44,7 @@ MOVED = {
     "terms.transfer": "methods.saad",
     "terms.two_teachers": "terms.multi_teacher",
 }
-"""Where a module of version 0.1 is now. Modules that no page of the documentation named are not in it."""
+"""Where modules of version 0.1 are now that a page of the documentation named, or that one's own code is likely to import."""
 RENAMED = {
     "AttackSettings": "Inner",
     "AveragingSettings": "Averaging",
@@ -53,7 +55,7 @@ RENAMED = {
     "Late": "StepSwitch",
     "Push": "PushLoss",
     "Scene": "Comparison",
-    "Stop": "EarlyStop",
+    "Stop": "StopAt",
     "Temperatures": "TeacherTemperatures",
     "Tick": "OnProgress",
     "TrainSettings": "Plan",
@@ -90,16 +92,15 @@ def install() -> None:
         sys.meta_path.append(_Moved())
 
 
-def forward(package: str, module: str) -> Callable[[str], Any]:
-    """Make the ``__getattr__`` of a package that was a module: its old names are those of one of its modules."""
+def forward(package: str, module: str, names: Collection[str] | None = None) -> Callable[[str], Any]:
+    """Make the ``__getattr__`` of a package that was a module: its old names (None: all) are those of one of its modules."""
 
     def get(name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        try:
-            found = getattr(import_module(module), name)
-        except AttributeError:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
+        found = None
+        if not name.startswith("__") and (names is None or name in names):
+            found = getattr(import_module(module), name, None)
+        if found is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
         warnings.warn(
             Note(f"{package}.{name} is {module}.{name} now; the old name goes with the next version"), stacklevel=2
         )

@@ -47,7 +47,7 @@ def evaluate_with_checks(
     checks: str | None = None,
     others: Mapping[str, nn.Module] | None = None,
     of: float | None = None,
-    how: Execution = Execution(),
+    execution: Execution = Execution(),
 ) -> Scores:
     """Run `run_attacks` with checks: findings in ``metadata["checks"]``, their kind in ``metadata["checked"]``.
 
@@ -56,20 +56,20 @@ def evaluate_with_checks(
     (∞ where it is not known; None: these images). The rest, and what is raised, as of
     `run_attacks`; `CheckError` before the attacks.
     """
-    must_be_judgeable(model, images, how)
-    specs = choose_attacks(None, suite(how.batch_size, how.seed)) if specs is None else specs
+    must_be_judgeable(model, images, execution)
+    specs = choose_attacks(None, suite(execution.batch_size, execution.seed)) if specs is None else specs
     kind, begun, model = how_to_check(checks, specs), time.perf_counter(), prepare_model(model, images)
-    before, reference = _before(model, images, threat, specs, how.batch_size) if kind != "none" else ([], None)
+    before, reference = _before(model, images, threat, specs, execution.batch_size) if kind != "none" else ([], None)
     found = [*_part(len(images), of), *_unlent(model, specs), *before]
     if randomised := any(check.name == "randomised" for check in found):
         model, specs, reference = Averaged(model), unpruned(specs), None
-        how = replace(how, predict=None, cache=NoCache())
+        execution = replace(execution, predict=None, cache=NoCache())
     looked = time.perf_counter() - begun
-    scores = run_attacks(model, images, threat, specs, replace(how, reference=reference))
+    scores = run_attacks(model, images, threat, specs, replace(execution, reference=reference))
     begun = time.perf_counter() - looked  # what the attacks took is not the checks'
     found += [*flags_of_verdicts(scores), *(reference.findings(model) if reference else [])] if kind != "none" else []
     few = some(images, PROBED, seed=0) if kind == "full" and threat.eps > 0 else images.take(torch.arange(0))
-    probing = replace(how, batch_size=min(how.batch_size, AT_ONCE), predict=None, cache=NoCache())
+    probing = replace(execution, batch_size=min(execution.batch_size, AT_ONCE), predict=None, cache=NoCache())
     found += _probed(model, scores, few, threat, others or {}, probing) if len(few) else []
     told = {"how": kind, "probed": len(few), "seconds": time.perf_counter() - begun}
     scores.metadata.update(checks=as_dicts(found), checked=told)
@@ -77,11 +77,11 @@ def evaluate_with_checks(
 
 
 def _probed(
-    model: nn.Module, scores: Scores, few: Images, threat: Threat, others: Mapping[str, nn.Module], how: Execution
+    model: nn.Module, scores: Scores, few: Images, threat: Threat, others: Mapping[str, nn.Module], execution: Execution
 ) -> list[Check]:
     """Run the probes that the evaluation has not run itself, and return their findings."""
-    new = {n: s for n, s in probes(few, threat, others, how.seed).items() if n not in scores.attacks}
-    return flags_of_probes(scores, run_attacks(model, few, threat, new, how))
+    new = {n: s for n, s in probes(few, threat, others, execution.seed).items() if n not in scores.attacks}
+    return flags_of_probes(scores, run_attacks(model, few, threat, new, execution))
 
 
 def _before(
