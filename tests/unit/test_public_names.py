@@ -69,7 +69,7 @@ def test_old_names_within_moved_modules() -> None:
         ("config", "TrainSettings", "training.schedule.Plan"),
         ("config", "AttackSettings", "attacks.inner.compose.Inner"),
         ("scene", "Scene", "api.comparison.Comparison"),
-        ("attacks.adaptive", "Stop", "attacks.inner.adaptive.EarlyStop"),
+        ("attacks.adaptive", "Stop", "attacks.inner.adaptive.StopAt"),
         ("attacks.stages", "Late", "attacks.inner.switching.StepSwitch"),
         ("core.balance", "Balanced", "terms.normalised_gradient.NormalisedGradient"),
         ("core.held", "Held", "terms.held_gradient.ReusedGradient"),
