@@ -37,7 +37,7 @@ def net(honest: dict[str, Path]) -> Classifier:
     return load_model(honest["pgd_at"])
 
 
-def validated(
+def evaluated(
     model: nn.Module,
     digits: DataSet,
     attacks: str = "fgsm,pgd-20,cw",
@@ -53,7 +53,7 @@ def validated(
 def caught(model: nn.Module, digits: DataSet) -> set[str]:
     """Names of the checks that speak."""
     try:
-        return {check["name"] for check in validated(model, digits, "cw").metadata["checks"]}
+        return {check["name"] for check in evaluated(model, digits, "cw").metadata["checks"]}
     except CheckError as e:
         return {e.check.name}
 
@@ -107,11 +107,11 @@ def test_every_exhibit_is_caught_by_name(name: str, net: Classifier, digits: Dat
 
 
 def test_true_gradients_that_lead_nowhere_are_found_out_by_further_attacks(net: Classifier, digits: DataSet) -> None:
-    scores = validated(museum.Rugged(net, 1.5), digits, "fgsm,pgd-20,cw", "full", 100, {"the net beneath": net})
+    scores = evaluated(museum.Rugged(net, 1.5), digits, "fgsm,pgd-20,cw", "full", 100, {"the net beneath": net})
     seen = {check["name"]: check for check in scores.metadata["checks"] if "a net fitted" not in check["said"]}
     assert {"restarts", "square", "transfer"} <= seen.keys()  # the fitted net finds as many as rounding lets it
     assert all(seen["square"][key] for key in ("said", "means", "do"))
-    steeper = validated(museum.Rugged(net, 3), digits, "fgsm,pgd-20", checks="quick", n=200)
+    steeper = evaluated(museum.Rugged(net, 3), digits, "fgsm,pgd-20", checks="quick", n=200)
     assert "order" in {check["name"] for check in steeper.metadata["checks"]}
 
 
@@ -128,7 +128,7 @@ SLOW = pytest.mark.slow
     "method", ["pgd_at", pytest.param("trades", marks=SLOW), pytest.param("rslad", marks=SLOW), "mmard"]
 )
 def test_honest_models_raise_no_flag(method: str, honest: dict[str, Path], digits: DataSet) -> None:
-    scores = validated(load_model(honest[method]), digits, "fgsm,pgd-20,cw", checks="full", n=100)
+    scores = evaluated(load_model(honest[method]), digits, "fgsm,pgd-20,cw", checks="full", n=100)
     assert scores.metadata["checks"] == []
     assert scores.metadata["checked"]["probed"] == 100
     assert scores.accuracy("clean") - 0.1 > scores.accuracy("worst case") > 0.1  # a case that tells something
@@ -148,9 +148,9 @@ def test_an_ensemble_of_two_that_normalise_is_honest(honest: dict[str, Path], di
 
 def test_a_randomised_model_is_judged_over_draws_and_the_table_says_so(net: Classifier, digits: DataSet) -> None:
     noisy = Exhibit(copy.deepcopy(net), lambda x: x + 0.5 * torch.randn_like(x), same)
-    over_draws = validated(noisy, digits, "pgd-20")
+    over_draws = evaluated(noisy, digits, "pgd-20")
     assert all("EOT over 20 draws" in row["detail"] for row in over_draws.rows()[:-1])
-    naive = validated(noisy, digits, "pgd-20", checks="none")
+    naive = evaluated(noisy, digits, "pgd-20", checks="none")
     assert over_draws.accuracy("clean") > naive.accuracy("clean")  # the mean of 20 draws knows more than one
     assert "EOT" not in naive.details[1]
 
@@ -161,9 +161,9 @@ def test_a_margin_loss_cures_what_scale_does_and_without_one_it_is_an_error(
 ) -> None:
     scaled = Exhibit(copy.deepcopy(net), same, times(factor))
     with pytest.raises(CheckError, match="scale") as e:
-        validated(scaled, digits, "fgsm,pgd-20")
+        evaluated(scaled, digits, "fgsm,pgd-20")
     assert e.value.check.name == "scale"
-    scores, plain = validated(scaled, digits), validated(net, digits)
+    scores, plain = evaluated(scaled, digits), validated(net, digits)
     assert scores.accuracy("C&W") == plain.accuracy("C&W")
     assert scores.accuracy("PGD-20") > plain.accuracy("PGD-20")  # what the flag is for
     assert scores.metadata["checks"][0]["level"] == "warning"

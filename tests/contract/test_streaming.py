@@ -255,7 +255,7 @@ def test_what_is_decoded_while_the_device_computes_is_no_wait() -> None:
 def test_a_person_is_told_of_a_notable_wait(wait: float, seconds: float, told: bool) -> None:
     said = io.StringIO()
     bar = Bar("run", Console(file=said, width=200))
-    bar.validated({"data_wait": wait, "seconds": seconds})
+    bar.epoch_ended({"data_wait": wait, "seconds": seconds})
     bar.end()
     assert ("waited 40% of the time for images; what helps: more CPU cores" in said.getvalue()) == told
     assert ("waited" in said.getvalue()) == told
