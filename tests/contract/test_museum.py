@@ -163,7 +163,7 @@ def test_a_margin_loss_cures_what_scale_does_and_without_one_it_is_an_error(
     with pytest.raises(CheckError, match="scale") as e:
         evaluated(scaled, digits, "fgsm,pgd-20")
     assert e.value.check.name == "scale"
-    scores, plain = evaluated(scaled, digits), validated(net, digits)
+    scores, plain = evaluated(scaled, digits), evaluated(net, digits)
     assert scores.accuracy("C&W") == plain.accuracy("C&W")
     assert scores.accuracy("PGD-20") > plain.accuracy("PGD-20")  # what the flag is for
     assert scores.metadata["checks"][0]["level"] == "warning"
