@@ -1,5 +1,6 @@
-"""The day's plan, at a scale of seconds: stopped by its clock it goes on, and packs what travels."""
+"""Benchmarks can be started, and the day on a GPU does what it says, small."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -28,3 +29,16 @@ def test_the_plan_stops_goes_on_and_packs(tmp_path: Path) -> None:
         assert "held-out PGD-10" in json.loads(card.read_text())["claimed"]
         assert card.with_suffix(".jsonl").read_text().count("\n") == 2
     assert "epoch" not in run(5)  # nothing is done twice
+
+
+BENCHMARKS = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.py"))
+
+
+@pytest.mark.parametrize("file", BENCHMARKS, ids=lambda file: file.stem)
+def test_what_a_benchmark_imports_is_there(file: Path) -> None:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert callable(module.main)
