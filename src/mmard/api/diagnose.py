@@ -74,7 +74,7 @@ def diagnose(
     results = _results(folder, to, settings)
     with held_still(*comparison.networks.values()), full_precision():
         found = _diagnosis(comparison, chosen, own, folder, on_progress)
-    found.metadata.update(_facts(comparison, settings, chosen), split=split, seed=seed, own_attacks=own_attacks)
+    found.metadata.update(_metadata(comparison, settings, chosen), split=split, seed=seed, own_attacks=own_attacks)
     found.metadata.update(run=str(folder.path), folder=str(results))
     _write(found, results, folder)
     return found
@@ -105,7 +105,7 @@ def _check(split: str, limit: int, batch_size: int) -> None:
         raise unknown("split", split, SPLITS)
 
 
-def _facts(comparison: Comparison, settings: Settings, chosen: dict[str, Method]) -> dict[str, Any]:
+def _metadata(comparison: Comparison, settings: Settings, chosen: dict[str, Method]) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "teacher": settings.teacher,
         "data": settings.data.name,

@@ -73,8 +73,8 @@ class EvalTarget:
             cure = "name it: data.name=digits, or data.name=parquet data.train=... data.test=..."
             raise MmardError(f"{self.path} does not say which data it is for, nor does the command; {cure}")
         settings = settings_of_weights({**self.given, "engine": {}}, self.path.parent, words, trust=trust)
-        asked = [key.removeprefix("data.") for key in words if key.startswith("data.") and key != "data.stream"]
-        must_be_used(settings.data.name, asked)  # but for data.stream: no training image is read
+        given = [key.removeprefix("data.") for key in words if key.startswith("data.") and key != "data.stream"]
+        must_be_used(settings.data.name, given)  # but for data.stream: no training image is read
         return settings
 
     def known(self) -> list[Known]:
@@ -87,16 +87,16 @@ class EvalTarget:
         """Tell whether the weights or these settings say something of ``data``, or of the ``threat``."""
         return section in self.given or any(key.split(".")[0] == section for key in words)
 
-    def specs(self, asked: EvaluationRequest) -> dict[str, AttackSpec]:
+    def specs(self, request: EvaluationRequest) -> dict[str, AttackSpec]:
         """Choose the requested attacks, or the default ones."""
         if self.exported:
-            return self.exported.specs(asked.attacks, asked.protocol, asked.batch_size, asked.seed)
-        return choose_attacks(asked.attacks, suite(asked.batch_size, asked.seed), asked.protocol)
+            return self.exported.specs(request.attacks, request.protocol, request.batch_size, request.seed)
+        return choose_attacks(request.attacks, suite(request.batch_size, request.seed), request.protocol)
 
     def threat(self, settings: Settings, words: Mapping[str, Any], needed: bool) -> Threat:
         """Build the threat; where attacks need one, the file or the command must give radius and norm."""
-        given, asked = self.given.get("threat"), words.get("threat", {})
-        if needed and "threat.eps" not in words and not (isinstance(asked, dict) and "eps" in asked):
+        given, threat = self.given.get("threat"), words.get("threat", {})
+        if needed and "threat.eps" not in words and not (isinstance(threat, dict) and "eps" in threat):
             if given is None:
                 raise CheckError("threat", "neither the weights nor the command say which eps, expected one")
             if given.get("norm", settings.threat.norm) != settings.threat.norm:

@@ -78,7 +78,7 @@ def export(
     model = load_model(path)
     data = data_of(settings, known.known(), stream=True)
     must_fit(model, str(path), len(data.test.classes), data.test.channels)
-    metadata = _facts(path, target, model, data) | _declared(known, settings, words)
+    metadata = _metadata(path, target, model, data) | _declared(known, settings, words)
     proto, comparison = _made(model, data, metadata, calibration if int8 else None, str(target))
     save_onnx(target, bytes_of(proto, metadata))
     must_allow_surrogate(path, Trust())  # an evaluation of the file finds it again
@@ -117,7 +117,7 @@ def _pixels(images: ImageSet, count: int) -> Tensor:
     return some(images, count, seed=0).in_memory().batch(slice(None))[0]
 
 
-def _facts(path: Path, target: Path, model: Classifier, data: DataSet) -> dict[str, Any]:
+def _metadata(path: Path, target: Path, model: Classifier, data: DataSet) -> dict[str, Any]:
     """Collect the metadata that a user of the file alone needs."""
     return {
         "mmard": version("mmard"),

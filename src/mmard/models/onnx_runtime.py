@@ -64,7 +64,7 @@ class RuntimeModel(nn.Module):
         self.register_buffer("digest", digest)  # it stands for the weights, where somebody compares those
         self.version, self.what = onnxruntime.__version__, what
         self.shape, self.classes = self._layout()
-        self.metadata = _facts(self.session.get_modelmeta().custom_metadata_map)
+        self.metadata = _metadata(self.session.get_modelmeta().custom_metadata_map)
 
     def _layout(self) -> tuple[tuple[int | None, ...], int]:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
@@ -114,7 +114,7 @@ class RuntimeModel(nn.Module):
         return torch.from_numpy(logits).to(x.device)
 
 
-def _facts(properties: dict[str, str]) -> dict[str, Any]:
+def _metadata(properties: dict[str, str]) -> dict[str, Any]:
     """Read the properties that `mmard export` wrote, each as JSON; none where the file is from elsewhere."""
     if "mmard" not in properties:
         return {}
