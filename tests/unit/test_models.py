@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from helpers import small_net
 from torch import nn
 
 from mmard import MmardError, load_model
+from mmard.models import cards
 from mmard.models.architectures import Architecture, build
-from mmard.models.cards import load_teacher
+from mmard.models.cards import find_model, load_teacher, zoo_cards
 from mmard.models.weights import load_weights, metadata_of, save_weights
 from mmard.utils.files import sha256
 
@@ -201,3 +203,27 @@ def test_a_card_for_our_own_weights_must_agree_with_them(tmp_path: Path) -> None
         load_model(card)
     x = torch.rand(2, 1, 6, 6)
     torch.testing.assert_close(load_model(change(card, mean=[0.1], std=[0.9]))(x), net.eval()(x))
+
+
+def test_the_teachers_of_the_package_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    card = zoo_cards()["cifar10-cnn-32-7"]
+    for name in ("zoo:cifar10-cnn-32-7", "zoo/cifar10-cnn-32-7.json", "zoo/cifar10-cnn-32-7"):
+        assert find_model(name) == card, name
+    assert load_model("zoo:cifar10-cnn-32-7").architecture.name == "cnn-32-7"
+    with pytest.raises(MmardError, match=r"unknown teacher in zoo 'cifar10'; did you mean cifar10-cnn-32-7\?"):
+        find_model("zoo:cifar10")
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo/cifar10-cnn-32-7.json").write_text("{}")  # the user's own goes first
+    assert find_model("zoo/cifar10-cnn-32-7.json") == Path("zoo/cifar10-cnn-32-7.json")
+    monkeypatch.setattr(cards, "INSTALLED", card.parent)  # as in an installed package, whose folder is not the user's
+    assert (cards.results_folder(card), cards.results_folder(tmp_path / "a.json")) == (Path(), tmp_path)
+
+
+def test_the_wheel_holds_every_file_of_the_zoo() -> None:
+    root = Path(__file__).resolve().parents[2]
+    packed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    wanted = {f"zoo/{p.name}" for p in (root / "zoo").iterdir() if p.suffix in (".json", ".safetensors", ".md")}
+    assert {name: at for name, at in packed["force-include"].items() if name.startswith("zoo/")} == {
+        name: f"mmard/{name}" for name in wanted
+    }

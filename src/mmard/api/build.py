@@ -21,7 +21,7 @@ from mmard.data.labels import Known, agreed
 from mmard.data.sources import SOURCES, load, must_be_used, unused
 from mmard.methods.fair import ClassWeights
 from mmard.models.architectures import Architecture, build
-from mmard.models.cards import Card, find_model, hub_of, weights_file
+from mmard.models.cards import Card, find_model, hub_of, in_zoo, weights_file, zoo_cards
 from mmard.models.weights import architecture_facts, metadata_of
 from mmard.terms import OVER_THE_BATCH
 from mmard.training.averaging import Averaging
@@ -198,7 +198,9 @@ def teachers_of(settings: Settings) -> dict[str, str]:
 
 
 def must_allow_teacher(settings: Settings, name: str, source: str) -> None:
-    """Raise MmardError unless the network may be read, and fetched where a card says so."""
+    """Raise MmardError unless the network may be read, and fetched where a card says so; those of the package may be."""
+    if in_zoo(source) in zoo_cards().values():
+        return
     settings.trust.must_allow_place(source, name if name == "teacher" else f"teachers.{name}")
     if settings.trust.folder is not None and (hub := hub_of(source)):
         settings.trust.must_allow_place(f"hub://{hub}", f"the card {source}, whose hub")

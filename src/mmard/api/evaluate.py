@@ -16,6 +16,7 @@ from mmard.core.threat import Threat
 from mmard.evaluation.checks.run import evaluate_with_checks, how_to_check
 from mmard.evaluation.loop import Execution, OnProgress
 from mmard.evaluation.scores import Scores
+from mmard.models.cards import results_folder
 from mmard.runs.folder import RunFolder
 from mmard.utils.argument_types import Names, public
 from mmard.utils.errors import MmardError
@@ -81,7 +82,7 @@ def _evaluate(
     with engine.together("start the evaluation again"), ExitStack() as held:
         subject = EvalModel.of(source, settings, request.limit, engine.device)
         results = request.folder(source.path, specs, len(subject.images))
-        must_stay_in(source.path.parent, results)
+        must_stay_in(results_folder(source.path), results)
         engine.on_global_zero(
             lambda: held.enter_context(alone_in(results, "wait for it, and start this evaluation again"))
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmard.evaluation.checks.run import how_to_check
 from mmard.evaluation.suite import AttackSpec
+from mmard.models.cards import results_folder
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import shortened
 from mmard.utils.portable_paths import portable
@@ -68,7 +69,7 @@ class EvaluationRequest:
         parts += [f"{key}-{value}{_told_apart(given[key], value)}" for key, value in metadata["overrides"].items()]
         name = re.sub(r"[^\w.+-]", "-", "_".join(parts))
         short = name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        return path.parent / "eval" / short
+        return results_folder(path) / "eval" / short
 
 
 def _told_apart(given: Any, shown: Any) -> str:

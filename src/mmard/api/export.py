@@ -15,7 +15,7 @@ from mmard.api.settings import Settings
 from mmard.core.threat import Threat
 from mmard.data.images import DataSet, ImageSet, some
 from mmard.models.architectures import Classifier
-from mmard.models.cards import find_model, load_model, must_fit, weights_file
+from mmard.models.cards import find_model, load_model, must_fit, results_folder, weights_file
 from mmard.models.onnx_export import PORTS, Agreement, bytes_of, compare, onnx_of, save_onnx
 from mmard.models.onnx_runtime import RuntimeModel, need_onnx
 from mmard.models.quantise import HOW, quantised
@@ -105,7 +105,7 @@ def _made(
 
 def _target(source: Path, weights: Path, to: str | Path | None, int8: bool) -> Path:
     stem = ("model" if source.is_dir() else weights.stem) + ("-int8" if int8 else "")
-    target = weights.with_name(f"{stem}.onnx") if to is None else Path(to).expanduser()
+    target = results_folder(weights) / f"{stem}.onnx" if to is None else Path(to).expanduser()
     if target.suffix != ".onnx":
         raise MmardError(f"{target} is no name for an ONNX file; expected one that ends in .onnx")
     if target.exists():

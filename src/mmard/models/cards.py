@@ -9,7 +9,7 @@ from mmard.models.architectures import Architecture, Classifier, build
 from mmard.models.checkpoints import fit, read_checkpoint, weights_for
 from mmard.models.weights import describes_itself, load_weights
 from mmard.utils.argument_types import public
-from mmard.utils.errors import MmardError, first_line
+from mmard.utils.errors import MmardError, first_line, unknown
 from mmard.utils.files import read_json, sha256
 from mmard.utils.layout import must_be_readable
 from mmard.utils.safe_open import must_be_itself
@@ -92,9 +92,40 @@ def _from_hub(where: dict[str, str]) -> Path:
         raise MmardError(f"{where['repo']}/{where['filename']} did not come from the hub: {first_line(e)}") from e
 
 
+ZOO = "zoo:"
+INSTALLED = Path(__file__).resolve().parents[1] / "zoo"
+"""The teachers of an installed package; in a clone they are in ``zoo/``."""
+
+
+def zoo_cards() -> dict[str, Path]:
+    """List the cards of the teachers that come with this package, by name."""
+    folders = (Path(__file__).resolve().parents[3] / "zoo", INSTALLED)
+    return {card.stem: card for folder in folders for card in sorted(folder.glob("*.json"))}
+
+
+def results_folder(model: Path) -> Path:
+    """Return the folder in which results of a model are kept: its own, but for an installed teacher the working folder."""
+    return Path() if model.parent == INSTALLED else model.parent
+
+
+def in_zoo(source: str | Path) -> Path:
+    """Find the card behind ``zoo:NAME``, or behind ``zoo/NAME.json`` where no such file lies here; any other path as it is.
+
+    Raises:
+        MmardError: for a name that the package does not have, with the nearest names.
+    """
+    path, name = Path(source).expanduser(), str(source).removeprefix(ZOO).removesuffix(".json")
+    if str(source).startswith(ZOO):
+        if name not in zoo_cards():
+            raise unknown("teacher in zoo", name, zoo_cards())
+        return zoo_cards()[name]
+    packaged = path.parent == Path("zoo") and path.suffix in ("", ".json") and not path.exists()
+    return zoo_cards().get(path.stem, path) if packaged else path
+
+
 def find_model(source: str | Path) -> Path:
-    """Find the file behind a run folder (its best checkpoint), a ``.safetensors`` file or a card (.json)."""
-    path = Path(source).expanduser()
+    """Find the file behind a run folder (its best checkpoint), a ``.safetensors`` file, a card (.json) or ``zoo:NAME``."""
+    path = in_zoo(source)
     if path.is_dir():
         must_be_readable(path)
         path = path / "best.safetensors"
@@ -111,7 +142,7 @@ def find_model(source: str | Path) -> Path:
 
 def hub_of(source: str | Path) -> str | None:
     """Tell what a card would fetch from the hub, as ``owner/name/file``; None for anything that fetches nothing."""
-    path = Path(source).expanduser()
+    path = in_zoo(source)
     hub = Card.read(path).hub if path.suffix == ".json" and path.is_file() else None
     return None if hub is None else f"{hub.get('repo')}/{hub.get('filename')}"
 
