@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -160,14 +160,14 @@ class Views:
 
     def moved_to(self, x_adv: Tensor) -> "Views":
         """Replace the adversarial point; cached values of the natural one are kept."""
-        return replace(self, adv=self.point(x_adv))
+        return self._changed(adv=self.point(x_adv))
 
     def of_rows(self, rows: Tensor) -> "Views":
         """Restrict the views to the samples ``rows`` (R,); cached values are kept."""
         nat = self.nat.of_rows(rows)
         adv = nat if self.adv is self.nat else self.adv.of_rows(rows)
         frame = None if self.frame is None else self.frame.of_rows(rows)
-        return replace(self, nat=nat, adv=adv, y=self.y[rows], index=self.index[rows], frame=frame)
+        return self._changed(nat=nat, adv=adv, y=self.y[rows], index=self.index[rows], frame=frame)
 
     def seen_by(self, student: Predict, **others: Predict) -> "Views":
         """Replace the student, by another or by the same one in another mode; its cached logits are dropped.
@@ -179,7 +179,10 @@ class Views:
             **{name: _fresh(net) if net is self.models.by_name.get(name) else net for name, net in named.items()}
         )
         nat = self.nat.seen_by(models)
-        return replace(self, nat=nat, adv=nat if self.adv is self.nat else self.adv.seen_by(models), models=models)
+        return self._changed(nat=nat, adv=nat if self.adv is self.nat else self.adv.seen_by(models), models=models)
+
+    def _changed(self, **parts: Any) -> "Views":
+        return type(self)(**{**vars(self), **parts})
 
 
 def _fresh(predict: Predict) -> Predict:

@@ -1,12 +1,11 @@
 """Adversarial weight perturbation: the gradient is taken at weights moved up the loss (Wu et al., 2020)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from mmard.training.engine import Engine
 from mmard.utils.errors import MmardError
 
 
@@ -27,26 +26,39 @@ def state_kept(*modules: nn.Module) -> Iterator[None]:
             m._buffers.update(buffers)
 
 
-@contextmanager
-def moved_up(student: nn.Module, loss: Callable[[], Tensor], gamma: float, engine: Engine) -> Iterator[None]:
-    """Move each weight w of more than one dimension to w + gamma·‖w‖·g/‖g‖ inside this context, g the loss's gradient.
+def moves_up(
+    student: nn.Module, loss: Callable[[], Tensor], gamma: float, over_all: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Compute how far each weight w of more than one dimension moves, gamma·‖w‖·g/‖g‖, by its name; g is the loss's gradient.
 
-    g is that of all processes together, so that they all move alike. After the context the weights are w again.
+    Args:
+        over_all: joins a gradient with those of the other processes, so that they all move alike.
     """
-    weights = [p for p in student.parameters() if p.requires_grad and p.dim() > 1]
+    weights = {name: p for name, p in student.named_parameters() if p.requires_grad and p.dim() > 1}
     value = loss()
     if not value.requires_grad:
         raise MmardError("awp moves the student's weights up the outer loss, which does not depend on them")
-    slopes = torch.autograd.grad(value, weights, allow_unused=True)
-    kept = [w.detach().clone() for w in weights]
+    slopes = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+    moves = {}
+    with torch.no_grad():
+        for (name, w), slope in zip(weights.items(), slopes, strict=True):
+            if slope is not None:
+                g = over_all(slope)
+                moves[name] = g * (gamma * w.norm() / g.norm().clamp_min(torch.finfo(g.dtype).tiny))
+    return moves
+
+
+@contextmanager
+def moved_up(student: nn.Module, moves: Mapping[str, Tensor]) -> Iterator[None]:
+    """Add to each weight its move inside this context; after it the weights are what they were."""
+    weights = {name: p for name, p in student.named_parameters() if name in moves}
+    kept = {name: w.detach().clone() for name, w in weights.items()}
     try:
         with torch.no_grad():
-            for w, slope in zip(weights, slopes, strict=True):
-                if slope is not None:
-                    g = engine.all_reduce_sum(slope)
-                    w.add_(g * (gamma * w.norm() / g.norm().clamp_min(torch.finfo(g.dtype).tiny)))
+            for name, w in weights.items():
+                w.add_(moves[name])
         yield
     finally:
         with torch.no_grad():
-            for w, old in zip(weights, kept, strict=True):
-                w.copy_(old)
+            for name, w in weights.items():
+                w.copy_(kept[name])

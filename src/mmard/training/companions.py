@@ -1,4 +1,4 @@
-"""Training of companions, the networks trained beside the student: weights, optimisers, and logits shared in a step."""
+"""Training of companions, the networks trained beside the student: weights and optimisers."""
 
 import copy
 from collections.abc import Mapping
@@ -6,20 +6,21 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmard.core.companion import Companion
 from mmard.core.method import Method
-from mmard.core.views import MissingModelError, Predict, Views
+from mmard.core.views import MissingModelError
 from mmard.models.architectures import Classifier, build
 from mmard.training.channels_last import lay_out
+from mmard.training.descent import LearningCompanion
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
 from mmard.utils.errors import MmardError, unknown
-from mmard.utils.numbers import beginning, seed_of
+from mmard.utils.numbers import seed_of
 
 
-class TrainedCompanion:
+class TrainedCompanion(LearningCompanion):
     """A companion in training, with its network, optimiser and schedule.
 
     Args:
@@ -31,14 +32,13 @@ class TrainedCompanion:
     """
 
     def __init__(self, name: str, companion: Companion, net: nn.Module, plan: Plan, engine: Engine) -> None:
-        self.name, self.companion, self.net, self.engine = name, companion, net.requires_grad_(True), engine
+        self.engine = engine
         if wrong := sorted(set(companion.plan) - (known := set(Plan.model_fields))):
             raise unknown(f"part of the plan of companion {name}", wrong[0], known)
-        self.begin = beginning(f"the training of {name!r}", companion.begin, plan.epochs)
         self.plan = plan.changed(**companion.plan)
-        self.optimizer = self.plan.optimizer_for(net)
-        self.wrapped, self.stepper = engine.setup(net, self.optimizer)
-        self.predict = engine.predictor(net)
+        self.optimizer = self.plan.optimizer_for(net.requires_grad_(True))
+        self.module, self.stepper = engine.setup(net, self.optimizer)
+        super().__init__(name, companion, net, self.module, engine.predictor(net), plan.epochs)
 
     def begins(self, progress: float) -> bool:
         """Start a step and return whether the companion is trained in it; else it is a teacher in evaluation mode."""
@@ -47,35 +47,10 @@ class TrainedCompanion:
         self.stepper.zero_grad()
         return active
 
-    def descend(self, views: Views, student: Predict, share: float, last: bool) -> tuple[dict[str, Tensor], Predict]:
-        """Add the gradient of this share of the batch, with the other networks constant.
-
-        Returns:
-            The mean of each weighted term, and a function for the student's loss that reuses the logits computed here.
-        """
-        said: list[tuple[Tensor, Tensor]] = []
-
-        def speak(x: Tensor) -> Tensor:
-            said.append((x, self.wrapped(x)))
-            return said[-1][1]
-
-        def again(x: Tensor) -> Tensor:
-            known = [logits.detach() for images, logits in said if images is x]
-            return known[-1] if known else self.predict(x)
-
-        with self.engine.gradients_kept(self.wrapped, not last):
-            values = self.companion.outer(views.seen_by(student, **{self.name: speak}))
-            means = {name: value.mean() for name, value in values.items()}
-            loss = share * torch.stack(list(means.values())).sum()
-            if not loss.requires_grad:
-                raise MmardError(f"what the companion {self.name!r} descends does not depend on its own weights")
-            self.engine.backward(loss)
-        return means, again
-
     def step(self, progress: float) -> None:
         """Update the companion's weights."""
         if self.plan.clip is not None:
-            self.engine.clip(self.wrapped, self.stepper, self.plan.clip)
+            self.engine.clip(self.module, self.stepper, self.plan.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.lr_at((progress - self.begin) / (1 - self.begin))
         self.stepper.step()
@@ -103,18 +78,26 @@ def companions_of(
     """Make the method's companions, each a copy of the given network of its name, or a fresh one."""
     found = []
     for name, companion in method.companions.items():
-        net = copy.deepcopy(given[name]) if name in given else _fresh(name, companion, student, given, seed)
+        net = begun(name, companion, student, given, seed)
         lay_out(net, engine.device, shape)
         found.append(TrainedCompanion(name, companion, net, plan, engine))
     return found
 
 
-def _fresh(name: str, companion: Companion, student: nn.Module, given: Mapping[str, nn.Module], seed: int) -> nn.Module:
+def begun(name: str, companion: Companion, student: nn.Module, given: Mapping[str, nn.Module], seed: int) -> nn.Module:
+    """Copy the given network of the companion's name, or build a fresh one.
+
+    Raises:
+        MmardError: where neither can be.
+    """
+    if name in given:
+        return copy.deepcopy(given[name])
     if companion.fresh is None:
         raise MissingModelError(name, ["student", *given])
     if not isinstance(student, Classifier):
         raise MmardError(
-            f"the companion {name!r} starts as a fresh network, and the student does not say its own shape"
+            f"the companion {name!r} starts as a fresh network, and the student does not say its own shape; give one to start "
+            f"from: teachers.{name}"
         )
     own = student.architecture
     with torch.random.fork_rng():

@@ -4,8 +4,8 @@ Networks are laid out channels-last; in the attack and for teachers BatchNorm is
 """
 
 import warnings
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -15,16 +15,16 @@ from torch.optim import Optimizer
 from mmard.attacks.inner.adaptive import WarmStart
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.core.views import Frame, Models, Predict, Views, held_still
+from mmard.core.views import Frame, Models, Predict, Views
 from mmard.models.folding import Folded, folded
-from mmard.training.awp import moved_up, state_kept
+from mmard.training.awp import moved_up
 from mmard.training.channels_last import lay_out
 from mmard.training.companions import TrainedCompanion, companions_of
+from mmard.training.descent import LearningCompanion, descend
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
-from mmard.training.step import make_example, outer_losses
-from mmard.utils.errors import MmardError, first_line
-from mmard.utils.numbers import beginning
+from mmard.training.step import make_example
+from mmard.utils.errors import first_line
 
 
 @dataclass(kw_only=True)
@@ -129,35 +129,36 @@ class Update:
 
     def _descend(self, views: Views, learning: list[TrainedCompanion], share: float, last: bool) -> dict[str, Tensor]:
         """Add the gradient of this share of the batch, first to the companions' weights, then to the student's."""
-        said: dict[str, Predict] = {c.name: c.predict for c in self.companions}
-        found: dict[str, Tensor] = {}
-        for companion in learning:
-            others = [c.net for c in self.companions if c is not companion]
-            with held_still(self.student, *others, train=None):
-                losses, said[companion.name] = companion.descend(views, self.in_training, share, last)
-            found |= {f"{companion.name}/{name}": mean for name, mean in losses.items()}
-        constant = held_still(*(c.net for c in self.companions), train=None)
-        with constant, self._perturbed(views, said), self.engine.gradients_kept(self.wrapped, not last):
-            losses = outer_losses(self.method, views, self.wrapped, **said)
-            loss = share * torch.stack(list(losses.values())).sum()
-            if not loss.requires_grad:
-                raise MmardError(
-                    "what training descends does not depend on the student's weights; is there a detach in it?"
-                )
-            self.engine.backward(loss)
-        return losses | found
+        loop = _Part(self, share, last)
+        return descend(self.method, views, self.student, self.in_training, self.companions, learning, loop)
 
-    def _perturbed(self, views: Views, said: dict[str, Predict]) -> AbstractContextManager[None]:
-        """Move the student's weights up the loss inside this context, where the method does so and the time has come."""
-        perturbation = self.method.perturbation
-        if perturbation is None or views.progress < beginning("awp", perturbation.begin, self.plan.epochs):
-            return nullcontext()
 
-        def loss() -> Tensor:
-            with state_kept(self.student, *self.method.modules(), *(c.net for c in self.companions)):
-                return torch.stack(list(outer_losses(self.method, views, self.in_training, **said).values())).sum()
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A part of a batch: its losses descend at once, with its share of the batch as weight.
 
-        return moved_up(self.student, loss, perturbation.gamma, self.engine)
+    Attributes:
+        last: whether the gradients are averaged over processes.
+    """
+
+    update: Update
+    share: float
+    last: bool
+
+    def around(self, companion: LearningCompanion | None) -> AbstractContextManager[None]:
+        module = companion.module if isinstance(companion, TrainedCompanion) else self.update.wrapped
+        return self.update.engine.gradients_kept(module, not self.last)
+
+    def take(self, loss: Tensor) -> None:
+        self.update.engine.backward(self.share * loss)
+
+    @contextmanager
+    def moved(self, moves: Mapping[str, Tensor] | None) -> Iterator[Predict]:
+        with nullcontext() if moves is None else moved_up(self.update.student, moves):
+            yield self.update.wrapped
+
+    def over_all(self, gradient: Tensor) -> Tensor:
+        return self.update.engine.all_reduce_sum(gradient)
 
 
 def compiled(network: nn.Module, name: str) -> Predict:
