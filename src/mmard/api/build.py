@@ -125,20 +125,23 @@ def _must_go_together(settings: Settings, method: Method) -> None:
         )
 
 
-def data_of(settings: Settings, models: Iterable[Known] = (), *, stream: bool = False) -> DataSet:
+def data_of(settings: Settings, models: Iterable[Known] = (), *, stream: bool = False, given: object = None) -> DataSet:
     """Load the data set, its held-out split cut, with classes and channels as these models know them.
 
     Args:
         stream: leave the training images on disk, whatever the settings say.
+        given: the images themselves, from a Python program: what `mmard.data.given.parts_of` takes. The settings say how they are
+            split and shaped, and their ``data.name`` is ``python``.
 
     Raises:
         MmardError: before anything is read, where foreign weights name the data's place and the user does not; for data
             that are not there, and for models that know the same classes in different orders.
     """
     _data_may_be_read(settings)
-    given = settings.data.model_dump(exclude={"augment"}) | ({"stream": True} if stream else {})
-    ignored = unused(settings.data.name, list(given))  # an old run's; `resolve` refuses them
-    return load(**{key: value for key, value in given.items() if key not in ignored}, model=agreed(models))
+    options = settings.data.model_dump(exclude={"augment"}) | ({"stream": True} if stream else {})
+    ignored = unused(settings.data.name, list(options))  # an old run's; `resolve` refuses them
+    kept = {key: value for key, value in options.items() if key not in ignored}
+    return load(**kept, model=agreed(models), given=given)
 
 
 def known_of(source: str | Path, what: str) -> Known:

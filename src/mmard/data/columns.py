@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmard.data.labels import as_array, class_numbers, in_order
@@ -15,16 +16,20 @@ IMAGE_COLUMNS = ("image", "img", "picture", "pixels")
 CURE = "name another: data.label=COLUMN"
 
 
-def image_column(rows: Any) -> tuple[Any, str]:
-    """Find the image column; returns the table with that column of the type Image, and its name.
+def image_column(rows: Any, asked: str | None = None) -> tuple[Any, str]:
+    """Find the image column, or take the requested one; returns the table with that column of the type Image, and its name.
 
     Encoded pictures are taken where no column says that it holds images: bytes, or ``{bytes, path}`` as pandas writes them.
     """
     import datasets
 
     kinds = {column: type(feature).__name__ for column, feature in rows.features.items()}
+    if asked is not None:
+        if asked not in kinds:
+            raise MmardError(f"no image column {asked} among {', '.join(kinds)}; name another: data.image=COLUMN")
+        kinds = {asked: kinds[asked]}
     images = [c for c, kind in kinds.items() if kind == "Image"]
-    images = images or [c for c, feature in rows.features.items() if _holds_bytes(feature)]
+    images = images or [c for c in kinds if _holds_bytes(rows.features[c])]
     if not images:
         raise MmardError(
             f"no image column among {', '.join(kinds)}; expected one of the type Image, of encoded bytes, or of {{bytes, path}}"
@@ -44,6 +49,16 @@ def _holds_bytes(feature: Any) -> bool:
     if isinstance(feature, dict):
         return set(feature) <= {"bytes", "path"} and "bytes" in feature and _holds_bytes(feature["bytes"])
     return getattr(feature, "dtype", None) in ("binary", "large_binary")
+
+
+def is_nested(feature: Any) -> bool:
+    """Tell whether a column holds lists of numbers, at any depth: pixels as pandas writes arrays."""
+    inside = feature
+    while not isinstance(inside, dict) and hasattr(inside, "feature"):
+        inside = inside.feature
+    if type(inside).__name__.startswith("Array") and hasattr(inside, "shape"):
+        return True
+    return inside is not feature and str(getattr(inside, "dtype", "")).startswith(("int", "uint", "float", "double"))
 
 
 def label_column(rows: Any, asked: str | None) -> str:
@@ -80,27 +95,39 @@ def labels_of(rows: Any, column: str) -> tuple[Tensor, tuple[str, ...]]:
     except Exception as e:  # whatever a column of something else makes the library say
         raise MmardError(f"the {what} cannot be read: {first_line(e)}; {CURE}") from e
     y = as_array(values, what)
-    if names := tuple(getattr(rows.features[column], "names", None) or ()):
-        if (y == -1).any():
+    return numbered(y, what, tuple(getattr(rows.features[column], "names", None) or ()), CURE)
+
+
+def numbered(y: NDArray[Any], what: str, names: tuple[str, ...] = (), cure: str = "") -> tuple[Tensor, tuple[str, ...]]:
+    """Number labels as read: class numbers (N,) int64, and the names of the classes; no names where numbers are all that there is.
+
+    Args:
+        names: that the source itself declares, of which the labels are numbers.
+        cure: what else may help where they are no classes.
+
+    Raises:
+        MmardError: for labels that are no classes.
+    """
+    if names:
+        if y.dtype.kind in "iu" and (y == -1).any():
             raise MmardError(f"{int((y == -1).sum()):,} of {len(y):,} {what} are -1; is this split without labels?")
         return class_numbers(y, what), names
     if y.dtype.kind == "b":
         return torch.from_numpy(y.astype(np.int64)), ("False", "True")
     if y.dtype.kind in "UO" and y.ndim == 1 and len(y):
-        return _of_words(y.tolist(), what)
+        return _of_words(y.tolist(), what, cure)
     try:
         return class_numbers(y, what), ()
     except MmardError as e:
-        raise MmardError(f"{e}, or {CURE}") from e
+        raise MmardError(f"{e}, or {cure}" if cure else str(e)) from e
 
 
-def _of_words(values: list[Any], what: str) -> tuple[Tensor, tuple[str, ...]]:
+def _of_words(values: list[Any], what: str, cure: str) -> tuple[Tensor, tuple[str, ...]]:
     if missing := sum(value is None for value in values):
         raise MmardError(f"{missing:,} of {len(values):,} {what} are missing; leave those images out")
     if odd := [value for value in values if not isinstance(value, str)]:
-        raise MmardError(
-            f"{what} hold a {type(odd[0]).__name__} such as {str(odd[0])[:40]}, expected whole numbers or words; {CURE}"
-        )
+        found = f"a {type(odd[0]).__name__} such as {str(odd[0])[:40]}"
+        raise MmardError(f"{what} hold {found}, expected whole numbers or words{'; ' if cure else ''}{cure}")
     names = in_order(values)
     place = {name: k for k, name in enumerate(names)}
     return torch.tensor([place[value] for value in values], dtype=torch.int64), names

@@ -6,9 +6,10 @@ import threading
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,45 @@ COLOURABLE = (
     "grey images become three equal channels, which an adversary may colour; data.channels=1 makes all images grey"
 )
 PART = 256  # pictures read at once where no batch size is given
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The size that every picture gets, and the way to it.
+
+    Attributes:
+        size: every picture becomes size×size; None: all are of one size already.
+        resize: the shorter side is made this long before the centre is cut out, such as 256 for a size of 224; None: ``size``.
+        how: ``"crop"``: the centre, nothing stretched; ``"stretch"``: the whole picture, its shape changed; ``"pad"``: the whole
+            picture, black beside it.
+    """
+
+    size: int | None = None
+    resize: int | None = None
+    how: Literal["crop", "stretch", "pad"] = "crop"
+
+    def leaves(self, width: int, height: int) -> bool:
+        """Tell whether a picture of this width and height stays as it is."""
+        return self.size is None or ((width, height) == (self.size, self.size) and self.resize in (None, self.size))
+
+
+def fitted(picture: Any, fit: Fit) -> Any:
+    """Resize a Pillow picture (bicubic) and cut or pad it to its size."""
+    if fit.size is None or fit.leaves(*picture.size):
+        return picture
+    from PIL import Image, ImageOps
+
+    side, cubic = (fit.size, fit.size), Image.Resampling.BICUBIC
+    if fit.how == "stretch":
+        return picture.resize(side, cubic)
+    if fit.how == "pad":
+        return ImageOps.pad(picture, side, cubic)
+    if fit.resize in (None, fit.size):
+        return ImageOps.fit(picture, side, cubic)
+    scale = fit.resize / min(picture.size)
+    wide, high = (max(fit.size, round(length * scale)) for length in picture.size)
+    left, top = round((wide - fit.size) / 2), round((high - fit.size) / 2)
+    return picture.resize((wide, high), cubic).crop((left, top, left + fit.size, top + fit.size))
 
 
 class Notes:
@@ -54,7 +94,7 @@ class EncodedImages:
     Args:
         rows: the data set, its Arrow files memory-mapped.
         column: name of its image column.
-        size: every picture becomes size×size (shorter side resized, then the centre); None: all are of one size.
+        fit: the size of every picture, and the way to it.
         first: the number of a picture that will be used, which gives the shape.
         channels: 1 or 3 of every picture: colours become grey, or grey becomes three equal channels.
         notes: warnings given already; shared with another `EncodedImages`, they come once for both.
@@ -64,9 +104,9 @@ class EncodedImages:
     """
 
     def __init__(
-        self, rows: Any, column: str, size: int | None, *, first: int = 0, channels: int = 3, notes: Notes | None = None
+        self, rows: Any, column: str, fit: Fit, *, first: int = 0, channels: int = 3, notes: Notes | None = None
     ) -> None:
-        self.column, self.size, self.feature, self.split = column, size, rows.features[column], rows.split
+        self.column, self.fit, self.feature, self.split = column, fit, rows.features[column], rows.split
         self.first, self.channels, self.notes = first, channels, notes or Notes()
         encoded = type(self.feature)(mode=self.feature.mode, decode=False)
         self.encoded = rows.select_columns([column]).cast_column(column, encoded)
@@ -134,45 +174,47 @@ class EncodedImages:
 
     def _pixels(self, picture: Any) -> NDArray[np.uint8]:
         """Convert a picture to its array (H, W, C)."""
-        plain = self._eight_bits(picture)
+        plain = eight_bits(picture, self.notes)
         if self.channels == 3 and plain.mode == "L":
             self.notes.say(COLOURABLE)
         plain = plain.convert("RGB" if self.channels == 3 else "L")
         if picture.format in FILMS and getattr(picture, "n_frames", 1) > 1:  # now, because to count them moves the file
             self.notes.say("some images have several frames, of which the first is taken")
-        if self.size is not None and plain.size != (self.size, self.size):
-            from PIL import Image, ImageOps
-
-            plain = ImageOps.fit(plain, (self.size, self.size), Image.Resampling.BICUBIC)
+        plain = fitted(plain, self.fit)
         return np.asarray(plain).reshape(plain.height, plain.width, self.channels)
 
-    def _eight_bits(self, picture: Any) -> Any:
-        """Convert a picture to the mode L or RGB, scaled by its mode, transparency laid on white."""
-        from PIL import Image
 
-        mode = picture.mode
-        if mode.startswith("I;16") or (mode == "I" and picture.format in SIXTEEN_BITS):
-            self.notes.say("16-bit images are scaled to 8 bits: 65535 becomes 255")
-            levels = np.asarray(picture).astype(np.int64)
-            return Image.fromarray(((levels * 255 + 32767) // 65535).clip(0, 255).astype(np.uint8))
-        if mode == "F":
-            levels = np.asarray(picture)
-            if not (levels.min() >= 0 and levels.max() <= 1):  # also for NaN
-                raise MmardError(
-                    f"its float pixels lie in [{levels.min():g}, {levels.max():g}], expected [0, 1]; divide them by their largest "
-                    "value in all images, and save them again"
-                )
-            self.notes.say("float images are scaled to 8 bits: 1.0 becomes 255")
-            return Image.fromarray(np.round(levels * 255).astype(np.uint8))
-        if mode not in PLAIN:
-            raise MmardError(f"pixels of the mode {mode!r} have no known range; save them as 8-bit or 16-bit PNG")
-        if picture.has_transparency_data:
-            whole = picture.convert("RGBA")
-            if whole.getextrema()[3][0] < 255:
-                self.notes.say("transparent images are laid on white")
-                flat = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
-                return flat.convert("L" if mode in GREY else "RGB")
-        return picture.convert("L" if mode in GREY else "RGB")
+def eight_bits(picture: Any, notes: Notes) -> Any:
+    """Convert a Pillow picture to the mode L or RGB, scaled by its mode, transparency laid on white.
+
+    Raises:
+        MmardError: for pixels without a known range.
+    """
+    from PIL import Image
+
+    mode = picture.mode
+    if mode.startswith("I;16") or (mode == "I" and picture.format in SIXTEEN_BITS):
+        notes.say("16-bit images are scaled to 8 bits: 65535 becomes 255")
+        levels = np.asarray(picture).astype(np.int64)
+        return Image.fromarray(((levels * 255 + 32767) // 65535).clip(0, 255).astype(np.uint8))
+    if mode == "F":
+        levels = np.asarray(picture)
+        if not (levels.min() >= 0 and levels.max() <= 1):  # also for NaN
+            raise MmardError(
+                f"its float pixels lie in [{levels.min():g}, {levels.max():g}], expected [0, 1]; divide them by their largest "
+                "value in all images, and save them again"
+            )
+        notes.say("float images are scaled to 8 bits: 1.0 becomes 255")
+        return Image.fromarray(np.round(levels * 255).astype(np.uint8))
+    if mode not in PLAIN:
+        raise MmardError(f"pixels of the mode {mode!r} have no known range; save them as 8-bit or 16-bit PNG")
+    if picture.has_transparency_data:
+        whole = picture.convert("RGBA")
+        if whole.getextrema()[3][0] < 255:
+            notes.say("transparent images are laid on white")
+            flat = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
+            return flat.convert("L" if mode in GREY else "RGB")
+    return picture.convert("L" if mode in GREY else "RGB")
 
 
 def _reason(e: Exception, file: Any) -> str:

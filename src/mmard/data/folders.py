@@ -34,8 +34,12 @@ class Files:
     others: list[Path] = field(default_factory=list)
 
 
-def folder_splits(root: str) -> dict[str, Any]:
+def folder_splits(root: str, *, whole: bool = False) -> dict[str, Any]:
     """Read the parts of an image folder, as Hugging Face data sets with the columns image and label.
+
+    Args:
+        root: the folder with train/ and test/ in it.
+        whole: there is a training part alone, in train/, or the class folders lie in ``root`` itself.
 
     A picture's class is the name of the folder it lies in. Classes are those of the training folders, in order of their
     names, or of their numbers where all are whole numbers.
@@ -45,7 +49,7 @@ def folder_splits(root: str) -> dict[str, Any]:
     """
     import datasets
 
-    parts = _parts(root)
+    parts = _parts(root, whole)
     try:
         found = {part: _files(at) for part, at in parts.items()}
     except OSError as e:
@@ -61,8 +65,11 @@ def folder_splits(root: str) -> dict[str, Any]:
     return splits
 
 
-def _parts(root: str) -> dict[str, list[Path]]:
-    """Find the folders of each part in ``root`` or in the only folder in it: the training part and the one to test on."""
+def _parts(root: str, whole: bool) -> dict[str, list[Path]]:
+    """Find the folders of each part in ``root`` or in the only folder in it: the training part and the one to test on.
+
+    Of a ``whole`` set, which has one part, the folder itself where none in it is named as a part.
+    """
     at = Path(root).expanduser()
     if not at.is_dir():
         raise MmardError(
@@ -79,6 +86,8 @@ def _parts(root: str) -> dict[str, list[Path]]:
         if found or len(inside) != 1:
             break
         at = inside[0]
+    if whole and (not found or set(found) == {"train"}):
+        return {"train": found.get("train", [at])}
     if "train" not in found or len(found) < 2:
         have = ", ".join(each.name for each in inside[:5]) or "no folders"
         raise MmardError(

@@ -90,7 +90,7 @@ class Images:
             MmardError: for no images, pixels of another kind or range, and labels that are no classes.
         """
         y = class_numbers(labels)
-        x = _levels(as_array(pixels, "pixels"), len(y))
+        x = levels(as_array(pixels, "pixels"), len(y))
         names = tuple(classes)
         if isinstance(classes, str) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
             raise MmardError(f"classes are {classes!r}, expected their names, each once, such as ('cat', 'dog')")
@@ -137,8 +137,12 @@ class Images:
         return mean_std(torch.split(self.pixels, 1000), self.channels)
 
 
-def _levels(pixels: np.ndarray, count: int) -> Tensor:
-    """Convert pixels, whole levels or in [0, 1], to uint8 (N, C, H, W)."""
+def levels(pixels: np.ndarray, count: int) -> Tensor:
+    """Convert pixels (N, C, H, W), uint8 or floats in [0, 1], to uint8; ``count`` labels belong to them.
+
+    Raises:
+        MmardError: for pixels of another kind, shape or range, with what to do.
+    """
     if pixels.ndim != 4 or len(pixels) != count:
         raise MmardError(f"images of shape {pixels.shape} with {count} labels; expected (N, C, H, W) and N labels")
     if len(pixels) == 0:

@@ -1,0 +1,255 @@
+"""Images given by a Python program: arrays, pairs, data sets of `torch` and of Hugging Face, and mappings of them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmard.data.columns import CURE, LABEL_COLUMNS, image_column, is_nested, label_column, labels_of, numbered
+from mmard.data.encoded import Fit, Notes, eight_bits, fitted
+from mmard.data.images import Images, levels
+from mmard.data.labels import as_array
+from mmard.data.parts import TEST_SPLITS, Arrays, Part, Table
+from mmard.utils.errors import MmardError, first_line
+
+SPLITS = ("train", *TEST_SPLITS)
+KINDS = (
+    "arrays (x, y), a torch Dataset of (picture, label), a datasets.Dataset, (train, test) of these, or a mapping with train "
+    "and test"
+)
+PIXEL_KEYS = ("image", "images", "x", "img", "imgs", "picture", "pictures", "pixels", "data")
+LABEL_KEYS = (*LABEL_COLUMNS, "y", "target", "targets", "cls")
+NAME_KEYS = ("classes", "class_names", "label_names", "names")
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The names of the image and the label column, or key, where a source has several; and the size wanted of pictures."""
+
+    image: str | None = None
+    label: str | None = None
+    fit: Fit = field(default_factory=Fit)
+
+
+def parts_of(given: object, keys: Keys = Keys()) -> dict[str, Part]:
+    """Make the splits of images that a program gives.
+
+    Args:
+        given: arrays ``(x, y)`` (x (N, C, H, W), (N, H, W, C) or (N, H, W), uint8 or in [0, 1]; y class numbers or words), a
+            `torch` Dataset of (picture, label), a ``datasets.Dataset``, `Images`, a pair ``(train, test)`` of any of these,
+            ``(x, y, x_test, y_test)``, or a mapping from train and test to them, such as a ``DatasetDict``.
+        keys: names of columns, and the size for pictures that come one by one.
+
+    Raises:
+        MmardError: for anything else, and for images or labels that are none.
+    """
+    if isinstance(given, Mapping) and "train" in given:
+        return {split: part_of(given[split], keys) for split in SPLITS if split in given}
+    if isinstance(given, Mapping):
+        return parts_in(given, keys, "the mapping")
+    if isinstance(given, tuple | list) and len(given) == 4 and all(map(_is_array, given)):
+        return {"train": part_of(tuple(given[:2]), keys), "test": part_of(tuple(given[2:]), keys)}
+    if isinstance(given, tuple | list) and len(given) == 2 and not all(map(_is_array, given)):
+        return {"train": part_of(given[0], keys), "test": part_of(given[1], keys)}
+    return {"train": part_of(given, keys)}
+
+
+def part_of(given: object, keys: Keys = Keys()) -> Part:
+    """Make one split of arrays, a data set, or a mapping of arrays; see `parts_of`."""
+    if isinstance(given, Images):
+        return Arrays.of(given)
+    if isinstance(given, tuple | list) and len(given) == 2 and all(map(_is_array, given)):
+        return arrays_of(*given)
+    if isinstance(given, Mapping):
+        return parts_in(given, keys, "the mapping")["train"]
+    if hasattr(given, "features") and hasattr(given, "select_columns") and hasattr(given, "__len__"):
+        return table_of(given, keys)
+    if type(given).__name__ == "DataLoader":
+        raise MmardError("got a DataLoader, expected the images themselves; give its data set: loader.dataset")
+    if not isinstance(given, tuple | list | str | Tensor | np.ndarray) and hasattr(given, "__getitem__"):
+        return _of_items(given, keys)
+    raise MmardError(f"data are a {type(given).__name__}, expected {KINDS}")
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, Tensor | np.ndarray | list)
+
+
+def arrays_of(x: object, y: object, names: tuple[str, ...] = (), what: str = "labels") -> Arrays:
+    """Check and convert images (N, C, H, W), (N, H, W, C) or (N, H, W) and their labels, numbers or words.
+
+    Raises:
+        MmardError: for pixels or labels that are none.
+    """
+    pixels, labels = as_array(x, "pixels"), as_array(y, what)
+    if labels.dtype.kind == "S":
+        labels = np.char.decode(labels, "utf-8", "replace")
+    numbers, found = numbered(labels, what, names)
+    image = levels(channels_first(pixels), len(numbers))
+    if image.shape[1] not in (1, 3):
+        raise MmardError(f"images have {image.shape[1]} channels, expected 1 or 3; leave the others out")
+    return Arrays(image, numbers, found, bool(names) or not found, torch.arange(len(numbers)))
+
+
+def channels_first(pixels: np.ndarray) -> np.ndarray:
+    """View images with their channels last, or with none, as (N, C, H, W)."""
+    if pixels.ndim == 3:
+        return pixels[:, None]
+    last = pixels.ndim == 4 and pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3, 4)
+    return pixels.transpose(0, 3, 1, 2) if last else pixels
+
+
+def parts_in(arrays: Mapping[Any, Any], keys: Keys, where: str) -> dict[str, Part]:
+    """Find images and labels by their keys: ``x`` and ``y`` and the like, or a pair a split, such as ``x_train`` and ``y_train``.
+
+    Raises:
+        MmardError: where there are none, with the keys that there are.
+    """
+    have = [key for key in arrays if isinstance(key, str)]
+    names = next((tuple(map(str, as_array(arrays[k], k).tolist())) for k in NAME_KEYS if k in have), ())
+    found: dict[str, Part] = {}
+    for split in ("", *SPLITS):
+        image, label = (
+            _key(have, split, one, usual) for one, usual in ((keys.image, PIXEL_KEYS), (keys.label, LABEL_KEYS))
+        )
+        if image and label:
+            x, y = arrays[image], arrays[label]
+            found[split or "train"] = arrays_of(x, y, names, f"labels in {label!r} of {where}")
+            if not split:
+                return found
+    if "train" not in found:
+        raise MmardError(
+            f"{where} has the keys {', '.join(have[:8]) or 'none'}; expected images and labels, such as x and y: name them, "
+            "data.image=KEY data.label=KEY"
+        )
+    return found
+
+
+def _key(have: list[str], split: str, asked: str | None, usual: tuple[str, ...]) -> str | None:
+    """Find the key of a split's images or labels among those that there are."""
+    for one in [asked] if asked else usual:
+        for name in [f"{split}_{one}", f"{one}_{split}"] if split else [one]:
+            if match := [key for key in have if key.lower() == name.lower()]:
+                return match[0]
+    return None
+
+
+def table_of(rows: Any, keys: Keys = Keys()) -> Part:
+    """Find the image and the label column of a Hugging Face data set, and read the labels; pixels as numbers are read, too."""
+    column = keys.image or next((c for c in PIXEL_KEYS if c in rows.features), None)
+    if column in rows.features and is_nested(rows.features[column]):
+        label = label_column(rows, keys.label)
+        y, names = labels_of(rows, label)
+        declared = hasattr(rows.features[label], "names")
+        return Arrays(_nested(rows, str(column)), y, names, declared or not names, torch.arange(len(y)))
+    table, image = image_column(rows, keys.image)
+    label = label_column(table, keys.label)
+    y, names = labels_of(table, label)
+    declared = hasattr(table.features[label], "names")
+    return Table(table, image, y, names, declared or not names, torch.arange(len(y)))
+
+
+def _nested(rows: Any, column: str) -> Tensor:
+    """Read images that are lists of numbers: rows of pixels, or all pixels of a square grey image in one list."""
+    pixels = as_array(rows.with_format("numpy")[column][:], f"the column {column!r}")
+    if pixels.dtype == object and len(pixels):
+        raise MmardError(
+            f"the images in the column {column!r} have several shapes, expected one; store encoded pictures"
+        )
+    side = round(pixels.shape[1] ** 0.5) if pixels.ndim == 2 else 0
+    if pixels.ndim == 2 and side * side != pixels.shape[1]:
+        raise MmardError(
+            f"the column {column!r} has {pixels.shape[1]} numbers an image, which is no square grey one; store (H, W) or "
+            "(C, H, W) nested, or encoded pictures"
+        )
+    pixels = pixels.reshape(-1, side, side) if side else pixels
+    whole = (
+        pixels.dtype.kind in "iu" and pixels.size and pixels.min() >= 0 and pixels.max() <= 255
+    )  # pandas widens them
+    return levels(channels_first(pixels.astype(np.uint8) if whole else pixels), len(rows))
+
+
+def _of_items(given: Any, keys: Keys) -> Arrays:
+    """Read a `torch` Dataset of (picture, label) into memory, one item after another.
+
+    Raises:
+        MmardError: for items that are no pairs, change from one look to the next, or are of several sizes.
+    """
+    notes, pictures, labels = Notes(), list[np.ndarray](), list[Any]()
+    for number, item in enumerate(_items(given)):
+        picture, label = _pair(item, number, keys)
+        pictures.append(_pixels(picture, number, keys.fit, notes))
+        labels.append(label.item() if isinstance(label, Tensor | np.generic | np.ndarray) else label)
+    if not pictures:
+        raise MmardError("the data set is empty: 0 images")
+    again = _pixels(_pair(given[0], 0, keys)[0], 0, keys.fit, notes)
+    if again.shape != pictures[0].shape or not np.array_equal(again, pictures[0], equal_nan=again.dtype.kind == "f"):
+        raise MmardError(
+            "the data set gives another image 0 each time: its transform is random; leave that out, and choose data.augment"
+        )
+    if len(shapes := {picture.shape[1:] for picture in pictures}) > 1:
+        some = ", ".join(f"{w}×{h}" for h, w in sorted(shapes)[:3])
+        raise MmardError(f"the images have several sizes ({some} ...); give data.size=64 or another size")
+    most = max(picture.shape[0] for picture in pictures)
+    x = np.stack([np.broadcast_to(p, (most, *p.shape[1:])) if p.shape[0] == 1 else p for p in pictures])
+    arrays = arrays_of(x, labels, names_of(given, labels))
+    return Arrays(arrays.pixels, arrays.labels, arrays.names, arrays.numbers, arrays.index, fitted=True)
+
+
+def _items(given: Any) -> Iterator[Any]:
+    number = 0
+    try:
+        for number in range(len(given)):
+            yield given[number]
+    except TypeError as e:
+        raise MmardError(
+            f"data are a {type(given).__name__} without a length ({first_line(e)}); expected {KINDS}"
+        ) from e
+    except MmardError:
+        raise
+    except Exception as e:  # whatever somebody's data set raises
+        raise MmardError(f"item {number} of the data set fails: {type(e).__name__}: {first_line(e)}") from e
+
+
+def _pair(item: Any, number: int, keys: Keys) -> tuple[Any, Any]:
+    """Return the picture and the label of an item."""
+    if isinstance(item, Mapping):
+        have = [key for key in item if isinstance(key, str)]
+        image, label = _key(have, "", keys.image, PIXEL_KEYS), _key(have, "", keys.label, LABEL_KEYS)
+        if image and label:
+            return item[image], item[label]
+        raise MmardError(
+            f"item {number} has the keys {', '.join(have)}; expected image and label, or name them; {CURE}"
+        )
+    if isinstance(item, tuple | list) and len(item) >= 2:
+        return item[0], item[1]
+    raise MmardError(f"item {number} of the data set is a {type(item).__name__}, expected (picture, label)")
+
+
+def _pixels(picture: Any, number: int, fit: Fit, notes: Notes) -> np.ndarray:
+    """Convert one picture, of Pillow or an array, to (C, H, W)."""
+    if hasattr(picture, "getbands"):
+        levels_of: np.ndarray = np.asarray(fitted(eight_bits(picture, notes), fit))
+        return levels_of[None] if levels_of.ndim == 2 else levels_of.transpose(2, 0, 1)
+    array: np.ndarray = as_array(picture, f"the pixels of item {number}")
+    if array.ndim not in (2, 3):
+        raise MmardError(f"item {number} has a picture of shape {array.shape}, expected (C, H, W), (H, W, C) or (H, W)")
+    first: np.ndarray = channels_first(array[None])[0]
+    return first
+
+
+def names_of(given: Any, labels: list[Any]) -> tuple[str, ...]:
+    """Read the class names that a data set, or the one that it is a part of, has in ``classes``; empty where they do not fit."""
+    for _ in range(8):
+        classes = getattr(given, "classes", None)
+        if classes is not None or not hasattr(given, "dataset"):
+            break
+        given = given.dataset
+    if not isinstance(classes, list | tuple) or any(isinstance(label, str) for label in islice(labels, 1)):
+        return ()
+    names = tuple(", ".join(map(str, n)) if isinstance(n, tuple | list) else str(n) for n in classes)
+    return names if len(set(names)) == len(names) and max(labels) < len(names) else ()
