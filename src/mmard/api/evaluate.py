@@ -18,6 +18,7 @@ from mmard.evaluation.loop import Execution, OnProgress
 from mmard.evaluation.scores import Scores
 from mmard.models.cards import results_folder
 from mmard.runs.folder import RunFolder
+from mmard.training.tracking import log_evaluation
 from mmard.utils.argument_types import Names, public
 from mmard.utils.errors import MmardError
 from mmard.utils.files import write_json
@@ -105,11 +106,12 @@ def _evaluate(
         scores.metadata["settings"] = portable(settings.resolved())
         engine.on_global_zero(lambda: scores.save(results))
         besides.keep(results, engine, on_progress, batch_size=request.batch_size, seed=request.seed)
-        engine.on_global_zero(lambda: _finish(source.path.parent, results))
+        engine.on_global_zero(lambda: _finish(source.path.parent, results, scores))
     return scores
 
 
-def _finish(run: Path, results: Path) -> None:
-    """Remove the verdicts of single batches, which a stopped evaluation resumes from, and write the model card."""
+def _finish(run: Path, results: Path, scores: Scores) -> None:
+    """Remove the verdicts of single batches, which a stopped evaluation resumes from; write the card, tell trackers."""
     shutil.rmtree(results / "parts", ignore_errors=True)
+    log_evaluation(run, results.name, scores.rows())
     keep_card(run)

@@ -14,6 +14,7 @@ from mmard.attacks.inner.compose import Inner
 from mmard.data.sources import FileOptions, unused
 from mmard.training.averaging import Averaging
 from mmard.training.schedule import Plan
+from mmard.training.tracking import TRACKERS
 from mmard.training.validation import Validation
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import shortened
@@ -26,6 +27,14 @@ def _parts(value: Any) -> Any:
     if value is None or value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return value
     raise ValueError("expected a number of images from 1, or auto")
+
+
+def _trackers(value: Any) -> Any:
+    """Read trackers: a list, one word, or words with commas between."""
+    words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value or []
+    if wrong := [word for word in words if word not in ("tensorboard", *TRACKERS)]:
+        raise ValueError(f"expected some of tensorboard, {', '.join(TRACKERS)}, got {wrong[0]}")
+    return list(dict.fromkeys(words))
 
 
 Parts = Annotated[int | Literal["auto"] | None, BeforeValidator(_parts)]
@@ -71,6 +80,7 @@ class Settings(Section):
     ``teacher_check: none`` skips the check of teachers before training (docs/teachers.md).
     ``normalize: data`` subtracts the training images' mean inside the network.
     ``scale`` multiplies the KL terms; ``1/num_classes`` is for scripts that average KL over classes.
+    ``tracking`` names who else hears of the run: ``[tensorboard, mlflow, wandb]``; ``tensorboard: true`` is the old word for one.
     ``licence`` of the weights is for their card.
     """
 
@@ -87,6 +97,7 @@ class Settings(Section):
     scale: Literal["1/num_classes"] | Annotated[Number, Field(gt=0)] = 1.0
     checkpoint_every: Count | None = None
     tensorboard: bool = False
+    tracking: Annotated[list[str], BeforeValidator(_trackers)] = Field(default_factory=list)
     licence: str | None = None
     data: DataSettings = DataSettings()
     threat: ThreatSettings = ThreatSettings()

@@ -25,10 +25,11 @@ from mmard.models.cards import Card, as_teacher, find_model, load_model, weights
 from mmard.models.weights import describes_itself
 from mmard.report.card import write_card
 from mmard.runs.folder import NO_EFFECT, RunFolder, changes, describe_teacher_check, differences, listed
-from mmard.training.callbacks import Watcher
+from mmard.training.callbacks import Watcher, Watchers
 from mmard.training.engine import Engine
 from mmard.training.extension import EXTENDABLE, Extension
 from mmard.training.teacher_check import TeacherCheck
+from mmard.training.tracking import TRACKERS, Tracking, must_be_installed
 from mmard.training.trainer import Trainer
 from mmard.training.validation import VALIDATION_BATCH
 from mmard.utils.argument_types import public
@@ -83,6 +84,7 @@ def train_resolved(
 
 def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, extend: bool = False) -> RunFolder:
     settings = resolved.settings
+    must_be_installed(settings.tracking)
     folder = RunFolder(settings.out)
     try:
         engine.on_global_zero(folder.lock)
@@ -98,13 +100,12 @@ def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, exten
             _warn_of_other_data(RunFolder(settings.teacher), settings)
         nets = {name: load_model(source) for name, source in teachers_of(settings).items()}  # before images are decoded
         data = data_to_learn(settings, known_to(settings, folder))
-        trainer = _trainer(
-            replace(resolved, settings=settings), data, engine, folder, watch(folder.path.name), nets, extension
-        )
+        watcher = Watchers(watch(folder.path.name), *trackers_of(settings, folder))
+        trainer = _trainer(replace(resolved, settings=settings), data, engine, folder, watcher, nets, extension)
         engine.on_global_zero(lambda: _look_at_teachers(trainer, settings))
         trainer.restore()  # whatever is refused leaves the folder as it was
         formula = str(trainer.method)
-        engine.on_global_zero(lambda: folder.begin(settings.resolved(), settings.tensorboard, formula))
+        engine.on_global_zero(lambda: folder.begin(settings.resolved(), has_board(settings), formula))
         if data.skipped:
             told = "".join(f"{line}\n" for line in data.skipped)
             engine.on_global_zero(lambda: write_text(folder.path / "skipped.txt", told))
@@ -113,6 +114,16 @@ def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, exten
     finally:
         folder.close()
     return folder
+
+
+def has_board(settings: Settings) -> bool:
+    """Tell whether the metrics go to TensorBoard too."""
+    return settings.tensorboard or "tensorboard" in settings.tracking
+
+
+def trackers_of(settings: Settings, folder: RunFolder) -> list[Watcher]:
+    """Make the watchers of the tracking services that the settings name."""
+    return [Tracking(name, folder.path, settings.resolved()) for name in settings.tracking if name in TRACKERS]
 
 
 def data_to_learn(settings: Settings, models: list[Known]) -> DataSet:

@@ -21,7 +21,7 @@ from mmard.utils.numbers import is_number
 from mmard.utils.safe_open import open_to_append
 from mmard.utils.text_files import parse_json, read_text, read_yaml
 
-NO_EFFECT = ("about", "out", "tensorboard", "teacher_recipe", "teacher_check", "licence")
+NO_EFFECT = ("about", "out", "tensorboard", "tracking", "teacher_recipe", "teacher_check", "licence")
 """Settings that change nothing in a result."""
 
 

@@ -39,6 +39,33 @@ class Watcher:
         """Hear that training is over, well or not."""
 
 
+class Watchers(Watcher):
+    """A watcher that hands each event on to several."""
+
+    def __init__(self, *each: Watcher) -> None:
+        self.each = each
+
+    def told(self, line: str) -> None:
+        for one in self.each:
+            one.told(line)
+
+    def begin(self, total: int, done: int) -> None:
+        for one in self.each:
+            one.begin(total, done)
+
+    def stepped(self, step: int, images: int) -> None:
+        for one in self.each:
+            one.stepped(step, images)
+
+    def epoch_ended(self, record: dict[str, Any]) -> None:
+        for one in self.each:
+            one.epoch_ended(record)
+
+    def end(self) -> None:
+        for one in self.each:
+            one.end()
+
+
 class Bar(Watcher):
     """A progress bar: images per second, time left, last clean and robust accuracy on the held-out split."""
 
