@@ -48,7 +48,16 @@ TINY = {
     "wrn-D-K": "wrn-10-1",
     "cnn-W-D": "cnn-4-2",
     "vit-W-D-P": "vit-8-2-4",
+    "resnet50": "resnet50",
+    "preactresnet18-plain": "preactresnet18-plain",
+    "dm-preactresnet18": "dm-preactresnet18",
+    "dm-wrn-D-K": "dm-wrn-10-1",
+    "dm-wrn-sparse-D-K": "dm-wrn-sparse-10-1",
+    "wrn-mma-D-K": "wrn-mma-10-1",
+    "wrn-cosine-D-K": "wrn-cosine-10-1",
+    "wrn-pssilu-D-K": "wrn-pssilu-10-1",
 }
+TOO_LARGE = {"wrn-r", "wrn-a4"}  # their parts are those of wrn-D-K
 
 
 def lively(name: str, channels: int = 3) -> Classifier:
@@ -66,7 +75,10 @@ def lively(name: str, channels: int = 3) -> Classifier:
 
 
 def test_every_family_is_among_those_exported() -> None:
-    assert TINY.keys() == FAMILIES.keys()
+    by_timm = {
+        name for name in FAMILIES if name.startswith(("xcit-", "convstem-"))
+    }  # tests/contract of foreign networks
+    assert TINY.keys() | TOO_LARGE | by_timm == FAMILIES.keys()
 
 
 QUICK_TO_EXPORT = {"cnn-4-2", "vit-8-2-4"}  # the others take seconds each

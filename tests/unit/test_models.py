@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as functional
 from helpers import small_net
 from torch import nn
 
@@ -14,12 +15,15 @@ from mmard import MmardError, load_model
 from mmard.models import cards
 from mmard.models.architectures import Architecture, build
 from mmard.models.cards import find_model, load_teacher, zoo_cards
+from mmard.models.deepmind import MeanSparse
 from mmard.models.weights import load_weights, metadata_of, save_weights
 from mmard.utils.files import sha256
 
 # counted by hand from the papers' tables: 10 classes, 3 channels
 PARAMETERS = {"resnet18": 11_173_962, "preactresnet18": 11_172_170, "wrn-34-10": 46_160_474, "mobilenetv2": 2_296_922,
-              "vit-64-4-4": 203_850}  # fmt: skip
+              "vit-64-4-4": 203_850, "resnet50": 23_520_842, "preactresnet18-plain": 11_171_146,
+              "dm-preactresnet18": 12_548_426, "dm-wrn-28-10": 36_479_194, "wrn-r": 68_116_698, "wrn-a4": 147_291_738,
+              "wrn-cosine-34-20": 184_531_664}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -30,7 +34,8 @@ def test_networks_have_the_known_number_of_parameters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "preactresnet18", "mobilenetv2", "mobilenetv2-25", "wrn-10-1",
-                                  "cnn-4-1", "cnn-8-5", "vit-8-1-4", "vit-64-2-2"])  # fmt: skip
+                                  "cnn-4-1", "cnn-8-5", "vit-8-1-4", "vit-64-2-2", "dm-wrn-10-1", "dm-wrn-sparse-10-1",
+                                  "wrn-mma-10-1", "wrn-cosine-10-1", "wrn-pssilu-10-1", "dm-preactresnet18"])  # fmt: skip
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32), (3, 64)])
 def test_any_small_image_gives_logits(name: str, channels: int, size: int) -> None:
     model = build(Architecture(name=name, classes=7, channels=channels)).eval()
@@ -60,6 +65,73 @@ def test_normalisation_is_inside_and_done_once() -> None:
     inside.net.load_state_dict(raw.net.state_dict())
     x = torch.rand(3, 1, 6, 6)
     torch.testing.assert_close(inside.eval()(x), raw.eval()((x - 0.2) / 0.5))
+
+
+def same_padded(x: torch.Tensor, weight: torch.Tensor, stride: int) -> torch.Tensor:
+    """A convolution with TensorFlow's SAME: as many zeros in all as the output needs, the odd one on the right and below."""
+    size, kernel = x.shape[-1], weight.shape[-1]
+    zeros = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    padded = functional.pad(x, (zeros // 2, zeros - zeros // 2) * 2)
+    return functional.conv2d(padded, weight, stride=stride)
+
+
+def naive_dm_wrn(state: dict[str, torch.Tensor], x: torch.Tensor, blocks: int) -> torch.Tensor:
+    """The WideResNet of arXiv 2010.03593 from its weights, in evaluation mode."""
+
+    def active(name: str, z: torch.Tensor) -> torch.Tensor:
+        mean, var, w, b = (
+            state[f"{name}.{part}"].view(-1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        z = (z - mean) / (var + 1e-5).sqrt() * w + b
+        return z * z.sigmoid()
+
+    z = same_padded(x, state["init_conv.weight"], 1)
+    for group in range(3):
+        for i in range(blocks):
+            name, stride = f"layer.{group}.block.{i}", 2 if group and i == 0 else 1
+            first = active(f"{name}.batchnorm_0", z)
+            out = same_padded(first, state[f"{name}.conv_0.weight"], stride)
+            out = same_padded(active(f"{name}.batchnorm_1", out), state[f"{name}.conv_1.weight"], 1)
+            short = state.get(f"{name}.shortcut.weight")
+            z = out + (z if short is None else functional.conv2d(first, short, stride=stride))
+    return active("batchnorm", z).mean((2, 3)) @ state["logits.weight"].T + state["logits.bias"]
+
+
+def test_deepminds_wideresnet_is_what_a_second_implementation_makes_of_its_weights() -> None:
+    torch.manual_seed(0)
+    model = (
+        build(Architecture(name="dm-wrn-16-2", classes=5, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))).double().eval()
+    )
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+    x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        wanted = naive_dm_wrn(dict(model.net.state_dict()), (x - model.mean) / model.std, 2)
+        torch.testing.assert_close(model(x), wanted)
+
+
+def test_special_wideresnets_have_their_invariances() -> None:
+    """Brightness and contrast of an image mean nothing to the one; the scale of a class's weights nothing to the other."""
+    x = 0.2 + 0.6 * torch.rand(2, 3, 8, 8)
+    mma, cosine = (build(Architecture(name=f"wrn-{kind}-10-1", classes=4)).eval() for kind in ("mma", "cosine"))
+    with torch.no_grad():
+        torch.testing.assert_close(mma(0.5 * x + 0.2), mma(x), rtol=1e-4, atol=1e-5)
+        before = cosine(x)
+        cosine.net.fc.weight.mul_(torch.tensor([[2.0], [0.5], [3.0], [1.0]]))  # type: ignore[union-attr, operator]
+        torch.testing.assert_close(cosine(x), before)
+    assert before.abs().max() <= 1 + 1e-6
+
+
+def test_mean_sparse_puts_what_is_near_on_its_channels_mean() -> None:
+    part = MeanSparse(1)
+    part.running_mean.fill_(0.5)
+    part.running_var.fill_(0.04)
+    x = torch.tensor([0.0, 0.35, 0.45, 0.55, 0.65]).view(1, 1, 1, 5)
+    assert torch.equal(part(x), x)
+    part.threshold.fill_(0.5)
+    assert part(x).flatten().tolist() == pytest.approx([0.0, 0.35, 0.5, 0.5, 0.65])
 
 
 def public_wrn(depth: int = 10, widen: int = 2) -> dict[str, torch.Tensor]:

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmard.models.cnn import Cnn
+from mmard.models.deepmind import DeepMindPreActResNet18, DeepMindWideResNet
 from mmard.models.mobilenet import MobileNetV2
-from mmard.models.resnet import ResNet18
+from mmard.models.resnet import PlainPreActResNet18, ResNet18, ResNet50
+from mmard.models.timm_layouts import STEM_WIDTHS, convolutional_stem, xcit
 from mmard.models.vit import VisionTransformer
 from mmard.models.wideresnet import WideResNet
+from mmard.models.wideresnet_kinds import CosineWideResNet, PsSilu, StagedWideResNet, StandardisingWideResNet
 from mmard.utils.errors import MmardError, first_line, unknown
 
 GIB = 2**30
@@ -70,6 +74,10 @@ class Classifier(nn.Module):
         return self.net((x - self.mean) / self.std if self.normalizes else x)  # type: ignore[no-any-return]
 
 
+def _with_stem(name: str, a: Architecture) -> nn.Module:
+    return convolutional_stem(name, a.classes, a.channels)
+
+
 FAMILIES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "resnet18": ("ResNet-18 for small images, 11.2 M parameters", lambda a: ResNet18(a.classes, a.channels)),
     "preactresnet18": ("PreActResNet-18, 11.2 M", lambda a: ResNet18(a.classes, a.channels, pre_activation=True)),
@@ -91,6 +99,57 @@ FAMILIES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
         lambda a, width, depth, patch: VisionTransformer(width, depth, patch, a.classes, a.channels),
     ),
 }
+"""Networks to train, and to teach."""
+
+TEACHERS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
+    "resnet50": ("ResNet-50 for small images, 23.5 M", lambda a: ResNet50(a.classes, a.channels)),
+    "preactresnet18-plain": (
+        "PreActResNet-18 without the last BatchNorm, as in fast adversarial training",
+        lambda a: PlainPreActResNet18(a.classes, a.channels),
+    ),
+    "dm-preactresnet18": (
+        "PreActResNet-18 with SiLU, in DeepMind's layout, 12.6 M",
+        lambda a: DeepMindPreActResNet18(a.classes, a.channels),
+    ),
+    "dm-wrn-D-K": (
+        "WideResNet with SiLU, in DeepMind's layout, such as dm-wrn-28-10 (36 M)",
+        lambda a, depth, widen: DeepMindWideResNet(depth, widen, a.classes, a.channels),
+    ),
+    "dm-wrn-sparse-D-K": (
+        "the same with MeanSparse before each activation",
+        lambda a, depth, widen: DeepMindWideResNet(depth, widen, a.classes, a.channels, sparse=True),
+    ),
+    "wrn-mma-D-K": (
+        "wrn-D-K that brings each image to mean 0 and deviation 1",
+        lambda a, depth, widen: StandardisingWideResNet(depth, widen, a.classes, a.channels),
+    ),
+    "wrn-cosine-D-K": (
+        "wrn-D-K whose logits are cosines between features and classes",
+        lambda a, depth, widen: CosineWideResNet(depth, widen, a.classes, a.channels),
+    ),
+    "wrn-pssilu-D-K": (
+        "wrn-D-K with a SiLU whose shape is learnt",
+        lambda a, depth, widen: WideResNet(depth, widen, a.classes, a.channels, PsSilu()),
+    ),
+    "wrn-r": (
+        "WRN-34-R, of fewer channels in the last stage, 68 M",
+        lambda a: StagedWideResNet((5, 5, 5), (320, 640, 512), a.classes, a.channels),
+    ),
+    "wrn-a4": (
+        "WRN-A4, deep and wide in the middle, with SiLU, 147 M",
+        lambda a: StagedWideResNet((27, 28, 13), (160, 448, 384), a.classes, a.channels, F.silu),
+    ),
+    "xcit-W-H-P": (
+        "XCiT of width W, H heads, patches of P×P, such as xcit-384-8-4 (26 M); needs timm",
+        lambda a, width, heads, patch: xcit(width, heads, patch, a.classes, a.channels),
+    ),
+    **{
+        f"convstem-{name}": (f"timm's {name} with a stem of convolutions, for 224×224", partial(_with_stem, name))
+        for name in STEM_WIDTHS
+    },
+}
+"""Layouts of published robust networks, whose weights a card brings."""
+FAMILIES |= TEACHERS
 
 
 def build(architecture: Architecture) -> Classifier:
@@ -121,6 +180,8 @@ def _must_fit_in_memory(architecture: Architecture, make: Callable[[], nn.Module
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             size = sum(p.numel() * p.element_size() for p in make().parameters())
     except (RuntimeError, TypeError, OverflowError) as e:  # sizes that no tensor can have
+        if "meta tensor" in str(e):  # a network of somebody else reads a value while it is built
+            return
         raise MmardError(f"{what} is larger than any memory ({first_line(e)}); choose a smaller one") from e
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > have:

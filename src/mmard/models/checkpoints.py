@@ -6,10 +6,12 @@ Nothing in such a file is run. Of what lies beside the weights, numpy's scalars 
 import argparse
 import pickle
 import re
+import sys
 import types
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PosixPath, WindowsPath
 from typing import Any
@@ -112,7 +114,7 @@ def weights_for(model: Classifier, raw: Any, source: Path, key: str | None = Non
     if not groups:
         raise MmardError(f"{source} holds no weights; expected names with tensors; {SAVE}")
     own = model.net.state_dict()
-    fitting = [found for at, tensors in groups.items() for found in _fitting(own, at, tensors)]
+    fitting = [found for at, tensors in groups.items() for found in _fitting(model.net, at, tensors)]
     if not fitting:
         return _nearest(own, groups)
     found = _one(fitting, source, key)
@@ -142,9 +144,10 @@ def _needed(own: Mapping[str, Tensor]) -> list[str]:
     return [k for k in own if not k.endswith("num_batches_tracked")]
 
 
-def _fitting(own: Mapping[str, Tensor], at: str, tensors: dict[str, Tensor]) -> Iterator[WeightSet]:
+def _fitting(net: nn.Module, at: str, tensors: dict[str, Tensor]) -> Iterator[WeightSet]:
     """Yield the sets in a dictionary that have all the names of a network, in its shapes, after a common prefix."""
-    for named in (tensors, _without(tensors, COMPILED)):
+    own = net.state_dict()
+    for named in _namings(net, tensors):
         found = False
         for prefix in _prefixes(own, named):
             state = {k: named[prefix + k] for k in own if prefix + k in named}
@@ -160,8 +163,29 @@ def _fitting(own: Mapping[str, Tensor], at: str, tensors: dict[str, Tensor]) -> 
             return
 
 
-def _without(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    return {name.replace(part, ""): t for name, t in tensors.items()}
+def _namings(net: nn.Module, tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Yield a dictionary as it stands, and by other names that the network's checkpoints are known to have."""
+    yield tensors
+    plain = _renamed(tensors, (COMPILED, ""))
+    yield plain
+    if other := getattr(net, "OTHER_NAMES", ()):
+        yield _renamed(plain, *other)
+    older = getattr(
+        sys.modules.get(type(net).__module__), "checkpoint_filter_fn", None
+    )  # timm's, of its former versions
+    if older is not None:
+        for prefix in ("", "module.", "model.", "module.model."):
+            begun = {name.removeprefix(prefix): t for name, t in plain.items() if name.startswith(prefix)}
+            with suppress(Exception):  # it is not made for what is no such checkpoint
+                yield dict(older(begun, net))
+
+
+def _renamed(tensors: dict[str, Tensor], *pairs: tuple[str, str]) -> dict[str, Tensor]:
+    """Replace parts of names."""
+    found = tensors
+    for old, new in pairs:
+        found = {name.replace(old, new): t for name, t in found.items()}
+    return found
 
 
 def _prefixes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> list[str]:
