@@ -1,5 +1,10 @@
 """Images given by a program, and what is common to all sources: the cut test split, channels and sizes."""
 
+import io
+import json
+import tarfile
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +15,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from mmard import MmardError
 from mmard.data.images import DataSet, Images
+from mmard.data.labels import Known
 from mmard.data.sources import load
 
 BLOBS = blobs(80)
@@ -128,3 +134,221 @@ def test_what_is_no_data_is_one_line(data: Any, words: str) -> None:
     with pytest.raises(MmardError, match=words) as e:
         given(data(), **split)
     assert "\n" not in str(e.value)
+
+
+def write_npz(folder: Path, **arrays: Any) -> dict[str, Any]:
+    np.savez(folder / "a.npz", **arrays)
+    return {"name": "npz", "train": str(folder / "a.npz")}
+
+
+def tar_of(path: Path, samples: list[dict[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for n, sample in enumerate(samples):
+            for ending, content in sample.items():
+                info = tarfile.TarInfo(f"part/{n:04}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def encoded(n: int) -> bytes:
+    buffer = io.BytesIO()
+    picture(X[n]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def by_npz(folder: Path, words: bool) -> dict[str, Any]:
+    y = np.array(Items.classes)[Y] if words else Y.numpy()
+    return write_npz(folder, image=X.permute(0, 2, 3, 1).numpy(), label=y)
+
+
+def by_csv(folder: Path, words: bool) -> dict[str, Any]:
+    (folder / "pics").mkdir()
+    for n in range(len(X)):
+        (folder / "pics" / f"{n:03}.png").write_bytes(encoded(n))
+    lines = [f"pics/{n:03}.png,{Items.classes[Y[n]] if words else int(Y[n])}" for n in range(len(X))]
+    (folder / "a.csv").write_text("\n".join(["path,label", *lines]))
+    return {"name": "csv", "train": str(folder / "a.csv")}
+
+
+def by_tar(folder: Path, words: bool) -> dict[str, Any]:
+    for shard, rows in enumerate(torch.arange(len(X)).split(30)):
+        samples = [
+            {"png": encoded(n), "cls": str(int(Y[n])).encode()}
+            if not words
+            else {"json": json.dumps({"label": Items.classes[Y[n]]}).encode(), "png": encoded(n)}
+            for n in rows.tolist()
+        ]
+        tar_of(folder / f"s-{shard:03}.tar", samples)
+    return {"name": "webdataset", "train": str(folder / "s-{000..002}.tar")}
+
+
+def by_folder(folder: Path, words: bool) -> dict[str, Any]:
+    for n in range(len(X)):
+        place = folder / "d" / (Items.classes[Y[n]] if words else str(int(Y[n])))
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{n:03}.png").write_bytes(encoded(n))
+    return {"name": "imagefolder", "root": str(folder / "d")}
+
+
+def by_parquet(folder: Path, words: bool) -> dict[str, Any]:
+    import pandas as pd
+
+    y = [Items.classes[k] if words else int(k) for k in Y]
+    table = pd.DataFrame({"image": [encoded(n) for n in range(len(X))], "label": y}, index=range(7, 7 + len(X)))
+    table.to_parquet(folder / "a.parquet")
+    return {"name": "parquet", "train": str(folder / "a.parquet")}
+
+
+def by_nested_parquet(folder: Path, words: bool) -> dict[str, Any]:
+    import pandas as pd
+
+    y = [Items.classes[k] if words else int(k) for k in Y]
+    pd.DataFrame({"x": [p[0].tolist() for p in X], "label": y}).to_parquet(folder / "b.parquet")
+    return {"name": "parquet", "train": str(folder / "b.parquet")}
+
+
+@pytest.mark.parametrize("words", [False, True], ids=["numbers", "words"])
+@pytest.mark.parametrize("write", [by_npz, by_csv, by_tar, by_folder, by_parquet, by_nested_parquet])
+def test_files_of_every_kind_hold_the_same_images(tmp_path: Path, write: Any, words: bool) -> None:
+    data = load(**write(tmp_path, words), test_split=0.25)
+    everything = pixels_of(data)
+    same = (
+        everything.flatten(1).sort(0)[0] if write is by_folder else everything
+    )  # a folder's images are in its own order
+    assert torch.equal(same, X.flatten(1).sort(0)[0] if write is by_folder else X)
+    assert data.train.classes == (Items.classes if words else tuple("0123"))
+    assert len(data.test) == 20
+    assert torch.bincount(data.test.labels).tolist() == [5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("write", [by_csv, by_tar, by_folder, by_parquet])
+def test_sources_on_disk_stream_the_same_images(tmp_path: Path, write: Any) -> None:
+    options = write(tmp_path, True)
+    kept, streamed = (load(**options, test_split=0.25, stream=stream) for stream in (False, True))
+    assert torch.equal(streamed.train.in_memory().pixels, kept.train.in_memory().pixels)
+    assert not isinstance(streamed.train, Images)
+
+
+def test_the_test_split_is_cut_by_its_own_seed_from_all_others_apart(tmp_path: Path) -> None:
+    """Neither the splits' seed, a limit, the held-out share nor a model's order of classes changes which images are tested on."""
+    options = by_npz(tmp_path, True)
+    one = load(**options, test_split=0.25)
+    known = Known.of("a model", Items.classes[::-1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the order
+        others = [
+            load(**options, test_split=0.25, **more)
+            for more in ({"seed": 5}, {"limit": 40}, {"held_out": 0.3}, {"model": known})
+        ]
+    for other in others:
+        assert torch.equal(other.test.index, one.test.index)
+        parts = [set(part.index.tolist()) for part in (other.train, other.held_out, other.test)]
+        assert sum(map(len, parts)) == len(set.union(*parts))
+    assert not torch.equal(load(**options, test_split=0.25, test_seed=1).test.index, one.test.index)
+
+
+def test_a_file_with_both_parts_needs_no_cut(tmp_path: Path) -> None:
+    options = write_npz(tmp_path, train_images=X[:60], train_labels=Y[:60], test_images=X[60:], test_labels=Y[60:])
+    assert torch.equal(load(**options).test.pixels, X[60:])
+    with pytest.raises(MmardError, match=r"has test images of its own \(test\); leave out"):
+        load(**options, test_split=0.2)
+
+
+def test_grey_stays_one_channel_on_request_and_three_are_made_for_a_model_that_takes_three() -> None:
+    from PIL import Image
+
+    colour = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(40) % 4
+    assert given((X, Y), test_split=0.25, channels=1).train.channels == 1
+    grey = given((colour, y), test_split=0.25, channels=1)
+    luma = [torch.from_numpy(np.array(Image.fromarray(p.permute(1, 2, 0).numpy()).convert("L"))) for p in colour]
+    assert torch.equal(pixels_of(grey)[:, 0], torch.stack(luma))
+    with pytest.warns(UserWarning, match="three equal channels, which an adversary may colour"):
+        three = given((X, Y), test_split=0.25, model=Known.of("a model", (), 4, 3))
+    assert torch.equal(pixels_of(three), X.expand(-1, 3, -1, -1))
+
+
+@pytest.mark.parametrize("options", [{}, {"fit": "stretch"}, {"resize": 16}])
+def test_sizes_are_made_by_cutting_stretching_or_padding(options: dict[str, Any]) -> None:
+    """A picture of 12×8 as a program's own, and as a file's, which must be the same."""
+    from PIL import Image
+
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8))
+    cubic = Image.Resampling.BICUBIC
+    by_hand = {
+        (): wide.crop((2, 0, 10, 8)),
+        ("stretch",): wide.resize((8, 8), cubic),
+        (16,): wide.resize((24, 16), cubic).crop((8, 4, 16, 12)),
+    }[tuple(options.values())]
+    items = [(wide, k % 2) for k in range(20)]
+    array = np.stack([np.asarray(wide)] * 20), [k % 2 for k in range(20)]
+    for data in (TakesItems(items), array):
+        pixels = given(data, test_split=0.5, size=8, **options).test.pixels[0]
+        assert torch.equal(pixels.permute(1, 2, 0), torch.from_numpy(np.array(by_hand)))
+    padded = given(array, test_split=0.5, size=12, fit="pad").test.pixels[0]
+    assert torch.equal(padded[:, 2:10].permute(1, 2, 0), torch.from_numpy(np.array(wide)))
+    assert not padded[:, :2].any()
+
+
+class TakesItems(torch.utils.data.Dataset[tuple[Any, Any]]):
+    def __init__(self, items: list[tuple[Any, Any]]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        return self.items[i]
+
+
+class Pickled:
+    def __reduce__(self) -> tuple[Any, tuple[str, ...]]:
+        return (exec, ("raise SystemExit('this code was run')",))
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda at: write_npz(at, x=X, y=np.array([Pickled()] * len(X), object)), "holds pickled Python objects"),
+        (lambda at: write_npz(at, pixels_of_it=X, y=Y), "has the keys pixels_of_it, y; expected images and labels"),
+        (lambda at: (at / "a.npz").write_text("<html>"), "is a web page and not the file"),
+        (lambda at: (at / "a.npz").write_bytes(b"12"), "is no .npz file"),
+        (lambda at: {"name": "npz", "train": str(at / "no.npz")}, "there is no file .*no.npz; expected an .npz"),
+        (lambda at: write_npz(at, x=X) | {"train": [str(at / "a.npz")]}, "npz needs data.train=FILE.npz, one file"),
+        (lambda at: (at / "a.csv").write_text("file,sort\na.png,cat\n"), "columns file, sort; expected the header path,label"),
+        (lambda at: (at / "a.csv").write_text("path,label\nno.png,cat\n"), "1 of 1 pictures .* are not there, such"),
+        (lambda at: (at / "a.csv").write_text("path,label\nno.png,\n"), "line 2: got no.png and no label, expected both"),
+        (lambda at: (at / "a.csv").write_text(""), "has the columns none"),
+        (lambda at: tar_of(at / "a.tar", [{"png": b"1"}]), "part/0000 has the files png and no label; expected .cls"),
+        (lambda at: tar_of(at / "a.tar", [{"cls": b"1"}]), "there are no pictures in .*; expected pairs"),
+        (lambda at: tar_of(at / "a.tar", [{"png": b"1", "json": b"{"}]), "json is no JSON"),
+        (lambda at: (at / "a.tar").write_bytes(b"1" * 2000), "is no whole tar file"),
+        (lambda at: {"name": "webdataset", "train": str(at / "*.tar")}, r"there is no file .*\*.tar; expected data.train=FILE"),
+        (lambda at: {"name": "csv"}, "csv needs both data.train=FILES and data.test=FILES"),
+    ],
+)  # fmt: skip
+def test_files_that_are_not_what_they_should_be_are_one_line(tmp_path: Path, write: Any, words: str) -> None:
+    made = write(tmp_path)
+    if not isinstance(made, dict):
+        (file,) = tmp_path.iterdir()
+        made = {"name": {"npz": "npz", "csv": "csv", "tar": "webdataset"}[file.suffix[1:]], "train": str(file)}
+    split = {} if "needs both" in words else {"test_split": 0.25}
+    with pytest.raises(MmardError, match=words) as e:
+        load(**made, **split)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"test_split": 1.5}, r"data.test_split=1.5 is no share of the images; expected for instance 0.2"),
+        ({"test_split": 0.99}, "leaves no training image of class"),
+        ({"test_split": 0.2, "resize": 9}, "data.resize and data.fit are ways to a data.size, which is not given"),
+        ({"test_split": 0.2, "size": 8, "resize": 4}, "data.resize=4 with data.size=8"),
+        ({"test_split": 0.2, "size": 8, "resize": 9, "fit": "pad"}, "expected data.fit=crop"),
+        ({"test_split": 0.2, "root": "x"}, "data.root means nothing for data.name=python"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(MmardError, match=words):
+        given((X, Y), **options)

@@ -292,7 +292,7 @@ def test_more_than_one_in_a_hundred_is_refused(tmp_path: Path) -> None:
     [
         (
             {"name": "digits", "size": 32},
-            "data.size means nothing for data.name=digits, only for parquet, imagefolder, python, OWNER/NAME",
+            "data.size means nothing for data.name=digits, only for parquet, imagefolder, npz",
         ),
         ({"name": "digits", "channels": 3}, "data.channels means nothing"),
         ({"name": "parquet", "root": "x"}, "data.root means nothing for data.name=parquet, only for imagefolder"),

@@ -10,7 +10,7 @@ import torch
 from pydantic import InstanceOf
 
 from mmard.api.recipe_files import recipes
-from mmard.api.registry import build_method
+from mmard.api.registry import build_method, function_at, run_foreign
 from mmard.api.settings import Settings
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
@@ -18,7 +18,7 @@ from mmard.core.threat import Threat
 from mmard.core.views import MissingModelError, Models, Views
 from mmard.data.images import DataSet
 from mmard.data.labels import Known, agreed
-from mmard.data.sources import SOURCES, load, must_be_used, unused
+from mmard.data.sources import SOURCES, is_code, load, must_be_used, unused
 from mmard.methods.fair import ClassWeights
 from mmard.models.architectures import Architecture, build
 from mmard.models.cards import Card, find_model, hub_of, in_zoo, weights_file, zoo_cards
@@ -140,6 +140,10 @@ def data_of(settings: Settings, models: Iterable[Known] = (), *, stream: bool = 
     _data_may_be_read(settings)
     options = settings.data.model_dump(exclude={"augment"}) | ({"stream": True} if stream else {})
     ignored = unused(settings.data.name, list(options))  # an old run's; `resolve` refuses them
+    if given is None and is_code(settings.data.name):
+        given = run_foreign(
+            lambda: function_at(settings.data.name)(**settings.data.parameters), settings.data.name, "fails"
+        )
     kept = {key: value for key, value in options.items() if key not in ignored}
     return load(**kept, model=agreed(models), given=given)
 
@@ -179,6 +183,9 @@ def may_be_read(settings: Settings) -> None:
 
 def _data_may_be_read(settings: Settings) -> None:
     data = settings.data
+    if is_code(data.name):
+        settings.trust.must_allow_code(data.name)
+        return
     if data.name not in SOURCES:  # a name of the hub, or of a folder that `datasets` takes for one
         settings.trust.must_allow_place(data.name if Path(data.name).exists() else f"hub://{data.name}", "data.name")
         return

@@ -122,6 +122,12 @@ def numbered(y: NDArray[Any], what: str, names: tuple[str, ...] = (), cure: str 
         raise MmardError(f"{e}, or {cure}" if cure else str(e)) from e
 
 
+def text_labels(values: list[str], what: str) -> tuple[Tensor, tuple[str, ...]]:
+    """Number labels that are text: class numbers where all are whole numbers, else words."""
+    whole = all(value.strip().lstrip("-").isdecimal() and value.isascii() for value in values)
+    return numbered(np.array([int(v) for v in values]) if whole else np.array(values, object), what, (), CURE)
+
+
 def _of_words(values: list[Any], what: str, cure: str) -> tuple[Tensor, tuple[str, ...]]:
     if missing := sum(value is None for value in values):
         raise MmardError(f"{missing:,} of {len(values):,} {what} are missing; leave those images out")

@@ -103,8 +103,13 @@ def channels_first(pixels: np.ndarray) -> np.ndarray:
     return pixels.transpose(0, 3, 1, 2) if last else pixels
 
 
-def parts_in(arrays: Mapping[Any, Any], keys: Keys, where: str) -> dict[str, Part]:
+def parts_in(arrays: Mapping[Any, Any], keys: Keys, where: str, only: str = "train") -> dict[str, Part]:
     """Find images and labels by their keys: ``x`` and ``y`` and the like, or a pair a split, such as ``x_train`` and ``y_train``.
+
+    Args:
+        arrays: by key.
+        where: the name of the whole, in messages.
+        only: the split that ``x`` and ``y`` are of, which has to be there.
 
     Raises:
         MmardError: where there are none, with the keys that there are.
@@ -118,10 +123,10 @@ def parts_in(arrays: Mapping[Any, Any], keys: Keys, where: str) -> dict[str, Par
         )
         if image and label:
             x, y = arrays[image], arrays[label]
-            found[split or "train"] = arrays_of(x, y, names, f"labels in {label!r} of {where}")
+            found[split or only] = arrays_of(x, y, names, f"labels in {label!r} of {where}")
             if not split:
                 return found
-    if "train" not in found:
+    if only not in found:
         raise MmardError(
             f"{where} has the keys {', '.join(have[:8]) or 'none'}; expected images and labels, such as x and y: name them, "
             "data.image=KEY data.label=KEY"

@@ -152,7 +152,9 @@ def levels(pixels: np.ndarray, count: int) -> Tensor:
             f"images of shape {pixels.shape} have their channels last; expected (N, C, H, W): .transpose(0, 3, 1, 2)"
         )
     if pixels.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(pixels))
+        return torch.from_numpy(
+            np.array(pixels, order="C", copy=None if pixels.flags.writeable else True)
+        )  # no mapped file
     if pixels.dtype.kind != "f":
         whole = (
             f"divide by {np.iinfo(pixels.dtype).max}, or by the largest"

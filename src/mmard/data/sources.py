@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from mmard.data.encoded import Fit
 from mmard.data.folders import folder_splits
-from mmard.data.given import Keys, parts_of, table_of
+from mmard.data.given import Keys, parts_in, parts_of, table_of
 from mmard.data.images import DataSet, Images, ImageSet, split, stratified
 from mmard.data.labels import Known
+from mmard.data.listed import listed
+from mmard.data.npz import NpzFile
 from mmard.data.parts import TEST_SPLITS, Arrays, Part, Wanted, ready
+from mmard.data.shards import expanded, sharded
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.safe_open import must_be_itself
 from mmard.utils.validation import Count, Number, Section, Seed
@@ -36,6 +40,7 @@ class FileOptions(Section):
         test_split, test_seed: cut this share of the training images off as test images, every class in proportion, where the data
             have none of their own. The seed is of this cut alone: ``seed`` leaves the test images what they are.
         on_error: ``"skip"`` leaves out images that cannot be decoded, up to one in a hundred; ``"stop"`` names the first.
+        parameters: what a function of one's own is called with.
     """
 
     name: str = "digits"
@@ -52,6 +57,7 @@ class FileOptions(Section):
     test_split: Number | None = None
     test_seed: Seed = 0
     on_error: Literal["stop", "skip"] = "stop"
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
     def given(self) -> list[str]:
         """Name the options that differ from their defaults."""
@@ -73,6 +79,20 @@ class FileOptions(Section):
                 "data.resize not below data.size"
             )
         return Fit(self.size, self.resize, self.fit)
+
+    def wanted(self, limits: tuple[int | None, int | None], seed: int, model: Known | None) -> Wanted:
+        """Join what is wanted of the images."""
+        return Wanted(
+            name=self.name,
+            test_split=self.test_split,
+            test_seed=self.test_seed,
+            limits=limits,
+            seed=seed,
+            fit=self.shape(),
+            channels=self.channels,
+            skip=self.on_error == "skip",
+            model=model,
+        )
 
     def keys(self) -> Keys:
         """Return the names of the columns, and the size."""
@@ -107,17 +127,7 @@ def load(
     """
     options = FileOptions(name=name, **files)
     must_be_used(name, [key for key in options.given() if key != "stream"])
-    wanted = Wanted(
-        name=name,
-        test_split=options.test_split,
-        test_seed=options.test_seed,
-        limits=(limit, test_limit),
-        seed=seed,
-        fit=options.shape(),
-        channels=options.channels,
-        skip=options.on_error == "skip",
-        model=model,
-    )
+    wanted = options.wanted((limit, test_limit), seed, model)
     found = ready(_open(options) if given is None else parts_of(given, options.keys()), wanted)
     learnt: ImageSet = found.train if options.stream else found.train.in_memory()
     data = split(name, learnt, found.test.in_memory(), held_out=held_out, seed=seed)
@@ -172,6 +182,42 @@ def _given(options: FileOptions) -> dict[str, Part]:
     )
 
 
+def _npz(options: FileOptions) -> dict[str, Part]:
+    if not isinstance(options.train, str) or isinstance(options.test, list):
+        raise MmardError("npz needs data.train=FILE.npz, one file, with the keys x and y, say")
+    found = parts_in(NpzFile(Path(options.train).expanduser()), options.keys(), options.train)
+    if options.test:
+        found = {"train": found["train"]}
+        found["test"] = parts_in(NpzFile(Path(options.test).expanduser()), options.keys(), options.test, "test")["test"]
+    return found
+
+
+def _csv(options: FileOptions) -> dict[str, Part]:
+    return {part: listed(at, options.image, options.label, part) for part, at in _plain_files(options).items()}
+
+
+def _shards(options: FileOptions) -> dict[str, Part]:
+    return {part: sharded(at, options.label, part) for part, at in _plain_files(options).items()}
+
+
+def _plain_files(options: FileOptions) -> dict[str, list[str]]:
+    """Find the files of both parts by their patterns, in order of their paths."""
+    found = {}
+    for part, patterns in _train_and_test(options).items():
+        found[part] = [f for p in patterns for one in expanded(p) for f in sorted(glob.glob(one))]  # noqa: PTH207, may be absolute
+        if not found[part]:
+            raise MmardError(
+                f"there is no file {getattr(options, part)}; expected data.{part}=FILE or a pattern of files"
+            )
+    return found
+
+
+def _code(options: FileOptions) -> dict[str, Part]:
+    raise MmardError(
+        f"the code {options.name} is not run here; call it, and give what it returns: load('python', given=...)"
+    )
+
+
 def _tables(splits: Mapping[str, Any], options: FileOptions) -> dict[str, Part]:
     """Read the labels of the splits that are used: the training part, and the one to test on."""
     tested = next((split for split in TEST_SPLITS if split in splits), None)
@@ -188,7 +234,7 @@ def _datasets() -> Any:
 def _open(options: FileOptions) -> dict[str, Part]:
     """Open a data set: its splits, nothing decoded yet where they lie on disk."""
     name = options.name
-    source = SOURCES.get(name, SOURCES[HUB])
+    source = source_of(name)
     try:
         if source.options:
             import PIL  # noqa: F401
@@ -213,7 +259,7 @@ def _files(given: str | Sequence[str], key: str) -> list[str]:
         if path.is_dir():
             raise MmardError(f"data.{key}={one} is a folder; give its files: 'data.{key}={one}/*.parquet'")
         must_be_itself(path)
-        patterns.append(glob.escape(str(path.absolute())) if path.exists() else one)
+        patterns.append(glob.escape(str(path.absolute())) if path.exists() else one if "://" in one else str(path))
     return patterns
 
 
@@ -236,6 +282,7 @@ class Source:
 
 HUB = "OWNER/NAME"
 PYTHON = "python"
+CODE = "FILE.py:FUNCTION"
 _SHAPE = frozenset({"size", "resize", "fit", "channels", "test_split", "test_seed"})
 _NAMED = _SHAPE | {"image", "label"}
 _FILES = frozenset({"stream", "on_error"})
@@ -250,14 +297,37 @@ SOURCES = {
         "folders of images, one folder a class, in train/ and test/ (data.root=...)",
         _image_folder, _SHAPE | _FILES | {"root"}, ("root",),
     ),
+    "npz": Source(
+        "arrays in .npz files, with keys such as x and y, or x_train ... y_test (data.train=FILE.npz)",
+        _npz, _NAMED | {*_PLACES}, _PLACES,
+    ),
+    "csv": Source(
+        "pictures listed in CSV files with the columns path and label (data.train=FILE.csv)",
+        _csv, _NAMED | _FILES | {*_PLACES}, _PLACES,
+    ),
+    "webdataset": Source(
+        "tar files with 0001.jpg and 0001.cls or .json in them ('data.train=train-{000..099}.tar')",
+        _shards, _SHAPE | _FILES | {*_PLACES, "label"}, _PLACES,
+    ),
+    CODE: Source("your own function that returns arrays or data sets, also package.module:build", _code, _NAMED | {"parameters"}),
     PYTHON: Source("images that a Python program gives: arrays, a torch Dataset, a datasets.Dataset", _given, _NAMED),
     HUB: Source("any image data set of the Hugging Face hub, such as uoft-cs/cifar10", _hub, _NAMED | _FILES),
 }  # fmt: skip
 
 
+def source_of(name: str) -> Source:
+    """Find the kind of a data set by its name: a word of `SOURCES`, a function of one's own, or a name of the hub."""
+    return SOURCES.get(name, SOURCES[CODE if is_code(name) else HUB])
+
+
+def is_code(name: str) -> bool:
+    """Tell whether a name is that of a function: ``file.py:build`` or ``package.module:build``."""
+    return ":" in name and "://" not in name
+
+
 def unused(name: str, keys: Sequence[str]) -> list[str]:
     """Find the settings among ``keys`` (such as ``"size"``) that have no meaning for the data set ``name``."""
-    used = SOURCES.get(name, SOURCES[HUB]).options
+    used = source_of(name).options
     return [key for key in keys if key not in used and any(key in other.options for other in SOURCES.values())]
 
 
