@@ -90,7 +90,7 @@ class Arrays:
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What is wanted of a source's images, whatever the source.
+    """A request for images of one shape and one order of classes, whatever the source.
 
     Attributes:
         name: of the data, for messages.
