@@ -3,12 +3,13 @@
 import copy
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from pydantic import InstanceOf
 
+from mmard.api.networks import Given, must_be_buildable, teachers_of
 from mmard.api.recipe_files import recipes
 from mmard.api.registry import build_method, function_at, run_foreign
 from mmard.api.settings import Settings
@@ -21,7 +22,8 @@ from mmard.data.labels import Known, agreed
 from mmard.data.sources import SOURCES, is_code, load, must_be_used, unused
 from mmard.methods.fair import ClassWeights
 from mmard.models.architectures import Architecture, build
-from mmard.models.cards import Card, find_model, hub_of, in_zoo, weights_file, zoo_cards
+from mmard.models.cards import Card, find_model, weights_file
+from mmard.models.foreign import NetworkSpec, is_foreign
 from mmard.models.weights import architecture_facts, metadata_of
 from mmard.terms import OVER_THE_BATCH
 from mmard.training.averaging import Averaging
@@ -40,11 +42,13 @@ class Resolved:
 
     Attributes:
         method: with the attack's changes applied. It holds the run's state: of one run.
+        given: networks given in Python, by name; the settings say that they were.
     """
 
     settings: Settings
     method: Method
     threat: Threat
+    given: Given = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:
@@ -63,8 +67,11 @@ class Resolved:
 
 
 @public
-def resolve(settings: InstanceOf[Settings]) -> Resolved:
+def resolve(settings: InstanceOf[Settings], given: Given | None = None) -> Resolved:
     """Build a run's method and threat, and check all that can be wrong without reading data or weights.
+
+    Args:
+        given: networks given in Python; see `mmard.api.networks.given_in`.
 
     Raises:
         MmardError: for the first that is wrong, before anything heavy runs.
@@ -75,7 +82,7 @@ def resolve(settings: InstanceOf[Settings]) -> Resolved:
             f"out={settings.out}: {found[0]} is not replaced here; write the whole path (~ is your home folder)"
         )
     threat = build_threat(settings)
-    resolved = Resolved(settings, method_of(settings, threat), threat)
+    resolved = Resolved(settings, method_of(settings, threat), threat, dict(given or {}))
     _check(resolved)
     return resolved
 
@@ -149,13 +156,19 @@ def data_of(settings: Settings, models: Iterable[Known] = (), *, stream: bool = 
 
 
 def known_of(source: str | Path, what: str) -> Known:
-    """Read what a model says of its data: the header of its weights, or its card.
+    """Read what a model says of its data: the header of its weights, or its card; a network from elsewhere may say nothing.
 
     Raises:
         MmardError: where there is no such model, and for a card whose class names are not those in its file.
     """
-    path = find_model(source)
-    weights = weights_file(path)
+    if is_foreign(source):
+        source = NetworkSpec.of(str(source)).weights
+        if not source:
+            return Known.of(what, None)
+        weights = path = Path(source).expanduser()
+    else:
+        path = find_model(source)
+        weights = weights_file(path)
     own = architecture_facts(weights)
     known = Known.of(what, metadata_of(weights).get("classes"), own.get("classes"), own.get("channels"))
     if path.suffix != ".json":
@@ -195,27 +208,6 @@ def _data_may_be_read(settings: Settings) -> None:
             settings.trust.must_allow_place(place, f"data.{key}")
 
 
-def teachers_of(settings: Settings) -> dict[str, str]:
-    """List the networks that the student learns from: name → run folder, weights or card; ``teacher`` is the last.
-
-    Raises:
-        MmardError: before anything is read, where foreign weights name a network's place and the user does not.
-    """
-    named = settings.teachers | ({"teacher": settings.teacher} if settings.teacher else {})
-    for name, source in named.items():
-        must_allow_teacher(settings, name, source)
-    return named
-
-
-def must_allow_teacher(settings: Settings, name: str, source: str) -> None:
-    """Raise MmardError unless the network may be read, and fetched where a card says so; those of the package may be."""
-    if in_zoo(source) in zoo_cards().values():
-        return
-    settings.trust.must_allow_place(source, name if name == "teacher" else f"teachers.{name}")
-    if settings.trust.folder is not None and (hub := hub_of(source)):
-        settings.trust.must_allow_place(f"hub://{hub}", f"the card {source}, whose hub")
-
-
 def engine_of(settings: Settings) -> Engine:
     """Build the engine: device, precision and processes."""
     return Engine(**settings.engine.model_dump(exclude={"micro_batch", "compile"}))
@@ -231,8 +223,9 @@ def _check(resolved: Resolved) -> None:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
     beginnings(resolved.plan.epochs, resolved.averaging, method)
     fresh = {companion.fresh for companion in method.companions.values()} - {None, "student"}
+    must_be_buildable(settings, resolved.given)
     with torch.device("meta"):
-        for name in (settings.student, *sorted(filter(None, fresh))):
+        for name in sorted(filter(None, fresh)):
             build(Architecture(name=name, classes=10))
     _check_networks(settings, method)
 
@@ -249,7 +242,7 @@ def _check_networks(settings: Settings, method: Method) -> None:
             f"teachers.{min(wrong)} is no name for a further network; the robust teacher is given by teacher="
         )
     for source in [source for name, source in teachers_of(settings).items() if name != "teacher" or not will_come]:
-        if (file := find_model(source)).suffix == ".json":
+        if not is_foreign(source) and (file := find_model(source)).suffix == ".json":
             Card.read(file)
     made = [name for name, companion in method.companions.items() if companion.fresh is not None]
     have = [*settings.teachers, *(["teacher"] if settings.teacher else []), *made]

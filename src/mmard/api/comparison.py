@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmard.api.build import build_threat, data_of, known_of, teachers_of
+from mmard.api.build import build_threat, data_of, known_of
+from mmard.api.networks import load_early, load_teachers, teachers_of
 from mmard.api.settings import Settings
 from mmard.core.method import Method
 from mmard.core.threat import Threat
@@ -16,8 +17,7 @@ from mmard.core.views import Models, Views
 from mmard.data.images import Images, ImageSet, some
 from mmard.diagnostics.boundary import BoundaryRecord, direct, look, searches_of
 from mmard.diagnostics.triangle import triangle
-from mmard.models.architectures import Classifier
-from mmard.models.cards import as_teacher, load_model, must_fit
+from mmard.models.cards import load_model, must_fit
 from mmard.models.folding import folded
 from mmard.training.engine import Engine
 from mmard.training.step import make_example
@@ -45,7 +45,7 @@ class Comparison:
         sources = teachers_of(settings)
         known = [known_of(weights, f"the student {weights}")]
         known += [known_of(source, f"the {name} {source}") for name, source in sources.items()]
-        student, nets = load_model(weights), {n: load_model(s) for n, s in sources.items()}  # before images are decoded
+        student, nets = load_model(weights, trust=settings.trust.everything), load_early(settings, {})
         data = data_of(settings, known, stream=True)  # few of them are used
         whole: ImageSet = {"held-out": data.held_out, "test": data.test, "train": data.train}[split]
         if len(whole) < 2:
@@ -53,9 +53,7 @@ class Comparison:
         shape = len(whole.classes), whole.channels
         must_fit(student, str(weights), *shape)
         device = Engine().device  # it may be another machine than the training's
-        loaded: dict[str, Classifier] = {"student": student} | {
-            n: as_teacher(nets[n], s, *shape) for n, s in sources.items()
-        }
+        loaded = {"student": student} | load_teachers(settings, {}, nets, (shape[0], whole.shape))
         networks = {name: net.to(device, memory_format=torch.channels_last) for name, net in loaded.items()}  # type: ignore[call-overload]
         return Comparison(
             networks,

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmard.api.build import build_threat, data_of, known_of, must_allow_teacher
+from mmard.api.build import build_threat, data_of, known_of
 from mmard.api.evaluation_request import EvaluationRequest
 from mmard.api.exported import Exported, opened
+from mmard.api.networks import must_allow_teacher
 from mmard.api.settings import Settings, settings_of_weights
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
@@ -150,7 +151,8 @@ class EvalModel:
     @staticmethod
     def of(source: EvalTarget, settings: Settings, limit: int | None, device: torch.device) -> "EvalModel":
         """Load the model and its test images."""
-        model = source.exported or load_model(source.path)  # its faults come before images are decoded
+        # Its faults come before images are decoded.
+        model = source.exported or load_model(source.path, trust=settings.trust.everything)
         if isinstance(model, Exported):
             model.model.must_answer()
         test = data_of(settings, source.known(), stream=True).test  # the training images are not used

@@ -75,7 +75,7 @@ def export(
     target = _target(Path(source).expanduser(), path, to, int8)
     known, words = EvalTarget.of(path, None), {key.replace("__", "."): value for key, value in overrides.items()}
     settings = known.settings(words, trust=trust)
-    model = load_model(path)
+    model = load_model(path, trust=trust)
     data = data_of(settings, known.known(), stream=True)
     must_fit(model, str(path), len(data.test.classes), data.test.channels)
     metadata = _metadata(path, target, model, data) | _declared(known, settings, words)
@@ -122,7 +122,7 @@ def _metadata(path: Path, target: Path, model: Classifier, data: DataSet) -> dic
     return {
         "mmard": version("mmard"),
         **PORTS,
-        "architecture": asdict(model.architecture),
+        "architecture": model.architecture.facts(),
         "classes": list(data.test.classes),
         "source": _source(path, target),
         "sha256": sha256(weights_file(path)),

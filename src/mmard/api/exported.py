@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from mmard.api.build import known_of
-from mmard.api.registry import function_at, run_foreign
 from mmard.data.images import Images
 from mmard.data.labels import Known
 from mmard.evaluation.checks.messages import BEFORE
@@ -24,6 +23,7 @@ from mmard.models.onnx_runtime import RuntimeModel
 from mmard.models.weights import read_state
 from mmard.utils.errors import MmardError
 from mmard.utils.files import sha256
+from mmard.utils.foreign_code import function_at, run_foreign
 from mmard.utils.portable_paths import portable
 from mmard.utils.safe_open import must_be_itself
 from mmard.utils.trust import Trust, known_file
@@ -57,7 +57,7 @@ class Exported:
         if surrogate is not None and is_code(surrogate):
             return Exported(model, *foreign(surrogate))
         found = _recorded(path, model.metadata, trust) if surrogate is None else _named(surrogate, path, model.metadata)
-        network = None if found is None else load_model(found).requires_grad_(False)
+        network = None if found is None else load_model(found, trust=trust.everything).requires_grad_(False)
         return Exported(model, network, found)
 
     def specs(self, attacks: str | None, protocol: str, batch_size: int, seed: int) -> dict[str, AttackSpec]:

@@ -12,6 +12,7 @@ from mmard.api.recipe_files import is_package_file, recipe_file, with_bases
 from mmard.api.registry import names_of, spec_of
 from mmard.attacks.inner.compose import Inner
 from mmard.data.sources import FileOptions, unused
+from mmard.models.foreign import NetworkSpec, is_foreign
 from mmard.training.averaging import Averaging
 from mmard.training.schedule import Plan
 from mmard.training.tracking import TRACKERS
@@ -37,7 +38,15 @@ def _trackers(value: Any) -> Any:
     return list(dict.fromkeys(words))
 
 
+def _network(value: Any) -> Any:
+    """Write a network given as keys and values as one text: ``{name: net.py:build, width: 8}`` → ``net.py:build(width=8)``."""
+    return str(NetworkSpec.of(value)) if isinstance(value, Mapping) else value
+
+
 Parts = Annotated[int | Literal["auto"] | None, BeforeValidator(_parts)]
+Network = Annotated[str, BeforeValidator(_network)]
+NETWORKS = ("student", "teacher")
+"""Settings that name a network, perhaps with parameters: ``student.width=8``; and ``teachers``, each of which does."""
 
 
 class DataSettings(FileOptions):
@@ -74,7 +83,8 @@ class EngineSettings(Section):
 class Settings(Section):
     """All the settings of a run.
 
-    ``method`` is a name or ``{name: ..., parameter: value}``; ``teacher`` a run folder, weights or a card, and
+    ``method`` is a name or ``{name: ..., parameter: value}``, and so is ``student``; ``teacher`` a run folder, weights or a card,
+    or a network from elsewhere with its weights, ``timm:resnet18@weights.pt`` (docs/networks.md), and
     ``teacher_recipe`` the recipe that trains it where there is none yet; ``teachers`` further networks by name, such as
     ``teachers.natural``. ``teachers.robust`` is another name of ``teacher``.
     ``teacher_check: none`` skips the check of teachers before training (docs/teachers.md).
@@ -86,11 +96,11 @@ class Settings(Section):
 
     about: str = ""
     method: str | dict[str, Any] = "rslad"
-    student: str = "cnn-16-3"
+    student: Network = "cnn-16-3"
     normalize: Literal["none", "data"] = "none"
-    teacher: str | None = None
+    teacher: Network | None = None
     teacher_recipe: str | None = None
-    teachers: dict[str, str] = Field(default_factory=dict)
+    teachers: dict[str, Network] = Field(default_factory=dict)
     teacher_check: Literal["stop", "none"] = "stop"
     out: Annotated[str, Field(min_length=1)] = "runs/run"
     seed: Seed = 0
@@ -226,7 +236,11 @@ def _words(overrides: dict[str, Any]) -> set[str]:
     """Collect what settings name: all texts, and the methods within them."""
     found: set[str] = set()
     for key, value in overrides.items():
-        found |= set(_texts(value)) | (names_of(value) if str(key).split(".")[0] == "method" else set())
+        section, texts = str(key).split(".")[0], set(_texts(value))
+        found |= texts | (names_of(value) if section == "method" else set())
+        found |= {
+            NetworkSpec.of(text).name for text in texts if section in (*NETWORKS, "teachers") and is_foreign(text)
+        }
     return found
 
 
@@ -273,6 +287,17 @@ def stand_once(flat: Mapping[str, Any], where: str) -> None:
         seen |= set(inside)
 
 
+def _network_parts(given: Any, key: str) -> Any:
+    """Return a network's name and parameters as keys and values, so that one of them can be changed."""
+    if given is None and key == "student":
+        given = Settings.model_fields["student"].default
+    if not isinstance(given, str):
+        return given
+    spec = NetworkSpec.of(given)
+    own = {"mean": list(spec.mean), "std": list(spec.std), "key": spec.key, "weights": spec.weights}
+    return {"name": spec.name, **spec.parameters, **{key: value for key, value in own.items() if value}}
+
+
 def _put(raw: dict[str, Any], key: str, value: Any) -> None:
     if key == "teachers" and isinstance(value, dict) and "robust" in value:
         value = dict(value)
@@ -283,6 +308,8 @@ def _put(raw: dict[str, Any], key: str, value: Any) -> None:
         inner = raw.get(parent)
         if parent in ("method", "base") and isinstance(inner, str):
             inner = spec_of(inner)
+        if parent in NETWORKS or (parents[0] == "teachers" and parent != "teachers"):
+            inner = _network_parts(inner, parent)
         if inner is not None and not isinstance(inner, dict):
             raise MmardError(f"{key}: {parent} is {inner!r} and has no parts")
         raw[parent] = inner if inner is not None else ({"name": "rslad"} if parent == "method" else {})

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from pydantic import InstanceOf
 
 from mmard.api.build import (
@@ -15,14 +14,14 @@ from mmard.api.build import (
     engine_of,
     known_of,
     resolve,
-    teachers_of,
 )
+from mmard.api.networks import build_student, given_in, load_early, load_teachers, teachers_of
 from mmard.api.settings import Settings, read_settings
 from mmard.data.images import DataSet
 from mmard.data.labels import Known
-from mmard.models.architectures import Architecture, Classifier, build
-from mmard.models.cards import Card, as_teacher, find_model, load_model, weights_file
-from mmard.models.weights import describes_itself
+from mmard.models.architectures import Classifier
+from mmard.models.cards import described
+from mmard.models.weights import keep_code
 from mmard.report.card import write_card
 from mmard.runs.folder import NO_EFFECT, RunFolder, changes, describe_teacher_check, differences, listed
 from mmard.training.callbacks import Watcher, Watchers
@@ -35,7 +34,6 @@ from mmard.training.validation import VALIDATION_BATCH
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError
 from mmard.utils.files import write_text
-from mmard.utils.numbers import seed_of
 
 Watch = Callable[[str], Watcher]
 
@@ -60,7 +58,8 @@ def train(
         watch: makes, of a title, the listener to the progress.
         trust: run a method from a file although it is the recipe that names it, and read what a run folder names outside of
             itself; what the overrides name needs none.
-        **overrides: settings, dots as double underscores: ``train__epochs=3``, ``teacher="runs/teacher"``.
+        **overrides: settings, dots as double underscores: ``train__epochs=3``, ``teacher="runs/teacher"``; student and teachers
+            may also be modules, which a resumed run is given again.
 
     SIGTERM and SIGHUP save a checkpoint before they end the process.
 
@@ -69,8 +68,9 @@ def train(
     """
     if extend and not resume:
         raise MmardError("an extension goes on with a run: give --resume (resume=True) too")
-    settings = read_settings(recipe, {key.replace("__", "."): v for key, v in overrides.items()}, trust=trust)
-    return train_resolved(resolve(settings), resume=resume, extend=extend, watch=watch)
+    words, given = given_in({key.replace("__", "."): value for key, value in overrides.items()})
+    settings = read_settings(recipe, words, trust=trust)
+    return train_resolved(resolve(settings, given), resume=resume, extend=extend, watch=watch)
 
 
 def train_resolved(
@@ -98,7 +98,7 @@ def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, exten
         engine.choose_precision(settings.engine.precision)
         if settings.teacher and engine.is_global_zero:
             _warn_of_other_data(RunFolder(settings.teacher), settings)
-        nets = {name: load_model(source) for name, source in teachers_of(settings).items()}  # before images are decoded
+        nets = load_early(settings, resolved.given)
         data = data_to_learn(settings, known_to(settings, folder))
         watcher = Watchers(watch(folder.path.name), *trackers_of(settings, folder))
         trainer = _trainer(replace(resolved, settings=settings), data, engine, folder, watcher, nets, extension)
@@ -106,6 +106,7 @@ def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, exten
         trainer.restore()  # whatever is refused leaves the folder as it was
         formula = str(trainer.method)
         engine.on_global_zero(lambda: folder.begin(settings.resolved(), has_board(settings), formula))
+        engine.on_global_zero(lambda: keep_code(folder.path, trainer.student.architecture))
         if data.skipped:
             told = "".join(f"{line}\n" for line in data.skipped)
             engine.on_global_zero(lambda: write_text(folder.path / "skipped.txt", told))
@@ -175,15 +176,15 @@ def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
     if settings.teacher_check == "stop" and not folder.has_run:
         found = {}
         for name in sorted(sources.keys() - trainer.method.companions.keys()):
-            path = find_model(sources[name])
+            claimed, foreign = described(sources[name])
             look = TeacherCheck(
                 images=trainer.held_out,
                 threat=trainer.threat,
                 seed=settings.seed,
                 part=min(VALIDATION_BATCH, trainer.plan.batch_size),
-                claimed=Card.read(path).claimed if path.suffix == ".json" else {},
+                claimed=claimed,
                 robust=name == "teacher",
-                foreign=not describes_itself(weights_file(path)),
+                foreign=foreign,
             )
             found[name] = look(cast(Classifier, trainer.teachers[name]), f"the {name} {sources[name]}")
             trainer.watcher.told(describe_teacher_check(name, found[name]))
@@ -272,11 +273,10 @@ def _trainer(
     extension: Extension | None = None,
 ) -> Trainer:
     settings, method = resolved.settings, resolved.method
-    classes, channels = len(data.train.classes), data.train.channels
+    classes = len(data.train.classes)
     mean, std = data.train.mean_std() if settings.normalize == "data" else ((), ())
-    torch.manual_seed(seed_of(settings.seed, "weights"))
-    student = build(Architecture(name=settings.student, classes=classes, channels=channels, mean=mean, std=std))
-    sources = teachers_of(settings)
+    shape = classes, data.train.shape
+    student = build_student(settings, resolved.given, shape, (mean, std))
     return Trainer(
         method=method,
         threat=resolved.threat,
@@ -284,7 +284,7 @@ def _trainer(
         train=data.train,
         held_out=data.held_out,
         folder=folder,
-        teachers={name: as_teacher(nets[name], source, classes, channels) for name, source in sources.items()},
+        teachers=load_teachers(settings, resolved.given, nets, shape),
         plan=resolved.plan,
         averaging=resolved.averaging,
         validation=resolved.validation,

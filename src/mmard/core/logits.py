@@ -1,4 +1,4 @@
-"""Calls of a network: logits are checked, and a write into the input images is an error."""
+"""Calls of a network: logits are found and checked, and a write into the input images is an error."""
 
 from collections.abc import Callable
 
@@ -25,6 +25,23 @@ class PredictionError(MmardError):
     def __init__(self, kind: str, said: str, cure: str) -> None:
         self.kind, self.said = kind, said
         super().__init__(f"{said}; {cure}")
+
+
+def logits_in(output: object) -> Tensor:
+    """Find the logits in what a network gives: itself, the first of a tuple or a list, or its ``.logits``.
+
+    Raises:
+        PredictionError: when none of these is a tensor.
+    """
+    found = getattr(output, "logits", None)
+    if found is None and isinstance(output, tuple | list) and output:
+        found = output[0]
+    if not isinstance(found, Tensor):
+        said = (
+            f"the network gives a {type(output).__name__}, expected logits, a tuple that begins with them, or .logits"
+        )
+        raise PredictionError("classifier", said, "let it return logits, a row for each image")
+    return found
 
 
 def predict_logits(predict: Callable[[Tensor], object], x: Tensor, who: str, classes: int | None = None) -> Tensor:

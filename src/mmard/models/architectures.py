@@ -2,16 +2,20 @@
 
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmard.core.logits import logits_in
 from mmard.models.cnn import Cnn
 from mmard.models.deepmind import DeepMindPreActResNet18, DeepMindWideResNet
+from mmard.models.foreign import GIVEN, PROVIDERS, RAW, NetworkSpec, build_network
 from mmard.models.mobilenet import MobileNetV2
 from mmard.models.resnet import PlainPreActResNet18, ResNet18, ResNet50
 from mmard.models.timm_layouts import STEM_WIDTHS, convolutional_stem, xcit
@@ -30,9 +34,12 @@ class Architecture:
     """The specification of a network, from which it can be built again; it travels with the weights.
 
     Args:
-        name: such as ``"resnet18"``, ``"wrn-34-10"``, ``"cnn-16-3"``.
+        name: such as ``"resnet18"``, ``"wrn-34-10"``, ``"cnn-16-3"``; of a network from elsewhere ``"timm:resnet10t"``,
+            ``"net.py:build"`` (`mmard.models.foreign`).
         classes, channels: sizes of the output and of the input.
         mean, std: per channel, subtracted and divided inside the network; empty: raw pixels.
+        parameters: of the builder of a network from elsewhere.
+        code: SHA-256 of the user's file that builds it; empty for any other.
     """
 
     name: str
@@ -40,19 +47,38 @@ class Architecture:
     channels: int = 3
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
 
     def __post_init__(self) -> None:
-        for field, got in (("mean", self.mean), ("std", self.std)):
+        for what, got in (("mean", self.mean), ("std", self.std)):
             if len(got) not in (0, self.channels):
-                raise MmardError(f"{field} has {len(got)} values, expected one for each of {self.channels} channels")
+                raise MmardError(f"{what} has {len(got)} values, expected one for each of {self.channels} channels")
         if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
             raise MmardError("mean and std go together, and every std is above 0")
+
+    def facts(self) -> dict[str, Any]:
+        """Return plain values that travel with the weights: no folder of this machine, and no field that only others need."""
+        place, colon, function = self.name.rpartition(":")
+        name = f"{Path(place).name}{colon}{function}"
+        return {key: v for key, v in {**asdict(self), "name": name}.items() if v or key not in ("parameters", "code")}
+
+    @staticmethod
+    def from_facts(facts: Mapping[str, Any]) -> "Architecture":
+        """Read what `facts` gave, from JSON."""
+        return Architecture(**{**facts, "mean": tuple(facts["mean"]), "std": tuple(facts["std"])})
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """Return the name with its parameters."""
+        return NetworkSpec(name=self.name, parameters=self.parameters)
 
 
 class Classifier(nn.Module):
     """A network with its normalisation: the only kind of model in this package.
 
-    ``forward``: images (B, C, H, W) in [0, 1] → logits (B, classes).
+    ``forward``: images (B, C, H, W) in [0, 1] → logits (B, classes). A network that gives more than logits gives them as the first
+    of a tuple, or as ``.logits``.
     """
 
     mean: Tensor
@@ -71,7 +97,8 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[1] != self.architecture.channels:  # normalisation would broadcast a wrong number silently
             raise MmardError(f"images have {x.shape[1]} channels, the model takes {self.architecture.channels}")
-        return self.net((x - self.mean) / self.std if self.normalizes else x)  # type: ignore[no-any-return]
+        output = self.net((x - self.mean) / self.std if self.normalizes else x)
+        return output if isinstance(output, Tensor) else logits_in(output)
 
 
 def _with_stem(name: str, a: Architecture) -> nn.Module:
@@ -152,12 +179,18 @@ TEACHERS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
 FAMILIES |= TEACHERS
 
 
-def build(architecture: Architecture) -> Classifier:
+def build(architecture: Architecture, *, fresh: bool = True) -> Classifier:
     """Build a freshly initialised classifier.
 
+    Args:
+        fresh: for a new run; False: weights will be loaded, and a network from elsewhere fetches none of its own.
+
     Raises:
-        MmardError: for a name of no known family, with the nearest names; for a network that is larger than this machine's memory.
+        MmardError: for a name of no known family, with the nearest names; for a network that is larger than this machine's memory;
+            for the user's own code, where he has not named it himself.
     """
+    if architecture.spec.kind:
+        return _foreign(architecture, fresh)
     for family, (_, make) in FAMILIES.items():
         pattern = re.sub(r"-[A-Z]", r"-(\\d+)", family)
         if match := re.fullmatch(pattern, architecture.name):
@@ -166,21 +199,60 @@ def build(architecture: Architecture) -> Classifier:
                 raise MmardError(f"{architecture.name}: width and depth are at least 1")
             if len(max(match.groups(), key=len, default="")) > len(str(LARGEST)):
                 raise MmardError(f"{architecture.name}: width and depth are at most {LARGEST:,}")
+            if architecture.parameters:
+                raise MmardError(
+                    f"{architecture.spec}: {architecture.name} takes no parameters; its numbers are in its name"
+                )
             net = partial(make, architecture, *numbers)
             _must_fit_in_memory(architecture, net)
             return Classifier(net(), architecture)
-    raise unknown("model", architecture.name, FAMILIES, "capital letters stand for numbers, as in cnn-16-3")
+    cure = f"capital letters stand for numbers, as in cnn-16-3; others: {', '.join(PROVIDERS)}:NAME, FILE.py:FUNCTION"
+    raise unknown("model", architecture.name, FAMILIES, cure)
 
 
-def _must_fit_in_memory(architecture: Architecture, make: Callable[[], nn.Module]) -> None:
-    """Raise MmardError where the weights alone exceed the machine's memory: some systems would end the process silently."""
+def adopt(
+    module: nn.Module, classes: int, channels: int = 3, mean: tuple[float, ...] = (), std: tuple[float, ...] = ()
+) -> Classifier:
+    """Wrap any network as a classifier of this package, which shares its weights; one that is such already stays itself.
+
+    Args:
+        module: images (B, channels, H, W) → logits (B, classes), the first of a tuple, or ``.logits``.
+        mean, std: subtracted and divided before it; empty: it takes pixels in [0, 1] as they are.
+
+    Its weights are saved as those of ``given:CLASS``: a network that only the caller can build again.
+    """
+    if isinstance(module, Classifier):
+        return module
+    if not isinstance(module, nn.Module):
+        raise MmardError(f"got a {type(module).__name__}, expected a network, a torch.nn.Module")
+    name = f"{GIVEN}:{type(module).__name__}"
+    return Classifier(module, Architecture(name=name, classes=classes, channels=channels, mean=mean, std=std))
+
+
+def _foreign(architecture: Architecture, fresh: bool) -> Classifier:
+    """Build a network from elsewhere; where its own weights were asked for, it is normalised as these are."""
+    spec, shape = architecture.spec, (architecture.classes, architecture.channels)
+    if not spec.is_code and spec.kind != GIVEN:  # the user's own code runs once
+        _must_fit_in_memory(architecture, lambda: build_network(spec, *shape, fresh=False)[0], exact=False)
+    net, own = build_network(spec, *shape, architecture.code, fresh=fresh)
+    if own != RAW and not architecture.mean:
+        architecture = replace(architecture, mean=own[0], std=own[1])
+    return Classifier(net, architecture)
+
+
+def _must_fit_in_memory(architecture: Architecture, make: Callable[[], nn.Module], *, exact: bool = True) -> None:
+    """Raise MmardError where the weights alone exceed the machine's memory: some systems would end the process silently.
+
+    Args:
+        exact: a failure means such sizes; False: it may be a network that cannot be built without memory, and is let through.
+    """
     what = f"a {architecture.name} of {architecture.classes:,} classes and {architecture.channels:,} channels"
     try:
         # No memory is taken, and the generator stays as the caller has it.
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             size = sum(p.numel() * p.element_size() for p in make().parameters())
-    except (RuntimeError, TypeError, OverflowError) as e:  # sizes that no tensor can have
-        if "meta tensor" in str(e):  # a network of somebody else reads a value while it is built
+    except (RuntimeError, TypeError, OverflowError, MmardError) as e:  # sizes that no tensor can have
+        if not exact or "meta tensor" in str(e):
             return
         raise MmardError(f"{what} is larger than any memory ({first_line(e)}); choose a smaller one") from e
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
+from torch import nn
 
-from mmard.models.architectures import Architecture, Classifier, build
+from mmard.core.logits import predict_logits
+from mmard.models.architectures import Architecture, Classifier, adopt, build
 from mmard.models.checkpoints import fit, read_checkpoint, weights_for
-from mmard.models.weights import describes_itself, load_weights
+from mmard.models.foreign import NetworkSpec, is_foreign
+from mmard.models.weights import architecture_facts, describes_itself, load_weights, read_state
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError, first_line, unknown
 from mmard.utils.files import read_json, sha256
@@ -21,7 +25,7 @@ class Card(Section):
     """A description of a file of weights.
 
     Attributes:
-        architecture: name, such as ``wrn-34-10``.
+        architecture: name, such as ``wrn-34-10``, or ``timm:resnet18(drop_rate=0.1)``.
         classes, channels, mean, std: as in `Architecture`.
         file: path beside the card, or in a folder beside it; or
         hub: ``{"repo": "owner/name", "filename": "...", "revision": "..."}`` on the Hugging Face hub: fetched when the
@@ -58,9 +62,11 @@ class Card(Section):
         return card
 
     def of(self) -> Architecture:
-        """Return the architecture to build."""
-        shape = {"classes": self.classes, "channels": self.channels}
-        return Architecture(name=self.architecture, **shape, mean=self.mean, std=self.std)
+        """Return the architecture to build; code of the user's own has no place in a card, which may be anybody's."""
+        if (spec := NetworkSpec.of(self.architecture)).is_code or spec.weights:
+            raise MmardError(f"the card's architecture is {self.architecture}; expected a name, such as timm:resnet18")
+        shape = {"classes": self.classes, "channels": self.channels, "mean": self.mean, "std": self.std}
+        return Architecture(name=spec.name, parameters=spec.parameters, **shape)  # type: ignore[arg-type]
 
     def weights(self, beside: Path) -> Path:
         """Find the file, fetched from the hub where the card says so, and check its hash."""
@@ -153,8 +159,12 @@ def weights_file(path: Path) -> Path:
 
 
 @public
-def load_model(source: str | Path) -> Classifier:
+def load_model(source: str | Path, module: nn.Module | None = None, *, trust: bool = False) -> Classifier:
     """Load a classifier in evaluation mode, from whatever `find_model` finds.
+
+    Args:
+        module: for weights of a module that was given in Python: one like it, which the weights are loaded into.
+        trust: run the code of the network that lies beside the weights, though this user has never run it.
 
     Raises:
         MmardError: when there is nothing there, or it is not what it says.
@@ -162,18 +172,87 @@ def load_model(source: str | Path) -> Classifier:
     path = find_model(source)
     if path.suffix == ".onnx":
         raise MmardError(f"{path} is an exported model without gradients; give the run or weights that it came from")
+    if module is not None:
+        return _into(module, path)
     if path.suffix != ".json":
-        return load_weights(path).eval()
+        return load_weights(path, trust=trust).eval()
     card = Card.read(path)
     weights = card.weights(path.parent)
     if describes_itself(weights):
-        model = load_weights(weights)
+        model = load_weights(weights, trust=trust)
         if model.architecture != card.of():
             raise MmardError(f"the card {path} says {card.of()}, its file {model.architecture}")
         return model.eval()
-    model = build(card.of())
+    model = build(card.of(), fresh=False)
     fit(model.net, weights_for(model, read_checkpoint(weights), weights, card.key), weights)
     return model.eval()
+
+
+def _into(module: nn.Module, path: Path) -> Classifier:
+    """Load weights of this package into a module given in Python."""
+    facts = architecture_facts(path)
+    if not facts:
+        raise MmardError(f"{path} does not say its classes; load its weights into the module yourself")
+    own = Architecture.from_facts(facts)
+    model = adopt(module, own.classes, own.channels, own.mean, own.std)
+    fit(model, read_state(path), path)
+    return model.eval()
+
+
+def load_foreign(source: str, classes: int, channels: int) -> Classifier:
+    """Load a network from elsewhere with its weights, ``timm:resnet18@weights.pt``, in evaluation mode.
+
+    Weights of this package bring their normalisation; others' go with the ``mean`` and ``std`` in brackets.
+
+    Raises:
+        MmardError: where no weights are named, or they are not this network's; for code that nobody vouched for.
+    """
+    spec = NetworkSpec.of(source)
+    if not spec.weights and not spec.parameters.get("pretrained"):
+        raise MmardError(f"{source} names no trained weights; give a file after an @: {spec.name}@weights.pt")
+    path = Path(spec.weights).expanduser()
+    if spec.weights and not path.is_file():
+        raise MmardError(f"there are no weights {path} of the network {spec.name}")
+    shape = {"classes": classes, "channels": channels, "mean": spec.mean, "std": spec.std}
+    if spec.weights and not spec.mean and (facts := architecture_facts(path)):
+        shape |= {key: tuple(facts.get(key) or ()) for key in ("mean", "std")}
+    made = Architecture(name=spec.name, parameters=spec.parameters, code=spec.code(), **shape)  # type: ignore[arg-type]
+    model = build(made, fresh=not spec.weights)
+    if spec.weights:
+        must_be_itself(path)
+        fit(model.net, weights_for(model, read_checkpoint(path), path, spec.key), path)
+    return model.eval()
+
+
+def described(source: str | Path) -> tuple[dict[str, Any], bool]:
+    """Return the accuracies that a model's card claims, and whether its weights say nothing of themselves."""
+    if is_foreign(source):
+        weights = Path(NetworkSpec.of(str(source)).weights)
+        return {}, not (weights.is_file() and describes_itself(weights))
+    path = find_model(source)
+    return Card.read(path).claimed if path.suffix == ".json" else {}, not describes_itself(weights_file(path))
+
+
+@torch.no_grad()
+def must_take(model: Classifier, what: str, shape: torch.Size | tuple[int, ...]) -> None:
+    """Raise MmardError unless a network gives logits of its classes for two images (C, H, W) = ``shape``, in evaluation mode.
+
+    It is for networks from elsewhere; those of this package take any size that their names allow.
+    """
+    kept = model.training
+    x = torch.zeros(2, *shape, device=model.mean.device)
+    try:
+        predict_logits(model.eval(), x, what, model.architecture.classes)
+    except MmardError:
+        raise
+    except Exception as e:  # a network from elsewhere fails in its own ways
+        size = " x ".join(map(str, shape))
+        raise MmardError(
+            f"{what} cannot take images of {size} ({first_line(e)}); give it one that can, by a parameter such as img_size, or "
+            "other data"
+        ) from e
+    finally:
+        model.train(kept)
 
 
 def must_fit(model: Classifier, what: str, classes: int, channels: int) -> None:
@@ -189,7 +268,8 @@ def must_fit(model: Classifier, what: str, classes: int, channels: int) -> None:
 
 def load_teacher(source: str | Path, classes: int, channels: int) -> Classifier:
     """Load a frozen teacher for data with so many classes and channels."""
-    return as_teacher(load_model(source), source, classes, channels)
+    loaded = load_foreign(str(source), classes, channels) if is_foreign(source) else load_model(source)
+    return as_teacher(loaded, source, classes, channels)
 
 
 def as_teacher(model: Classifier, source: str | Path, classes: int, channels: int) -> Classifier:

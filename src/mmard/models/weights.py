@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,13 @@ from mmard.models.architectures import Architecture, Classifier, build
 from mmard.models.checkpoints import fit, read_checkpoint
 from mmard.models.tensor_files import load_tensors, save_tensors
 from mmard.utils.errors import MmardError, first_line
-from mmard.utils.files import state_of
+from mmard.utils.files import sha256, state_of, write_whole
 from mmard.utils.portable_paths import portable
 from mmard.utils.text_files import parse_json
+from mmard.utils.trust import Trust, is_allowed_module, is_vouched, vouch_for_code, vouched_code
+
+CODE = "network.py"
+"""The file in a run folder with the user's own code that builds the network."""
 
 
 def save_weights(
@@ -27,12 +30,16 @@ def save_weights(
     Weights are shared, so the settings in the metadata name no folder of this machine.
     """
     told = {key: portable(fact) if key in ("settings", "teachers") else fact for key, fact in (metadata or {}).items()}
-    header = {"architecture": json.dumps(asdict(model.architecture)), "facts": json.dumps(told)}
+    header = {"architecture": json.dumps(model.architecture.facts()), "facts": json.dumps(told)}
     save_tensors(path, model.state_dict(), header, make_folder=make_folder)
+    keep_code(path.parent, model.architecture)
 
 
-def load_weights(path: Path) -> Classifier:
+def load_weights(path: Path, *, trust: bool = False) -> Classifier:
     """Load the classifier that `save_weights` wrote.
+
+    Args:
+        trust: run the code of the network beside the weights, though this user has never run it.
 
     Raises:
         MmardError: for a truncated or damaged file, or one from elsewhere (those need a card).
@@ -41,11 +48,53 @@ def load_weights(path: Path) -> Classifier:
         raise MmardError(f"{path} does not say its architecture; write a card for it (docs/teachers.md)")
     try:
         given = parse_json(_header(path)["architecture"], f"the header of {path}")
-        model = build(Architecture(**{**given, "mean": tuple(given["mean"]), "std": tuple(given["std"])}))
+        architecture = Architecture.from_facts(given)
+        _may_run(architecture, path, trust)
+        model = build(architecture, fresh=False)
     except (ValueError, TypeError, KeyError) as e:
         raise MmardError(f"{path} was not written by this package ({first_line(e)}); write a card for it") from e
     fit(model, read_state(path), path)
     return model
+
+
+def keep_code(folder: Path, architecture: Architecture) -> None:
+    """Copy the user's code that builds a network to its weights: as ``network.py``, or under a further name where that is taken."""
+    code = architecture.code
+    if not code or code_beside(folder, code):
+        return
+    if (source := vouched_code(code)) is None:
+        raise MmardError(f"{architecture.name} is not the code any more that this run began with; put it back")
+    target = folder / CODE if not (folder / CODE).exists() else folder / f"network-{code[:8]}.py"
+    write_whole(target, lambda part: part.write_bytes(source.read_bytes()), make_folder=False)
+
+
+def code_beside(folder: Path, digest: str) -> Path | None:
+    """Find the code of this SHA-256 in a folder of weights; None where it is not there."""
+    return next(
+        (file for file in sorted(folder.glob("network*.py")) if file.is_file() and sha256(file) == digest), None
+    )
+
+
+def _may_run(architecture: Architecture, path: Path, trust: bool) -> None:
+    """Raise MmardError unless the code that builds the network has been run by this user before, or is trusted now."""
+    spec = architecture.spec
+    if not spec.is_code or (spec.kind == "module" and is_allowed_module(spec.name)):
+        return
+    if spec.kind == "module":
+        Trust(everything=trust).must_allow_network(spec.name, "student")
+        return
+    file, known = code_beside(path.parent, architecture.code), vouched_code(architecture.code)
+    if file is None and known is None:
+        raise MmardError(
+            f"{path} is of the network {spec.name}, whose code is not beside it; put that file there, as {CODE}, unchanged"
+        )
+    if file is not None and not (trust or is_vouched(architecture.code)):
+        raise MmardError(
+            f"{path} is of a network that {file} builds, and you have not run that code before; if you know it, give --trust "
+            "(Python: trust=True)"
+        )
+    if file is not None:
+        vouch_for_code(file, architecture.code)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

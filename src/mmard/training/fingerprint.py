@@ -40,7 +40,7 @@ def identity_of(
         **others,
         "method": re.sub(r" at 0x[0-9a-f]+", "", str(method)),
         "threat": asdict(threat),
-        "student": asdict(student.architecture) if isinstance(student, Classifier) else type(student).__name__,
+        "student": student.architecture.facts() if isinstance(student, Classifier) else type(student).__name__,
         "teachers": {name: digest_of(net.state_dict(), {})[:16] for name, net in teachers.items()},
         "data": {**seen, "labels": labels.hexdigest()[:16], **others.get("data", {})},
     }

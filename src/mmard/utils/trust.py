@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmard.utils.errors import MmardError
+from mmard.utils.files import sha256
 from mmard.utils.text_files import read_text
 
 _KNOWN: set[str] = set()
 """Places that this process has used; their files in `state_folder` may be impossible to write."""
+_CODE: dict[str, Path] = {}
+"""SHA-256 → a file of code that this process may run."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,46 @@ class Trust:
         """Add words of the user's own command, or trust everything."""
         return replace(self, own=self.own | frozenset(own), everything=self.everything or everything)
 
-    def must_allow_code(self, name: str) -> None:
-        """Raise MmardError unless the method ``name``, from outside this package, may be imported.
+    def must_allow_code(self, name: str, what: str = "method") -> None:
+        """Raise MmardError unless ``name``, a method or a network from outside this package, may be imported.
 
         Raises:
             MmardError: where it comes from a file, and neither the command nor ``--trust`` vouches for it.
         """
         if not self.everything and name not in self.own:
             raise MmardError(
-                f"the settings name the method {name}, which is not of this package: to build it runs its code; if you know "
-                f"that code, give --trust (Python: trust=True), or name it yourself: --method {name}"
+                f"the settings name the {what} {name}, which is not of this package: to build it runs its code; if you know "
+                f"that code, give --trust (Python: trust=True), or name it yourself: --{what} {name}"
             )
+
+    def must_allow_network(self, name: str, what: str, kept: Path | None = None) -> str:
+        """Raise MmardError unless the user's builder ``name`` may run; remember its code, that it may run again.
+
+        Args:
+            name: ``file.py:build`` or ``package.module:build``.
+            what: ``student``, ``teacher``, for the error.
+            kept: a run's copy of the file, for where there is none at its place any more.
+
+        Returns:
+            The SHA-256 of the file; empty for a module.
+        """
+        place, _, _ = name.rpartition(":")
+        if not place.endswith(".py"):
+            if not is_allowed_module(name):
+                self.must_allow_code(name, what)
+            _remember(f"code://{name}")
+            return ""
+        file = Path(place).expanduser()
+        named = file.is_file() or kept is None or not kept.is_file()
+        if not named and kept is not None:
+            file = kept
+        if not file.is_file():
+            raise MmardError(f"there is no file {file}")
+        digest = sha256(file)
+        if not is_vouched(digest):
+            (self if named else replace(self, own=frozenset())).must_allow_code(name, what)
+        vouch_for_code(file, digest)
+        return digest
 
     def must_allow_place(self, place: str, what: str) -> None:
         """Raise MmardError unless a place (a path, an address, or ``hub://owner/name``) may be read; remember an allowed one.
@@ -83,6 +115,37 @@ def known_file(digest: str) -> Path | None:
         return Path(read_text(kept).strip()) if re.fullmatch("[0-9a-f]{64}", digest) and kept.is_file() else None
     except MmardError:
         return None
+
+
+def vouch_for_code(file: Path, digest: str) -> None:
+    """Remember that the user runs the code in this file: the same code may run again, wherever it lies."""
+    _CODE[digest] = file.resolve()
+    with suppress(OSError):
+        (state_folder() / f"code-{digest}").unlink(missing_ok=True)  # it may lie elsewhere by now
+    _keep(state_folder() / f"code-{digest}", str(file.resolve()))
+
+
+def is_vouched(digest: str) -> bool:
+    """Tell whether the user has run code of this SHA-256 before, wherever it lay."""
+    return digest in _CODE or bool(
+        re.fullmatch("[0-9a-f]{64}", digest) and (state_folder() / f"code-{digest}").is_file()
+    )
+
+
+def vouched_code(digest: str) -> Path | None:
+    """Find the file of code that the user has run, by its SHA-256; None where it is gone, or its contents are others by now."""
+    if not is_vouched(digest):
+        return None
+    try:
+        found = _CODE.get(digest) or Path(read_text(state_folder() / f"code-{digest}").strip())
+        return found if found.is_file() and sha256(found) == digest else None
+    except (MmardError, OSError):
+        return None
+
+
+def is_allowed_module(name: str) -> bool:
+    """Tell whether the user has run ``package.module:build`` before."""
+    return _is_known(f"code://{name}")
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -103,9 +103,11 @@ STEPS, BATCH = 100, 64
 def fitted(images: Images) -> nn.Module:
     """Train a small ``cnn-16-3`` naturally on the images, deterministically; less than a second on a core."""
     torch.manual_seed(0)
-    shape = {"classes": len(images.classes), "channels": images.channels}
     mean, std = images.mean_std()
-    net = build(Architecture(name="cnn-16-3", **shape, mean=mean, std=std)).to(images.labels.device)
+    architecture = Architecture(
+        name="cnn-16-3", classes=len(images.classes), channels=images.channels, mean=mean, std=std
+    )
+    net = build(architecture).to(images.labels.device)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     draw = torch.Generator().manual_seed(0)
     with torch.enable_grad():

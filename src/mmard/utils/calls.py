@@ -1,0 +1,102 @@
+"""Calls as people write them, ``mmard(rslad, inner=entropy)``: parsed into a name with parameters, and these typed."""
+
+import ast
+import inspect
+import re
+from collections.abc import Mapping
+from types import GenericAlias
+from typing import Annotated, Any, get_args
+
+from pydantic import StrictBool, StrictStr, TypeAdapter, ValidationError
+
+from mmard.utils.errors import MmardError
+from mmard.utils.text_files import parse_yaml
+from mmard.utils.validation import Number, expectation
+
+WORD = re.compile(r"[^\s()\[\]{},=](?:[^()\[\]{},=]*[^\s()\[\]{},=])?")  # all between brackets, commas and equals signs
+KINDS: dict[type, Any] = {float: Number, int: Number, tuple: Number, bool: StrictBool, str: StrictStr}
+
+
+def parse_call(text: str) -> str | dict[str, Any]:
+    """Parse one name, with or without parameters: ``{"name": ..., parameter: value}`` in the second case.
+
+    Raises:
+        MmardError: for brackets that do not match, or a part that is no key=value.
+    """
+    text = one_line(text)
+    return _spec(_parsed(text), text)
+
+
+def parse_calls(text: str) -> dict[str, str | dict[str, Any]]:
+    """Parse names with commas between them: what stands there → what `parse_call` makes of it."""
+    text = one_line(text)
+    whole = _parsed(text or "()")
+    parts = whole.elts if isinstance(whole, ast.Tuple) else [whole]
+    return {_at(part, text): _spec(part, text) for part in parts}
+
+
+def one_line(text: str) -> str:
+    """Replace line breaks and other blanks of a text by spaces, and remove those around it."""
+    return re.sub(r"\s", " ", text).strip()
+
+
+def typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
+    """Convert a value to the type of its parameter's default, ``"5/6"`` to a float, within the range of its annotation."""
+    kind = type(parameter.default)
+    if parameter.default is None and float in get_args(parameter.annotation) and value is not None:
+        kind = float
+    if kind not in KINDS:
+        return value
+    each = next(iter(get_args(parameter.annotation)), None) if kind is tuple else parameter.annotation
+    within: Any = Annotated[KINDS[kind], None, *getattr(each, "__metadata__", ())]
+    if kind is tuple:
+        within = GenericAlias(tuple, (within, ...))
+    try:
+        found = TypeAdapter(within).validate_python(value)
+    except ValidationError as e:
+        fault = e.errors()[0]
+        example = " of numbers such as [215, 260]" if fault["type"] == "tuple_type" else ""
+        raise MmardError(f"{key} is {fault['input']!r}, {expectation(fault)}{example}") from e
+    return int(found) if kind is int and found == int(found) else found
+
+
+def must_bind(function: Any, given: Mapping[str, Any], what: str) -> None:
+    """Raise MmardError where a function lacks a parameter without default, or does not take one of these."""
+    try:
+        inspect.signature(function).bind(**given)
+    except TypeError as e:
+        raise MmardError(f"{what}: {e}") from e
+
+
+def _parsed(text: str) -> ast.expr:
+    """Parse an expression's commas, brackets and equals signs as Python does.
+
+    An x stands for each letter between them, for names may be paths (``my-file.py:build``) and values are YAML.
+    """
+    try:
+        return ast.parse(WORD.sub(lambda word: "x" * len(word[0]), text), mode="eval").body
+    except (SyntaxError, MemoryError, RecursionError) as e:
+        raise MmardError(
+            f"{text!r} is no method: expected brackets that match, with a base first and then key=value, such as "
+            "mmard(rslad, inner=entropy)"
+        ) from e
+
+
+def _at(node: ast.expr, text: str) -> str:
+    return text[node.col_offset : node.end_col_offset]
+
+
+def _spec(node: ast.expr, text: str) -> str | dict[str, Any]:
+    if not isinstance(node, ast.Call):
+        return _at(node, text)
+    for more in node.args[1:]:
+        raise MmardError(f"{_at(more, text)!r} in {text!r} is no parameter; expected key=value, such as inner=entropy")
+    spec: dict[str, Any] = {"name": _at(node.func, text)}
+    given = [("base", base) for base in node.args]  # a base without its key
+    given += [(text[one.col_offset :][: len(one.arg or "")], one.value) for one in node.keywords]
+    for key, value in given:
+        if key in spec:
+            raise MmardError(f"{key} stands twice in {text!r}; give it once")
+        inside = _at(value, text)
+        spec[key] = _spec(value, text) if key == "base" else parse_yaml(inside, f"'{key}={inside}' in {text!r}")
+    return spec
