@@ -11,7 +11,7 @@ from pydantic import InstanceOf
 
 from mmard.api.networks import Given, must_be_buildable, teachers_of
 from mmard.api.recipe_files import recipes
-from mmard.api.registry import build_method, function_at, run_foreign
+from mmard.api.registry import build_method
 from mmard.api.settings import Settings
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
@@ -33,6 +33,7 @@ from mmard.training.schedule import Plan
 from mmard.training.validation import Validation
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError
+from mmard.utils.foreign_code import function_at, run_foreign
 from mmard.utils.numbers import NeverBeginsError
 
 
@@ -197,7 +198,7 @@ def may_be_read(settings: Settings) -> None:
 def _data_may_be_read(settings: Settings) -> None:
     data = settings.data
     if is_code(data.name):
-        settings.trust.must_allow_code(data.name)
+        settings.trust.must_allow_code(data.name, "data.name")
         return
     if data.name not in SOURCES:  # a name of the hub, or of a folder that `datasets` takes for one
         settings.trust.must_allow_place(data.name if Path(data.name).exists() else f"hub://{data.name}", "data.name")

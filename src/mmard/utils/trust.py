@@ -38,15 +38,16 @@ class Trust:
         return replace(self, own=self.own | frozenset(own), everything=self.everything or everything)
 
     def must_allow_code(self, name: str, what: str = "method") -> None:
-        """Raise MmardError unless ``name``, a method or a network from outside this package, may be imported.
+        """Raise MmardError unless ``name``, a method, a network or data from outside this package, may be imported.
 
         Raises:
             MmardError: where it comes from a file, and neither the command nor ``--trust`` vouches for it.
         """
         if not self.everything and name not in self.own:
+            word = f"--method {name}" if what == "method" else f"{what}={name}"
             raise MmardError(
                 f"the settings name the {what} {name}, which is not of this package: to build it runs its code; if you know "
-                f"that code, give --trust (Python: trust=True), or name it yourself: --{what} {name}"
+                f"that code, give --trust (Python: trust=True), or name it yourself: {word}"
             )
 
     def must_allow_network(self, name: str, what: str, kept: Path | None = None) -> str:
