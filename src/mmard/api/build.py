@@ -17,6 +17,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import MissingModelError, Models, Views
+from mmard.data.extra import Extra
 from mmard.data.images import DataSet
 from mmard.data.labels import Known, agreed
 from mmard.data.sources import SOURCES, is_code, load, must_be_used, unused
@@ -35,6 +36,9 @@ from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError
 from mmard.utils.foreign_code import function_at, run_foreign
 from mmard.utils.numbers import NeverBeginsError
+
+EXTRA = ("extra", "extra_ratio", "extra_labels")
+"""Settings of extra training images, which no teacher learns from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +81,12 @@ def resolve(settings: InstanceOf[Settings], given: Given | None = None) -> Resol
     Raises:
         MmardError: for the first that is wrong, before anything heavy runs.
     """
-    must_be_used(settings.data.name, list(settings.data.model_dump(exclude_defaults=True)))
+    given = settings.data.model_dump(exclude_defaults=True)
+    must_be_used(settings.data.name, list(given))
+    if "extra" not in given and (lost := [key for key in EXTRA if key in given]):
+        raise MmardError(
+            f"data.{lost[0]} is of extra images, and there are none; give data.extra=FILE.npz, or leave it out"
+        )
     if found := re.search(r"\$\{?\w+", settings.out):
         raise MmardError(
             f"out={settings.out}: {found[0]} is not replaced here; write the whole path (~ is your home folder)"
@@ -110,6 +119,10 @@ def _must_go_together(settings: Settings, method: Method) -> None:
         raise MmardError(
             f"attack.warm_start keeps perturbations of the image itself, and data.augment={settings.data.augment} does more "
             "than move it; choose crop+flip, or leave one of them out"
+        )
+    if settings.attack.warm_start and settings.data.extra:
+        raise MmardError(
+            "attack.warm_start keeps a perturbation of every image, and data.extra has too many; leave out one"
         )
     if settings.attack.stop_at is None:
         return
@@ -146,7 +159,7 @@ def data_of(settings: Settings, models: Iterable[Known] = (), *, stream: bool = 
             that are not there, and for models that know the same classes in different orders.
     """
     _data_may_be_read(settings)
-    options = settings.data.model_dump(exclude={"augment"}) | ({"stream": True} if stream else {})
+    options = settings.data.model_dump(exclude={"augment", *EXTRA}) | ({"stream": True} if stream else {})
     ignored = unused(settings.data.name, list(options))  # an old run's; `resolve` refuses them
     if given is None and is_code(settings.data.name):
         given = run_foreign(
@@ -154,6 +167,24 @@ def data_of(settings: Settings, models: Iterable[Known] = (), *, stream: bool = 
         )
     kept = {key: value for key, value in options.items() if key not in ignored}
     return load(**kept, model=agreed(models), given=given)
+
+
+def extra_of(settings: Settings, data: DataSet) -> Extra | None:
+    """Open the extra training images that the settings name, for this data set; None where they name none.
+
+    Raises:
+        MmardError: for a file that may not be read, and images or labels that do not fit.
+    """
+    given = settings.data
+    if given.extra is None:
+        return None
+    settings.trust.must_allow_place(given.extra, "data.extra")
+    extra = Extra.read(given.extra, given.extra_ratio, given.extra_labels, data.source, data.train)
+    if extra.labels is None and not settings.teacher:
+        raise MmardError(
+            f"{given.extra} has no labels that are used, and no teacher is given to label them; give teacher=RUN"
+        )
+    return extra
 
 
 def known_of(source: str | Path, what: str) -> Known:
@@ -190,6 +221,8 @@ def may_be_read(settings: Settings) -> None:
         MmardError: for what a foreign run folder names outside of itself and the user does not.
     """
     _data_may_be_read(settings)
+    if settings.data.extra:
+        settings.trust.must_allow_place(settings.data.extra, "data.extra")
     teachers_of(settings)
     if settings.teacher_recipe and settings.teacher_recipe not in recipes():
         settings.trust.must_allow_place(settings.teacher_recipe, "teacher_recipe")

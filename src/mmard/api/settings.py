@@ -53,12 +53,17 @@ class DataSettings(FileOptions):
     """The settings of the data set; see ``mmard ls data``. ``stream`` leaves the training images on disk.
 
     ``channels`` are by default what the files are: 1 where all are grey, else 3. ``on_error: skip`` leaves out broken images.
+    ``extra`` is an .npz file of further training images, which are ``extra_ratio`` of each batch; ``extra_labels`` says whether the
+    ``file`` or the ``teacher`` labels them, by default the file where it can. No teacher is trained on them.
     """
 
     held_out: Number = 0.1
     limit: Count | None = None
     test_limit: Count | None = None
     seed: Seed = 0
+    extra: str | None = None
+    extra_ratio: Annotated[Number, Field(gt=0, lt=1)] = 0.7
+    extra_labels: Literal["file", "teacher"] | None = None
     augment: Literal["none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix"] = "none"
 
 

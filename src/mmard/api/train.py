@@ -9,9 +9,11 @@ from typing import Any, cast
 from pydantic import InstanceOf
 
 from mmard.api.build import (
+    EXTRA,
     Resolved,
     data_of,
     engine_of,
+    extra_of,
     known_of,
     resolve,
 )
@@ -157,7 +159,7 @@ def teacher_of(student_settings: Settings) -> Resolved | None:
     teacher, recipe = student_settings.teacher, student_settings.teacher_recipe
     if not (teacher and recipe) or RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file():
         return None
-    shared = {f"data.{k}": v for k, v in student_settings.data.model_dump(exclude={"augment"}).items()}
+    shared = {f"data.{k}": v for k, v in student_settings.data.model_dump(exclude={"augment", *EXTRA}).items()}
     shared |= {f"threat.{k}": v for k, v in student_settings.threat.model_dump().items()}
     shared |= {f"engine.{k}": v for k, v in student_settings.engine.model_dump(exclude={"micro_batch"}).items()}
     shared["teacher_check"] = student_settings.teacher_check
@@ -197,7 +199,7 @@ def _warn_of_other_data(teacher: RunFolder, student_settings: Settings) -> None:
     """Warn of a teacher trained on another split: it may have seen what is held out from the student."""
     if teacher.is_run:
         old, new = (
-            s.data.model_dump(mode="json", exclude={"augment", "stream", "channels"})
+            s.data.model_dump(mode="json", exclude={"augment", "stream", "channels", *EXTRA})
             for s in (read_settings(teacher.path), student_settings)
         )
         if changed := differences(old, new, "data."):
@@ -282,6 +284,7 @@ def _trainer(
         threat=resolved.threat,
         student=student,
         train=data.train,
+        extra=extra_of(settings, data),
         held_out=data.held_out,
         folder=folder,
         teachers=load_teachers(settings, resolved.given, nets, shape),

@@ -119,7 +119,7 @@ def parts_in(arrays: Mapping[Any, Any], keys: Keys, where: str, only: str = "tra
     found: dict[str, Part] = {}
     for split in ("", *SPLITS):
         image, label = (
-            _key(have, split, one, usual) for one, usual in ((keys.image, PIXEL_KEYS), (keys.label, LABEL_KEYS))
+            key_of(have, usual, one, split) for usual, one in ((PIXEL_KEYS, keys.image), (LABEL_KEYS, keys.label))
         )
         if image and label:
             x, y = arrays[image], arrays[label]
@@ -134,8 +134,8 @@ def parts_in(arrays: Mapping[Any, Any], keys: Keys, where: str, only: str = "tra
     return found
 
 
-def _key(have: list[str], split: str, asked: str | None, usual: tuple[str, ...]) -> str | None:
-    """Find the key of a split's images or labels among those that there are."""
+def key_of(have: list[str], usual: tuple[str, ...], asked: str | None = None, split: str = "") -> str | None:
+    """Find the key of images or labels among those that there are: the requested or a usual one, of a split where it is named."""
     for one in [asked] if asked else usual:
         for name in [f"{split}_{one}", f"{one}_{split}"] if split else [one]:
             if match := [key for key in have if key.lower() == name.lower()]:
@@ -224,7 +224,7 @@ def _pair(item: Any, number: int, keys: Keys) -> tuple[Any, Any]:
     """Return the picture and the label of an item."""
     if isinstance(item, Mapping):
         have = [key for key in item if isinstance(key, str)]
-        image, label = _key(have, "", keys.image, PIXEL_KEYS), _key(have, "", keys.label, LABEL_KEYS)
+        image, label = key_of(have, PIXEL_KEYS, keys.image), key_of(have, LABEL_KEYS, keys.label)
         if image and label:
             return item[image], item[label]
         raise MmardError(

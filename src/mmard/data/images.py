@@ -151,10 +151,9 @@ def levels(pixels: np.ndarray, count: int) -> Tensor:
         raise MmardError(
             f"images of shape {pixels.shape} have their channels last; expected (N, C, H, W): .transpose(0, 3, 1, 2)"
         )
+    pixels = np.ascontiguousarray(pixels) if pixels.flags.writeable else np.array(pixels, order="C")  # no mapped file
     if pixels.dtype == np.uint8:
-        return torch.from_numpy(
-            np.array(pixels, order="C", copy=None if pixels.flags.writeable else True)
-        )  # no mapped file
+        return torch.from_numpy(pixels)
     if pixels.dtype.kind != "f":
         whole = (
             f"divide by {np.iinfo(pixels.dtype).max}, or by the largest"
@@ -165,7 +164,7 @@ def levels(pixels: np.ndarray, count: int) -> Tensor:
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 1):  # also for NaN
         raise MmardError(f"pixels lie in [{low:g}, {high:g}], expected [0, 1]; divide by 255, do not normalise")
-    return (torch.from_numpy(np.ascontiguousarray(pixels)) * 255).round().to(torch.uint8)
+    return (torch.from_numpy(pixels) * 255).round().to(torch.uint8)
 
 
 def mean_std(parts: Iterable[Tensor], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -189,6 +188,7 @@ class DataSet:
 
     Attributes:
         skipped: the fault of each picture that was left out because it cannot be decoded.
+        source: the names of the classes in the source's own order.
     """
 
     name: str
@@ -196,6 +196,7 @@ class DataSet:
     held_out: Images
     test: Images
     skipped: tuple[str, ...] = ()
+    source: tuple[str, ...] = ()
 
 
 def stratified(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

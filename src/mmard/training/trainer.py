@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.data.augment import apply_extra, sample_crop
+from mmard.data.extra import Extra, named_by_teacher
 from mmard.data.images import Images, ImageSet
 from mmard.models.architectures import Classifier
 from mmard.models.weights import save_weights
@@ -51,6 +52,7 @@ class Trainer:
         student: trained in place.
         train, held_out: the training set, in memory or on disk, and the images that choose the best checkpoint;
             moved to the engine's device.
+        extra: images that take their share of each batch; without labels, ``teachers["teacher"]`` gives them theirs.
         folder: where checkpoints and metrics go.
         teachers: the other networks by name (``teacher`` and any other that the method needs); frozen here.
         plan, averaging, validation: schedule, weight average, evaluation on the held-out split.
@@ -89,20 +91,25 @@ class Trainer:
     checkpoint_every: int | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     extension: Extension | None = None
+    extra: Extra | None = None
     watcher: Watcher = field(default_factory=Watcher)
 
     def __post_init__(self) -> None:
-        engine, plan = self.engine, self.plan
+        engine, plan, size = self.engine, self.plan, self.plan.batch_size
         self.train, self.held_out = self.train.to(engine.device), self.held_out.to(engine.device)
-        self.loader = BatchLoader(images=self.train, batch_size=plan.batch_size, seed=self.seed, engine=engine)
+        self.loader = BatchLoader(images=self.train, batch_size=size, seed=self.seed, engine=engine, extra=self.extra)
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total = plan.epochs * self.steps_per_epoch
-        self.made_with = self._identity()
+        self.made_with = identity_of(
+            student=self.student, teachers=self.teachers, method=self.method, threat=self.threat, images=self.train,
+            seed=self.seed, scale=self.scale, train=plan.model_dump(),
+            averaging=self.averaging.model_dump(), validation=self.validation.model_dump(),
+            data={"augment": self.augmentation, **(self.extra.identity() if self.extra else {})},
+        )  # fmt: skip
         self.terms = prepare_attack(self.method, self.train, engine.device)
         self.update = Update(
             method=self.method, threat=self.threat, student=self.student, teachers=self.teachers, plan=plan,
-            engine=engine, scale=self.scale, compile=self.compile, seed=self.seed,
-            shape=self.train.shape,
+            engine=engine, scale=self.scale, compile=self.compile, seed=self.seed, shape=self.train.shape,
         )  # fmt: skip
         self.beside = {companion.name: companion.net for companion in self.update.companions}
         self.average = Average(self.averaging.in_run_of(plan.epochs), self.student)
@@ -114,13 +121,6 @@ class Trainer:
         self.history: list[dict[str, Any]] = []  # extensions
         self.record: dict[str, Any] | None = None  # the last line of the metrics
         self.pending: dict[str, float] | None = None  # the pace of an epoch whose end a signal cut off
-
-    def _identity(self) -> dict[str, Any]:
-        return identity_of(
-            student=self.student, teachers=self.teachers, method=self.method, threat=self.threat, images=self.train,
-            seed=self.seed, scale=self.scale, data={"augment": self.augmentation}, train=self.plan.model_dump(),
-            averaging=self.averaging.model_dump(), validation=self.validation.model_dump(),
-        )  # fmt: skip
 
     def fit(self) -> dict[str, float]:
         """Train to the end, from the folder's checkpoint where there is one; returns the best held-out accuracies."""
@@ -194,6 +194,7 @@ class Trainer:
     def _one_step(self, x: Tensor, y: Tensor, index: Tensor) -> None:
         progress = self.step / self.total
         torch.manual_seed(seed_of(self.seed, self.step, self.engine.rank))
+        y = named_by_teacher(x, y, self.update.predictors) if self.extra and self.extra.labels is None else y
         frame = sample_crop(x, self.augmentation)
         x = apply_extra(frame(x), self.augmentation)
         self.meter.add(self.step, self.update(x, y, index, progress, self.at_once, frame))
