@@ -8,6 +8,7 @@ from mmard.utils.moved import install
 if TYPE_CHECKING:
     from mmard import losses, methods
     from mmard.api.diagnose import diagnose
+    from mmard.api.distiller import Distiller
     from mmard.api.evaluate import evaluate
     from mmard.api.train import train
     from mmard.attacks.pgd import Pgd
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Distiller",
     "Method",
     "MmardError",
     "Objective",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 _HOME = {
     "api.diagnose": ("diagnose",),
+    "api.distiller": ("Distiller",),
     "api.evaluate": ("evaluate",),
     "api.train": ("train",),
     "attacks.pgd": ("Pgd",),

@@ -1,0 +1,316 @@
+"""A method's step for a training loop of one's own: it makes the examples and gives the loss with its gradient."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmard.api.build import must_be_whole
+from mmard.api.registry import build_method, names_of
+from mmard.attacks.inner.adaptive import WarmStart
+from mmard.attacks.inner.compose import Inner
+from mmard.attacks.inner.switching import CollapseGuard
+from mmard.attacks.pgd import Pgd, untargeted
+from mmard.core.logits import predict_logits
+from mmard.core.method import Maximizer, Method
+from mmard.core.threat import Threat
+from mmard.core.views import Models, Point, Views, held_still
+from mmard.models.cards import load_model
+from mmard.training.awp import state_kept
+from mmard.training.companions import begun
+from mmard.training.descent import LearningCompanion, descend
+from mmard.training.own_loop import Autocast, Collected, OwnNetworks, UntimedViews, answer, unwrapped
+from mmard.training.step import make_example, must_be_pixels, outer_losses
+from mmard.utils.distributed import over_processes
+from mmard.utils.errors import MmardError, first_line
+from mmard.utils.numbers import must_be_whole_number, shortened
+from mmard.utils.precision import full_precision
+from mmard.utils.trust import Trust
+from mmard.utils.validation import validated
+
+Network = nn.Module | str | Path
+"""A module, or what `mmard.load_model` takes."""
+
+
+class Distiller:
+    """A method of adversarial distillation for a training loop of one's own: ``loss, log = distiller.step(x, y)``.
+
+    The optimiser, its schedule, devices, precision and processes are the loop's. Losses and gradients are those of `mmard.train`.
+
+    Args:
+        method: a name such as ``"mmard"`` or ``"awp(igdm(rslad), gamma=0.01)"``, ``{name: ..., parameter: value}``, or a
+            `Method`, whose state is then this distiller's.
+        student: images (B, C, H, W) in [0, 1] → logits (B, K), normalisation inside; also wrapped in DistributedDataParallel
+            or ``torch.compile``. Its mode is the loop's business; attacks leave mode, gradients and BatchNorm's statistics alone.
+        teacher: frozen here and kept in evaluation mode, on the images' device; None where the method needs none.
+        threat: the ball in which examples are made.
+        teachers: further networks by name, such as ``{"natural": net}``, and those that companions start from, as copies.
+        attack: changes to the method's PGD, such as ``{"steps": 5}``: those of the settings ``attack.*``.
+        steps: how many steps training will have in all, for methods that change on the way; see `progress`.
+        epochs: how many epochs that is, for methods that count epochs.
+
+    Attributes:
+        companions: the networks that learn beside the student, by name; an optimiser needs `parameters` too.
+
+    Raises:
+        MmardError: for an argument of another kind, a method that is not there, and a teacher that it lacks.
+    """
+
+    def __init__(
+        self,
+        method: str | dict[str, Any] | Method,
+        student: nn.Module,
+        teacher: Network | None,
+        threat: Threat,
+        *,
+        teachers: Mapping[str, Network] | None = None,
+        attack: Mapping[str, Any] | None = None,
+        steps: int | None = None,
+        epochs: int = 1,
+    ) -> None:
+        must_be_whole_number(epochs=epochs, **({} if steps is None else {"steps": steps}))
+        if not isinstance(threat, Threat):
+            raise MmardError(f"threat is {shortened(threat)}, expected one such as mmard.Threat(eps=8/255)")
+        if not isinstance(student, nn.Module):
+            raise MmardError(
+                f"student is {shortened(student)}, expected a torch.nn.Module, whose weights your optimiser has"
+            )
+        self.threat, self.steps, self.epochs, self.step_number = threat, steps, epochs, 0
+        self.method = _attacking(_method(method), attack or {}, threat)
+        given = {**(teachers or {}), **({} if teacher is None else {"teacher": teacher})}
+        networks = {name: _network(net, name) for name, net in given.items()}
+        fresh = [name for name, companion in self.method.companions.items() if companion.fresh is not None]
+        must_be_whole(self.method, [*networks, *fresh], epochs)
+        frozen = {name: net for name, net in networks.items() if name not in self.method.companions}
+        for network in frozen.values():
+            network.eval().requires_grad_(False)
+        self._networks = OwnNetworks(student, frozen)
+        self._companions = [self._companion(name, networks) for name in self.method.companions]
+        self.companions = {companion.name: companion.net for companion in self._companions}
+        self._terms = list(self.method.modules())
+        self._epoch = 0
+
+    @property
+    def progress(self) -> float:
+        """Return the share of training done, `step_number` of ``steps``; 0 where those are not known."""
+        return 0.0 if self.steps is None else self.step_number / self.steps
+
+    def step(self, x: Tensor, y: Tensor, index: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Make the examples of a batch and compute the loss; the caller's ``loss.backward()`` fills the gradients.
+
+        Each call is one of the ``steps``. Under ``torch.no_grad`` and ``torch.inference_mode``, as in a validation, the loss is
+        that of the student in evaluation mode, without gradient, and nothing counts or changes.
+
+        Args:
+            x: images (B, C, H, W) in [0, 1].
+            y: labels (B,), whole numbers from 0.
+            index: number of each image in the training set (B,), for terms of one's own that keep something of each; None: its
+                row.
+
+        Returns:
+            The loss (), its companions' losses added, and the mean of each weighted term by its formula, (), without gradient.
+
+        Raises:
+            MmardError: for images outside of their range, labels that are no classes, and networks that do not fit.
+        """
+        learns = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        networks = self._networks
+        with torch.inference_mode(False), torch.enable_grad():
+            x, y = _batch(x, y)
+            networks.autocast = Autocast.here(x.device.type)
+            with networks.autocast.outside():
+                self._settle(x, y)
+                index = torch.arange(len(y), device=x.device) if index is None else index
+                if not learns:
+                    return self._validated(x, y, index)
+                loop, learning = Collected(networks), self._learning()
+                views = self._example(self._views(x, y, index))
+                log = descend(
+                    self.method,
+                    views,
+                    networks.bare,
+                    networks.predictor(networks.bare),
+                    self._companions,
+                    learning,
+                    loop,
+                )
+                self.step_number += 1
+                return loop.total(), {name: mean.detach() for name, mean in log.items()}
+
+    def attack(self, x: Tensor, y: Tensor, maximizer: Maximizer = Pgd(steps=10)) -> Tensor:
+        """Make images (B, C, H, W) in the ball around x on which the student errs, in evaluation mode and float32.
+
+        For a validation: it takes gradients also under ``torch.no_grad`` and ``torch.inference_mode``. ``maximizer`` ascends the
+        cross-entropy with the labels.
+        """
+        with torch.inference_mode(False):
+            x, y = _batch(x, y)
+            with Autocast.here(x.device.type).outside(), full_precision():
+                self._settle(x, y)
+                with held_still(student := self._networks.bare):
+                    must_be_pixels(x, student, self.threat)
+                    return untargeted(maximizer)(partial(predict_logits, student, who="the student"), x, y, self.threat)
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the weights of the companions, which the caller's optimiser needs beside the student's; most methods have none."""
+        for net in self.companions.values():
+            yield from net.parameters()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs beside the student and its optimiser: steps done, the method's state, companions."""
+        return {
+            "step": self.step_number,
+            "terms": [module.state_dict() for module in self._terms],
+            "companions": {name: net.state_dict() for name, net in self.companions.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            MmardError: for the state of another method.
+        """
+        try:
+            for module, saved in zip(self._terms, state["terms"], strict=True):
+                module.load_state_dict(saved)
+            for name, net in self.companions.items():
+                net.load_state_dict(state["companions"][name])
+            self.step_number = int(state["step"])
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as e:
+            raise MmardError(f"the state is no Distiller's of this method: {first_line(e)}") from e
+        self._epoch = self._now(self.progress)
+
+    def _views(self, x: Tensor, y: Tensor, index: Tensor) -> Views:
+        models = Models(self._networks.attacked() | {c.name: c.predict for c in self._companions})
+        nat = Point(x, models)
+        kind = UntimedViews if self.steps is None else Views
+        return kind(nat, nat, y, index, self.progress, models, self.epochs)
+
+    def _example(self, views: Views) -> Views:
+        return make_example(self.method, views, self._networks.bare, self.threat, *self.companions.values())
+
+    def _learning(self) -> list[LearningCompanion]:
+        """Begin a step: return the companions that learn in it; the others are teachers in evaluation mode."""
+        if self.steps is not None and self.step_number == self.steps:
+            warnings.warn(
+                f"this is step {self.steps + 1} of steps={self.steps}; give the number of all steps", stacklevel=3
+            )
+        if (epoch := self._now(self.progress)) != self._epoch:
+            self._epoch = epoch
+            for buffer in (b for module in self._terms for b in module.buffers() if b.is_floating_point()):
+                buffer.copy_(over_processes(buffer))
+        late = [c.name for c in self._companions if c.begin > 0]
+        if late and self.steps is None:
+            raise MmardError(
+                f"the training of {late[0]!r} begins later; give Distiller(..., steps=) the number of all steps"
+            )
+        learning = [c for c in self._companions if self.progress >= c.begin]
+        for companion in self._companions:
+            companion.net.train(companion in learning)
+        return learning
+
+    def _now(self, progress: float) -> int:
+        return int(progress * self.epochs + 1e-6)
+
+    def _validated(self, x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the losses of the student in evaluation mode, and leave everything as it was."""
+        bare, beside = self._networks.bare, self.companions
+        with held_still(bare, *beside.values()), state_kept(bare, *self._terms, *beside.values()):
+            views = self._example(self._views(x, y, index))
+            log = outer_losses(
+                self.method, views, self._networks.predictor(bare), **{c.name: c.predict for c in self._companions}
+            )
+            return torch.stack(list(log.values())).sum().detach(), {name: mean.detach() for name, mean in log.items()}
+
+    def _settle(self, x: Tensor, y: Tensor) -> None:
+        """Check the batch, and on a new device the networks, which move there."""
+        new = self._networks.settle(x)
+        if new:
+            for module in (*self._terms, *self.companions.values()):
+                module.to(x.device)
+            for name, net in self.companions.items():
+                answer(net, x[:2], f"the {name}")
+        if new or x.device.type == "cpu":  # elsewhere each look would wait for the device
+            must_be_labels(y, self._networks.classes)
+
+    def _companion(self, name: str, given: Mapping[str, nn.Module]) -> LearningCompanion:
+        if (
+            torch.distributed.is_available()
+            and torch.distributed.is_initialized()
+            and torch.distributed.get_world_size() > 1
+        ):
+            raise MmardError(
+                f"the method trains the network {name!r} beside the student, and a loop of one's own has it in one process only; "
+                "mmard.distill and mmard.train take several: engine__devices="
+            )
+        companion = self.method.companions[name]
+        net = begun(name, companion, self._networks.bare, given, seed=0)
+        predict = self._networks.predictor(net)
+        return LearningCompanion(name, companion, net, predict, predict, self.epochs)
+
+
+def _method(method: str | dict[str, Any] | Method) -> Method:
+    """Build a method by name; one from a file is the caller's own word."""
+    if isinstance(method, Method):
+        return method
+    return build_method(method, Trust().also(names_of(method)))
+
+
+def _attacking(method: Method, changes: Mapping[str, Any], threat: Threat) -> Method:
+    """Apply changes of the inner attack.
+
+    Raises:
+        MmardError: for parts that need what only a run has.
+    """
+    inner = validated(Inner, dict(changes), "attack setting")
+    if isinstance(method.maximizer, Pgd):
+        method = replace(method, maximizer=inner.of(method.maximizer, threat))
+    elif changes:
+        raise MmardError(f"attack changes a PGD, and this method attacks by {method.maximizer}")
+    for kind, key in ((WarmStart, "warm_start"), (CollapseGuard, "guard")):
+        if isinstance(method.maximizer, kind):
+            raise MmardError(
+                f"attack {key} needs what only a run knows, its images or their validation; use mmard.distill"
+            )
+    return method
+
+
+def _network(source: Network, name: str) -> nn.Module:
+    """Take a module as it is, and load anything else."""
+    if isinstance(source, nn.Module):
+        return unwrapped(source)
+    if isinstance(source, str | Path):
+        return load_model(source)
+    raise MmardError(f"the {name} is {shortened(source)}, expected a torch.nn.Module, a run folder, weights or a card")
+
+
+def _batch(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Check the kinds of a batch; return float images without gradient, and int64 labels on their device.
+
+    Raises:
+        MmardError: for anything but images (B, C, H, W) and labels (B,).
+    """
+    if not isinstance(x, Tensor) or x.dim() != 4 or len(x) == 0:
+        shape = tuple(x.shape) if isinstance(x, Tensor) else shortened(x)
+        raise MmardError(f"x is {shape}, expected a tensor of images (B, C, H, W)")
+    if not x.is_floating_point():
+        raise MmardError(f"x is {x.dtype}, expected floats in [0, 1]; x.float() / 255")
+    if not isinstance(y, Tensor) or y.shape != (len(x),) or y.is_floating_point() or y.is_complex():
+        got = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else shortened(y)
+        raise MmardError(f"y is {got}, expected a tensor of labels ({len(x)},), whole numbers from 0")
+    x, y = (t.clone() if t.is_inference() else t.detach() for t in (x, y))
+    return x.float() if x.dtype.itemsize < 4 else x, y.to(x.device, torch.int64)
+
+
+def must_be_labels(y: Tensor, classes: int) -> None:
+    """Raise MmardError unless labels (B,) are in [0, ``classes``)."""
+    low, high = (int(end) for end in y.aminmax())
+    if low < 0 or high >= classes:
+        raise MmardError(
+            f"labels are from {low} to {high}, and the networks have {classes} classes, 0 to {classes - 1}"
+        )

@@ -1,0 +1,204 @@
+"""Networks, precision and time of a step in a training loop of one's own, where no engine has set them up."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mmard.core.logits import PredictionError, predict_logits
+from mmard.core.views import Predict, Views, held_still
+from mmard.models.architectures import Architecture, Classifier
+from mmard.models.folding import Folded, folded
+from mmard.training.descent import LearningCompanion
+from mmard.utils.distributed import over_processes
+from mmard.utils.errors import MmardError, first_line, is_out_of_memory
+
+TRIED = 2  # images
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network inside of DistributedDataParallel, DataParallel and ``torch.compile``, whose weights it shares."""
+    while True:
+        if isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            network = network.module
+        elif isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
+            network = inner
+        else:
+            return network
+
+
+@dataclass(frozen=True)
+class Autocast:
+    """The caller's autocast: the networks run in it, and nothing else of a step does."""
+
+    device: str
+    enabled: bool
+    dtype: torch.dtype
+
+    @staticmethod
+    def here(device: str) -> "Autocast":
+        """Read what is in force for this kind of device."""
+        return Autocast(device, torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+
+    def inside(self) -> AbstractContextManager[Any]:
+        """Run a network in it. Nothing is cached: a cast of held weights is of another kind than one of weights that learn."""
+        return torch.autocast(self.device, dtype=self.dtype, enabled=self.enabled, cache_enabled=False)
+
+    def outside(self) -> AbstractContextManager[Any]:
+        """Run the rest of a step in float32."""
+        return torch.autocast(self.device, enabled=False)
+
+
+class UntimedViews(Views):
+    """Views in a loop that does not say how long it is: a term that asks how far training is raises MmardError."""
+
+    def _never(self) -> float:
+        raise MmardError(
+            "the method asks how far training is (a ramp, a later beginning, or state that moves in each step); give "
+            "Distiller(..., steps=) the number of all steps that are to come, and epochs="
+        )
+
+    progress = property(_never, lambda self, value: vars(self).update(progress=value))
+
+    def __post_init__(self) -> None:
+        """Check nothing: there is no progress."""
+
+
+@dataclass(eq=False)
+class OwnNetworks:
+    """The networks of a loop of one's own, as functions of images in the caller's precision.
+
+    Args:
+        student: as the caller has it, perhaps wrapped.
+        teachers: frozen, in evaluation mode; by name.
+        autocast: what is in force in this step.
+    """
+
+    student: nn.Module
+    teachers: Mapping[str, nn.Module]
+    autocast: Autocast = Autocast("cpu", False, torch.bfloat16)
+    classes: int = 0
+    _device: torch.device | None = field(default=None, init=False)
+    _folded: dict[str, nn.Module] = field(default_factory=dict, init=False)
+    _versions: dict[str, tuple[int, ...]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.bare = unwrapped(self.student)
+
+    def predictor(self, network: Predict) -> Predict:
+        """Return a network, or any function of images, as a function in the caller's precision."""
+
+        def predict(x: Tensor) -> Tensor:
+            with self.autocast.inside():
+                return network(x)
+
+        return predict
+
+    def moved(self, moves: Mapping[str, Tensor]) -> Predict:
+        """Return the student with each named weight moved by so much; gradients reach the weights themselves."""
+        own = {p: name for name, p in self.student.named_parameters()}
+        weights = {own[p]: p.clone().add_(moves[name]) for name, p in self.bare.named_parameters() if name in moves}
+        return lambda x: functional_call(self.student, weights, (x,))
+
+    def attacked(self) -> dict[str, Predict]:
+        """Return each network as attacks use it: in evaluation mode, BatchNorm folded where that can be done."""
+        for name, network in {"student": self.bare, **self.teachers}.items():
+            shadow = self._folded[name]
+            if isinstance(shadow, Folded):
+                now = tuple(t._version for t in (*network.parameters(), *network.buffers()))
+                if self._versions.get(name) != now:
+                    shadow.refresh()
+                    self._versions[name] = now
+        return {name: self.predictor(shadow) for name, shadow in self._folded.items()}
+
+    def settle(self, x: Tensor) -> bool:
+        """Move the teachers to the device of images (B, C, H, W) and check every network's answer, where that is new.
+
+        Returns:
+            Whether it was.
+
+        Raises:
+            MmardError: for a student elsewhere, and a network that fails on the images or gives no logits of the same classes.
+        """
+        for teacher in self.teachers.values():
+            if any(
+                module.training for module in teacher.modules()
+            ):  # Lightning puts all that it knows in training mode
+                teacher.eval()
+        if self._device == x.device:
+            return False
+        if (weights := next(self.bare.parameters(), None)) is not None and weights.device != x.device:
+            raise MmardError(f"images are on {x.device} and the student on {weights.device}; expected one device")
+        self._versions, answered = {}, dict[str, int]()
+        for name, network in {"student": self.bare, **self.teachers}.items():
+            network.to(x.device)
+            plain = answer(network, x[:TRIED], f"the {name}")
+            answered[name] = plain.shape[1]
+            self._folded[name] = _folded(network, x[:TRIED], plain)
+        if len(set(answered.values())) > 1:
+            told = ", ".join(f"the {name} {count}" for name, count in answered.items())
+            raise MmardError(f"the networks give logits of other classes: {told}; expected the same of all")
+        self.classes, self._device = answered["student"], x.device
+        return True
+
+
+def answer(network: nn.Module, x: Tensor, who: str) -> Tensor:
+    """Compute logits in evaluation mode without gradient; a failure of the network is one line.
+
+    Raises:
+        MmardError: for a network that fails on the images, or gives anything but logits.
+    """
+    try:
+        with held_still(network), torch.no_grad():
+            return predict_logits(network, x, who)
+    except PredictionError:
+        raise
+    except Exception as e:  # whatever a network says of images that it was not made for
+        if is_out_of_memory(e):
+            raise
+        raise MmardError(f"{who} fails on images {tuple(x.shape)}: {type(e).__name__}: {first_line(e)}") from e
+
+
+def _folded(network: nn.Module, x: Tensor, logits: Tensor) -> nn.Module:
+    """Fold a network's BatchNorm, where what comes out gives the same logits; else return the network itself."""
+    size = Architecture(name=type(network).__name__, classes=logits.shape[1], channels=x.shape[1])
+    shadow = folded(network if isinstance(network, Classifier) else Classifier(network, size))
+    if not isinstance(shadow, Folded):
+        return network
+    with torch.no_grad():
+        same = torch.allclose(shadow(x), logits, rtol=1e-3, atol=1e-3 * max(1.0, float(logits.abs().max())))
+    return shadow if same else network
+
+
+@dataclass(eq=False)
+class Collected:
+    """The losses of a step, kept for the caller's own backward pass."""
+
+    networks: OwnNetworks
+    losses: list[Tensor] = field(default_factory=list)
+
+    @contextmanager
+    def around(self, companion: LearningCompanion | None) -> Iterator[None]:
+        """Do nothing: whoever wraps the networks decides when gradients are averaged."""
+        yield
+
+    def take(self, loss: Tensor) -> None:
+        """Keep a network's loss."""
+        self.losses.append(loss)
+
+    @contextmanager
+    def moved(self, moves: Mapping[str, Tensor] | None) -> Iterator[Predict]:
+        """Give the student at moved weights, which are a copy: its own must be whole until the caller's backward pass."""
+        yield self.networks.predictor(self.networks.student if moves is None else self.networks.moved(moves))
+
+    def over_all(self, gradient: Tensor) -> Tensor:
+        """Average a gradient over the processes."""
+        return over_processes(gradient)
+
+    def total(self) -> Tensor:
+        """Return the sum of the losses; each reaches the weights of its own network alone."""
+        return self.losses[0] if len(self.losses) == 1 else torch.stack(self.losses).sum()
