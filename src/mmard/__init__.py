@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mmard import losses, methods
     from mmard.api.diagnose import diagnose
     from mmard.api.distiller import Distiller
-    from mmard.api.evaluate import evaluate
+    from mmard.api.evaluate_images import evaluate
     from mmard.api.train import train
     from mmard.attacks.pgd import Pgd
     from mmard.core.method import Method
@@ -42,7 +42,7 @@ __all__ = [
 _HOME = {
     "api.diagnose": ("diagnose",),
     "api.distiller": ("Distiller",),
-    "api.evaluate": ("evaluate",),
+    "api.evaluate_images": ("evaluate",),
     "api.train": ("train",),
     "attacks.pgd": ("Pgd",),
     "core.method": ("Method",),

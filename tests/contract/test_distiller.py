@@ -1,5 +1,6 @@
 """`mmard.Distiller`: the trainer's loss and gradients in a loop of one's own, which it leaves as it found it."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,8 @@ from helpers import blobs, small_net
 from torch import Tensor, nn
 
 import mmard
-from mmard import Distiller, Method, Threat
-from mmard.methods import METHODS, awp, ciard, fair, igdm, peeraid
+from mmard import Distiller, Method, MmardError, Threat
+from mmard.methods import METHODS, awp, ciard, fair, igdm, peeraid, rslad
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
 from mmard.training.update import Update
@@ -81,3 +82,205 @@ def test_losses_and_gradients_are_the_trainers(name: str) -> None:
         optimizer.step()
         for a, b in zip(student.state_dict().values(), theirs.student.state_dict().values(), strict=True):
             assert torch.equal(a, b)
+
+
+def changed(module: nn.Module, before: dict[str, Tensor]) -> list[str]:
+    return [name for name, t in module.state_dict().items() if not torch.equal(t, before[name])]
+
+
+def frozen_copy(module: nn.Module) -> dict[str, Tensor]:
+    return {name: t.clone() for name, t in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_a_validation_takes_gradients_by_itself_and_changes_nothing(off: Callable[[], Any]) -> None:
+    """As Lightning calls it: without gradients, or in inference mode, whose tensors no graph may hold."""
+    student = net(0).train()
+    next(student.parameters()).requires_grad_(False)  # the caller's own choice
+    own = distiller("awp(mtard)", student, teachers={"natural": net(2)})
+    before, wanted = frozen_copy(student), [p.requires_grad for p in student.parameters()]
+    x, y, _ = batch()
+    with off():
+        x, y = x.clone(), y.clone()
+        x_adv = own.attack(x, y)
+        loss, log = own.step(x, y)
+        right = (student(x_adv).argmax(1) == y).float().mean()
+    assert (x_adv - x).abs().max() <= THREAT.eps + 1e-6
+    assert (x_adv - x).abs().max() > 0.5 * THREAT.eps
+    assert 0 <= right <= 1
+    assert not loss.requires_grad
+    assert torch.equal(loss, torch.stack(list(log.values())).sum())
+    assert (own.step_number, student.training) == (0, True)
+    assert [p.requires_grad for p in student.parameters()] == wanted
+    assert set(changed(student, before)) <= {
+        n for n in before if "running" in n or "num_batches" in n
+    }  # student(x_adv) above
+    begun = distiller("awp(mtard)", teachers={"natural": net(2)}).state_dict()["terms"]
+    for term, other in zip(own.state_dict()["terms"], begun, strict=True):
+        assert all(torch.equal(term[key], other[key]) for key in term)
+    own.step(x, y)[0].backward()  # tensors of an inference are taken for training, too
+    assert own.step_number == 1
+
+
+def test_the_attack_leaves_batchnorm_modes_and_gradients_alone() -> None:
+    student = net(0).train()
+    before, (x, y, _) = frozen_copy(student), batch()
+    own = distiller("rslad", student)
+    own.attack(x, y)
+    assert changed(student, before) == []
+    own.step(x, y)
+    assert all(module.training for module in student.modules())
+    assert all(p.grad is None and p.requires_grad for p in student.parameters())
+    counts = [b for name, b in student.named_buffers() if "num_batches" in name]
+    assert counts
+    assert all(count == 2 for count in counts)  # x and x' of the outer loss, and no pass of the attack
+
+
+def test_a_state_goes_on_where_it_ended() -> None:
+    def some(own: Distiller, optimizer: torch.optim.Optimizer, steps: range) -> list[float]:
+        found = []
+        for step in steps:
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            loss, _ = own.step(*batch())
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        return found
+
+    def begun() -> tuple[nn.Module, Distiller, torch.optim.Optimizer]:
+        student = net(0).train()
+        own = distiller("fair(ciard(begin=0.4))", student, teachers={"natural": net(2)})
+        return student, own, torch.optim.SGD([*student.parameters(), *own.parameters()], lr=0.05)
+
+    _, own, optimizer = begun()
+    whole = some(own, optimizer, range(STEPS))
+    student, own, optimizer = begun()
+    some(own, optimizer, range(3))
+    kept = {"student": frozen_copy(student), "own": own.state_dict()}
+    student, own, optimizer = begun()
+    student.load_state_dict(kept["student"])
+    own.load_state_dict(kept["own"])
+    assert some(own, optimizer, range(3, STEPS)) == whole[3:]
+    with pytest.raises(MmardError, match=r"the state is no Distiller's of this method"):
+        distiller("rslad").load_state_dict(kept["own"])
+
+
+@pytest.mark.filterwarnings("ignore:this CPU has no bf16")
+def test_autocast_is_the_networks_alone() -> None:
+    """The caller's autocast gives what the trainer's bf16-mixed does: logits in half precision, attacks and losses in float32."""
+    x, y, index = batch()
+    plan = Plan(epochs=EPOCHS, batch_size=16, lr=0.0, weight_decay=0.0)
+    theirs = Update(
+        method=rslad(), threat=THREAT, student=net(0).train(), teachers={"teacher": net(1)}, plan=plan,
+        engine=Engine("cpu", precision="bf16-mixed"), shape=x.shape[1:],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    expected = theirs(x, y, index, 0.0)
+    student = net(0).train()
+    own = distiller("rslad", student)
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, log = own.step(x, y)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert {k: v.item() for k, v in log.items()} == {k: v.item() for k, v in expected.items()}
+    for a, b in zip(student.parameters(), theirs.student.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+
+
+def test_wrapped_students_and_any_module(tmp_path: Any) -> None:
+    """DistributedDataParallel, what is no Classifier, and a teacher that moves while the student learns."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/one", rank=0, world_size=1)
+    try:
+        x, y, _ = batch()
+        plain = net(0).train()
+        wrapped = nn.parallel.DistributedDataParallel(copy.deepcopy(plain))
+        for student in (plain, wrapped):
+            torch.manual_seed(0)
+            distiller("awp(rslad)", student).step(x, y)[0].backward()
+        for a, b in zip(plain.parameters(), wrapped.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_a_teacher_that_moves_is_followed_and_kept_in_evaluation_mode() -> None:
+    """Such as an average of the student's own weights: a folded copy of it would stay behind."""
+    x, y, _ = batch()
+    student = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4)).train()
+    student(x)
+    teacher = copy.deepcopy(student.eval())
+    own = Distiller("rslad", student, teacher, THREAT)
+    first = own.step(x, y)[1]["soft_nat"]
+    teacher.train()  # as Lightning does with all that it knows
+    with torch.no_grad():
+        for p in teacher.parameters():
+            p.sub_(1.0)
+    now = own.step(x, y)[1]["soft_nat"]
+    assert now == Distiller("rslad", student, copy.deepcopy(teacher), THREAT).step(x, y)[1]["soft_nat"] != first
+    assert not any(module.training for module in teacher.modules())
+
+
+def test_a_network_given_by_name_and_parts_of_the_attack(digits_teacher: Any) -> None:
+    student = small_net(classes=10)
+    few = Distiller("rslad", student, str(digits_teacher), THREAT, attack={"steps": 3})
+    assert str(few.method.maximizer).startswith("PGD-3 ")
+    x, y, _ = batch()
+    loss, log = few.step(x, y)
+    assert loss.requires_grad
+    assert list(log) == ["soft_adv", "soft_nat"]
+
+
+def bad(method: Any = "rslad", **given: Any) -> Callable[[], object]:
+    args = {"student": net(0), "teacher": net(1), "threat": THREAT, **given}
+    return lambda: Distiller(method, **args).step(*batch())
+
+
+def on(x: Any = None, y: Any = None) -> Callable[[], object]:
+    images, labels, _ = batch()
+    given = images if x is None else x(images) if callable(x) else x
+    return lambda: distiller().step(given, labels if y is None else y(labels) if callable(y) else y)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (bad(student="resnet18"), "student is 'resnet18', expected an instance of Module"),
+        (bad(teacher=3), "the teacher is 3, expected a torch.nn.Module, a run folder, weights or a card"),
+        (bad(teacher=None), "the method asks for a 'teacher' model"),
+        (bad("mtard"), "the method asks for a 'natural' model"),
+        (bad("rslda"), "unknown method 'rslda'; did you mean rslad"),
+        (bad(threat=0.1), "threat is 0.1, expected an instance of Threat"),
+        (bad(steps=0), "steps is 0, expected a whole number"),
+        (bad(attack={"step": 3}), "unknown attack setting 'step'; did you mean steps"),
+        (bad(attack={"warm_start": True}), "attack warm_start needs what only a run knows"),
+        (bad("mtard", teachers={"natural": net(2)}), r"asks how far training is.*Distiller\(\.\.\., steps=\)"),
+        (bad("igdm(rslad)"), "asks how far training is"),
+        (bad("awp(rslad, begin=0.5)"), "asks how far training is"),
+        (bad("ciard", teachers={"natural": net(2)}), "begins later; give"),
+        (bad(student=small_net(classes=3)), "of other classes: the student 3, the teacher 4; expected the same of all"),
+        (bad(student=nn.Identity()), r"the student gives \(2, 1, 8, 8\) for 2 images: not a fit"),
+        (bad(student=nn.Sequential(nn.Flatten(), nn.Linear(9, 4))), "the student fails on images .2, 1, 8, 8.: RuntimeError"),
+        (bad(teacher=small_net(channels=3)), "images have 1 channels, the model takes 3"),
+        (on(x=lambda x: (x * 255).to(torch.uint8)), r"x is torch.uint8, expected floats in \[0, 1\]; x.float\(\) / 255"),
+        (on(x=lambda x: (x - 0.5) / 0.2), r"pixels lie in \[.*normalise inside the network"),
+        (on(x=lambda x: x[0]), r"x is \(1, 8, 8\), expected a tensor of images"),
+        (on(x=lambda x: x.numpy()), "expected a tensor of images"),
+        (on(y=lambda y: y + 1), "labels are from 1 to 4, and the networks have 4 classes, 0 to 3"),
+        (on(y=lambda y: y - 1), "labels are from -1 to 2"),
+        (on(y=lambda y: y[:3]), r"y is torch.int64 \(3,\), expected a tensor of labels \(16,\)"),
+        (on(y=lambda y: y.float()), r"y is torch.float32 \(16,\), expected a tensor of labels"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(wrong: Callable[[], object], words: str) -> None:
+    with pytest.raises(MmardError, match=words) as found:
+        wrong()
+    assert "\n" not in str(found.value)
+
+
+def test_one_step_too_many_is_a_warning() -> None:
+    own = distiller(steps=1)
+    own.step(*batch())
+    with pytest.warns(UserWarning, match="this is step 2 of steps=1"):
+        own.step(*batch())

@@ -24,7 +24,16 @@ from mmard.models.cards import load_model
 from mmard.training.awp import state_kept
 from mmard.training.companions import begun
 from mmard.training.descent import LearningCompanion, descend
-from mmard.training.own_loop import Autocast, Collected, OwnNetworks, UntimedViews, answer, unwrapped
+from mmard.training.own_loop import (
+    Autocast,
+    Collected,
+    OwnNetworks,
+    UntimedViews,
+    answer,
+    as_batch,
+    must_be_labels,
+    unwrapped,
+)
 from mmard.training.step import make_example, must_be_pixels, outer_losses
 from mmard.utils.distributed import over_processes
 from mmard.utils.errors import MmardError, first_line
@@ -74,26 +83,19 @@ class Distiller:
         epochs: int = 1,
     ) -> None:
         must_be_whole_number(epochs=epochs, **({} if steps is None else {"steps": steps}))
-        if not isinstance(threat, Threat):
-            raise MmardError(f"threat is {shortened(threat)}, expected one such as mmard.Threat(eps=8/255)")
-        if not isinstance(student, nn.Module):
-            raise MmardError(
-                f"student is {shortened(student)}, expected a torch.nn.Module, whose weights your optimiser has"
-            )
-        self.threat, self.steps, self.epochs, self.step_number = threat, steps, epochs, 0
+        for name, value, kind in (("threat", threat, Threat), ("student", student, nn.Module)):
+            if not isinstance(value, kind):
+                raise MmardError(f"{name} is {shortened(value)}, expected an instance of {kind.__name__}")
+        self.threat, self.steps, self.epochs, self.step_number, self._epoch = threat, steps, epochs, 0, 0
         self.method = _attacking(_method(method), attack or {}, threat)
         given = {**(teachers or {}), **({} if teacher is None else {"teacher": teacher})}
         networks = {name: _network(net, name) for name, net in given.items()}
-        fresh = [name for name, companion in self.method.companions.items() if companion.fresh is not None]
-        must_be_whole(self.method, [*networks, *fresh], epochs)
-        frozen = {name: net for name, net in networks.items() if name not in self.method.companions}
-        for network in frozen.values():
-            network.eval().requires_grad_(False)
-        self._networks = OwnNetworks(student, frozen)
-        self._companions = [self._companion(name, networks) for name in self.method.companions]
+        beside = self.method.companions
+        must_be_whole(self.method, [*networks, *(name for name in beside if beside[name].fresh is not None)], epochs)
+        self._networks = OwnNetworks(student, {name: net for name, net in networks.items() if name not in beside})
+        self._companions = [self._companion(name, networks) for name in beside]
         self.companions = {companion.name: companion.net for companion in self._companions}
         self._terms = list(self.method.modules())
-        self._epoch = 0
 
     @property
     def progress(self) -> float:
@@ -119,28 +121,14 @@ class Distiller:
             MmardError: for images outside of their range, labels that are no classes, and networks that do not fit.
         """
         learns = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-        networks = self._networks
         with torch.inference_mode(False), torch.enable_grad():
-            x, y = _batch(x, y)
-            networks.autocast = Autocast.here(x.device.type)
-            with networks.autocast.outside():
+            x, y = as_batch(x, y)
+            self._networks.autocast = Autocast.here(x.device.type)
+            with self._networks.autocast.outside():
                 self._settle(x, y)
                 index = torch.arange(len(y), device=x.device) if index is None else index
-                if not learns:
-                    return self._validated(x, y, index)
-                loop, learning = Collected(networks), self._learning()
-                views = self._example(self._views(x, y, index))
-                log = descend(
-                    self.method,
-                    views,
-                    networks.bare,
-                    networks.predictor(networks.bare),
-                    self._companions,
-                    learning,
-                    loop,
-                )
-                self.step_number += 1
-                return loop.total(), {name: mean.detach() for name, mean in log.items()}
+                loss, log = self._learnt(x, y, index) if learns else self._validated(x, y, index)
+                return loss, {name: mean.detach() for name, mean in log.items()}
 
     def attack(self, x: Tensor, y: Tensor, maximizer: Maximizer = Pgd(steps=10)) -> Tensor:
         """Make images (B, C, H, W) in the ball around x on which the student errs, in evaluation mode and float32.
@@ -149,7 +137,7 @@ class Distiller:
         cross-entropy with the labels.
         """
         with torch.inference_mode(False):
-            x, y = _batch(x, y)
+            x, y = as_batch(x, y)
             with Autocast.here(x.device.type).outside(), full_precision():
                 self._settle(x, y)
                 with held_still(student := self._networks.bare):
@@ -191,6 +179,14 @@ class Distiller:
         kind = UntimedViews if self.steps is None else Views
         return kind(nat, nat, y, index, self.progress, models, self.epochs)
 
+    def _learnt(self, x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the losses of a step, with gradient."""
+        bare, loop, learning = self._networks.bare, Collected(self._networks), self._learning()
+        views = self._example(self._views(x, y, index))
+        log = descend(self.method, views, bare, self._networks.predictor(bare), self._companions, learning, loop)
+        self.step_number += 1
+        return loop.total(), log
+
     def _example(self, views: Views) -> Views:
         return make_example(self.method, views, self._networks.bare, self.threat, *self.companions.values())
 
@@ -225,7 +221,7 @@ class Distiller:
             log = outer_losses(
                 self.method, views, self._networks.predictor(bare), **{c.name: c.predict for c in self._companions}
             )
-            return torch.stack(list(log.values())).sum().detach(), {name: mean.detach() for name, mean in log.items()}
+            return torch.stack(list(log.values())).sum().detach(), log
 
     def _settle(self, x: Tensor, y: Tensor) -> None:
         """Check the batch, and on a new device the networks, which move there."""
@@ -287,30 +283,3 @@ def _network(source: Network, name: str) -> nn.Module:
     if isinstance(source, str | Path):
         return load_model(source)
     raise MmardError(f"the {name} is {shortened(source)}, expected a torch.nn.Module, a run folder, weights or a card")
-
-
-def _batch(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Check the kinds of a batch; return float images without gradient, and int64 labels on their device.
-
-    Raises:
-        MmardError: for anything but images (B, C, H, W) and labels (B,).
-    """
-    if not isinstance(x, Tensor) or x.dim() != 4 or len(x) == 0:
-        shape = tuple(x.shape) if isinstance(x, Tensor) else shortened(x)
-        raise MmardError(f"x is {shape}, expected a tensor of images (B, C, H, W)")
-    if not x.is_floating_point():
-        raise MmardError(f"x is {x.dtype}, expected floats in [0, 1]; x.float() / 255")
-    if not isinstance(y, Tensor) or y.shape != (len(x),) or y.is_floating_point() or y.is_complex():
-        got = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else shortened(y)
-        raise MmardError(f"y is {got}, expected a tensor of labels ({len(x)},), whole numbers from 0")
-    x, y = (t.clone() if t.is_inference() else t.detach() for t in (x, y))
-    return x.float() if x.dtype.itemsize < 4 else x, y.to(x.device, torch.int64)
-
-
-def must_be_labels(y: Tensor, classes: int) -> None:
-    """Raise MmardError unless labels (B,) are in [0, ``classes``)."""
-    low, high = (int(end) for end in y.aminmax())
-    if low < 0 or high >= classes:
-        raise MmardError(
-            f"labels are from {low} to {high}, and the networks have {classes} classes, 0 to {classes - 1}"
-        )

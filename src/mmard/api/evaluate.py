@@ -26,8 +26,8 @@ from mmard.utils.portable_paths import portable
 from mmard.utils.safe_open import alone_in, must_stay_in
 
 
-@public
-def evaluate(
+@partial(public, name="evaluate")
+def evaluate_run(
     source: str | Path | RunFolder,
     attacks: Names = None,
     *,

@@ -19,7 +19,7 @@ OF_NOW = ("data", "threat", "teacher", "teachers", "engine")  # settings that ar
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
-    """The options of `mmard eval`; see `mmard.api.evaluate.evaluate`.
+    """The options of `mmard eval`; see `mmard.api.evaluate.evaluate_run`.
 
     Attributes:
         overrides: settings by dotted key.

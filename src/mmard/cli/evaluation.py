@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-from mmard.api.evaluate import evaluate
+from mmard.api.evaluate import evaluate_run
 from mmard.api.exported import surrogates
 from mmard.api.settings import parse_overrides, read_settings
 from mmard.cli.recipe_words import as_keywords
@@ -26,7 +26,7 @@ def judge(source: str | Path, out: Console, attacks: str | None = None, /, **set
         def on_progress(name: str, done: int, total: int) -> None:
             progress.update(task, description=f"{name_of}: {name}", completed=done, total=total)
 
-        return evaluate(source, attacks, on_progress=on_progress, **settings)
+        return evaluate_run(source, attacks, on_progress=on_progress, **settings)
 
 
 def judge_all(words: list[str], out: Console, attacks: str | None, surrogate: str | None = None, **asked: Any) -> bool:

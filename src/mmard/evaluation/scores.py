@@ -157,12 +157,13 @@ class Scores:
         return rows
 
     def __str__(self) -> str:
-        """Return the rows as a table of plain text: attack, accuracy and 95 % interval in percent."""
+        """Return the rows as a table of plain text: attack, accuracy and 95 % interval in percent; and what checks warn of."""
         head = f"{len(self.correct):,} test images"
         head += f", {self.metadata['threat']}" if self.metadata.get("threat") else ""
         wide = max(len(row["attack"]) for row in self.rows())
         lines = [f"{r['attack']:<{wide}}  {r['accuracy']:6.2f} %  {r['low']:5.1f}–{r['high']:.1f}" for r in self.rows()]
-        return "\n".join([head, *lines])
+        grave = [check for check in self.metadata.get("checks", ()) if check["level"] != "note"]
+        return "\n".join([head, *lines, *(f"{c['level']}: {c['name']}: {c['said']}" for c in grave)])
 
     def __repr__(self) -> str:
         found = ", ".join(f"{row['attack']} {row['accuracy']:.2f} %" for row in self.rows())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmard.api.build import may_be_read
-from mmard.api.evaluate import evaluate
+from mmard.api.evaluate import evaluate_run
 from mmard.api.settings import Settings
 from mmard.api.train import train
 from mmard.runs.folder import RunFolder
@@ -69,7 +69,7 @@ def run_job(job: dict[str, Any]) -> str | None:
                 **evaluation.model_dump(exclude={"checkpoint"}),
                 "engine__accelerator": settings.engine.accelerator,
             }
-            scores = evaluate(weights_of(folder, evaluation), **asked)
+            scores = evaluate_run(weights_of(folder, evaluation), **asked)
             print("; ".join(f"{row['attack']} {row['accuracy']:.2f} %" for row in scores.rows()), flush=True)
     except MmardError as e:
         return str(e)

@@ -16,6 +16,7 @@ from mmard.models.folding import Folded, folded
 from mmard.training.descent import LearningCompanion
 from mmard.utils.distributed import over_processes
 from mmard.utils.errors import MmardError, first_line, is_out_of_memory
+from mmard.utils.numbers import shortened
 
 TRIED = 2  # images
 
@@ -88,6 +89,8 @@ class OwnNetworks:
 
     def __post_init__(self) -> None:
         self.bare = unwrapped(self.student)
+        for teacher in self.teachers.values():
+            teacher.eval().requires_grad_(False)
 
     def predictor(self, network: Predict) -> Predict:
         """Return a network, or any function of images, as a function in the caller's precision."""
@@ -202,3 +205,30 @@ class Collected:
     def total(self) -> Tensor:
         """Return the sum of the losses; each reaches the weights of its own network alone."""
         return self.losses[0] if len(self.losses) == 1 else torch.stack(self.losses).sum()
+
+
+def as_batch(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Check the kinds of a batch; return float images without gradient, and int64 labels on their device.
+
+    Raises:
+        MmardError: for anything but images (B, C, H, W) and labels (B,).
+    """
+    if not isinstance(x, Tensor) or x.dim() != 4 or len(x) == 0:
+        shape = tuple(x.shape) if isinstance(x, Tensor) else shortened(x)
+        raise MmardError(f"x is {shape}, expected a tensor of images (B, C, H, W)")
+    if not x.is_floating_point():
+        raise MmardError(f"x is {x.dtype}, expected floats in [0, 1]; x.float() / 255")
+    if not isinstance(y, Tensor) or y.shape != (len(x),) or y.is_floating_point() or y.is_complex():
+        got = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else shortened(y)
+        raise MmardError(f"y is {got}, expected a tensor of labels ({len(x)},), whole numbers from 0")
+    x, y = (t.clone() if t.is_inference() else t.detach() for t in (x, y))
+    return x.float() if x.dtype.itemsize < 4 else x, y.to(x.device, torch.int64)
+
+
+def must_be_labels(y: Tensor, classes: int) -> None:
+    """Raise MmardError unless labels (B,) are in [0, ``classes``)."""
+    low, high = (int(end) for end in y.aminmax())
+    if low < 0 or high >= classes:
+        raise MmardError(
+            f"labels are from {low} to {high}, and the networks have {classes} classes, 0 to {classes - 1}"
+        )

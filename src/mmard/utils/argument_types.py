@@ -24,17 +24,20 @@ OF_NAMES = (
 )
 
 
-def public(function: Callable[P, T]) -> Callable[P, T]:
+def public(function: Callable[P, T], name: str | None = None) -> Callable[P, T]:
     """Check the types of a function's arguments by its annotations, and tell user errors from faults of the package.
 
     The function works in float32, whatever the caller has made the default of new tensors.
+
+    Args:
+        name: under which users call it, for errors; None: its own.
 
     Raises:
         TypeError: by the new function, for an argument that is missing or not known.
         MmardError: by the new function, for a value of another type, and for files, folders and memory that are not there.
     """
     checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
-    parameters = signature(function).parameters
+    parameters, called = signature(function).parameters, name or function.__name__
     names = list(parameters)
     kinds = {name: get_args(p.annotation) or (p.annotation,) for name, p in parameters.items()}
     numbers = {name for name, kind in kinds.items() if int in kind and bool not in kind}
@@ -44,12 +47,12 @@ def public(function: Callable[P, T]) -> Callable[P, T]:
         given = renamed_arguments(kwargs, names)
         for name, value in (*zip(names, args, strict=False), *given.items()):
             if name in numbers and isinstance(value, bool):  # to Python, true is 1
-                raise MmardError(f"{function.__name__}: {name} is {value}, expected a whole number")
+                raise MmardError(f"{called}: {name} is {value}, expected a whole number")
         try:
             with _float32():
                 return checked(*args, **given)
         except ValidationError as e:
-            raise _mistake(e, function.__name__, names) from e
+            raise _mistake(e, called, names) from e
         except (OSError, MemoryError, RuntimeError) as e:
             mistake = as_mistake(e)
             if mistake is e:

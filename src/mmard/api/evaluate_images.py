@@ -1,0 +1,145 @@
+"""Evaluation of any network on the images that a Python program gives; and `mmard.evaluate`, which takes runs, too."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from pydantic import InstanceOf
+from torch import Tensor, nn
+
+from mmard.api.evaluate import evaluate_run
+from mmard.api.evaluation_target import versions
+from mmard.attacks.autoattack_pruning import in_parts
+from mmard.core.threat import Threat
+from mmard.data.encoded import EncodedImages, Fit
+from mmard.data.given import part_of
+from mmard.data.images import Images
+from mmard.data.parts import Arrays, Table
+from mmard.data.streaming import Streamed
+from mmard.evaluation.checks.run import evaluate_with_checks, how_to_check
+from mmard.evaluation.loop import Execution, OnProgress
+from mmard.evaluation.scores import Scores
+from mmard.evaluation.suite import choose_attacks, suite
+from mmard.models.architectures import Classifier
+from mmard.models.cards import load_model
+from mmard.models.folding import folded
+from mmard.runs.folder import RunFolder
+from mmard.training.own_loop import answer
+from mmard.utils.argument_types import Names, public
+from mmard.utils.errors import MmardError
+from mmard.utils.portable_paths import portable
+
+TRIED = 2  # images
+Model = InstanceOf[nn.Module] | str | Path | InstanceOf[RunFolder]
+
+
+@overload
+def evaluate(source: str | Path | RunFolder, attacks: Names = None, **options: Any) -> Scores: ...
+@overload
+def evaluate(
+    source: nn.Module | str | Path | RunFolder, x: Any, y: Any = None, threat: Threat | None = None,
+    attacks: Names = None, **options: Any,
+) -> Scores: ...  # fmt: skip
+def evaluate(source: Any, *given: Any, **options: Any) -> Scores:
+    """Evaluate a model under attacks: a run on its own test images, or any network on images given here.
+
+    ``evaluate(run)`` takes a run folder, weights, a card or an exported model, and keeps tables and verdicts beside the weights;
+    its options are those of `mmard.api.evaluate.evaluate_run`. ``evaluate(model, x, y, threat)`` takes a `torch.nn.Module`, or what
+    `mmard.load_model` takes, and writes no file; its options are those of `evaluate_images`.
+
+    Returns:
+        Verdicts by image and attack; ``print`` shows a table.
+
+    Raises:
+        MmardError: for arguments of another kind, and whatever makes a model or images unfit.
+    """
+    names = isinstance(given[0], str | list | tuple | set | frozenset | None) if given else "x" not in options
+    if isinstance(source, nn.Module) or not names:
+        return evaluate_images(source, *given, **options)
+    return evaluate_run(source, *given, **options)
+
+
+@partial(public, name="evaluate")
+def evaluate_images(
+    source: Model,
+    x: Any = None,
+    y: Any = None,
+    threat: InstanceOf[Threat] | None = None,
+    attacks: Names = None,
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+    checks: str | None = None,
+    on_progress: OnProgress = lambda *_: None,
+) -> Scores:
+    """Evaluate any network on these images, in float32 and evaluation mode, on the network's device; no file is written.
+
+    Args:
+        source: images (B, C, H, W) in [0, 1] → logits (B, K), whose mode and gradients stay, or what `mmard.load_model` takes.
+        x: arrays (N, C, H, W) or (N, H, W, C), uint8 or in [0, 1], of which floats are rounded to 256 levels; or, without y, a
+            data set of pictures with labels: of `torch`, or of Hugging Face.
+        y: class numbers (N,) from 0, or the words by which the model knows its classes.
+        threat: such as ``mmard.Threat(eps=8/255)``; None only where no attack is run.
+        attacks: such as ``"fgsm,pgd-20"``; None: FGSM, PGD-20, C&W, AutoAttack; ``"none"``: clean only.
+        checks: ``"quick"``, ``"full"`` or ``"none"``; None: by the attacks.
+
+    Raises:
+        MmardError: for images or labels that are none, a network that does not fit them, and a missing threat.
+    """
+    if x is None:
+        raise MmardError("evaluate got a network and no images; expected evaluate(model, x, y, threat)")
+    specs = choose_attacks(attacks, suite(batch_size, seed))
+    if specs and threat is None:
+        raise MmardError("evaluate got attacks and no threat; expected one such as mmard.Threat(eps=8/255)")
+    model = source if isinstance(source, nn.Module) else load_model(_path(source))
+    weights = next(model.parameters(), None)
+    images = _images(model, x, y, "cpu" if weights is None else weights.device)
+    faster = in_parts(folded(model)) if isinstance(model, Classifier) else None
+    how = Execution(batch_size=batch_size, seed=seed, on_progress=on_progress, predict=faster)
+    kind = how_to_check(checks, specs)
+    scores = evaluate_with_checks(model, images, threat or Threat(eps=0.0), specs, checks=kind, execution=how)
+    named = type(model).__name__ if isinstance(source, nn.Module) else portable(str(_path(source)))
+    scores.metadata.update(model=named, data="given in Python", seed=seed, versions=versions())
+    return scores
+
+
+def _path(source: str | Path | RunFolder) -> str | Path:
+    return source.path if isinstance(source, RunFolder) else source
+
+
+def _images(model: nn.Module, x: object, y: object, device: torch.device | str) -> Images:
+    """Make images with as many classes as the model has, their names where the images bring them.
+
+    Raises:
+        MmardError: for images and labels that are none, and for a model that fails on them or has fewer classes.
+    """
+    part = part_of(x if y is None else (_plain(x), _plain(y)))
+    if isinstance(part, Table):
+        channels = model.architecture.channels if isinstance(model, Classifier) else 3
+        pictures = EncodedImages(part.rows, part.image, Fit(), channels=channels)
+        found = Streamed(pictures, part.labels, part.names, part.index).in_memory()
+        pixels, index = found.pixels, found.index
+    else:
+        assert isinstance(part, Arrays)
+        pixels, index = part.pixels, part.index
+    few = (pixels[:TRIED].to(device).float() / 255).to(memory_format=torch.channels_last)
+    classes = answer(model, few, "the model").shape[1]
+    highest = int(part.labels.max())
+    if highest >= classes or (not part.numbers and len(part.names) != classes):
+        said = f"labels go up to {highest}" if part.numbers else f"labels are {len(part.names)} words"
+        raise MmardError(f"{said}, and the model has {classes} classes, 0 to {classes - 1}")
+    names = part.names if len(part.names) == classes else tuple(map(str, range(classes)))
+    return Images(pixels, part.labels, names, index).to(torch.device(device))
+
+
+def _plain(values: object) -> object:
+    """Take a tensor to the CPU, without gradient."""
+    return (
+        values.detach().cpu()
+        if isinstance(values, Tensor)
+        else np.asarray(values)
+        if hasattr(values, "__array__")
+        else values
+    )
