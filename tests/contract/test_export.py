@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmard import MmardError, Pgd, Scores, Threat
 from mmard.api import export
-from mmard.api.exported import foreign
+from mmard.api.networks import must_allow_named
 from mmard.attacks.autoattack import AutoAttack
 from mmard.attacks.pgd import untargeted
 from mmard.attacks.square import Square
@@ -27,11 +27,13 @@ from mmard.evaluation.loop import Execution
 from mmard.evaluation.run import run_attacks
 from mmard.evaluation.suite import choose_attacks
 from mmard.models.architectures import FAMILIES, Architecture, Classifier, build
+from mmard.models.cards import load_foreign
 from mmard.models.onnx_export import bytes_of, compare, onnx_of
 from mmard.models.onnx_runtime import RuntimeModel
 from mmard.models.quantise import quantised
 from mmard.models.weights import save_weights
 from mmard.utils.numbers import seed_of
+from mmard.utils.trust import Trust
 
 pytestmark = pytest.mark.figures
 
@@ -495,5 +497,6 @@ def _a_strangers_surrogate(here: Path, mmard: Run) -> None:
 def test_a_surrogate_whose_function_fails_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def build():\n    return 1 / 0\n")
     (tmp_path / "own.pt").write_bytes(b"")
+    must_allow_named(words := f"{tmp_path}/own.py:build@{tmp_path}/own.pt", "surrogate", Trust())
     with pytest.raises(MmardError, match=r"own.py:build fails: ZeroDivisionError: division by zero"):
-        foreign(f"{tmp_path}/own.py:build@{tmp_path}/own.pt")
+        load_foreign(words, 10, 1)

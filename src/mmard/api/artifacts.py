@@ -97,8 +97,10 @@ def _forget(results: Path) -> None:
 
 
 def keep_card(folder: Path) -> None:
-    """Write the model card of a run folder; a folder of another kind gets none."""
-    if is_run(folder):
+    """Write the model card of a run folder, or of an evaluated file of weights; a folder of another kind gets none."""
+    if folder.is_file():
+        write_card(folder)
+    elif is_run(folder):
         kept = RunFolder(folder).formula() or _in_header(RunFolder(folder).best_file)
         write_card(folder, kept or settings_and_formula_of(folder)[1])
 

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from mmard.api.artifacts import Artifacts, keep_card
 from mmard.api.build import engine_of
 from mmard.api.evaluation_request import EvaluationRequest
@@ -18,6 +20,7 @@ from mmard.evaluation.loop import Execution, OnProgress
 from mmard.evaluation.scores import Scores
 from mmard.models.cards import results_folder
 from mmard.runs.folder import RunFolder
+from mmard.runs.record import is_run
 from mmard.training.tracking import log_evaluation
 from mmard.utils.argument_types import Names, public
 from mmard.utils.errors import MmardError
@@ -41,6 +44,7 @@ def evaluate_run(
     examples: int = 12,
     on_progress: OnProgress = lambda *_: None,
     trust: bool = False,
+    module: nn.Module | None = None,
     **overrides: Any,
 ) -> Scores:
     """Evaluate a model on the test images of its data set; tables and verdicts go to ``eval/`` beside its weights.
@@ -48,7 +52,8 @@ def evaluate_run(
     Verdicts are saved at once: the same call after a kill goes on, and ends with the same verdicts.
 
     Args:
-        source: run folder (its best checkpoint), weights file, card, or an exported model (.onnx).
+        source: run folder (its best checkpoint), weights file, card, an exported model (.onnx), or a network from elsewhere with
+            its weights, ``"net.py:build(width=8)@weights.pt"``, ``"timm:resnet18@weights.pt"``; code that is named so runs.
         attacks: such as ``"fgsm,pgd-20"`` or ``["fgsm", "pgd-20"]``; None: FGSM, PGD-20, C&W, AutoAttack; ``"none"``: clean only.
         protocol: ``"quick"`` puts AutoAttack-quick, two of its four attacks, in AutoAttack's place.
         limit: evaluate on about so many test images, every class in proportion; None: all.
@@ -56,7 +61,8 @@ def evaluate_run(
         surrogate: of an exported model, the run or weights whose gradients attacks use, or ``"net.py:build@weights.pt"``, whose
             code runs; None: those it was exported from.
         curve, examples: further files for a report; see `mmard.api.artifacts.Artifacts`.
-        trust: read and fetch the data that the weights name, though this user has never used them.
+        trust: read and fetch the data that the weights name, and run the code beside them, though this user has never used them.
+        module: for a run whose network was given in Python: one like it, which the weights are loaded into.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``; ``engine__devices=2`` shares the work.
     """
     request = EvaluationRequest(
@@ -64,7 +70,7 @@ def evaluate_run(
         surrogate=None if surrogate is None else str(surrogate),
         overrides={key.replace("__", "."): str(v) if isinstance(v, Path) else v for key, v in overrides.items()},
     )  # fmt: skip
-    known = EvalTarget.of(source, request.surrogate, trust=trust)
+    known = EvalTarget.of(source, request.surrogate, module, trust=trust)
     settings = known.settings(request.overrides, trust=trust)
     return _evaluate(known, settings, request, partial(Artifacts, curve=curve, examples=examples), on_progress)
 
@@ -103,15 +109,16 @@ def _evaluate(
         scores.metadata.update(
             source.described(), data=settings.data.name, seed=request.seed, asked=request.metadata(specs)
         )
-        scores.metadata["settings"] = portable(settings.resolved())
+        scores.metadata["settings"] = portable(source.told(settings))
         engine.on_global_zero(lambda: scores.save(results))
         besides.keep(results, engine, on_progress, batch_size=request.batch_size, seed=request.seed)
-        engine.on_global_zero(lambda: _finish(source.path.parent, results, scores))
+        engine.on_global_zero(lambda: _finish(source, results, scores))
     return scores
 
 
-def _finish(run: Path, results: Path, scores: Scores) -> None:
+def _finish(source: EvalTarget, results: Path, scores: Scores) -> None:
     """Remove the verdicts of single batches, which a stopped evaluation resumes from; write the card, tell trackers."""
+    run = source.path.parent
     shutil.rmtree(results / "parts", ignore_errors=True)
     log_evaluation(run, results.name, scores.rows())
-    keep_card(run)
+    keep_card(source.path if source.network and not is_run(run) else run)

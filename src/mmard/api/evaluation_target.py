@@ -1,9 +1,10 @@
 """The target of an evaluation: weights with their settings, the threat, the test images, and the caches."""
 
 import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from mmard.api.build import build_threat, data_of, known_of
 from mmard.api.evaluation_request import EvaluationRequest
 from mmard.api.exported import Exported, opened
-from mmard.api.networks import must_allow_teacher
+from mmard.api.networks import must_allow_named, must_allow_teacher
 from mmard.api.settings import Settings, settings_of_weights
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
@@ -26,8 +27,9 @@ from mmard.evaluation.cache import DiskCache, fingerprint
 from mmard.evaluation.checks.messages import CheckError
 from mmard.evaluation.suite import AttackSpec, choose_attacks, suite
 from mmard.models.architectures import Classifier
-from mmard.models.cards import find_model, load_model, load_teacher, must_fit, weights_file
+from mmard.models.cards import find_model, load_foreign, load_model, load_teacher, must_fit, must_take, weights_file
 from mmard.models.folding import folded
+from mmard.models.foreign import NetworkSpec, is_foreign
 from mmard.models.weights import metadata_of
 from mmard.runs.folder import RunFolder
 from mmard.utils.errors import MmardError
@@ -44,19 +46,56 @@ class EvalTarget:
         path: their file or card.
         exported: the runtime and its float surrogate, where the file is ONNX.
         metadata: what the file says: settings of its training, among others.
+        network: of a network from elsewhere, the words that name it and its weights; empty for any other.
+        module: a network given in Python, which the weights are loaded into.
     """
 
     path: Path
     exported: Exported | None
     metadata: dict[str, Any]
+    network: str = ""
+    module: nn.Module | None = None
 
     @staticmethod
-    def of(source: str | Path | RunFolder, surrogate: str | None, *, trust: bool = False) -> "EvalTarget":
+    def of(
+        source: str | Path | RunFolder,
+        surrogate: str | None = None,
+        module: nn.Module | None = None,
+        *,
+        trust: bool = False,
+    ) -> "EvalTarget":
         """Find the weights and read their metadata; training may have been on another machine."""
+        if is_foreign(source) and surrogate is None:
+            return EvalTarget._of_network(str(source), trust)
         path = find_model(source.path if isinstance(source, RunFolder) else source)
+        if module is not None:
+            return EvalTarget(path, None, metadata_of(path), module=module)
         if exported := opened(path, surrogate, Trust(everything=trust, folder=path.parent)):
             return EvalTarget(path, exported, exported.model.metadata)
         return EvalTarget(path, None, metadata_of(weights_file(path)))
+
+    @staticmethod
+    def _of_network(words: str, trust: bool) -> "EvalTarget":
+        """Take a network from elsewhere, which the user's command names: its code runs."""
+        must_allow_named(words, "model", Trust(everything=trust))
+        spec = NetworkSpec.of(words)
+        if not spec.weights:  # results go to the working folder
+            return EvalTarget(Path(re.sub(r"[^\w.-]", "-", spec.name)), None, {}, words)
+        if not (path := Path(spec.weights).expanduser()).is_file():
+            raise MmardError(f"there are no weights {path} of the network {spec.name}")
+        return EvalTarget(path, None, metadata_of(path), words)
+
+    def load(self, trust: Trust) -> Exported | Classifier | None:
+        """Load the model in evaluation mode; None for a network from elsewhere, whose classes are those of the data."""
+        if self.exported is not None or self.network:
+            return self.exported
+        return load_model(self.path, self.module, trust=trust.everything)
+
+    def load_for(self, images: Images) -> Classifier:
+        """Load a network from elsewhere for these images, and try it on two of that size."""
+        model = load_foreign(self.network, len(images.classes), images.channels)
+        must_take(model, self.network, images.shape)
+        return model
 
     @property
     def given(self) -> dict[str, Any]:
@@ -81,7 +120,7 @@ class EvalTarget:
     def known(self) -> list[Known]:
         """Collect what the weights, or an exported model and its surrogate, say of their data."""
         if self.exported is None:
-            return [known_of(self.path, str(self.path))]
+            return [known_of(self.network or self.path, str(self.path))]
         return self.exported.known()
 
     def says(self, section: str, words: Mapping[str, Any]) -> bool:
@@ -109,12 +148,18 @@ class EvalTarget:
         except MmardError as e:
             raise CheckError("threat", str(e)) from e
 
+    def told(self, settings: Settings) -> dict[str, Any]:
+        """Return the settings for the record: of a network that was trained elsewhere, those of the evaluation alone."""
+        whole = settings.resolved()
+        return {key: whole[key] for key in ("data", "threat", "engine")} if self.network and not self.given else whole
+
     def described(self) -> dict[str, Any]:
         """Describe the file and its metadata for the record of an evaluation."""
-        weights = sha256(weights_file(self.path))
+        own = {"network": portable(str(replace(NetworkSpec.of(self.network), weights="")))} if self.network else {}
         return {
             "model": portable(str(self.path)),
-            "weights": weights,
+            "weights": sha256(weights_file(self.path)) if self.path.is_file() else None,
+            **own,
             "versions": versions(),
             **(self.exported.described() if self.exported else {}),
         }
@@ -151,14 +196,14 @@ class EvalModel:
     @staticmethod
     def of(source: EvalTarget, settings: Settings, limit: int | None, device: torch.device) -> "EvalModel":
         """Load the model and its test images."""
-        # Its faults come before images are decoded.
-        model = source.exported or load_model(source.path, trust=settings.trust.everything)
+        model = source.load(settings.trust)  # its faults come before images are decoded
         if isinstance(model, Exported):
             model.model.must_answer()
         test = data_of(settings, source.known(), stream=True).test  # the training images are not used
         whole = len(test) if settings.data.test_limit is None else math.inf
         if isinstance(model, Exported):
             return EvalModel(model.on(device, test), some(test, limit, seed=0).to(device), whole, model.surrogate)
+        model = model or source.load_for(test)
         must_fit(model, str(source.path), len(test.classes), test.channels)
         model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return EvalModel(model, some(test, limit, seed=0).to(device), whole)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mmard.api.build import known_of
+from mmard.api.networks import must_allow_named
 from mmard.data.images import Images
 from mmard.data.labels import Known
 from mmard.evaluation.checks.messages import BEFORE
@@ -17,15 +17,12 @@ from mmard.evaluation.exported import choose_exported, exported_suite
 from mmard.evaluation.predict import must_answer
 from mmard.evaluation.suite import AttackSpec
 from mmard.models.architectures import Classifier
-from mmard.models.cards import find_model, hub_of, load_model, must_fit, weights_file
-from mmard.models.checkpoints import fit
+from mmard.models.cards import find_model, hub_of, load_foreign, load_model, must_fit, must_take, weights_file
+from mmard.models.foreign import NetworkSpec, is_foreign
 from mmard.models.onnx_runtime import RuntimeModel
-from mmard.models.weights import read_state
 from mmard.utils.errors import MmardError
 from mmard.utils.files import sha256
-from mmard.utils.foreign_code import function_at, run_foreign
 from mmard.utils.portable_paths import portable
-from mmard.utils.safe_open import must_be_itself
 from mmard.utils.trust import Trust, known_file
 
 LITTLE = BEFORE["surrogate"][0]
@@ -42,7 +39,7 @@ class Exported:
     """
 
     model: RuntimeModel
-    surrogate: nn.Module | None
+    surrogate: Classifier | None
     surrogate_path: Path | None
 
     @staticmethod
@@ -54,11 +51,13 @@ class Exported:
         Warns where there is no surrogate, and where the named one is not what was exported.
         """
         model = RuntimeModel(path, str(path))
-        if surrogate is not None and is_code(surrogate):
-            return Exported(model, *foreign(surrogate))
+        if surrogate is not None and is_foreign(surrogate):
+            must_allow_named(surrogate, "surrogate", trust)
+            network = load_foreign(surrogate, model.classes, model.shape[0] or 3)
+            return Exported(model, network.requires_grad_(False), Path(NetworkSpec.of(surrogate).weights).expanduser())
         found = _recorded(path, model.metadata, trust) if surrogate is None else _named(surrogate, path, model.metadata)
-        network = None if found is None else load_model(found, trust=trust.everything).requires_grad_(False)
-        return Exported(model, network, found)
+        own = None if found is None else load_model(found, trust=trust.everything).requires_grad_(False)
+        return Exported(model, own, found)
 
     def specs(self, attacks: str | None, protocol: str, batch_size: int, seed: int) -> dict[str, AttackSpec]:
         """Choose the requested attacks; None: the default ones of all three ways."""
@@ -71,17 +70,18 @@ class Exported:
             self._must_fit(self.surrogate.to(device), images.take(torch.arange(1)).to(device))
         return self.model
 
-    def _must_fit(self, surrogate: nn.Module, one: Images) -> None:
-        if isinstance(surrogate, Classifier):
-            must_fit(surrogate, f"the float surrogate {self.surrogate_path}", len(one.classes), one.channels)
-            surrogate.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        else:
+    def _must_fit(self, surrogate: Classifier, one: Images) -> None:
+        what = f"the float surrogate {self.surrogate_path}"
+        must_fit(surrogate, what, len(one.classes), one.channels)
+        if surrogate.architecture.spec.kind:
+            must_take(surrogate, what, one.shape)
             must_answer(surrogate, one)
+        surrogate.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def known(self) -> list[Known]:
         """Collect what the file and its surrogate say of their data."""
         own = Known.of(self.model.what, self.model.metadata.get("classes"), self.model.classes, self.model.shape[0])
-        if not isinstance(self.surrogate, Classifier) or self.surrogate_path is None:
+        if self.surrogate is None or self.surrogate_path is None:
             return [own]
         return [own, known_of(self.surrogate_path, f"its float surrogate {self.surrogate_path}")]
 
@@ -90,33 +90,6 @@ class Exported:
         surrogate = None if self.surrogate_path is None else portable(str(self.surrogate_path))
         runtime = f"onnxruntime {self.model.version}, CPU"
         return {"runtime": runtime, "precision": self.model.metadata.get("precision"), "twin": surrogate}
-
-
-def is_code(surrogate: str) -> bool:
-    """Tell whether a surrogate is named as ``FILE.py:BUILD@WEIGHTS``, and is no run or file of this package."""
-    return ".py:" in surrogate
-
-
-def foreign(surrogate: str) -> tuple[nn.Module, Path]:
-    """Build the user's own network ``FILE.py:BUILD@WEIGHTS`` in evaluation mode; returns it and its weights' file.
-
-    ``BUILD()`` gives the network: pixels in [0, 1] → logits. The caller has typed its name, so its code runs.
-
-    Raises:
-        MmardError: where there is no such function, it fails, or the weights are not its network's.
-    """
-    place, _, weights = surrogate.partition("@")
-    if not weights:
-        raise MmardError(f"the surrogate {place} is without weights; give them: --surrogate-weights FILE")
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise MmardError(f"there are no weights {path} of the surrogate {place}")
-    must_be_itself(path)
-    network = run_foreign(function_at(place), place, "fails")
-    if not isinstance(network, nn.Module):
-        raise MmardError(f"{place} gives a {type(network).__name__}, expected a network, a torch.nn.Module")
-    fit(network, read_state(path), path)
-    return network.eval().requires_grad_(False), path
 
 
 def opened(path: Path, surrogate: str | None, trust: Trust) -> Exported | None:
@@ -134,7 +107,7 @@ def surrogates(models: Sequence[str], surrogate: str | None) -> dict[str, dict[s
     Raises:
         MmardError: where a model is not there, or a surrogate is named and no model is exported.
     """
-    exported = [model for model in models if find_model(model).suffix == ".onnx"]
+    exported = [model for model in models if not is_foreign(model) and find_model(model).suffix == ".onnx"]
     if surrogate is not None and not exported:
         raise MmardError(
             f"--surrogate {surrogate} goes with an exported model, and none of {', '.join(models)} ends in .onnx"

@@ -14,6 +14,7 @@ from mmard.models.foreign import GIVEN, RAW, NetworkSpec, Normalisation, is_fore
 from mmard.models.weights import CODE
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import seed_of
+from mmard.utils.trust import Trust
 
 Given = Mapping[str, nn.Module]
 """Modules given in Python: ``student``, ``teacher``, or the name of a further teacher → the network."""
@@ -79,6 +80,13 @@ def must_allow_teacher(settings: Settings, name: str, source: str) -> None:
         trust.must_allow_place(spec.weights, key)
     elif spec.kind != GIVEN:  # it fetches its own
         trust.must_allow_place(f"network://{spec.name}", key)
+
+
+def must_allow_named(word: str, what: str, trust: Trust) -> None:
+    """Vouch for a network from elsewhere that the user's own command names, or raise MmardError for a file that is not there."""
+    spec = NetworkSpec.of(word)
+    if spec.is_code:
+        trust.also({spec.name}).must_allow_network(spec.name, what)
 
 
 def student_architecture(

@@ -11,6 +11,7 @@ ATTACKS = "Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: f
 PROTOCOL = "AutoAttack's: standard, or quick: APGD-CE and APGD-T only, named AutoAttack-quick."
 CHECKS = "Can it be believed? full, quick or none. Default: full where AutoAttack runs, else quick."
 SURROGATE = "Of an .onnx: run, weights or FILE.py:BUILD to take gradients from. --twin is its old name."
+WEIGHTS = "Of a network from elsewhere: net.py:build, package.module:build, timm:NAME, torchvision:NAME."
 CURVE = "Also PGD-20 at eight radii from 0 to 4 eps, on about 500 of the images."
 
 
@@ -33,6 +34,7 @@ def evaluate(
     ] = 12,
     surrogate: Annotated[str | None, typer.Option("--surrogate", "--twin", metavar="RUN", help=SURROGATE)] = None,
     surrogate_weights: Annotated[str | None, typer.Option(metavar="FILE", help="Of a surrogate FILE.py:BUILD.")] = None,
+    weights: Annotated[str | None, typer.Option(metavar="FILE", help=WEIGHTS)] = None,
     trust: console.Trusted = False,
 ) -> None:
     """Evaluate models on the test images: clean, FGSM, PGD-20, C&W, AutoAttack, and each sample's worst case.
@@ -41,11 +43,14 @@ def evaluate(
     scores.json, scores.csv, stages.csv (AutoAttack's four), verdicts.safetensors (sample × attack), examples.safetensors.
     What was stopped or killed goes on by the same command, with the same verdicts. A run's last checkpoint:
     RUN/last.safetensors.
+
+    [bold]mmard eval net.py:build --weights FILE data.name=digits threat.eps=0.1[/bold]   a network that was trained elsewhere
     """
     from mmard.cli.evaluation import judge_all
 
     console.must_be_settings(words, evaluate)
     surrogate = _with_weights(surrogate, surrogate_weights)
+    words = words if weights is None else _network_with(words, weights)
     asked = {"protocol": protocol, "limit": limit, "batch_size": batch_size, "seed": seed, "checks": checks}
     asked["trust"] = trust
     try:
@@ -54,6 +59,18 @@ def evaluate(
         raise Interrupted("the same command goes on") from None
     if not stand:
         raise typer.Exit(1)
+
+
+def _network_with(words: list[str], weights: str) -> list[str]:
+    """Write weights after the one network of the command, as ``net.py:build@FILE``."""
+    from mmard.cli.evaluation import is_network
+
+    named = [word for word in words if is_network(word)]
+    if len(named) != 1 or "@" in named[0]:
+        raise MmardError(
+            f"--weights {weights} go with one network, such as net.py:build or timm:resnet18, got {len(named)}"
+        )
+    return [f"{word}@{weights}" if word in named else word for word in words]
 
 
 def _with_weights(surrogate: str | None, weights: str | None) -> str | None:

@@ -11,6 +11,7 @@ from mmard.api.exported import surrogates
 from mmard.api.settings import parse_overrides, read_settings
 from mmard.cli.recipe_words import as_keywords
 from mmard.evaluation.scores import Scores
+from mmard.models.foreign import is_foreign
 from mmard.report.screen import checks_lines, compare_table, scores_table
 from mmard.utils.errors import MmardError
 from mmard.utils.terminal import task_column, visible
@@ -29,13 +30,18 @@ def judge(source: str | Path, out: Console, attacks: str | None = None, /, **set
         return evaluate_run(source, attacks, on_progress=on_progress, **settings)
 
 
+def is_network(word: str) -> bool:
+    """Tell a network from elsewhere with parameters, ``net.py:build(width=8)``, from a setting."""
+    return is_foreign(word) and "=" not in word.partition("(")[0].partition("@")[0]
+
+
 def judge_all(words: list[str], out: Console, attacks: str | None, surrogate: str | None = None, **asked: Any) -> bool:
     """Evaluate models one after the other: a table of each with its checks' findings, and one of all.
 
     Returns:
         Whether all the figures stand: no check after the attacks found an error.
     """
-    models = [w for w in words if "=" not in w or Path(w).exists()]
+    models = [w for w in words if "=" not in w or Path(w).exists() or is_network(w)]
     overrides = parse_overrides([w for w in words if w not in models])
     if len(models) > 1:
         read_settings(None, overrides)  # what does not fit the last is known before the first is attacked

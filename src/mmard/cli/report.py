@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none o
 
 KINDS = ("md", "tex", "csv")
 Runs = Annotated[
-    list[Path], typer.Argument(metavar="RUN...", parser=console.path, help="Run folders, or a study's folder.")
+    list[Path],
+    typer.Argument(metavar="RUN...", parser=console.path, help="Run folders, a study's folder, or evaluated weights."),
 ]
 OUT = "File to write; default report.html in RUN, or here for several."
 To = Annotated[Path | None, typer.Option("--out", parser=console.path, help=OUT)]
@@ -40,7 +41,9 @@ def report(
     from mmard.runs.archive import unpacked
 
     kinds = _kinds(also)
-    to = to if to is not None else (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
+    if to is None:
+        beside = runs[0].with_suffix(".html") if runs[0].expanduser().is_file() else runs[0] / "report.html"
+        to = beside if len(runs) == 1 else Path("report.html")
     if to.is_dir():
         raise MmardError(f"{to} is a folder; expected a file to write, such as {to / 'report.html'}")
     once = {run.expanduser().resolve(): run.expanduser() for run in runs}

@@ -209,7 +209,7 @@ def load_foreign(source: str, classes: int, channels: int) -> Classifier:
     """
     spec = NetworkSpec.of(source)
     if not spec.weights and not spec.parameters.get("pretrained"):
-        raise MmardError(f"{source} names no trained weights; give a file after an @: {spec.name}@weights.pt")
+        raise MmardError(f"{source} is without weights; give them after an @: {spec.name}@weights.pt")
     path = Path(spec.weights).expanduser()
     if spec.weights and not path.is_file():
         raise MmardError(f"there are no weights {path} of the network {spec.name}")

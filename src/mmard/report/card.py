@@ -13,7 +13,7 @@ from mmard.runs.evaluation import BEST, EvaluationRecord
 from mmard.runs.findings import findings_of
 from mmard.runs.folder import RunFolder
 from mmard.runs.groups import Group, main_evaluation_of
-from mmard.runs.record import Run, data_name_of, is_run, read_run, threat_of
+from mmard.runs.record import Run, data_name_of, is_run, read_judged, read_run, threat_of
 from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json, write_text
 from mmard.utils.portable_paths import portable
@@ -28,9 +28,10 @@ HUB_LICENCES = (
 
 
 def write_card(folder: Path, formula: str = "") -> bool:
-    """Write the card of a run folder in one step; a README.md of somebody else's stays as it is.
+    """Write the card of a run folder in one step, or of an evaluated file of weights; somebody else's file stays as it is.
 
     Args:
+        folder: its card is README.md in it; that of weights.pt is weights-card.md.
         formula: the method as it reads in its paper; empty where it is not known.
 
     Returns whether there is a card now.
@@ -38,9 +39,12 @@ def write_card(folder: Path, formula: str = "") -> bool:
     Raises:
         MmardError: when the folder is no run folder, or the disk is full.
     """
-    path = folder / "README.md"
+    path = folder.with_name(f"{folder.stem}-card.md") if folder.is_file() else folder / "README.md"
     if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         return False
+    if folder.is_file():
+        write_text(path, card(read_judged(folder, folder.stem)))
+        return True
     place = folder.resolve()
     name = f"{place.parent.name}-{place.name}" if place.name.startswith("seed-") else place.name  # a cell of a study
     write_text(path, card(read_run(place, name, formula)))
@@ -51,37 +55,59 @@ def card(run: Run) -> str:
     """Write the card's text: front matter, then words for people."""
     front = yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True, width=1000)
     s = run.settings
-    epochs, planned = run.epochs
-    longest = max(map(len, re.findall("`+", run.formula)), default=0)
-    fence = "`" * max(3, longest + 1)  # a folder may be anybody's: its formula must not end the block
-    method = f"{fence}\n{run.formula}\n{fence}" if run.formula else f"`{portable(s.get('method'))}`"
+    told = f"A `{s.get('student')}` classifier for {data_name_of(s)}"
+    if not run.trained_here:
+        trained = [f"{told}, trained elsewhere and judged by `mmard`. Weights: `{run.path.name}`."]
+        use = []
+    else:
+        trained = [
+            f"{told}, trained to resist {threat_of(s)} by `mmard`.",
+            f"## How it was trained\n\n{_training(run)}",
+        ]
+        use = [USE]
     parts = [
         f"---\n{front}---\n{MARK}",
         f"# {run.name}",
-        f"A `{s.get('student')}` classifier for {data_name_of(s)}, trained to resist {threat_of(s)} by `mmard`.",
-        f"## How it was trained\n\n{method}\n\n{_training_facts(run)}\n\n"
-        f"{epochs} of {planned} epochs, seed {run.seed}. All settings: `settings.yaml`.",
+        *trained,
         f"## How it was judged\n\n{_figures(run)}",
         f"## What to know\n\n{_findings(run)}",
-        "## Use\n\n```python\nimport mmard\n\nmodel = mmard.load_model(FOLDER)  # pixels in [0, 1] → logits; "
-        "normalisation is inside\n```\n\n`best.safetensors` is the checkpoint with the best robust accuracy on held-out images, "
-        "`last.safetensors` that of the last epoch.",
+        *use,
         f"## Licence\n\n{_licence_words(s)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+USE = (
+    "## Use\n\n```python\nimport mmard\n\nmodel = mmard.load_model(FOLDER)  # pixels in [0, 1] → logits; "
+    "normalisation is inside\n```\n\n`best.safetensors` is the checkpoint with the best robust accuracy on held-out images, "
+    "`last.safetensors` that of the last epoch."
+)
+
+
+def _training(run: Run) -> str:
+    """Write the method, its facts, and how far it got."""
+    longest = max(map(len, re.findall("`+", run.formula)), default=0)
+    fence = "`" * max(3, longest + 1)  # a folder may be anybody's: its formula must not end the block
+    method = f"{fence}\n{run.formula}\n{fence}" if run.formula else f"`{portable(run.settings.get('method'))}`"
+    epochs, planned = run.epochs
+    end = f"{epochs} of {planned} epochs, seed {run.seed}. All settings: `settings.yaml`."
+    return f"{method}\n\n{_training_facts(run)}\n\n{end}"
 
 
 def front_matter(run: Run) -> dict[str, Any]:
     """Make the hub's fields: licence, tags, data sets, metrics, and the figures as a ``model-index``."""
     s, data = run.settings, data_name_of(run.settings)
     name = method_name(s)
-    front: dict[str, Any] = licence_of(s) | {"library_name": "mmard", "pipeline_tag": "image-classification"}
-    front["tags"] = ["adversarial-robustness", "knowledge-distillation", "image-classification", "safetensors", name]
+    front: dict[str, Any] = licence_of(s) | {"pipeline_tag": "image-classification"}
+    front["tags"] = ["adversarial-robustness", "image-classification"]
+    if run.trained_here:
+        front["library_name"] = "mmard"
+        front["tags"] += ["knowledge-distillation", "safetensors", name]
     front |= {"datasets": [data], "metrics": ["accuracy"]}
     results = [
         _result(evaluation, data, run.threat(evaluation))
         for evaluation in run.evaluations.values()
-        if evaluation.weights == BEST
+        if evaluation.weights == BEST or not run.trained_here
     ]
     index: dict[str, Any] = {"name": run.name, "results": results}
     return front | ({"model-index": [index]} if results else {"model_name": run.name})

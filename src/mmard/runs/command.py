@@ -24,7 +24,15 @@ def eval_command(evaluation: EvaluationRecord, runs: Sequence[Path]) -> str:
         runs: the folders to evaluate so; another run's weights have the same name there.
     """
     asked, overrides = evaluation.request, section_of(evaluation.request, "overrides")
-    words = [str(run if evaluation.weights == BEST else run / evaluation.weights) for run in runs]
+    words = [
+        word
+        for run in runs
+        for word in (
+            target_of(run, evaluation)
+            if run.is_file() or evaluation.weights == BEST
+            else [str(run / evaluation.weights)]
+        )
+    ]
     batch_size = asked.get("batch_size")
     options = {key: asked.get(key) for key in ("attacks", "protocol", "limit", "seed")}
     options |= {"batch-size": None if batch_size == BATCH_SIZE else batch_size}
@@ -33,6 +41,12 @@ def eval_command(evaluation: EvaluationRecord, runs: Sequence[Path]) -> str:
     words += ["--curve"] if evaluation.curve is not None else []
     words += [f"{key}={as_argument(value)}" for key, value in overrides.items() if key != "twin"]
     return shlex.join(["mmard", "eval", *words])
+
+
+def target_of(run: Path, evaluation: EvaluationRecord | None) -> list[str]:
+    """Return the words by which `mmard eval` takes a run, or a file of weights with the network that it is of."""
+    network = evaluation.metadata.get("network") if evaluation is not None and run.is_file() else None
+    return [str(network), "--weights", str(run)] if network else [str(run)]
 
 
 def _checks(evaluation: EvaluationRecord) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 from mmard.evaluation.scores import WORST
 from mmard.runs.evaluation import EvaluationRecord, JsonObject
 from mmard.runs.folder import NO_EFFECT
-from mmard.runs.record import Run, is_run, read_run
+from mmard.runs.record import Run, is_judged, is_run, read_judged, read_run
 from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json
 from mmard.utils.numbers import mean_sd
@@ -51,8 +51,13 @@ def read_groups(sources: Sequence[Path], settings_and_formula: Callable[[Path], 
     """
     runs = []
     for source in {path.resolve(): path for path in sources}.values():
+        if is_judged(source):
+            runs.append((source, source))
+            continue
         if not source.is_dir():
-            raise MmardError(f"there is no folder {source}; expected a run folder or a study's")
+            raise MmardError(
+                f"there is no folder {source}; expected a run folder or a study's, or weights that mmard eval has judged"
+            )
         inside = [source] if is_run(source) else _of_study(source)
         if not inside:
             raise MmardError(f"there is no run in {source}; expected a run folder, or a study's with runs in it")
@@ -60,8 +65,11 @@ def read_groups(sources: Sequence[Path], settings_and_formula: Callable[[Path], 
     found, inner = [], []
     for path, source in runs:
         try:
-            resolved, formula = settings_and_formula(path)
-            found.append(read_run(path, _name(path, source), formula, resolved))
+            if path.is_file():
+                found.append(read_judged(path, path.name))
+            else:
+                resolved, formula = settings_and_formula(path)
+                found.append(read_run(path, _name(path, source), formula, resolved))
             inner.append(path != source)
         except MmardError as e:
             if len(runs) == 1:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mmard.runs.by_class import accuracy_by_class
-from mmard.runs.command import eval_command
+from mmard.runs.command import as_argument, eval_command, target_of
+from mmard.runs.evaluation import section_of
 from mmard.runs.groups import Group, evaluation_with
 from mmard.runs.record import MEMORY, Run
 
@@ -27,23 +28,23 @@ def missing_of(groups: Sequence[Group], main: str) -> list[Missing]:
         (
             "scores on test images",
             lambda run: any(j.attacked for j in run.evaluations.values()),
-            lambda r: f"mmard eval {_paths(r)}",
+            lambda r: _eval(r, ""),
         ),
         ("accuracy by class", lambda run: accuracy_by_class(run, main) is not None, lambda r: _again(r, main)),
         (
             "accuracy against eps",
             lambda run: evaluation_with(run, lambda j: j.curve, main) is not None,
-            lambda r: f"mmard eval {_paths(r)} --attacks none --curve",
+            lambda r: _eval(r, " --attacks none --curve"),
         ),
         (
             "examples",
             lambda run: evaluation_with(run, lambda j: j.shown, main) is not None,
-            lambda r: f"mmard eval {_paths(r)} --attacks none --examples 12",
+            lambda r: _eval(r, " --attacks none --examples 12"),
         ),
         ("where its examples lie to the teacher's boundary", _diagnosed, _diagnose),
         (
             "peak memory (training writes it into metrics.jsonl)",
-            lambda run: any(MEMORY in r for r in run.metrics),
+            lambda run: not run.trained_here or any(MEMORY in r for r in run.metrics),
             lambda r: f"mmard train {shlex.quote(str(r[0].path))} --out {shlex.quote(str(r[0].path) + '-again')}",
         ),
     ]
@@ -59,6 +60,18 @@ def _paths(runs: Sequence[Run]) -> str:
     return " ".join(shlex.quote(str(run.path)) for run in runs)
 
 
+def _eval(runs: Sequence[Run], options: str) -> str:
+    """Write the command that evaluates runs: one for all of them, and one for each file of somebody else's weights."""
+    own, others = [run for run in runs if run.trained_here], [run for run in runs if not run.trained_here]
+    lines = [f"mmard eval {_paths(own)}{options}"] if own else []
+    for run in others:
+        evaluation = next(iter(run.evaluations.values()), None)
+        settings = section_of(evaluation.request, "overrides") if evaluation else {}
+        given = [f"{key}={as_argument(value)}" for key, value in settings.items()]
+        lines.append(f"mmard eval {shlex.join([*target_of(run.path, evaluation), *given])}{options}")
+    return "\n".join(lines)
+
+
 def _resume(runs: Sequence[Run]) -> str:
     return "\n".join(f"mmard train {shlex.quote(str(run.path))} --resume" for run in runs)
 
@@ -68,7 +81,11 @@ def _again(runs: Sequence[Run], main: str) -> str:
     evaluation = next(
         (run.evaluations[main] for run in runs if main in run.evaluations and run.evaluations[main].attacked), None
     )
-    return f"mmard eval {_paths(runs)}" if evaluation is None else eval_command(evaluation, [run.path for run in runs])
+    if evaluation is None:
+        return _eval(runs, "")
+    own, others = [run.path for run in runs if run.trained_here], [run for run in runs if not run.trained_here]
+    commands = [eval_command(evaluation, own)] if own else []
+    return "\n".join([*commands, *(eval_command(run.evaluations.get(main, evaluation), [run.path]) for run in others)])
 
 
 def _diagnosed(run: Run) -> bool:

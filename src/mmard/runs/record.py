@@ -15,10 +15,12 @@ from mmard.runs.evaluation import (
     evaluations_in,
     read_evaluation,
     read_optional,
+    read_scores,
     section_of,
     try_reading,
 )
 from mmard.runs.folder import RunFolder, best_validation, epochs_done
+from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json
 
 MEMORY = "peak_mib"
@@ -28,10 +30,11 @@ FIGURES = ("margins", "slices")
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """The record of one run folder.
+    """The record of one run folder, or of a file of weights that was evaluated and not trained here.
 
     Attributes:
         name: how the report calls it.
+        path: the run folder, or the file.
         settings: settings.yaml.
         metrics: a record an epoch.
         evaluations: those of its models by folder.
@@ -71,7 +74,12 @@ class Run:
     def finished(self) -> bool:
         """Tell whether training came to its end; of a folder without weights, by its epochs."""
         done, planned = self.epochs
-        return RunFolder(self.path).last_file.is_file() or done >= planned > 0
+        return not self.trained_here or RunFolder(self.path).last_file.is_file() or done >= planned > 0
+
+    @property
+    def trained_here(self) -> bool:
+        """Tell whether this package trained it; else it has evaluations alone."""
+        return not self.path.is_file()
 
     @property
     def precision(self) -> str:
@@ -137,6 +145,33 @@ def read_run(path: Path, name: str, formula: str = "", resolved: Mapping[str, An
     looks = try_reading(folder.describe_teachers, folder.teachers_file, faults) or []
     history = try_reading(folder.describe_history, folder.history_file, faults) or []
     return Run(name, path, settings, metrics, evaluation, diagnosis, formula, faults, looks, history)
+
+
+def is_judged(file: Path) -> bool:
+    """Tell whether a file of weights was evaluated, and lies in no run folder, whose record would hold it."""
+    if not file.is_file() or is_run(file.parent):
+        return False
+    return any(read_scores(folder).weights == file.name for folder in evaluations_in(file.parent))
+
+
+def read_judged(file: Path, name: str) -> Run:
+    """Read the evaluations of a file of weights that this package did not train, as the record of a run without training.
+
+    Raises:
+        MmardError: where there is none that is whole and of these weights.
+    """
+    faults = list[str]()
+    found = {key: one for key, one in _evaluations(file.parent, faults).items() if one.weights == file.name}
+    if not found:
+        raise MmardError(f"{file} was not evaluated yet: mmard eval NETWORK --weights {file}")
+    *_, newest = found.values()
+    last = newest.metadata
+    settings = {
+        "method": "trained elsewhere",
+        "student": last.get("network") or file.name,
+        **{key: section_of(section_of(last, "settings"), key) for key in ("data", "threat")},
+    }
+    return Run(name, file, settings, [], found, faults=faults)
 
 
 def _evaluations(run: Path, faults: list[str]) -> dict[str, EvaluationRecord]:
