@@ -8,8 +8,9 @@ from typing import Any
 import yaml
 
 from mmard.evaluation.scores import CLEAN, WORST
+from mmard.models.weights import metadata_of
 from mmard.report.table import Table, interval, words
-from mmard.runs.evaluation import BEST, EvaluationRecord
+from mmard.runs.evaluation import BEST, EvaluationRecord, section_of
 from mmard.runs.findings import findings_of
 from mmard.runs.folder import RunFolder
 from mmard.runs.groups import Group, main_evaluation_of
@@ -25,6 +26,7 @@ HUB_LICENCES = (
     "lgpl-3.0", "mpl-2.0", "openrail", "unlicense", "other", "unknown",
 )  # fmt: skip
 """Names of licences as the hub spells them; whatever else stands under ``license_name``."""
+MOST_NAMES = 20
 
 
 def write_card(folder: Path, formula: str = "") -> bool:
@@ -146,7 +148,7 @@ def attack_label(row: Mapping[str, Any], threat: str) -> str:
 
 def _training_facts(run: Run) -> str:
     s, teacher = run.settings, run.settings.get("teacher")
-    lines = [f"- **Data**: {data_name_of(s)}, pixels in [0, 1]"]
+    lines = [f"- **Data**: {data_name_of(s)}, pixels in [0, 1]{_split_words(section_of(s, 'data'))}", *_classes(run)]
     lines.append(f"- **Threat**: {threat_of(s)} in training; in judging as each table says")
     lines.append(
         f"- **Teacher**: {f'`{portable(teacher)}`{_of_teacher(Path(str(teacher)), run.path)}' if teacher else 'none'}"
@@ -160,6 +162,36 @@ def _training_facts(run: Run) -> str:
         f"- **{name}**: `{portable(source)}`" for name, source in (others.items() if isinstance(others, dict) else ())
     ]
     return "\n".join(lines)
+
+
+def _split_words(data: Mapping[str, Any]) -> str:
+    """Say which test images were cut off the training images, and which images were trained on beside these."""
+    share, extra = data.get("test_split"), data.get("extra")
+    words = ""
+    if isinstance(share, int | float):
+        words += (
+            f"; {share:.0%} of the images, cut off by class and seed {data.get('test_seed', 0)}, are the test images"
+        )
+    if extra:
+        ratio = data.get("extra_ratio")
+        words += (
+            f"; {f'{ratio:.0%}' if isinstance(ratio, int | float) else 'a part'} of each batch are extra images from "
+        )
+        words += f"`{Path(str(extra)).name}`"
+    return words
+
+
+def _classes(run: Run) -> list[str]:
+    """Name the classes in the order of the outputs, the first of many; nothing where the weights do not say."""
+    try:
+        names = metadata_of(run.path / BEST).get("classes")
+    except MmardError:
+        return []
+    if not isinstance(names, list) or names == list(map(str, range(len(names)))):  # numbers say nothing
+        return []
+    names = [" ".join(str(name).split()) for name in names]
+    more = f" ... ({len(names):,} in all, in the header of the weights)" if len(names) > MOST_NAMES else ""
+    return [f"- **Classes**, in the order of the outputs: {', '.join(names[:MOST_NAMES])}{more}"]
 
 
 def _of_teacher(path: Path, run: Path) -> str:

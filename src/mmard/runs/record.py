@@ -116,8 +116,13 @@ def data_name_of(settings: Mapping[str, Any]) -> str:
     """Name the data set of settings: a name of the hub, ``digits``, or that of the files they came from."""
     data = section_of(settings, "data")
     name, train, root = (data.get(key) for key in ("name", "train", "root"))
-    if name == "parquet" and train:
+    if name in ("parquet", "npz", "csv", "webdataset") and train:
         return Path(str(train[0] if isinstance(train, list) else train)).stem.removesuffix("-train")
+    if name == "python":
+        return "images given in Python"
+    place, _, function = str(name).rpartition(":")
+    if place:  # a function of the user's: its file without the folder
+        return f"{Path(place).name}:{function}"
     return Path(str(root)).name if name == "imagefolder" and root else str(name or "images")
 
 

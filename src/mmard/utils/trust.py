@@ -55,7 +55,7 @@ class Trust:
 
         Args:
             name: ``file.py:build`` or ``package.module:build``.
-            what: ``student``, ``teacher``, for the error.
+            what: ``student``, ``teacher``, ``data.name``, for the error.
             kept: a run's copy of the file, for where there is none at its place any more.
 
         Returns:

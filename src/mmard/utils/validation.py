@@ -23,6 +23,7 @@ EXPECTED = {
     "path_type": "expected a path",
     "callable_type": "expected a function",
     "greater_than": "expected a number above {gt:g}",
+    "less_than": "expected a number below {lt:g}",
     "greater_than_equal": "expected a number not below {ge:g}",
 }  # pydantic's kinds of fault
 
