@@ -1,137 +1,133 @@
-"""What to run first with an hour of GPU: robust CIFAR-10 teachers and students, in the order of their value.
+"""Run the studies of an hour with a GPU, many small runs at once on one device, teachers first; stopped by the clock, then packed.
 
-    python benchmarks/gpu_day.py --minutes 50 --data ../shared/data
+    python benchmarks/gpu_day.py PLAN.yaml --minutes 50 --jobs 14 --pack OUT
 
-Each job is an ordinary run folder under --out. Stopped by the clock, a kill or a fault, the script goes on where it was when
-it is started again. After each job its best weights (half precision, with a card) and its metrics are put into --out/pack/.
-`--tiny` does the same on the embedded digits in a minute, to see that the machinery works.
+PLAN.yaml: ``teachers`` maps a name to settings, run into ``runs/teachers/NAME``; ``studies`` lists study files in the order of
+their value. A cell waits for the teacher whose folder its settings name. ``evaluate`` is the teachers' evaluation.
+A run is an ordinary run folder, so the same command goes on where it was. What is packed: records, weights, logs.
 """
 
 import argparse
 import shutil
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
 
-from mmard import MmardError, train
-from mmard.api.settings import Settings
+import yaml
+
+from mmard.api.settings import read_settings
 from mmard.models.weights import load_weights, metadata_of, save_weights
-from mmard.runs.folder import RunFolder
-from mmard.training.callbacks import Watcher
-from mmard.utils.files import sha256, write_json
-from mmard.utils.validation import validated
+from mmard.study.grid import cells_of
+from mmard.study.jobs import Job
+from mmard.study.local_backend import LocalBackend, slots
+from mmard.study.queue import Listener, run_all
+from mmard.study.spec import Evaluation, read_study
 
-SCHEDULE = {
-    "batch_size": 256,
-    "lr": 0.2,
-    "weight_decay": 5e-4,
-    "nesterov": True,
-    "schedule": "one_cycle",
-    "warmup": 0.3,
-}
-COMMON = {
-    "normalize": "data", "threat": {"eps": "8/255"}, "averaging": {"kind": "ema", "decay": 0.995},
-    "validation": {"every": 5}, "engine": {"precision": "bf16-mixed"}, "checkpoint_every": 50,
-}  # fmt: skip
-
-# A teacher first: without one nothing else runs. Then the pair that is compared most, then what widens the comparison.
-JOBS: list[tuple[str, dict[str, Any]]] = [
-    ("teacher-trades", {"method": "trades", "student": "wrn-28-4", "epochs": 30}),
-    ("resnet18-rslad", {"method": "rslad", "student": "resnet18", "teacher": "teacher-trades", "epochs": 30}),
-    ("resnet18-mmard", {"method": "mmard", "student": "resnet18", "teacher": "teacher-trades", "epochs": 30}),
-    ("resnet18-pgd_at", {"method": "pgd_at", "student": "resnet18", "epochs": 30}),
-    ("resnet18-adaad", {"method": "adaad", "student": "resnet18", "teacher": "teacher-trades", "epochs": 30}),
-    ("teacher-pgd_at", {"method": "pgd_at", "student": "wrn-28-4", "epochs": 30}),
-    ("mobilenetv2-rslad", {"method": "rslad", "student": "mobilenetv2", "teacher": "teacher-trades", "epochs": 30}),
-    ("mobilenetv2-mmard", {"method": "mmard", "student": "mobilenetv2", "teacher": "teacher-trades", "epochs": 30}),
-]
+TEACHERS = Path("runs/teachers")
+LEFT = {"checkpoint.pt", ".lock"}
+MIB = 1 << 20
+PACK_EVERY = 100.0
 
 
 class OutOfTimeError(Exception):
-    """The minutes are over; the last checkpoint stays."""
+    """The minutes are over."""
 
 
-class Clock(Watcher):
-    """Says a line an epoch and stops the run when the time is over."""
+class Clock(Listener):
+    """Says a line for what begins and ends, packs now and then, and stops everything when the time is over."""
 
-    def __init__(self, name: str, until: float) -> None:
-        self.name, self.until = name, until
+    def __init__(self, minutes: float, pack: Path) -> None:
+        self.begun, self.pack = time.monotonic(), pack
+        self.end, self.packed = self.begun + 60 * minutes, self.begun
 
-    def stepped(self, step: int, images: int) -> None:
-        if time.monotonic() > self.until:
+    def say(self, text: str) -> None:
+        print(f"[{time.monotonic() - self.begun:.0f} s] {text}", flush=True)
+
+    def started(self, job: Job) -> None:
+        self.say(f"+ {job.name}")
+
+    def ended(self, job: Job, error: str | None) -> None:
+        log = Path(job.settings.out) / "log.txt"
+        last = log.read_text().strip().split("\n")[-1] if log.exists() else ""
+        self.say(f"- {job.name}: {error or last}"[:240])
+
+    def polled(self) -> None:
+        now = time.monotonic()
+        if now > self.end:
             raise OutOfTimeError
-
-    def epoch_ended(self, record: dict[str, Any]) -> None:
-        robust = f", clean {record['clean']:.1f} robust {record['robust']:.1f}" if "robust" in record else ""
-        print(f"{self.name}: epoch {record['epoch']}, {record['images_per_second']:.0f} images/s{robust}", flush=True)
-
-
-def settings_of(name: str, job: dict[str, Any], out: Path, data: Path, tiny: bool) -> dict[str, Any]:
-    """The resolved settings of a job."""
-    job = dict(job)
-    plan = {**SCHEDULE, "epochs": job.pop("epochs")}
-    files = {part: str(data / f"cifar10-jpeg-{part}.parquet") for part in ("train", "test")}
-    settings = {
-        **COMMON,
-        **job,
-        "train": plan,
-        "data": {"name": "parquet", "augment": "crop+flip", **files},
-        "out": str(out / name),
-    }
-    if "teacher" in job:
-        settings["teacher"] = str(out / job["teacher"])
-    if tiny:
-        small = {"student": "cnn-4-3", "data": {"name": "digits", "limit": 300}, "threat": {"eps": 0.1}}
-        settings |= {
-            **small,
-            "train": {**plan, "epochs": 2, "batch_size": 50},
-            "attack": {"steps": 2},
-            "teacher_check": "none",
-        }
-    return settings
+        if now > self.packed + PACK_EVERY:
+            self.packed = now
+            pack(self.pack)
 
 
-def pack(folder: RunFolder, to: Path) -> None:
-    """Best weights in half precision with a card, and the metrics: small files that travel."""
+def pack(to: Path) -> None:
+    """Write what must come home: records, best and last weights of the cells, teachers in half precision."""
     to.mkdir(parents=True, exist_ok=True)
-    name = folder.path.name
-    model, metadata = load_weights(folder.best_file), metadata_of(folder.best_file)
-    weights = to / f"{name}.safetensors"
-    save_weights(weights, model.half(), metadata)
-    a, judged = model.architecture, [r for r in folder.metrics() if "robust" in r]
-    best = max(judged, key=lambda r: (r["robust"], r["clean"]))
-    card = {"architecture": a.name, "classes": a.classes, "channels": a.channels, "mean": a.mean, "std": a.std}
-    card |= {"file": weights.name, "sha256": sha256(weights), "source": "trained by mmard, benchmarks/gpu_day.py"}
-    card["claimed"] = {"held-out clean": best["clean"], "held-out PGD-10": best["robust"]}
-    shutil.copyfile(folder.metrics_file, to / f"{name}.jsonl")
-    write_json(to / f"{name}.json", card)  # last and whole: it says that the job is done
+    runs = sorted(
+        path for path in Path("runs").rglob("*") if path.is_file() and path.name not in LEFT and path.suffix != ".part"
+    )
+    cells = [path for path in runs if path.suffix == ".safetensors" and TEACHERS not in path.parents]
+    kinds = {
+        "records": [path for path in runs if path.suffix not in (".safetensors", ".png") and path.stat().st_size < MIB],
+        "best": [path for path in cells if path.stem == "best"],
+        "last": [path for path in cells if path.stem == "last"],
+        "verdicts": [path for path in runs if path.name == "verdicts.safetensors"],
+    }
+    for kind, files in kinds.items():
+        part = Path(f"runs/.{kind}.part")  # a kill leaves the last whole one in its place
+        with tarfile.open(part, "w:gz") as file:
+            for path in files:
+                file.add(path, arcname=str(path))
+        shutil.move(part, to / f"{kind}.tgz")
+    for best in TEACHERS.glob("*/best.safetensors"):
+        half = to / f"{best.parent.name}.safetensors"
+        if (best.parent / "last.safetensors").exists() and not half.exists():
+            save_weights(half, load_weights(best).half(), metadata_of(best))
+
+
+def jobs_of(plan: dict[str, Any]) -> list[Job]:
+    """List the teachers, then the cells by the order of the studies, then the teachers' evaluations where the plan has them."""
+    jobs, names = [], {}
+    for name, given in plan["teachers"].items():
+        out = str(TEACHERS / name)
+        names[out] = name
+        jobs.append(Job(name, read_settings({**plan.get("common", {}), **given, "out": out}, trust=True)))
+    for entry in plan["studies"]:
+        if "judge" in entry:
+            teacher = next(job for job in jobs if job.name == entry["judge"])
+            jobs.append(Job(f"{teacher.name} judged", teacher.settings, Evaluation(**entry["by"]), needs=teacher.name))
+            continue
+        study = read_study(entry["study"], trust=True)
+        cells = [c for c in cells_of(study) if c.settings.seed in entry.get("seeds", study.seeds)]
+        for cell in cells:
+            if "rows" in entry and not set(entry["rows"]) & set(cell.labels.values()):
+                continue
+            needs = names.get(cell.settings.teacher or "", entry.get("after"))
+            jobs.append(Job(f"{study.folder.name}/{cell.name}", cell.settings, study.evaluate, needs=needs))
+    first: dict[str, Job] = {}
+    for job in jobs:
+        first.setdefault(job.name, job)  # a cell that two entries name runs at the first
+    return list(first.values())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", type=Path)
     parser.add_argument("--minutes", type=float, default=50)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--out", type=Path, default=Path("runs/day"))
-    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--jobs", type=int, default=14)
+    parser.add_argument("--device", default="0")
+    parser.add_argument("--pack", type=Path, default=Path("runs/pack"))
     asked = parser.parse_args()
-    end = time.monotonic() + 60 * asked.minutes
-    failed = []
-    for name, job in JOBS:
-        if (asked.out / "pack" / f"{name}.json").exists():
-            continue
-        settings = settings_of(name, job, asked.out, asked.data, asked.tiny)
-        try:
-            folder = train(validated(Settings, settings, "setting"), resume=True, watch=lambda _, n=name: Clock(n, end))
-            pack(folder, asked.out / "pack")
-        except OutOfTimeError:
-            print(f"{name}: out of time; the same command goes on")
-            return
-        except MmardError as e:
-            failed.append(name)
-            print(f"{name}: failed, {e}")
-    print(f"done; small files in {asked.out / 'pack'}")
-    if failed:
-        raise SystemExit(f"failed: {', '.join(failed)}")
+    jobs, clock = jobs_of(yaml.safe_load(asked.plan.read_text())), Clock(asked.minutes, asked.pack)
+    clock.say(f"{len(jobs)} jobs")
+    try:
+        failed = run_all(jobs, LocalBackend(slots(asked.jobs, 1, [asked.device] if asked.device else [])), clock)
+        clock.say(f"done; failed: {failed or 'none'}")
+    except OutOfTimeError:
+        clock.say("out of time; the same command goes on")
+    finally:
+        pack(asked.pack)
 
 
 if __name__ == "__main__":
