@@ -67,13 +67,13 @@ def pack(to: Path) -> None:
     runs = sorted(
         path for path in Path("runs").rglob("*") if path.is_file() and path.name not in LEFT and path.suffix != ".part"
     )
-    cells = [path for path in runs if path.suffix == ".safetensors" and TEACHERS not in path.parents]
     kinds = {
-        "records": [path for path in runs if path.suffix not in (".safetensors", ".png") and path.stat().st_size < MIB],
-        "best": [path for path in cells if path.stem == "best"],
-        "last": [path for path in cells if path.stem == "last"],
-        "verdicts": [path for path in runs if path.name == "verdicts.safetensors"],
+        "records": [p for p in runs if p.suffix not in (".safetensors", ".png") and p.stat().st_size < MIB],
+        "verdicts": [p for p in runs if p.name == "verdicts.safetensors"],
     }
+    for study in Path("runs/studies").glob("*"):
+        weights = [p for p in runs if study in p.parents and p.suffix == ".safetensors"]
+        kinds |= {f"{study.name}-{which}": [p for p in weights if p.stem == which] for which in ("best", "last")}
     for kind, files in kinds.items():
         part = Path(f"runs/.{kind}.part")  # a kill leaves the last whole one in its place
         with tarfile.open(part, "w:gz") as file:
