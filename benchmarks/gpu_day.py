@@ -1,8 +1,8 @@
 """Run the studies of an hour with a GPU, many small runs at once on one device, teachers first; stopped by the clock, then packed.
 
-    python benchmarks/gpu_day.py PLAN.yaml --minutes 50 --jobs 14 --pack OUT
+    python benchmarks/gpu_day.py docs/results/cifar10-gpu/plan/plan.yaml --minutes 50 --jobs 14 --pack OUT
 
-PLAN.yaml: ``teachers`` maps a name to settings, run into ``runs/teachers/NAME``; ``studies`` lists study files in the order of
+In the plan ``teachers`` maps a name to settings, run into ``runs/teachers/NAME``; ``studies`` lists study files in the order of
 their value. A cell waits for the teacher whose folder its settings name. ``evaluate`` is the teachers' evaluation.
 A run is an ordinary run folder, so the same command goes on where it was. What is packed: records, weights, logs.
 """
@@ -20,7 +20,7 @@ from mmard.api.settings import read_settings
 from mmard.models.weights import load_weights, metadata_of, save_weights
 from mmard.study.grid import cells_of
 from mmard.study.jobs import Job
-from mmard.study.local_backend import LocalBackend, slots
+from mmard.study.local_backend import LocalBackend, gpus, slots
 from mmard.study.queue import Listener, run_all
 from mmard.study.spec import Evaluation, read_study
 
@@ -116,13 +116,13 @@ def main() -> None:
     parser.add_argument("plan", type=Path)
     parser.add_argument("--minutes", type=float, default=50)
     parser.add_argument("--jobs", type=int, default=14)
-    parser.add_argument("--device", default="0")
     parser.add_argument("--pack", type=Path, default=Path("runs/pack"))
     asked = parser.parse_args()
-    jobs, clock = jobs_of(yaml.safe_load(asked.plan.read_text())), Clock(asked.minutes, asked.pack)
+    clock = Clock(asked.minutes, asked.pack)
+    jobs = [job for job in jobs_of(yaml.safe_load(asked.plan.read_text())) if job.state() != "done"]
     clock.say(f"{len(jobs)} jobs")
     try:
-        failed = run_all(jobs, LocalBackend(slots(asked.jobs, 1, [asked.device] if asked.device else [])), clock)
+        failed = run_all(jobs, LocalBackend(slots(asked.jobs, 1, gpus())), clock)
         clock.say(f"done; failed: {failed or 'none'}")
     except OutOfTimeError:
         clock.say("out of time; the same command goes on")

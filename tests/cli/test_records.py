@@ -2,6 +2,7 @@
 
 import html
 import json
+from importlib import metadata
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from handmade import make_run
 from helpers import Run, small_net
 
+from mmard.api.evaluation_target import versions
 from mmard.models.weights import save_weights
 
 MADE_WITH = ("mmard", "torch", "pyautoattack")
@@ -61,3 +63,13 @@ def test_a_foreign_onnx_that_square_alone_attacks_says_so_everywhere(run: Path, 
         assert "Check surrogate." in text, file
         assert check["do"].rstrip(".") in html.unescape(text), file
         assert "Square" in text, file
+
+
+def test_a_package_that_runs_from_its_source_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(
+        metadata, "version", nowhere
+    )  # a copy of src/ on another machine: the evaluation ends all the same
+    assert versions() == dict.fromkeys(MADE_WITH, "from source")

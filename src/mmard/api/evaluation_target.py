@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from mmard.utils.errors import MmardError
 from mmard.utils.files import sha256
 from mmard.utils.portable_paths import bare, portable
 from mmard.utils.trust import Trust
+from mmard.utils.versions import version_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,4 +241,4 @@ class EvalModel:
 
 def versions() -> dict[str, str]:
     """Name the versions that verdicts depend on: of this package, of PyTorch and of AutoAttack's package."""
-    return {name: version(name) for name in ("mmard", "torch", "pyautoattack")}
+    return {name: version_of(name) for name in ("mmard", "torch", "pyautoattack")}

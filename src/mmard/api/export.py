@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from mmard.utils.errors import MmardError
 from mmard.utils.files import sha256
 from mmard.utils.portable_paths import portable
 from mmard.utils.trust import Trust, remember_file
+from mmard.utils.versions import version_of
 
 COMPARED = 256
 """Held-out images on which the export is compared with the network."""
@@ -120,7 +120,7 @@ def _pixels(images: ImageSet, count: int) -> Tensor:
 def _metadata(path: Path, target: Path, model: Classifier, data: DataSet) -> dict[str, Any]:
     """Collect the metadata that a user of the file alone needs."""
     return {
-        "mmard": version("mmard"),
+        "mmard": version_of("mmard"),
         **PORTS,
         "architecture": model.architecture.facts(),
         "classes": list(data.test.classes),

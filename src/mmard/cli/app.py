@@ -6,7 +6,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +26,7 @@ from mmard.cli.study import study
 from mmard.cli.train import train
 from mmard.utils.errors import Interrupted, MmardError, Note, as_mistake
 from mmard.utils.signals import Stopped, end_at_once, on_signals
+from mmard.utils.versions import version_of
 
 INTERRUPTED, UNEXPECTED = 130, 70  # exit codes, as shells and sysexits.h have them
 
@@ -48,7 +48,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of a first day
 
 def _version(asked: bool) -> None:
     if asked:
-        console.say(version("mmard"))
+        console.say(version_of("mmard"))
         raise typer.Exit
 
 

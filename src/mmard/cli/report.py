@@ -1,7 +1,6 @@
 """`mmard report`, as the command line takes it."""
 
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +8,7 @@ import typer
 
 from mmard.cli import console
 from mmard.utils.errors import MmardError, unknown
+from mmard.utils.versions import version_of
 
 if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
     from mmard.report.page import Report
@@ -57,7 +57,7 @@ def _write(runs: list[Path], to: Path, kinds: list[str], title: str | None) -> N
     from mmard.utils.portable_paths import unpacked_from
 
     found = report_of(runs, title)
-    write_text(to, _without_places(found.html(version("mmard")), runs))
+    write_text(to, _without_places(found.html(version_of("mmard")), runs))
     console.say(f"report: {to} ({to.stat().st_size / 1e6:.1f} MB)")
     for kind in kinds:
         for name, text in table_files(found.tables(), kind, to.stem).items():
