@@ -52,27 +52,25 @@ def evaluate_run(
     Verdicts are saved at once: the same call after a kill goes on, and ends with the same verdicts.
 
     Args:
-        source: run folder (its best checkpoint), weights file, card, an exported model (.onnx), or a network from elsewhere with
-            its weights, ``"net.py:build(width=8)@weights.pt"``, ``"timm:resnet18@weights.pt"``; code that is named so runs.
+        source: run folder (its best checkpoint), weights, card, exported model (.onnx), or ``"net.py:build@weights.pt"``.
         attacks: such as ``"fgsm,pgd-20"`` or ``["fgsm", "pgd-20"]``; None: FGSM, PGD-20, C&W, AutoAttack; ``"none"``: clean only.
         protocol: ``"quick"`` puts AutoAttack-quick, two of its four attacks, in AutoAttack's place.
         limit: evaluate on about so many test images, every class in proportion; None: all.
         checks: ``"quick"``, ``"full"`` or ``"none"``; None: by the attacks. What they find is in ``metadata["checks"]``.
-        surrogate: of an exported model, the run or weights whose gradients attacks use, or ``"net.py:build@weights.pt"``, whose
-            code runs; None: those it was exported from.
+        surrogate: of an exported model: a source whose gradients attacks use; None: what it was exported from.
         curve, examples: further files for a report; see `mmard.api.artifacts.Artifacts`.
-        trust: read and fetch the data that the weights name, and run the code beside them, though this user has never used them.
-        module: for a run whose network was given in Python: one like it, which the weights are loaded into.
+        trust: use data that the weights name and run code beside them, though this user never did.
+        module: for a run whose network was given in Python: one like it.
         **overrides: settings, dots as double underscores: ``threat__eps="4/255"``; ``engine__devices=2`` shares the work.
     """
+    words = {key.replace("__", "."): str(v) if isinstance(v, Path) else v for key, v in overrides.items()}
     request = EvaluationRequest(
         attacks=attacks, protocol=protocol, limit=limit, batch_size=batch_size, seed=seed, checks=checks,
-        surrogate=None if surrogate is None else str(surrogate),
-        overrides={key.replace("__", "."): str(v) if isinstance(v, Path) else v for key, v in overrides.items()},
+        overrides=words, surrogate=None if surrogate is None else str(surrogate),
     )  # fmt: skip
     known = EvalTarget.of(source, request.surrogate, module, trust=trust)
-    settings = known.settings(request.overrides, trust=trust)
-    return _evaluate(known, settings, request, partial(Artifacts, curve=curve, examples=examples), on_progress)
+    besides = partial(Artifacts, curve=curve, examples=examples)
+    return _evaluate(known, known.settings(words, trust=trust), request, besides, on_progress)
 
 
 def _evaluate(
@@ -106,10 +104,8 @@ def _evaluate(
                 cache=subject.cache_in(results / "parts", specs, threat, request.batch_size, request.seed),
             ),
         )  # fmt: skip
-        scores.metadata.update(
-            source.described(), data=settings.data.name, seed=request.seed, asked=request.metadata(specs)
-        )
-        scores.metadata["settings"] = portable(source.told(settings))
+        scores.metadata.update(source.described(), data=settings.data.name, seed=request.seed)
+        scores.metadata.update(asked=request.metadata(specs), settings=portable(source.told(settings)))
         engine.on_global_zero(lambda: scores.save(results))
         besides.keep(results, engine, on_progress, batch_size=request.batch_size, seed=request.seed)
         engine.on_global_zero(lambda: _finish(source, results, scores))

@@ -49,27 +49,15 @@ def read_groups(sources: Sequence[Path], settings_and_formula: Callable[[Path], 
     Raises:
         MmardError: where a source is neither, and where no run is left.
     """
-    runs = []
-    for source in {path.resolve(): path for path in sources}.values():
-        if is_judged(source):
-            runs.append((source, source))
-            continue
-        if not source.is_dir():
-            raise MmardError(
-                f"there is no folder {source}; expected a run folder or a study's, or weights that mmard eval has judged"
-            )
-        inside = [source] if is_run(source) else _of_study(source)
-        if not inside:
-            raise MmardError(f"there is no run in {source}; expected a run folder, or a study's with runs in it")
-        runs += [(path, source) for path in inside]
+    runs = [
+        (path, source) for source in {path.resolve(): path for path in sources}.values() for path in _inside(source)
+    ]
     found, inner = [], []
     for path, source in runs:
         try:
-            if path.is_file():
-                found.append(read_judged(path, path.name))
-            else:
-                resolved, formula = settings_and_formula(path)
-                found.append(read_run(path, _name(path, source), formula, resolved))
+            resolved, formula = ({}, "") if path.is_file() else settings_and_formula(path)
+            name = _name(path, source)
+            found.append(read_judged(path, name) if path.is_file() else read_run(path, name, formula, resolved))
             inner.append(path != source)
         except MmardError as e:
             if len(runs) == 1:
@@ -79,6 +67,19 @@ def read_groups(sources: Sequence[Path], settings_and_formula: Callable[[Path], 
         raise MmardError(f"none of the {len(runs)} runs can be read")
     groups = group_runs(found, in_a_study=inner)  # by whole paths; what is shown is handed on
     return [Group(g.name, tuple(replace(r, settings=portable(dict(r.settings))) for r in g.runs)) for g in groups]
+
+
+def _inside(source: Path) -> list[Path]:
+    """List the run folders in a source: itself, those of a study's folder; or the file of weights that was evaluated."""
+    if is_judged(source) or is_run(source):
+        return [source]
+    if not source.is_dir():
+        raise MmardError(
+            f"there is no folder {source}; expected a run folder or a study's, or weights that mmard eval has judged"
+        )
+    if not (inside := _of_study(source)):
+        raise MmardError(f"there is no run in {source}; expected a run folder, or a study's with runs in it")
+    return inside
 
 
 def _of_study(folder: Path) -> list[Path]:
