@@ -8,6 +8,7 @@ from mmard.utils.moved import install
 if TYPE_CHECKING:
     from mmard import losses, methods
     from mmard.api.diagnose import diagnose
+    from mmard.api.distill import distill
     from mmard.api.distiller import Distiller
     from mmard.api.evaluate_images import evaluate
     from mmard.api.train import train
@@ -32,6 +33,7 @@ __all__ = [
     "Threat",
     "Views",
     "diagnose",
+    "distill",
     "evaluate",
     "load_model",
     "losses",
@@ -41,6 +43,7 @@ __all__ = [
 ]
 _HOME = {
     "api.diagnose": ("diagnose",),
+    "api.distill": ("distill",),
     "api.distiller": ("Distiller",),
     "api.evaluate_images": ("evaluate",),
     "api.train": ("train",),

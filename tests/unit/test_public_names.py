@@ -15,7 +15,7 @@ from mmard.utils.moved import MOVED
 def test_every_public_name_is_there() -> None:
     assert [name for name in mmard.__all__ if not hasattr(mmard, name)] == []
     assert set(mmard.__all__) <= set(dir(mmard))
-    with pytest.raises(AttributeError, match="no attribute 'trian'; it has Method, "):
+    with pytest.raises(AttributeError, match="no attribute 'trian'; it has Distiller, "):
         mmard.trian  # noqa: B018
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import InstanceOf
@@ -48,12 +49,14 @@ class Resolved:
     Attributes:
         method: with the attack's changes applied. It holds the run's state: of one run.
         given: networks given in Python, by name; the settings say that they were.
+        images: given in Python; None: the settings say where they are.
     """
 
     settings: Settings
     method: Method
     threat: Threat
     given: Given = field(default_factory=dict)
+    images: object = None
 
     @property
     def plan(self) -> Plan:
@@ -72,18 +75,19 @@ class Resolved:
 
 
 @public
-def resolve(settings: InstanceOf[Settings], given: Given | None = None) -> Resolved:
+def resolve(settings: InstanceOf[Settings], given: Given | None = None, images: Any = None) -> Resolved:
     """Build a run's method and threat, and check all that can be wrong without reading data or weights.
 
     Args:
         given: networks given in Python; see `mmard.api.networks.given_in`.
+        images: given in Python, where ``data.name`` says so; see `mmard.data.given.parts_of`.
 
     Raises:
         MmardError: for the first that is wrong, before anything heavy runs.
     """
-    given = settings.data.model_dump(exclude_defaults=True)
-    must_be_used(settings.data.name, list(given))
-    if "extra" not in given and (lost := [key for key in EXTRA if key in given]):
+    said = settings.data.model_dump(exclude_defaults=True)
+    must_be_used(settings.data.name, list(said))
+    if "extra" not in said and (lost := [key for key in EXTRA if key in said]):
         raise MmardError(
             f"data.{lost[0]} is of extra images, and there are none; give data.extra=FILE.npz, or leave it out"
         )
@@ -92,7 +96,7 @@ def resolve(settings: InstanceOf[Settings], given: Given | None = None) -> Resol
             f"out={settings.out}: {found[0]} is not replaced here; write the whole path (~ is your home folder)"
         )
     threat = build_threat(settings)
-    resolved = Resolved(settings, method_of(settings, threat), threat, dict(given or {}))
+    resolved = Resolved(settings, method_of(settings, threat), threat, dict(given or {}), images)
     _check(resolved)
     return resolved
 

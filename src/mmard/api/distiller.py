@@ -21,6 +21,8 @@ from mmard.core.method import Maximizer, Method
 from mmard.core.threat import Threat
 from mmard.core.views import Models, Point, Views, held_still
 from mmard.models.cards import load_model
+from mmard.models.foreign import is_foreign
+from mmard.runs.folder import RunFolder
 from mmard.training.awp import state_kept
 from mmard.training.companions import begun
 from mmard.training.descent import LearningCompanion, descend
@@ -32,6 +34,7 @@ from mmard.training.own_loop import (
     answer,
     as_batch,
     must_be_labels,
+    says,
     unwrapped,
 )
 from mmard.training.step import make_example, must_be_pixels, outer_losses
@@ -42,7 +45,7 @@ from mmard.utils.precision import full_precision
 from mmard.utils.trust import Trust
 from mmard.utils.validation import validated
 
-Network = nn.Module | str | Path
+Network = nn.Module | RunFolder | str | Path
 """A module, or what `mmard.load_model` takes."""
 
 
@@ -54,8 +57,9 @@ class Distiller:
     Args:
         method: a name such as ``"mmard"`` or ``"awp(igdm(rslad), gamma=0.01)"``, ``{name: ..., parameter: value}``, or a
             `Method`, whose state is then this distiller's.
-        student: images (B, C, H, W) in [0, 1] → logits (B, K), normalisation inside; also wrapped in DistributedDataParallel
-            or ``torch.compile``. Its mode is the loop's business; attacks leave mode, gradients and BatchNorm's statistics alone.
+        student: images (B, C, H, W) in [0, 1] → logits (B, K), the first of a tuple or ``.logits``, normalisation inside; also
+            wrapped in DistributedDataParallel or ``torch.compile``. Its mode is the loop's business; attacks leave mode,
+            gradients and BatchNorm's statistics alone.
         teacher: frozen here and kept in evaluation mode, on the images' device; None where the method needs none.
         threat: the ball in which examples are made.
         teachers: further networks by name, such as ``{"natural": net}``, and those that companions start from, as copies.
@@ -142,7 +146,8 @@ class Distiller:
                 self._settle(x, y)
                 with held_still(student := self._networks.bare):
                     must_be_pixels(x, student, self.threat)
-                    return untargeted(maximizer)(partial(predict_logits, student, who="the student"), x, y, self.threat)
+                    predict = partial(predict_logits, partial(says, student), who="the student")
+                    return untargeted(maximizer)(predict, x, y, self.threat)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the weights of the companions, which the caller's optimiser needs beside the student's; most methods have none."""
@@ -280,6 +285,10 @@ def _network(source: Network, name: str) -> nn.Module:
     """Take a module as it is, and load anything else."""
     if isinstance(source, nn.Module):
         return unwrapped(source)
-    if isinstance(source, str | Path):
-        return load_model(source)
+    if is_foreign(source):
+        raise MmardError(
+            f"the {name} is {source}, which is built for a data set; in a loop of one's own give the module itself"
+        )
+    if isinstance(source, RunFolder | str | Path):
+        return load_model(source.path if isinstance(source, RunFolder) else source)
     raise MmardError(f"the {name} is {shortened(source)}, expected a torch.nn.Module, a run folder, weights or a card")

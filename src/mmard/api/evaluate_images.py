@@ -18,11 +18,11 @@ from mmard.data.given import part_of
 from mmard.data.images import Images
 from mmard.data.parts import Arrays, Table
 from mmard.data.streaming import Streamed
-from mmard.evaluation.checks.run import evaluate_with_checks, how_to_check
+from mmard.evaluation.checks.run import evaluate_with_checks
 from mmard.evaluation.loop import Execution, OnProgress
 from mmard.evaluation.scores import Scores
 from mmard.evaluation.suite import choose_attacks, suite
-from mmard.models.architectures import Classifier
+from mmard.models.architectures import Classifier, adopt
 from mmard.models.cards import load_model
 from mmard.models.folding import folded
 from mmard.runs.folder import RunFolder
@@ -94,13 +94,12 @@ def evaluate_images(
     if specs and threat is None:
         raise MmardError("evaluate got attacks and no threat; expected one such as mmard.Threat(eps=8/255)")
     model = source if isinstance(source, nn.Module) else load_model(_path(source))
-    weights = next(model.parameters(), None)
-    images = _images(model, x, y, "cpu" if weights is None else weights.device)
+    images = _images(model, x, y)
     faster = in_parts(folded(model)) if isinstance(model, Classifier) else None
+    model = adopt(model, len(images.classes), images.channels)
     how = Execution(batch_size=batch_size, seed=seed, on_progress=on_progress, predict=faster)
-    kind = how_to_check(checks, specs)
-    scores = evaluate_with_checks(model, images, threat or Threat(eps=0.0), specs, checks=kind, execution=how)
-    named = type(model).__name__ if isinstance(source, nn.Module) else portable(str(_path(source)))
+    scores = evaluate_with_checks(model, images, threat or Threat(eps=0.0), specs, checks=checks, execution=how)
+    named = type(source).__name__ if isinstance(source, nn.Module) else portable(str(_path(source)))
     scores.metadata.update(model=named, data="given in Python", seed=seed, versions=versions())
     return scores
 
@@ -109,8 +108,8 @@ def _path(source: str | Path | RunFolder) -> str | Path:
     return source.path if isinstance(source, RunFolder) else source
 
 
-def _images(model: nn.Module, x: object, y: object, device: torch.device | str) -> Images:
-    """Make images with as many classes as the model has, their names where the images bring them.
+def _images(model: nn.Module, x: object, y: object) -> Images:
+    """Make images on the model's device with as many classes as it has, their names where the images bring them.
 
     Raises:
         MmardError: for images and labels that are none, and for a model that fails on them or has fewer classes.
@@ -124,6 +123,7 @@ def _images(model: nn.Module, x: object, y: object, device: torch.device | str) 
     else:
         assert isinstance(part, Arrays)
         pixels, index = part.pixels, part.index
+    device = next((weights.device for weights in model.parameters()), torch.device("cpu"))
     few = (pixels[:TRIED].to(device).float() / 255).to(memory_format=torch.channels_last)
     classes = answer(model, few, "the model").shape[1]
     highest = int(part.labels.max())
@@ -131,7 +131,7 @@ def _images(model: nn.Module, x: object, y: object, device: torch.device | str) 
         said = f"labels go up to {highest}" if part.numbers else f"labels are {len(part.names)} words"
         raise MmardError(f"{said}, and the model has {classes} classes, 0 to {classes - 1}")
     names = part.names if len(part.names) == classes else tuple(map(str, range(classes)))
-    return Images(pixels, part.labels, names, index).to(torch.device(device))
+    return Images(pixels, part.labels, names, index).to(device)
 
 
 def _plain(values: object) -> object:

@@ -19,8 +19,10 @@ from mmard.api.build import (
 )
 from mmard.api.networks import build_student, given_in, load_early, load_teachers, teachers_of
 from mmard.api.settings import Settings, read_settings
+from mmard.data.given import is_images
 from mmard.data.images import DataSet
 from mmard.data.labels import Known
+from mmard.data.sources import PYTHON
 from mmard.models.architectures import Classifier
 from mmard.models.cards import described
 from mmard.models.weights import keep_code
@@ -61,7 +63,7 @@ def train(
         trust: run a method from a file although it is the recipe that names it, and read what a run folder names outside of
             itself; what the overrides name needs none.
         **overrides: settings, dots as double underscores: ``train__epochs=3``, ``teacher="runs/teacher"``; student and teachers
-            may also be modules, which a resumed run is given again.
+            may also be modules, and ``data`` images (`mmard.data.given.parts_of`), which a resumed run is given again.
 
     SIGTERM and SIGHUP save a checkpoint before they end the process.
 
@@ -71,8 +73,10 @@ def train(
     if extend and not resume:
         raise MmardError("an extension goes on with a run: give --resume (resume=True) too")
     words, given = given_in({key.replace("__", "."): value for key, value in overrides.items()})
+    images = words.pop("data") if is_images(words.get("data")) else None
+    words |= {} if images is None else {"data.name": PYTHON}
     settings = read_settings(recipe, words, trust=trust)
-    return train_resolved(resolve(settings, given), resume=resume, extend=extend, watch=watch)
+    return train_resolved(resolve(settings, given, images), resume=resume, extend=extend, watch=watch)
 
 
 def train_resolved(
@@ -95,13 +99,13 @@ def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, exten
         extension = extension_of(folder, settings) if extend else None  # before process 0 writes the new settings
         engine.on_global_zero(lambda: must_be_free(folder, settings, resume, extend))
         if teacher := teacher_of(settings):
-            _train(teacher, True, watch, engine)
+            _train(replace(teacher, images=resolved.images), True, watch, engine)
         settings = as_begun(settings, folder)
         engine.choose_precision(settings.engine.precision)
         if settings.teacher and engine.is_global_zero:
             _warn_of_other_data(RunFolder(settings.teacher), settings)
         nets = load_early(settings, resolved.given)
-        data = data_to_learn(settings, known_to(settings, folder))
+        data = data_to_learn(settings, known_to(settings, folder), resolved.images)
         watcher = Watchers(watch(folder.path.name), *trackers_of(settings, folder))
         trainer = _trainer(replace(resolved, settings=settings), data, engine, folder, watcher, nets, extension)
         engine.on_global_zero(lambda: _look_at_teachers(trainer, settings))
@@ -129,13 +133,13 @@ def trackers_of(settings: Settings, folder: RunFolder) -> list[Watcher]:
     return [Tracking(name, folder.path, settings.resolved()) for name in settings.tracking if name in TRACKERS]
 
 
-def data_to_learn(settings: Settings, models: list[Known]) -> DataSet:
-    """Load the data, with enough of them held out to choose a checkpoint on.
+def data_to_learn(settings: Settings, models: list[Known], images: object = None) -> DataSet:
+    """Load the data, ``images`` where a program gives them, with enough of them held out to choose a checkpoint on.
 
     Raises:
         MmardError: as of `data_of`, and where a single image is held out.
     """
-    data = data_of(settings, models)
+    data = data_of(settings, models, given=images)
     if len(data.held_out) < 2:
         count, some = len(data.train) + len(data.held_out), 5 * len(data.train.classes)
         raise MmardError(

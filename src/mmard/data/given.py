@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,27 @@ def parts_of(given: object, keys: Keys = Keys()) -> dict[str, Part]:
     if isinstance(given, tuple | list) and len(given) == 2 and not all(map(_is_array, given)):
         return {"train": part_of(given[0], keys), "test": part_of(given[1], keys)}
     return {"train": part_of(given, keys)}
+
+
+def is_images(value: object) -> bool:
+    """Tell whether a value is images, rather than the settings of a data set: words and numbers by name."""
+    if value is None or isinstance(value, str | bytes | int | float):
+        return False
+    return not isinstance(value, Mapping) or any(_holds_images(inside) for inside in value.values())
+
+
+def _holds_images(value: object) -> bool:
+    plain = isinstance(value, str | bytes | int | float | Path | None)
+    return not plain and not (isinstance(value, list | tuple) and all(isinstance(one, str | Path) for one in value))
+
+
+def has_test(given: object) -> bool:
+    """Tell whether images come with test images of their own; see `parts_of`."""
+    if isinstance(given, Mapping):
+        return any(str(key).lower().startswith(TEST_SPLITS) or str(key).lower().endswith(TEST_SPLITS) for key in given)
+    if not isinstance(given, tuple | list):
+        return False
+    return len(given) == (4 if all(_is_array(one) for one in given) else 2)
 
 
 def part_of(given: object, keys: Keys = Keys()) -> Part:

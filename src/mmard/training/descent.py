@@ -54,7 +54,7 @@ class LearningCompanion:
 
 
 class Loop(Protocol):
-    """What a loop does with the losses of a step."""
+    """Define what a loop does with the losses of a step."""
 
     def around(self, companion: LearningCompanion | None) -> AbstractContextManager[object]:
         """Enclose the forward passes and `take` of a companion, or of the student (None)."""

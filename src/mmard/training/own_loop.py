@@ -3,15 +3,16 @@
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mmard.core.logits import PredictionError, predict_logits
+from mmard.core.logits import PredictionError, logits_in, predict_logits
 from mmard.core.views import Predict, Views, held_still
-from mmard.models.architectures import Architecture, Classifier
+from mmard.models.architectures import adopt
 from mmard.models.folding import Folded, folded
 from mmard.training.descent import LearningCompanion
 from mmard.utils.distributed import over_processes
@@ -73,6 +74,8 @@ class UntimedViews(Views):
 class OwnNetworks:
     """The networks of a loop of one's own, as functions of images in the caller's precision.
 
+    They give logits, a tuple that begins with them, or an output with ``.logits``.
+
     Args:
         student: as the caller has it, perhaps wrapped.
         teachers: frozen, in evaluation mode; by name.
@@ -97,7 +100,7 @@ class OwnNetworks:
 
         def predict(x: Tensor) -> Tensor:
             with self.autocast.inside():
-                return network(x)
+                return says(network, x)
 
         return predict
 
@@ -149,6 +152,12 @@ class OwnNetworks:
         return True
 
 
+def says(network: Predict, x: Tensor) -> Tensor:
+    """Return the network's logits: what it gives, the first of a tuple, or ``.logits``."""
+    output: object = network(x)
+    return output if isinstance(output, Tensor) else logits_in(output)
+
+
 def answer(network: nn.Module, x: Tensor, who: str) -> Tensor:
     """Compute logits in evaluation mode without gradient; a failure of the network is one line.
 
@@ -157,7 +166,7 @@ def answer(network: nn.Module, x: Tensor, who: str) -> Tensor:
     """
     try:
         with held_still(network), torch.no_grad():
-            return predict_logits(network, x, who)
+            return predict_logits(partial(says, network), x, who)
     except PredictionError:
         raise
     except Exception as e:  # whatever a network says of images that it was not made for
@@ -168,8 +177,7 @@ def answer(network: nn.Module, x: Tensor, who: str) -> Tensor:
 
 def _folded(network: nn.Module, x: Tensor, logits: Tensor) -> nn.Module:
     """Fold a network's BatchNorm, where what comes out gives the same logits; else return the network itself."""
-    size = Architecture(name=type(network).__name__, classes=logits.shape[1], channels=x.shape[1])
-    shadow = folded(network if isinstance(network, Classifier) else Classifier(network, size))
+    shadow = folded(adopt(network, logits.shape[1], x.shape[1]))
     if not isinstance(shadow, Folded):
         return network
     with torch.no_grad():
@@ -186,7 +194,7 @@ class Collected:
 
     @contextmanager
     def around(self, companion: LearningCompanion | None) -> Iterator[None]:
-        """Do nothing: whoever wraps the networks decides when gradients are averaged."""
+        """Leave it to whoever wraps the networks when gradients are averaged."""
         yield
 
     def take(self, loss: Tensor) -> None:
