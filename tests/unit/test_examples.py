@@ -4,10 +4,13 @@ import doctest
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from helpers import small_net
+from helpers import blobs, small_net
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import mmard
 from mmard.core.views import Models
@@ -37,6 +40,7 @@ def test_no_page_has_an_example_that_no_test_runs() -> None:
     assert {name: n for name, n in pages.items() if n and name not in ELSEWHERE} == {
         "add_a_method.md": 1,
         "concepts.md": 1,
+        "own_loop.md": 5,
     }
     assert len(blocks("README.md")) == 2
 
@@ -79,3 +83,106 @@ def test_the_docs_step_is_a_step() -> None:
     }  # fmt: skip
     exec(blocks("docs/concepts.md")[0], names)
     assert all(loss.requires_grad and loss.dim() == 0 for loss in names["losses"].values())
+
+
+def own_loop(number: int, **names: object) -> dict[str, Any]:
+    """Run an example of the page on loops of one's own, for an epoch on few images."""
+    images = blobs(32)
+    x, y = images.pixels.float() / 255, images.labels
+    teacher = small_net(seed=1)
+    loader = DataLoader(TensorDataset(x, y), batch_size=16)
+    known = {"mmard": mmard, "torch": torch, "student": small_net(), "teacher": teacher, "loader": loader, "epochs": 1}
+    known |= {"x": x, "y": y, "x_test": x[:8], "y_test": y[:8], **names}
+    code = blocks("docs/own_loop.md")[number]
+    assert sum(bool(line) for line in code.splitlines()) <= 15
+    exec(code, known)
+    return known
+
+
+def weights(network: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def has_moved(network: nn.Module) -> bool:
+    return not torch.equal(weights(network), weights(small_net()))
+
+
+@pytest.mark.filterwarnings("ignore:the test set has no image")
+def test_the_docs_call_distils_and_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    distill, evaluate = mmard.distill, mmard.evaluate
+    quick = {
+        "train__epochs": 1,
+        "train__batch_size": 8,
+        "attack__steps": 1,
+        "validation__steps": 1,
+        "teacher_check": "none",
+    }
+    monkeypatch.setattr(mmard, "distill", lambda *a, epochs, **more: distill(*a, **more, **quick), raising=False)
+    monkeypatch.setattr(mmard, "evaluate", lambda *a: evaluate(*a, "fgsm"), raising=False)
+    assert has_moved(own_loop(0)["student"])
+    assert (tmp_path / "runs/mine/best.safetensors").is_file()
+    assert "clean" in capsys.readouterr().out
+
+
+def test_the_docs_plain_loop_trains() -> None:
+    found = own_loop(1)
+    assert has_moved(found["student"])
+    assert found["distiller"].step_number == found["steps"] == 2
+
+
+def test_the_docs_lightning_module_trains_and_validates(tmp_path: Path) -> None:
+    """Also in inference mode, as Lightning validates unless it is told otherwise."""
+    lightning = pytest.importorskip("lightning", reason="the extra dev has lightning")
+    found = own_loop(2, lightning=lightning)
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    for inference in (True, False):
+        module = found["Distilled"](small_net(), found["teacher"])
+        trainer = lightning.Trainer(
+            max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, inference_mode=inference, **quiet
+        )
+        trainer.fit(module, found["loader"], found["loader"])
+        assert {"robust", "soft_adv", "soft_nat"} <= trainer.callback_metrics.keys()
+        assert module.distiller.step_number == 2  # those of the validation do not count
+        assert has_moved(module.student)
+        assert weights(found["teacher"]).equal(weights(small_net(seed=1)))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.* runs unfolded, a little slower")
+def test_the_docs_trainer_of_hugging_face_trains_and_evaluates(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="the extra dev has transformers")
+    pytest.importorskip("accelerate", reason="transformers trains by it")
+    config = transformers.ResNetConfig(
+        num_channels=1, embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=4
+    )
+    torch.manual_seed(0)
+    student = transformers.ResNetForImageClassification(config)
+    before = weights(student)
+    images = blobs(32)
+    rows = [{"pixel_values": x / 255, "labels": int(y)} for x, y in zip(images.pixels, images.labels, strict=True)]
+    args = transformers.TrainingArguments(
+        output_dir=str(tmp_path), num_train_epochs=1, per_device_train_batch_size=16, use_cpu=True, report_to=[],
+        eval_strategy="epoch", disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    found = own_loop(3, transformers=transformers, student=student, args=args, train=rows, test=rows)
+    assert not torch.equal(before, weights(student))
+    assert found["trainer"].distiller.step_number == 2
+    assert any("eval_loss" in line for line in found["trainer"].state.log_history)
+
+
+def test_the_docs_loop_of_accelerate_trains(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate", reason="the extra dev has accelerate")
+    found = own_loop(4, accelerate=accelerate)
+    assert has_moved(found["student"])
+    found["accelerator"].save_state(str(tmp_path))
+    found["distiller"].step_number = 0
+    found["accelerator"].load_state(str(tmp_path))
+    assert found["distiller"].step_number == 2
