@@ -1,11 +1,14 @@
-"""Export of trained weights to ONNX: what `mmard export` does, for Python."""
+"""Export of trained weights to ONNX and other formats: what `mmard export` does, for Python."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmard.api.build import data_of
 from mmard.api.evaluation_target import EvalTarget
@@ -15,11 +18,12 @@ from mmard.core.threat import Threat
 from mmard.data.images import DataSet, ImageSet, some
 from mmard.models.architectures import Classifier
 from mmard.models.cards import find_model, load_model, must_fit, results_folder, weights_file
-from mmard.models.onnx_export import PORTS, Agreement, bytes_of, compare, onnx_of, save_onnx
-from mmard.models.onnx_runtime import RuntimeModel, need_onnx
+from mmard.models.formats import FORMATS, LARGEST_BATCH, Format, format_of, open_exported, program_of, size_of, suffixes
+from mmard.models.onnx_export import PORTS, Agreement, bytes_of, compare, onnx_of
+from mmard.models.onnx_runtime import RuntimeModel
 from mmard.models.quantise import HOW, quantised
 from mmard.utils.argument_types import public
-from mmard.utils.errors import MmardError
+from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import sha256
 from mmard.utils.portable_paths import portable
 from mmard.utils.trust import Trust, remember_file
@@ -43,6 +47,11 @@ class Delivery:
     comparison: Agreement
     metadata: dict[str, Any]
 
+    @property
+    def size(self) -> int:
+        """Return the bytes of the file, and of the weights that OpenVINO keeps beside it."""
+        return size_of(self.path)
+
 
 @public
 def export(
@@ -51,66 +60,143 @@ def export(
     *,
     int8: bool = False,
     calibration: int = 512,
+    format: str = "onnx",
+    dynamic_size: bool = False,
+    force: bool = False,
     trust: bool = False,
     **overrides: Any,
 ) -> Delivery:
-    """Export a model to ONNX and compare it with the network on held-out images: pixels in [0, 1] in, logits out, any batch.
+    """Export a model and compare the file with the network on held-out images: pixels in [0, 1] in, logits out, any batch.
+
+    No file that is written names a folder of this machine.
 
     Args:
         source: run folder (its best checkpoint), weights file, or card.
         to: the file to write; None: ``model.onnx`` or ``model-int8.onnx`` in the run folder, or beside the weights by their name.
-        int8: quantise to 8 bits, with ranges from training images.
-        calibration: about so many of those, every class in proportion.
+        int8: quantise to 8 bits, with ranges from training images; for ``onnx`` and ``openvino``.
+        calibration: about so many of those.
+        format: ``onnx``, ``openvino``, ``executorch`` or ``torch``; see `mmard.models.formats.FORMATS`.
+        dynamic_size: take images of any height and width; tried on a second size.
+        force: replace a file that is there.
         trust: read and fetch the data that the weights name, though this user has never used them.
         **overrides: settings, dots as double underscores: ``data__name=...``.
 
     Raises:
-        MmardError: for any mistake in the input, and for a float export that is not the network up to rounding; nothing is
-            written then.
+        MmardError: for a mistake in the input, and a float export that is not the network up to rounding; nothing is written then.
     """
-    need_onnx()
+    kind = _allowed(format, int8, dynamic_size)
     path = find_model(source)
-    if path.suffix == ".onnx":
-        raise MmardError(f"{path} is an exported model already; export the run or weights that it came from")
-    target = _target(Path(source).expanduser(), path, to, int8)
+    target = _target(Path(source).expanduser(), path, to, kind, int8)
+    must_be_free(target, force)
+    return _written(path, target, {"trust": trust, **overrides}, kind, calibration if int8 else None, dynamic_size)
+
+
+def _written(
+    path: Path, target: Path, overrides: dict[str, Any], kind: Format, calibration: int | None, any_size: bool
+) -> Delivery:
+    """Write the export of the weights ``path`` to ``target``."""
+    trust = overrides.pop("trust")
     known, words = EvalTarget.of(path, None), {key.replace("__", "."): value for key, value in overrides.items()}
     settings = known.settings(words, trust=trust)
     model = load_model(path, trust=trust)
     data = data_of(settings, known.known(), stream=True)
     must_fit(model, str(path), len(data.test.classes), data.test.channels)
     metadata = _metadata(path, target, model, data) | _declared(known, settings, words)
-    proto, comparison = _made(model, data, metadata, calibration if int8 else None, str(target))
-    save_onnx(target, bytes_of(proto, metadata))
+    made, comparison = _Export(model, data, kind, calibration, any_size, str(target)).made(metadata)
+    kind.save(target, made, metadata)
     must_allow_surrogate(path, Trust())  # an evaluation of the file finds it again
     remember_file(metadata["sha256"], path)
     return Delivery(target, comparison, metadata)
 
 
-def _made(
-    model: Classifier, data: DataSet, metadata: dict[str, Any], calibration: int | None, target: str
-) -> tuple[Any, Agreement]:
-    """Make the graph, compare it with the network and add to the metadata how; ``calibration``: None for float."""
-    proto = onnx_of(model, (data.test.shape[1], data.test.shape[2]))
-    if calibration is not None:
-        images = _pixels(data.train, calibration)
-        proto = quantised(proto, images)
-        metadata["quantisation"] = f"{HOW}; {len(images)} training images, seed 0"
-    metadata["precision"] = "float32" if calibration is None else "int8"
-    comparison = compare(model, RuntimeModel(bytes_of(proto, {}), target), _pixels(data.held_out, COMPARED))
-    if calibration is None:
-        comparison.must_be_close(target)
-    metadata["comparison"] = asdict(comparison)
-    return proto, comparison
+@dataclass(frozen=True)
+class _Export:
+    """An export that is being made; ``calibration``: how many images, None for float."""
+
+    model: Classifier
+    data: DataSet
+    kind: Format
+    calibration: int | None
+    any_size: bool
+    target: str
+
+    def made(self, metadata: dict[str, Any]) -> tuple[Any, Agreement]:
+        """Make the graph or program, compare it with the network and add to the metadata how."""
+        size = self.data.test.shape[1], self.data.test.shape[2]
+        open_size = {"any_size": True} if self.any_size else {}
+        if self.kind.of_onnx:
+            made = onnx_of(self.model, size, **open_size)
+        else:
+            made = program_of(self.model, size, **open_size, most=None if self.kind.any_size else LARGEST_BATCH)
+        if self.calibration is not None:
+            images = _pixels(self.data.train, self.calibration)
+            made = quantised(made, images)
+            metadata["quantisation"] = f"{HOW}; {len(images)} training images, seed 0"
+        metadata["precision"] = "float32" if self.calibration is None else "int8"
+        pixels = _pixels(self.data.held_out, COMPARED)
+        with self._running(made) as runtime:
+            comparison = self._compared(runtime, pixels)
+            if self.any_size:
+                metadata["sizes"] = self._tried(runtime, pixels[:8])
+        metadata["comparison"] = asdict(comparison)
+        return made, comparison
+
+    @contextmanager
+    def _running(self, made: Any) -> Iterator[nn.Module]:
+        """Run what is not written yet."""
+        if self.kind.suffix == ".onnx":
+            yield RuntimeModel(bytes_of(made, {}), self.target)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, f"model{self.kind.suffix}")
+            self.kind.save(file, made, {})
+            yield open_exported(file, self.target)
+
+    def _compared(self, runtime: nn.Module, pixels: Tensor) -> Agreement:
+        comparison = compare(self.model, runtime, pixels)
+        if self.calibration is None:
+            comparison.must_be_close(self.target)
+        return comparison
+
+    def _tried(self, runtime: nn.Module, pixels: Tensor) -> str:
+        """Run network and export on images of twice the size too; returns what was tried."""
+        larger = pixels.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        try:
+            self._compared(runtime, larger)
+        except (MmardError, RuntimeError, ValueError) as e:
+            fault = f"{self.model.architecture.name} does not take images of another size ({first_line(e)})"
+            raise MmardError(f"{fault}; export it without --dynamic-size") from e
+        tried = " and ".join(f"{x.shape[2]}×{x.shape[3]}" for x in (pixels, larger))
+        return f"any height and width that the network takes; tried: {tried}"
 
 
-def _target(source: Path, weights: Path, to: str | Path | None, int8: bool) -> Path:
+def _allowed(name: str, int8: bool, dynamic_size: bool) -> Format:
+    """Find the format and check that it has what is asked of it."""
+    kind = format_of(name)
+    for asked, able, option in ((int8, kind.of_onnx, "int8"), (dynamic_size, kind.any_size, "dynamic_size")):
+        if asked and not able:
+            able_ones = [
+                other for other, each in FORMATS.items() if (each.of_onnx if option == "int8" else each.any_size)
+            ]
+            raise MmardError(f"{option} does not go with format {name}; expected one of {', '.join(able_ones)}")
+    return kind
+
+
+def _target(source: Path, weights: Path, to: str | Path | None, kind: Format, int8: bool) -> Path:
+    if weights.suffix in suffixes():
+        raise MmardError(f"{weights} is an exported model already; export the run or weights that it came from")
     stem = ("model" if source.is_dir() else weights.stem) + ("-int8" if int8 else "")
-    target = results_folder(weights) / f"{stem}.onnx" if to is None else Path(to).expanduser()
-    if target.suffix != ".onnx":
-        raise MmardError(f"{target} is no name for an ONNX file; expected one that ends in .onnx")
-    if target.exists():
-        raise MmardError(f"{target} exists already; choose another name (--to FILE.onnx), or remove it")
+    target = results_folder(weights) / f"{stem}{kind.suffix}" if to is None else Path(to).expanduser()
+    if target.suffix != kind.suffix:
+        raise MmardError(f"{target} is no name for {kind.title} file; expected one that ends in {kind.suffix}")
     return target
+
+
+def must_be_free(target: Path, force: bool) -> None:
+    """Raise MmardError where the file is there already, unless it may be replaced."""
+    if target.exists() and not force:
+        cure = f"choose another name (--to FILE{target.suffix}), or replace it: --force"
+        raise MmardError(f"{target} exists already; {cure}")
 
 
 def _pixels(images: ImageSet, count: int) -> Tensor:
@@ -122,7 +208,7 @@ def _metadata(path: Path, target: Path, model: Classifier, data: DataSet) -> dic
     return {
         "mmard": version_of("mmard"),
         **PORTS,
-        "architecture": model.architecture.facts(),
+        "architecture": portable(model.architecture.facts()),
         "classes": list(data.test.classes),
         "source": _source(path, target),
         "sha256": sha256(weights_file(path)),

@@ -2,12 +2,16 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mmard.cli import console
 from mmard.cli.recipe_words import as_keywords
+from mmard.utils.terminal import line
+
+FORMAT = "onnx, openvino, executorch or torch (torch.export's .pt2)."
+DYNAMIC = "Of any height and width, where the network takes them; tried on twice the size."
 
 
 def export(
@@ -18,34 +22,58 @@ def export(
         ),
     ],
     to: Annotated[
-        str | None, typer.Option(metavar="FILE.onnx", help="File to write; default RUN/model.onnx, model-int8.onnx.")
+        str | None, typer.Option(metavar="FILE", help="File to write; default RUN/model.onnx, model-int8.onnx.")
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="In 8 bits, by onnxruntime's static quantisation.")] = False,
     calibration: Annotated[
         int, typer.Option(min=1, help="Training images that the 8-bit ranges are taken from, classes in proportion.")
     ] = 512,
+    format: Annotated[str, typer.Option(help=FORMAT)] = "onnx",
+    dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help=DYNAMIC)] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    no_measure: Annotated[
+        bool, typer.Option("--no-measure", help="Without the table of speed, memory and accuracy.")
+    ] = False,
+    images: Annotated[int, typer.Option(min=1, help="Test images that the table's accuracies are of.")] = 128,
     trust: console.Trusted = False,
 ) -> None:
-    """Write a model as ONNX, float or int8, for use without this package; compared with the network on held-out images.
+    """Write a model as ONNX, float or int8, for use without this package; compared with the network, and measured.
 
-    Pixels in [0, 1] go in, logits come out; the normalisation is inside and the batch is free. The file says its classes, its
-    threat, its source and settings. docs/export.md has the rest; mmard eval RUN RUN/model.onnx judges both.
+    Pixels in [0, 1] go in, logits come out; the file says its classes, its threat, its source and settings. The table of latency,
+    size, memory and accuracy is also in a run's card. docs/export.md has the rest.
     """
+    console.must_be_settings(words, export)
+    how = {"int8": int8, "calibration": calibration, "format": format, "dynamic_size": dynamic_size, "force": force}
+    _export(words, {"to": to, **how}, None if no_measure else images, trust)
+
+
+def _export(words: list[str], how: dict[str, Any], images: int | None, trust: bool) -> None:
+    """Export, print how the file agrees with the network, and measure it on so many images (None: not at all)."""
     from mmard.api.export import export as write
     from mmard.api.settings import parse_overrides
     from mmard.utils.errors import MmardError
 
-    console.must_be_settings(words, export)
     sources = [w for w in words if "=" not in w or Path(w).exists()]
-    overrides = parse_overrides([w for w in words if w not in sources])
+    overrides = as_keywords(parse_overrides([w for w in words if w not in sources])) | {"trust": trust}
     if len(sources) != 1:
         raise MmardError(f"got {len(sources)} models, expected one: a run folder, a .safetensors file or a card")
     with console.out.status("exporting"):
-        done = write(sources[0], to, int8=int8, calibration=calibration, trust=trust, **as_keywords(overrides))
-    size = done.path.stat().st_size / 1e6
-    said = f"wrote {done.path} ({done.metadata['precision']}, {size:.2f} MB): {done.comparison}"
-    console.say(said)
-    if not int8:
+        done = write(sources[0], **how, **overrides)
+    console.say(f"wrote {done.path} ({done.metadata['precision']}, {done.size / 1e6:.2f} MB): {done.comparison}")
+    if not how["int8"]:
         console.say(f"largest difference allowed: {done.comparison.allowed:.2g}")
-    both = shlex.join(["mmard", "eval", sources[0], str(done.path)])
-    console.say("judge both on the test images: ", (both, "bold"))
+    if images is not None:
+        _measure(sources[0], done.path, {"images": images, **overrides})
+    if done.path.suffix == ".onnx":
+        both = shlex.join(["mmard", "eval", sources[0], str(done.path)])
+        console.say("judge both on the test images: ", (both, "bold"))
+
+
+def _measure(source: str, path: Path, how: dict[str, Any]) -> None:
+    """Measure the file and print the table."""
+    from mmard.api.measure import measure
+    from mmard.report.export_table import export_screen
+
+    with console.out.status("measuring") as status:
+        found = measure(source, path, on_progress=lambda what: status.update(line(f"measuring {what}")), **how)
+    console.out.print(export_screen(found))

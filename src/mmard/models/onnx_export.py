@@ -17,20 +17,23 @@ from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import write_whole
 
 INPUT, OUTPUT = "pixels", "logits"
+OPEN = dict.fromkeys((2, 3), torch.export.Dim.AUTO)
+"""Height and width of any size, or of one where the network allows one only."""
 PORTS = {
     "input": f"{INPUT}: (batch, channels, height, width) float32 in [0, 1]; the normalisation is inside",
     "output": f"{OUTPUT}: (batch, classes) float32, before any softmax",
 }
 
 
-def onnx_of(model: Classifier, size: tuple[int, int]) -> Any:
+def onnx_of(model: Classifier, size: tuple[int, int], any_size: bool = False) -> Any:
     """Export the model as an `onnx.ModelProto`: ``pixels`` (batch, C, H, W) in [0, 1] → ``logits`` (batch, classes).
 
-    Any batch size, one image size.
+    Any batch size, one image size. The graph names no file of this machine.
 
     Args:
         model: in evaluation mode, on the CPU.
         size: height and width of an image.
+        any_size: leave height and width open, as far as the network does.
 
     Raises:
         MmardError: for an architecture that PyTorch cannot export.
@@ -45,13 +48,22 @@ def onnx_of(model: Classifier, size: tuple[int, int]) -> Any:
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_shapes=({0: "batch"},),
+                dynamic_shapes=({0: "batch", **(OPEN if any_size else {})},),
                 verbose=False,
             )
         except Exception as e:  # the exporter has many kinds of refusal, and all mean the same
             raise MmardError(f"{model.architecture.name} cannot be exported: {first_line(e)}") from e
     assert program is not None  # it is None only for the old exporter
-    return program.model_proto
+    return without_traces(program.model_proto)
+
+
+def without_traces(proto: Any) -> Any:
+    """Remove what the exporter notes at each node: lines of the code, with the folders in which it lies on this machine."""
+    for graph in (proto.graph, *proto.functions):
+        for part in (graph, *graph.node, *graph.value_info):
+            del part.metadata_props[:]
+            part.doc_string = ""
+    return proto
 
 
 def bytes_of(proto: Any, metadata: Mapping[str, Any]) -> bytes:

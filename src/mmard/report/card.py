@@ -9,8 +9,10 @@ import yaml
 
 from mmard.evaluation.scores import CLEAN, WORST
 from mmard.models.weights import metadata_of
+from mmard.report.export_table import export_table
 from mmard.report.table import Table, interval, words
 from mmard.runs.evaluation import BEST, EvaluationRecord, section_of
+from mmard.runs.exports import read_exports
 from mmard.runs.findings import findings_of
 from mmard.runs.folder import RunFolder
 from mmard.runs.groups import Group, main_evaluation_of
@@ -72,6 +74,7 @@ def card(run: Run) -> str:
         f"# {run.name}",
         *trained,
         f"## How it was judged\n\n{_figures(run)}",
+        *_exported(run),
         f"## What to know\n\n{_findings(run)}",
         *use,
         f"## Licence\n\n{_licence_words(s)}",
@@ -224,6 +227,18 @@ def _figures(run: Run) -> str:
         "\n".join(parts)
         + "\nIn brackets Wilson's 95 % interval over the test images; it says nothing of other training seeds."
     )
+
+
+def _exported(run: Run) -> list[str]:
+    """Write what was measured of exported files, in a section of its own; none where nothing was, or it cannot be read."""
+    try:
+        record = read_exports(run.path)
+    except MmardError:
+        return []
+    if record is None:
+        return []
+    table = export_table(record)
+    return [f"## Exported\n\n{table.grid()}\n\n{table.note}"]
 
 
 def _findings(run: Run) -> str:
