@@ -91,7 +91,7 @@ def test_a_network_of_one_size_says_so(weights: Path, monkeypatch: pytest.Monkey
     fixed = Classifier(
         nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Architecture(name="flat", classes=10, channels=1)
     )
-    monkeypatch.setattr("mmard.api.export.load_model", lambda _: fixed.eval())
+    monkeypatch.setattr("mmard.api.export.load_model", lambda *_, **__: fixed.eval())
     with pytest.raises(
         MmardError, match=r"flat does not take images of another size .*; export it without --dynamic-size"
     ):

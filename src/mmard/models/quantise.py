@@ -1,5 +1,6 @@
 """Quantisation of a float ONNX graph to 8 bits, by onnxruntime's static quantisation."""
 
+import copy
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -27,12 +28,11 @@ def quantised(proto: Any, images: Tensor, batch_size: int = 64) -> Any:
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
         ready, done = Path(folder, "ready.onnx"), Path(folder, "int8.onnx")
         try:
-            quant_pre_process(proto, str(ready))
+            _prepare(proto, ready)
             quantize_static(
                 str(ready),
                 str(done),
@@ -46,6 +46,16 @@ def quantised(proto: Any, images: Tensor, batch_size: int = 64) -> Any:
             return onnx.load(str(done))
         except Exception as e:  # of whatever kind: the model stays float
             raise MmardError(f"the model cannot be quantised: {first_line(e)}; export it without --int8") from e
+
+
+def _prepare(proto: Any, ready: Path) -> None:
+    """Fold and simplify a graph; without inferring symbolic shapes where its operations are beyond that."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    try:
+        quant_pre_process(copy.deepcopy(proto), str(ready))  # it changes what it is given
+    except Exception:  # of whatever kind: it says itself that it is not whole
+        quant_pre_process(proto, str(ready), skip_symbolic_shape=True)
 
 
 def _reader(images: Tensor, batch_size: int) -> Any:
