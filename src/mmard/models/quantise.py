@@ -1,6 +1,5 @@
 """Quantisation of a float ONNX graph to 8 bits, by onnxruntime's static quantisation."""
 
-import copy
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -52,10 +51,12 @@ def _prepare(proto: Any, ready: Path) -> None:
     """Fold and simplify a graph; without inferring symbolic shapes where its operations are beyond that."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    given = ready.with_name("given.onnx")
+    given.write_bytes(proto.SerializeToString())
     try:
-        quant_pre_process(copy.deepcopy(proto), str(ready))  # it changes what it is given
-    except Exception:  # of whatever kind: it says itself that it is not whole
-        quant_pre_process(proto, str(ready), skip_symbolic_shape=True)
+        quant_pre_process(str(given), str(ready))
+    except Exception:  # of whatever kind: it says itself that it does not know every operation
+        quant_pre_process(str(given), str(ready), skip_symbolic_shape=True)
 
 
 def _reader(images: Tensor, batch_size: int) -> Any:
