@@ -17,7 +17,7 @@ from mmard.evaluation.exported import choose_exported, exported_suite
 from mmard.evaluation.predict import must_answer
 from mmard.evaluation.suite import AttackSpec
 from mmard.models.architectures import Classifier
-from mmard.models.cards import find_model, hub_of, load_foreign, load_model, must_fit, must_take, weights_file
+from mmard.models.cards import fetched_by, find_model, load_foreign, load_model, must_fit, must_take, weights_file
 from mmard.models.foreign import NetworkSpec, is_foreign
 from mmard.models.onnx_runtime import RuntimeModel
 from mmard.utils.errors import MmardError
@@ -140,8 +140,8 @@ def _recorded(path: Path, metadata: dict[str, Any], trust: Trust) -> Path | None
 def must_allow_surrogate(surrogate: Path, trust: Trust) -> None:
     """Raise MmardError unless the float network behind an exported one may be read, and fetched if its card says so."""
     trust.must_allow_place(str(surrogate), "source")
-    if hub := hub_of(surrogate):
-        trust.must_allow_place(f"hub://{hub}", "source")
+    if place := fetched_by(surrogate):
+        trust.must_allow_place(place, "source")
 
 
 def _may_be_read(surrogate: Path, trust: Trust) -> bool:

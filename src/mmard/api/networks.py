@@ -9,8 +9,9 @@ from torch import nn
 
 from mmard.api.settings import NETWORKS, Settings
 from mmard.models.architectures import Architecture, Classifier, adopt, build
-from mmard.models.cards import as_teacher, hub_of, in_zoo, load_foreign, load_model, must_take, zoo_cards
+from mmard.models.cards import as_teacher, fetched_by, in_zoo, load_foreign, load_model, must_take, zoo_cards
 from mmard.models.foreign import GIVEN, RAW, NetworkSpec, Normalisation, is_foreign
+from mmard.models.robustbench import PREFIX
 from mmard.models.weights import CODE
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import seed_of
@@ -69,9 +70,9 @@ def must_allow_teacher(settings: Settings, name: str, source: str) -> None:
     if not is_foreign(source):
         if in_zoo(source) in zoo_cards().values():  # it comes with the package
             return
-        trust.must_allow_place(source, key)
-        if trust.folder is not None and (hub := hub_of(source)):
-            trust.must_allow_place(f"hub://{hub}", f"the card {source}, whose hub")
+        trust.must_allow_place(f"network://{source}" if source.startswith(PREFIX) else source, key)
+        if trust.folder is not None and (place := fetched_by(source)):
+            trust.must_allow_place(place, f"the card {source}, whose file")
         return
     spec = NetworkSpec.of(source)
     if spec.is_code:

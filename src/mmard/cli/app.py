@@ -23,6 +23,7 @@ from mmard.cli.report import report
 from mmard.cli.results import results
 from mmard.cli.show import show
 from mmard.cli.study import study
+from mmard.cli.teacher import teacher
 from mmard.cli.train import train
 from mmard.utils.errors import Interrupted, MmardError, Note, as_mistake
 from mmard.utils.signals import Stopped, end_at_once, on_signals
@@ -42,7 +43,7 @@ app = typer.Typer(
 GOES_ON = "the same command goes on, a training with --resume from the checkpoint that it saved"
 COMMANDS: dict[str, Callable[..., None]] = {  # in the order of a first day
     "demo": demo, "ls": list_all, "cp": copy, "show": show, "train": train, "eval": evaluate, "diagnose": diagnose,
-    "report": report, "export": export, "study": study, "results": results, "bench": bench,
+    "teacher": teacher, "report": report, "export": export, "study": study, "results": results, "bench": bench,
 }  # fmt: skip
 
 

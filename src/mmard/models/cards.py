@@ -1,5 +1,6 @@
 """Teachers: a card says what the weights are and where; `load_teacher` checks it and returns a frozen model."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,12 +9,14 @@ from pydantic import Field
 from torch import nn
 
 from mmard.core.logits import predict_logits
+from mmard.models import robustbench
 from mmard.models.architectures import Architecture, Classifier, adopt, build
 from mmard.models.checkpoints import fit, read_checkpoint, weights_for
 from mmard.models.foreign import NetworkSpec, is_foreign
 from mmard.models.weights import architecture_facts, describes_itself, load_weights, read_state
 from mmard.utils.argument_types import public
-from mmard.utils.errors import MmardError, first_line, unknown
+from mmard.utils.download import download_folder, fetched, is_fetched
+from mmard.utils.errors import MmardError, Note, first_line, unknown
 from mmard.utils.files import read_json, sha256
 from mmard.utils.layout import must_be_readable
 from mmard.utils.safe_open import must_be_itself
@@ -28,8 +31,8 @@ class Card(Section):
         architecture: name, such as ``wrn-34-10``, or ``timm:resnet18(drop_rate=0.1)``.
         classes, channels, mean, std: as in `Architecture`.
         file: path beside the card, or in a folder beside it; or
-        hub: ``{"repo": "owner/name", "filename": "...", "revision": "..."}`` on the Hugging Face hub: fetched when the
-            card is used.
+        hub: ``{"repo": "owner/name", "filename": "...", "revision": "..."}`` on the Hugging Face hub; or
+        url: ``https://...``. Both are fetched when the card is used.
         key: which set of weights, where the file holds several: ``"ema"``, ``"state_dict.model_ema"``.
         sha256: of the file; other bytes are refused.
         claimed: accuracies in percent by attack, as their authors state them, for information.
@@ -44,6 +47,7 @@ class Card(Section):
     std: tuple[float, ...] = ()
     file: str | None = None
     hub: dict[str, str] | None = None
+    url: str | None = None
     key: str | None = None
     sha256: str | None = None
     claimed: dict[str, Any] = Field(default_factory=dict)
@@ -69,9 +73,11 @@ class Card(Section):
         return Architecture(name=spec.name, parameters=spec.parameters, **shape)  # type: ignore[arg-type]
 
     def weights(self, beside: Path) -> Path:
-        """Find the file, fetched from the hub where the card says so, and check its hash."""
-        if (self.file is None) == (self.hub is None):
-            raise MmardError("a card names either 'file' or 'hub'")
+        """Find the file, fetched from the hub or from an address where the card says so, and check its hash."""
+        if sum(place is not None for place in (self.file, self.hub, self.url)) != 1:
+            raise MmardError("a card names either 'file' or 'hub' or 'url', one of them")
+        if self.url is not None:
+            return _from_address(self.url, self.sha256)
         path = inside(beside, self.file) if self.file is not None else _from_hub(self.hub or {})
         if path.is_dir():
             raise MmardError(
@@ -83,6 +89,13 @@ class Card(Section):
         if self.sha256 is not None and (got := sha256(path)) != self.sha256.lower():
             raise MmardError(f"{path} has sha256 {got[:12]}…, its card says {self.sha256[:12]}…; it is another file")
         return path
+
+
+def _from_address(url: str, digest: str | None) -> Path:
+    """Find a file among the downloads, or fetch it, which a line says."""
+    if not is_fetched(url):
+        warnings.warn(Note(f"fetching {url}; it is kept in {download_folder()}"), stacklevel=2)
+    return fetched(url, digest)
 
 
 def _from_hub(where: dict[str, str]) -> Path:
@@ -110,8 +123,9 @@ def zoo_cards() -> dict[str, Path]:
 
 
 def results_folder(model: Path) -> Path:
-    """Return the folder in which results of a model are kept: its own, but for an installed teacher the working folder."""
-    return Path() if model.parent == INSTALLED else model.parent
+    """Return the folder of a model's results: its own; the working folder for an installed teacher and one among the downloads."""
+    kept = model.parent == INSTALLED or model.is_relative_to(download_folder().parent)
+    return Path() if kept else model.parent
 
 
 def in_zoo(source: str | Path) -> Path:
@@ -130,8 +144,8 @@ def in_zoo(source: str | Path) -> Path:
 
 
 def find_model(source: str | Path) -> Path:
-    """Find the file behind a run folder (its best checkpoint), a ``.safetensors`` file, a card (.json) or ``zoo:NAME``."""
-    path = in_zoo(source)
+    """Find the file behind a run folder (its best checkpoint), weights, a card (.json), ``zoo:NAME`` or ``robustbench:...``."""
+    path = _named(source)
     if path.is_dir():
         must_be_readable(path)
         path = path / "best.safetensors"
@@ -146,11 +160,18 @@ def find_model(source: str | Path) -> Path:
     return path
 
 
-def hub_of(source: str | Path) -> str | None:
-    """Tell what a card would fetch from the hub, as ``owner/name/file``; None for anything that fetches nothing."""
-    path = in_zoo(source)
-    hub = Card.read(path).hub if path.suffix == ".json" and path.is_file() else None
-    return None if hub is None else f"{hub.get('repo')}/{hub.get('filename')}"
+def _named(source: str | Path) -> Path:
+    """Find the card of a model that goes by a name; any path as it is."""
+    return robustbench.card_of(str(source)) if str(source).startswith(robustbench.PREFIX) else in_zoo(source)
+
+
+def fetched_by(source: str | Path) -> str | None:
+    """Tell what a card fetches, as ``hub://owner/name/file`` or an address; None for anything that fetches nothing."""
+    path = _named(source)
+    if path.suffix != ".json" or not path.is_file():
+        return None
+    card = Card.read(path)
+    return card.url if card.hub is None else f"hub://{card.hub.get('repo')}/{card.hub.get('filename')}"
 
 
 def weights_file(path: Path) -> Path:

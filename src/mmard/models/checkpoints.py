@@ -110,11 +110,9 @@ def weights_for(model: Classifier, raw: Any, source: Path, key: str | None = Non
         MmardError: where there are no weights, several sets that fit, none of this key, or weights that bring a
             normalisation that the card does not have.
     """
-    groups = dict(_groups(raw))
-    if not groups:
-        raise MmardError(f"{source} holds no weights; expected names with tensors; {SAVE}")
+    groups = groups_of(raw, source)
     own = model.net.state_dict()
-    fitting = [found for at, tensors in groups.items() for found in _fitting(model.net, at, tensors)]
+    fitting = sets_for(model.net, groups)
     if not fitting:
         return _nearest(own, groups)
     found = _one(fitting, source, key)
@@ -127,6 +125,22 @@ def weights_for(model: Classifier, raw: Any, source: Path, key: str | None = Non
             Note(f"{source}: the names of the weights begin with {found.prefix!r}, which is taken off"), stacklevel=2
         )
     return found.state | {name: t for name, t in rest.items() if name not in normalisation}
+
+
+def groups_of(raw: Any, source: Path) -> dict[str, dict[str, Tensor]]:
+    """List every dictionary with tensors in a checkpoint, by the keys on the way there.
+
+    Raises:
+        MmardError: where there is none.
+    """
+    if not (groups := dict(_groups(raw))):
+        raise MmardError(f"{source} holds no weights; expected names with tensors; {SAVE}")
+    return groups
+
+
+def sets_for(net: nn.Module, groups: Mapping[str, dict[str, Tensor]]) -> list[WeightSet]:
+    """List the sets of weights among these that fit a network."""
+    return [found for at, tensors in groups.items() for found in _fitting(net, at, tensors)]
 
 
 def _groups(value: Any, at: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from mmard.models import robustbench
 from mmard.utils.calls import WORD, must_bind, parse_call, typed
 from mmard.utils.errors import MmardError, unknown
 from mmard.utils.files import sha256
@@ -102,8 +103,13 @@ class NetworkSpec:
 
 
 def is_foreign(source: object) -> bool:
-    """Tell whether a word names a network from elsewhere, as ``timm:resnet10t`` does, and no file or folder that is there."""
-    return isinstance(source, str) and _NETWORK.fullmatch(source) is not None and not Path(source).exists()
+    """Tell whether a word names a network from elsewhere, as ``timm:resnet10t`` does, and no file or folder that is there.
+
+    A model of RobustBench's zoo has a card, and goes the way of cards.
+    """
+    if not isinstance(source, str) or source.startswith(robustbench.PREFIX):
+        return False
+    return _NETWORK.fullmatch(source) is not None and not Path(source).exists()
 
 
 def _parts_of(text: str) -> dict[str, Any]:
@@ -259,5 +265,15 @@ def hf_config(name: str) -> Any:
 
 
 Provider = Callable[[str, Mapping[str, Any], int, int], tuple[nn.Module, Normalisation]]
-PROVIDERS: dict[str, Provider] = {"timm": _timm, "torchvision": _torchvision, "hf": _hf}
+
+
+def _robustbench(name: str, given: Mapping[str, Any], classes: int, _: int) -> tuple[nn.Module, Normalisation]:
+    if given:
+        raise MmardError(f"{robustbench.PREFIX}{name} takes no parameters, got {', '.join(given)}")
+    return robustbench.network(f"{robustbench.PREFIX}{name}")
+
+
+PROVIDERS: dict[str, Provider] = {
+    "timm": _timm, "torchvision": _torchvision, "hf": _hf, "robustbench": _robustbench,
+}  # fmt: skip
 """Kind → a function of the name after the colon, parameters, classes and channels, which gives a network and its normalisation."""

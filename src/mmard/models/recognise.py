@@ -2,16 +2,62 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from mmard.models.architectures import Architecture
+from mmard.models.architectures import Architecture, build
+from mmard.models.checkpoints import MEANS, STDS, WeightSet, groups_of, read_checkpoint, sets_for
+from mmard.utils.errors import MmardError
+from mmard.utils.files import sha256
 
 Shapes = dict[str, tuple[int, ...]]
+AVERAGES = re.compile(r"ema|swa|avg|averaged", re.IGNORECASE)
 WRAPPERS = ("_orig_mod.",)
 LAST = ("fc.weight", "linear.weight", "logits.weight", "head.fc.weight", "head.weight")
 CONVNEXTS = {(96, 9): "tiny", (96, 27): "small", (128, 27): "base", (192, 27): "large"}
 VITS = {192: "deit_tiny_patch16_224", 384: "deit_small_patch16_224", 768: "vit_base_patch16_224"}
 SWINS = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base", (192, 18): "large"}
+
+
+def card_facts(path: Path) -> dict[str, Any]:
+    """Describe a file of somebody's weights as a card does, from its names and shapes.
+
+    Of several sets of weights an average is chosen (``ema``, ``swa``, ``avg``), for these are what papers evaluate. A mean and a
+    std that the file holds are taken over; where it holds none, none are known.
+
+    Raises:
+        MmardError: where the layout is not known, or several sets fit of which none is an average.
+    """
+    groups = groups_of(read_checkpoint(path), path)
+    for tensors in sorted(groups.values(), key=len, reverse=True):
+        for _, architecture in candidates(tensors):
+            with suppress(MmardError):  # of a package that is not installed, or of sizes that do not go together
+                if fitting := sets_for(build(architecture, fresh=False).net, groups):
+                    return _facts(path, architecture, fitting)
+    first = next(iter(max(groups.values(), key=len).items()))
+    raise MmardError(
+        f"{path} is of no layout that its names tell ({first[0]}, {tuple(first[1].shape)}, ...); write a card for it "
+        "(docs/teachers.md)"
+    )
+
+
+def _facts(path: Path, architecture: Architecture, fitting: list[WeightSet]) -> dict[str, Any]:
+    chosen = next((one for one in fitting if AVERAGES.search(one.key)), fitting[0])
+    facts: dict[str, Any] = {"architecture": architecture.name, "classes": architecture.classes}
+    facts |= {"channels": architecture.channels, "file": path.name, "sha256": sha256(path)}
+    if any(not one.same_as(chosen) for one in fitting):
+        if not AVERAGES.search(chosen.key):
+            keys = ", ".join(one.key for one in fitting)
+            raise MmardError(
+                f"{path} is a {architecture.name} and holds {len(fitting)} different sets of weights: {keys}; write a card with "
+                'the one you mean as its "key" (docs/teachers.md)'
+            )
+        facts["key"] = chosen.key
+    for part, names in (("mean", MEANS), ("std", STDS)):
+        found = [t for name, t in chosen.rest.items() if name.rpartition(".")[2] in names]
+        facts |= {part: [round(value, 6) for value in found[0].flatten().tolist()]} if found else {}
+    return facts
 
 
 def candidates(state: Mapping[str, Any]) -> Iterator[tuple[str, Architecture]]:

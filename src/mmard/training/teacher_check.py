@@ -55,11 +55,22 @@ class TeacherCheck:
     foreign: bool = True
 
     def __call__(self, teacher: Classifier, who: str) -> dict[str, Any]:
-        """Measure a teacher: ``clean`` and, on 50 images or more, ``pgd_10`` in percent; ``images``; ``threat``; ``claimed``.
+        """Measure a teacher; see `measured`.
 
         Raises:
             MmardError: when it is far below what is claimed, near chance, or far better with another normalisation; with
                 the likeliest cause. On fewer than 20 images nothing is said.
+        """
+        found, fault = self.measured(teacher)
+        if fault is not None:
+            raise MmardError(f"{who} {fault}; {TRUST}")
+        return found
+
+    def measured(self, teacher: Classifier) -> tuple[dict[str, Any], str | None]:
+        """Measure ``clean`` and, on 50 images or more, ``pgd_10`` in percent; ``images``; ``threat``; ``claimed``.
+
+        Returns:
+            These, and what is wrong with the teacher, with the likeliest cause; None: nothing.
         """
         few = some(self.images, MOST, seed=0)
         found: dict[str, Any] = {"images": len(few), "threat": str(self.threat), "claimed": dict(self.claimed)}
@@ -68,17 +79,17 @@ class TeacherCheck:
             said = self._classes(teacher, few)
             right = torch.eq(said, few.labels)
             found["clean"] = 100 * right.float().mean().item()
-            better = self._better(teacher, few, right) if self.foreign else None
-            fault = self._fault(right, few, better)
+            better = self.better(teacher, few, right) if self.foreign else None
+            fault = self._fault(right, few, better is not None)
             if fault is None and self.robust and len(few) >= ENOUGH:
                 attacked = torch.eq(self._classes(teacher, few, attacked=True), few.labels)
                 found["pgd_10"] = 100 * attacked.float().mean().item()
                 fault = self._below("PGD-10", attacked, robust_claim(self.claimed, self.threat))
-        if fault is not None:
-            raise MmardError(f"{who} {fault}; {better or _cause(said, few)}; {TRUST}")
-        return found
+        if fault is None:
+            return found, None
+        return found, f"{fault}; {_cause(said, few) if better is None else better.said()}"
 
-    def _fault(self, right: Tensor, few: Images, better: str | None) -> str | None:
+    def _fault(self, right: Tensor, few: Images, better: bool) -> str | None:
         """Describe a wrong clean accuracy: far below its claim, near chance, or better if normalised otherwise; None: none."""
         n, share = len(right), right.float().mean().item()
         if n < FEW:
@@ -112,17 +123,43 @@ class TeacherCheck:
                 parts.append(teacher(x).argmax(1))
         return torch.cat(parts)
 
-    def _better(self, teacher: Classifier, few: Images, right: Tensor) -> str | None:
-        """Describe the usual normalisation that suits the teacher far better than its card's; None: there is none."""
-        best, words, usual = right, None, _most_frequent(few)
+    def better(self, teacher: Classifier, few: Images, right: Tensor) -> "Better | None":
+        """Find the usual normalisation that suits the teacher far better than its own, which is ``right`` (N,); None: none does."""
+        best, found, usual = right, None, _most_frequent(few)
         for name, (mean, std) in _usual(few):
             other = replace(teacher.architecture, mean=mean, std=std)
             then = torch.eq(self._classes(Classifier(teacher.net, other).to(few.labels.device), few), few.labels)
-            learnt = then.float().mean() >= (1 + usual) / 2
-            if learnt and is_far_better(then, right) and then.sum() > best.sum():
-                shown = f'"mean": {list(mean)}, "std": {list(std)}' if mean else "no mean and std"
-                best, words = then, f"with {name} ({shown} in its card) it is right on {then.float().mean():.1%}"
-        return words
+            share = then.float().mean().item()
+            if share >= (1 + usual) / 2 and is_far_better(then, right) and then.sum() > best.sum():
+                best, found = then, Better(name, mean, std, share)
+        return found
+
+    def normalisation(self, teacher: Classifier) -> "Better | None":
+        """Find the usual normalisation that suits a teacher far better than its own; None: there is none."""
+        few = some(self.images, MOST, seed=0)
+        with held_still(teacher), full_precision():
+            return self.better(teacher, few, torch.eq(self._classes(teacher, few), few.labels))
+
+
+@dataclass(frozen=True)
+class Better:
+    """A normalisation that suits a teacher better than its own.
+
+    Attributes:
+        name: whose it is.
+        mean, std: by channel; empty: none.
+        share: of the images that the teacher is right on with it.
+    """
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    share: float
+
+    def said(self) -> str:
+        """Say it, and what belongs into the card."""
+        shown = f'"mean": {list(self.mean)}, "std": {list(self.std)}' if self.mean else "no mean and std"
+        return f"with {self.name} ({shown} in its card) it is right on {self.share:.1%}"
 
 
 def _most_frequent(few: Images) -> float:

@@ -90,7 +90,7 @@ class Trust:
         """
         if self.folder is not None and _lies_in(place, self.folder):
             return
-        word = place.removeprefix("hub://")
+        word = place.removeprefix("hub://").removeprefix("network://")
         if self.folder is not None and not self.everything and word not in self.own and not _is_known(place):
             raise MmardError(
                 f"the settings in {self.folder} name {what}={word}, outside of that folder, which you have not used before; if "
