@@ -41,6 +41,7 @@ def test_no_page_has_an_example_that_no_test_runs() -> None:
         "add_a_method.md": 1,
         "concepts.md": 1,
         "own_loop.md": 5,
+        "data.md": 1,
     }
     assert len(blocks("README.md")) == 2
 
@@ -59,6 +60,10 @@ def test_the_readmes_run_trains_and_is_evaluated(
     exec(code.replace('"AutoAttack"', '"FGSM"'), {})
     attacked, worst = map(float, capsys.readouterr().out.split()[-2:])
     assert attacked == worst
+
+
+def test_the_pages_data_are_loaded_as_it_says() -> None:
+    exec(blocks("docs/data.md")[0], {})
 
 
 def test_the_readmes_rslad_is_the_one_in_the_package() -> None:

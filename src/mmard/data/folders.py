@@ -91,7 +91,8 @@ def _parts(root: str, whole: bool) -> dict[str, list[Path]]:
     if "train" not in found or len(found) < 2:
         have = ", ".join(each.name for each in inside[:5]) or "no folders"
         raise MmardError(
-            f"{root} holds {have}; expected train/ and test/ (or validation/) with one folder a class in each"
+            f"{root} holds {have}; expected train/ and test/ (or validation/) with one folder a class in each; where these "
+            "are the classes, cut the test images off: data.test_split=0.2"
         )
     tested = "test" if "test" in found else "validation"
     return {"train": found["train"], tested: found[tested]}

@@ -1,4 +1,4 @@
-"""Sources of images: the embedded digits, parquet files, image folders, and the Hugging Face hub."""
+"""Sources of images: the embedded digits, files of several kinds, the Hugging Face hub, and whatever a program gives."""
 
 import glob
 from collections.abc import Callable, Mapping, Sequence
