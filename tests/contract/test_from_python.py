@@ -137,6 +137,20 @@ def test_a_data_set_of_hugging_face_is_judged_too() -> None:
     assert torch.equal(mmard.evaluate(net, rows, threat=THREAT, attacks="fgsm").correct, expected.correct)
 
 
+def test_a_network_of_ones_own_code_is_judged_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef build(classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+    )
+    x, y = arrays(24)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    name = f"{tmp_path}/net.py:build@{tmp_path}/net.pt"
+    found, expected = (mmard.evaluate(source, x, y, THREAT, "fgsm") for source in (name, net))
+    assert torch.equal(found.correct, expected.correct)
+    with pytest.raises(MmardError, match="is built for a data set; in a loop of one's own give the module itself"):
+        mmard.Distiller("rslad", net, name, THREAT)
+
+
 def judge(*given: Any, **options: Any) -> Callable[[], object]:
     return lambda: mmard.evaluate(*given, **{"attacks": "fgsm", **options})
 

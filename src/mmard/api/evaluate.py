@@ -31,22 +31,11 @@ from mmard.utils.safe_open import alone_in, must_stay_in
 
 @partial(public, name="evaluate")
 def evaluate_run(
-    source: str | Path | RunFolder,
-    attacks: Names = None,
-    *,
-    protocol: str = "standard",
-    limit: int | None = None,
-    batch_size: int = 500,
-    seed: int = 0,
-    checks: str | None = None,
-    surrogate: str | Path | None = None,
-    curve: bool = False,
-    examples: int = 12,
-    on_progress: OnProgress = lambda *_: None,
-    trust: bool = False,
-    module: nn.Module | None = None,
-    **overrides: Any,
-) -> Scores:
+    source: str | Path | RunFolder, attacks: Names = None, *,
+    protocol: str = "standard", limit: int | None = None, batch_size: int = 500, seed: int = 0,
+    checks: str | None = None, surrogate: str | Path | None = None, curve: bool = False, examples: int = 12,
+    on_progress: OnProgress = lambda *_: None, trust: bool = False, module: nn.Module | None = None, **overrides: Any,
+) -> Scores:  # fmt: skip
     """Evaluate a model on the test images of its data set; tables and verdicts go to ``eval/`` beside its weights.
 
     Verdicts are saved at once: the same call after a kill goes on, and ends with the same verdicts.

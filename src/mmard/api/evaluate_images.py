@@ -1,5 +1,6 @@
 """Evaluation of any network on the images that a Python program gives; and `mmard.evaluate`, which takes runs, too."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -10,13 +11,13 @@ from pydantic import InstanceOf
 from torch import Tensor, nn
 
 from mmard.api.evaluate import evaluate_run
-from mmard.api.evaluation_target import versions
+from mmard.api.evaluation_target import EvalTarget, versions
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
 from mmard.data.encoded import EncodedImages, Fit
 from mmard.data.given import part_of
 from mmard.data.images import Images
-from mmard.data.parts import Arrays, Table
+from mmard.data.parts import Arrays, Part, Table
 from mmard.data.streaming import Streamed
 from mmard.evaluation.checks.run import evaluate_with_checks
 from mmard.evaluation.loop import Execution, OnProgress
@@ -25,6 +26,7 @@ from mmard.evaluation.suite import choose_attacks, suite
 from mmard.models.architectures import Classifier, adopt
 from mmard.models.cards import load_model
 from mmard.models.folding import folded
+from mmard.models.foreign import is_foreign
 from mmard.runs.folder import RunFolder
 from mmard.training.own_loop import answer
 from mmard.utils.argument_types import Names, public
@@ -93,8 +95,7 @@ def evaluate_images(
     specs = choose_attacks(attacks, suite(batch_size, seed))
     if specs and threat is None:
         raise MmardError("evaluate got attacks and no threat; expected one such as mmard.Threat(eps=8/255)")
-    model = source if isinstance(source, nn.Module) else load_model(_path(source))
-    images = _images(model, x, y)
+    model, images = _together(source, part_of(x if y is None else (_plain(x), _plain(y))))
     faster = in_parts(folded(model)) if isinstance(model, Classifier) else None
     model = adopt(model, len(images.classes), images.channels)
     how = Execution(batch_size=batch_size, seed=seed, on_progress=on_progress, predict=faster)
@@ -108,30 +109,43 @@ def _path(source: str | Path | RunFolder) -> str | Path:
     return source.path if isinstance(source, RunFolder) else source
 
 
-def _images(model: nn.Module, x: object, y: object) -> Images:
-    """Make images on the model's device with as many classes as it has, their names where the images bring them.
+def _together(source: Model, part: Part) -> tuple[nn.Module, Images]:
+    """Load the model where it is not here yet, and make images on its device with as many classes as it has.
 
     Raises:
-        MmardError: for images and labels that are none, and for a model that fails on them or has fewer classes.
+        MmardError: for a model that fails on the images, and for labels that are not its classes.
     """
-    part = part_of(x if y is None else (_plain(x), _plain(y)))
-    if isinstance(part, Table):
-        channels = model.architecture.channels if isinstance(model, Classifier) else 3
-        pictures = EncodedImages(part.rows, part.image, Fit(), channels=channels)
-        found = Streamed(pictures, part.labels, part.names, part.index).in_memory()
-        pixels, index = found.pixels, found.index
+    if is_foreign(source):
+        found = _in_memory(part, None)
+        model: nn.Module = EvalTarget.of(str(source)).load_for(found)
     else:
-        assert isinstance(part, Arrays)
-        pixels, index = part.pixels, part.index
+        model = source if isinstance(source, nn.Module) else load_model(_path(source))
+        found = _in_memory(part, model.architecture.channels if isinstance(model, Classifier) else None)
     device = next((weights.device for weights in model.parameters()), torch.device("cpu"))
-    few = (pixels[:TRIED].to(device).float() / 255).to(memory_format=torch.channels_last)
+    few = (found.pixels[:TRIED].to(device).float() / 255).to(memory_format=torch.channels_last)
     classes = answer(model, few, "the model").shape[1]
     highest = int(part.labels.max())
     if highest >= classes or (not part.numbers and len(part.names) != classes):
         said = f"labels go up to {highest}" if part.numbers else f"labels are {len(part.names)} words"
         raise MmardError(f"{said}, and the model has {classes} classes, 0 to {classes - 1}")
-    names = part.names if len(part.names) == classes else tuple(map(str, range(classes)))
-    return Images(pixels, part.labels, names, index).to(device)
+    names = part.names if len(part.names) == classes else _numbers(classes)
+    return model, replace(found, classes=names).to(device)
+
+
+def _in_memory(part: Part, channels: int | None) -> Images:
+    """Decode a part whose pictures are encoded, with so many channels (None: their own); classes without names are numbers."""
+    names = part.names or _numbers(int(part.labels.max()) + 1)
+    if isinstance(part, Table):
+        pictures = EncodedImages(part.rows, part.image, Fit())
+        own = 1 if channels is None and pictures.all_grey(part.index.tolist()) else 3
+        pictures = pictures.but(int(part.index[0]), channels or own)
+        return Streamed(pictures, part.labels, names, part.index).in_memory()
+    assert isinstance(part, Arrays)
+    return Images(part.pixels, part.labels, names, part.index)
+
+
+def _numbers(classes: int) -> tuple[str, ...]:
+    return tuple(map(str, range(classes)))
 
 
 def _plain(values: object) -> object:
