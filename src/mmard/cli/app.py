@@ -19,6 +19,7 @@ from mmard.cli.diagnose import diagnose
 from mmard.cli.eval import evaluate
 from mmard.cli.export import export
 from mmard.cli.ls import list_all
+from mmard.cli.push import push
 from mmard.cli.report import report
 from mmard.cli.results import results
 from mmard.cli.show import show
@@ -43,7 +44,8 @@ app = typer.Typer(
 GOES_ON = "the same command goes on, a training with --resume from the checkpoint that it saved"
 COMMANDS: dict[str, Callable[..., None]] = {  # in the order of a first day
     "demo": demo, "ls": list_all, "cp": copy, "show": show, "train": train, "eval": evaluate, "diagnose": diagnose,
-    "teacher": teacher, "report": report, "export": export, "study": study, "results": results, "bench": bench,
+    "teacher": teacher, "report": report, "export": export, "push": push, "study": study, "results": results,
+    "bench": bench,
 }  # fmt: skip
 
 

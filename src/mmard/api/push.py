@@ -1,0 +1,126 @@
+"""Upload of a run to the Hugging Face hub: what `mmard push` does, for Python."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmard.api.artifacts import keep_card
+from mmard.models.formats import suffixes
+from mmard.runs.exports import EXPORTS
+from mmard.runs.folder import RunFolder
+from mmard.utils.argument_types import public
+from mmard.utils.errors import MmardError, first_line
+from mmard.utils.portable_paths import portable
+from mmard.utils.safe_open import must_be_itself
+from mmard.utils.text_files import read_text
+
+CARD = "README.md"
+REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """The files of a run for the hub.
+
+    Attributes:
+        repo: ``owner/name``.
+        files: name in the repository → contents.
+        url: where they are; empty while they are not.
+    """
+
+    repo: str
+    files: Mapping[str, bytes]
+    url: str = ""
+
+    @property
+    def card(self) -> str:
+        """Return the text of the model card."""
+        return self.files[CARD].decode()
+
+
+@public
+def push(run: str | Path, repo: str, *, private: bool = True, dry_run: bool = False) -> Upload:
+    """Upload a run's card, best weights, settings and exported files to a model repository of the Hugging Face hub.
+
+    It is made where there is none yet. No file names a folder of this machine. The token is that of the hub's own client
+    (``hf auth login``, or ``HF_TOKEN``).
+
+    Args:
+        run: run folder.
+        repo: ``OWNER/NAME``.
+        private: whether a new repository is; one that is there stays what it is.
+        dry_run: collect the files and upload nothing.
+
+    Raises:
+        MmardError: for a folder without weights, a name that is none, no token, and whatever the hub answers.
+    """
+    folder = RunFolder(run)
+    if not REPO.fullmatch(repo):
+        raise MmardError(f"{repo!r} is no repository of the hub; expected OWNER/NAME")
+    upload = Upload(repo, _files(folder))
+    return upload if dry_run else Upload(repo, upload.files, _sent(upload, private))
+
+
+def _files(folder: RunFolder) -> dict[str, bytes]:
+    """Collect the files, with relative paths inside."""
+    settings = folder.settings()
+    if not folder.best_file.is_file():
+        raise MmardError(f"{folder.path} has no weights yet (best.safetensors); train it to its first validation")
+    keep_card(folder.path)
+    found = {CARD: read_text(folder.path / CARD).encode()}
+    found["settings.yaml"] = yaml.safe_dump(portable(settings), sort_keys=False, allow_unicode=True).encode()
+    named = [folder.best_file, folder.formula_file, folder.path / EXPORTS, *sorted(folder.path.glob("network*.py"))]
+    kinds = (*suffixes(), ".bin")
+    exported = [path for path in sorted(folder.path.iterdir()) if path.suffix in kinds]
+    for path in (*named, *exported):
+        if path.is_file():
+            must_be_itself(path)
+            found[path.name] = path.read_bytes()
+    for name, content in found.items():
+        _must_name_no_folder(name, content, folder.path)
+    return found
+
+
+def _must_name_no_folder(name: str, content: bytes, run: Path) -> None:
+    """Raise MmardError where a file names a folder of this machine."""
+    for place in {Path.home(), Path.cwd(), run.resolve().parent} - {Path("/")}:
+        if re.search(re.escape(os.fsencode(place)) + rb"[/\\]", content):
+            raise MmardError(
+                f"{name} names the folder {place} of this machine; export or write it anew before it is shared"
+            )
+
+
+def _sent(upload: Upload, private: bool) -> str:
+    """Upload the files in one commit; returns the address of the repository."""
+    try:
+        from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    except ImportError as e:
+        raise MmardError("the hub needs one more package: pip install 'mmard[hub]'") from e
+    if not get_token():
+        raise MmardError(
+            "there is no token for the hub; make one with write access and run: hf auth login (or set HF_TOKEN)"
+        )
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    adds = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in upload.files.items()]
+    try:
+        made: Any = api.create_repo(upload.repo, private=private, exist_ok=True)
+        api.create_commit(upload.repo, adds, commit_message="Upload a run of mmard")
+    except Exception as e:  # the hub's client has a dozen kinds of failure
+        raise MmardError(f"{upload.repo} was not uploaded to the hub: {_why(e)}") from e
+    return str(made)
+
+
+def _why(e: Exception) -> str:
+    """Say why the hub refused, with the cure."""
+    code = getattr(getattr(e, "response", None), "status_code", None)
+    cures = {
+        401: "the token is not valid; hf auth login makes another",
+        403: "the token may not write there; expected a token with write access, and your name or organisation as OWNER",
+        404: "there is no such owner or repository, or the token may not see it",
+    }
+    return cures.get(code or 0, f"{type(e).__name__}: {first_line(e)}")
