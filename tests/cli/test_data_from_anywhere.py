@@ -34,8 +34,12 @@ import numpy as np
 Path("was-run").touch()
 
 def build(count=80):
+    assert isinstance(count, int)
     with np.load(Path(__file__).with_name("some.npz")) as given:
         return given["x"][:count], given["y"][:count]
+
+def remove():
+    Path("removed").touch()
 """
 JUDGE = ["--attacks", "none", "--checks", "none", "--examples", "0"]
 
@@ -72,6 +76,11 @@ def test_a_function_in_somebodys_folder_is_not_run(mmard: Run, files: Path) -> N
     done = mmard("eval", "theirs", "data.name=mine.py:build", *JUDGE)
     assert done.returncode == 0, done.stderr
     assert mmard("eval", "theirs", *JUDGE).returncode == 0  # the user has run this code
+    plant(files / "theirs", data={"name": "mine.py:remove"})  # but not this function of it
+    refused(mmard("eval", "theirs", *JUDGE), "name data.name=mine.py:remove", "--trust")
+    plant(files / "theirs", data={"name": "mine.py:build", "parameters": {"count": "/etc/passwd"}})
+    refused(mmard("eval", "theirs", *JUDGE), "data.parameters.count=/etc/passwd", "--trust")
+    plant(files / "theirs", data={"name": "mine.py:build", "parameters": {}})
     (files / "mine.py").write_text(f"{BUILD}# {files}, changed\n")
     refused(mmard("eval", "theirs", *JUDGE), "--trust")
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from helpers import blobs
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from mmard import MmardError
+from mmard.data.extra import Extra
 from mmard.data.images import DataSet, Images
 from mmard.data.labels import Known
 from mmard.data.sources import load
@@ -229,6 +231,20 @@ def test_sources_on_disk_stream_the_same_images(tmp_path: Path, write: Any) -> N
     assert not isinstance(streamed.train, Images)
 
 
+def test_extra_images_stand_in_batches_that_are_decoded_as_in_those_in_memory(tmp_path: Path) -> None:
+    options, more = by_csv(tmp_path, True), blobs(30, seed=4)
+    write_npz(tmp_path, x=more.pixels, y=more.labels)
+    found = []
+    for stream in (False, True):
+        data = load(**options, test_split=0.25, stream=stream)
+        extra = Extra.read(str(tmp_path / "a.npz"), 0.5, None, data.source, data.train)
+        rows = [(torch.arange(k, k + 4), torch.arange(2 * k, 2 * k + 4)) for k in range(12)]
+        found.append(list(extra.mixed_into(data.train, rows)))
+    assert len(found[0]) == 12
+    for one, other in zip(*found, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 def test_the_test_split_is_cut_by_its_own_seed_from_all_others_apart(tmp_path: Path) -> None:
     """Neither the splits' seed, a limit, the held-out share nor a model's order of classes changes which images are tested on."""
     options = by_npz(tmp_path, True)
@@ -324,6 +340,10 @@ class Pickled:
         (lambda at: tar_of(at / "a.tar", [{"png": b"1", "json": b"{"}]), "json is no JSON"),
         (lambda at: (at / "a.tar").write_bytes(b"1" * 2000), "is no whole tar file"),
         (lambda at: {"name": "webdataset", "train": str(at / "*.tar")}, r"there is no file .*\*.tar; expected data.train=FILE"),
+        (lambda at: {"name": "webdataset", "train": "s-{0..9999999}.tar"}, "names 10,000,000 shards, expected 1 to 100,000"),
+        (lambda at: os.mkfifo(at / "a.tar") or {"name": "webdataset", "train": f"{at}/*.tar"}, "no plain file but a pipe"),
+        (lambda at: np.savez(at / "a.npz"), "has the keys none; expected images and labels"),
+        (lambda at: write_npz(at, x=X.flatten(1), y=Y), r"images of shape \(80, 64\) with 80 labels; expected"),
         (lambda at: {"name": "csv"}, "csv needs both data.train=FILES and data.test=FILES"),
     ],
 )  # fmt: skip

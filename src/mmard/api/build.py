@@ -236,6 +236,7 @@ def _data_may_be_read(settings: Settings) -> None:
     data = settings.data
     if is_code(data.name):
         settings.trust.must_allow_network(data.name, "data.name")
+        settings.trust.must_allow_place(f"hub://{data.name}", "data.name")  # not any function of a file that he has run
         for key, value in data.parameters.items():
             if isinstance(value, str):  # it may be a path
                 settings.trust.must_allow_place(value, f"data.parameters.{key}")

@@ -18,6 +18,7 @@ PICTURES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "g
 LABELS = ("cls", "label", "index", "txt")
 IN_JSON = (*LABEL_COLUMNS, "cls", "class", "class_id", "target", "y")
 LARGEST = 1 << 28  # bytes of a picture
+MOST_SHARDS = 100_000
 
 
 def expanded(pattern: str) -> list[str]:
@@ -29,6 +30,10 @@ def expanded(pattern: str) -> list[str]:
     if not (found := re.search(r"\{(\d+)\.\.(\d+)\}", pattern)):
         return [pattern]
     first, last = found.groups()
+    if not 0 <= int(last) - int(first) < MOST_SHARDS:
+        raise MmardError(
+            f"{pattern} names {int(last) - int(first) + 1:,} shards, expected 1 to {MOST_SHARDS:,}; write it anew"
+        )
     numbers = (str(k).zfill(len(first)) for k in range(int(first), int(last) + 1))
     return [one for k in numbers for one in expanded(pattern[: found.start()] + k + pattern[found.end() :])]
 

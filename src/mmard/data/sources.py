@@ -205,6 +205,8 @@ def _plain_files(options: FileOptions) -> dict[str, list[str]]:
     found = {}
     for part, patterns in _train_and_test(options).items():
         found[part] = [f for p in patterns for one in expanded(p) for f in sorted(glob.glob(one))]  # noqa: PTH207, may be absolute
+        for file in found[part]:
+            must_be_itself(Path(file))
         if not found[part]:
             raise MmardError(
                 f"there is no file {getattr(options, part)}; expected data.{part}=FILE or a pattern of files"
