@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmard import MmardError
-from mmard.data.augment import KINDS, augment, cutmix, random_colour_or_shape, random_crop, random_erasing
+from mmard.data.augment import KINDS, augment, cutmix, random_colour_or_shape, random_crop, random_erasing, random_zoom
 from mmard.data.images import Images, split
 from mmard.data.sources import load
 
@@ -106,6 +106,23 @@ def test_cutmix_keeps_the_larger_part_and_pastes_the_neighbour() -> None:
     assert 0.1 < share.mean() < 0.3  # uniform to a half, boxes rounded down
     rows = pasted[:, 0].any(2).sum(1) * pasted[:, 0].any(1).sum(1)
     assert torch.equal(rows, pasted[:, 0].sum((1, 2)))  # one box, the same in every channel
+
+
+def test_a_zoom_is_a_window_of_the_image_enlarged() -> None:
+    """Of a slope it is a gentler slope within the same values; of both axes, for each image another."""
+    torch.manual_seed(0)
+    slope = torch.linspace(0, 1, 33).expand(300, 1, 33, 33)
+    zoomed = random_zoom(torch.cat([slope, slope.transpose(2, 3)], 1))
+    for channel, axis in ((0, 2), (1, 1)):
+        steps = zoomed[:, channel].diff(dim=axis).narrow(axis, 4, 24)  # within, where no border is repeated
+        assert (steps.amax((1, 2)) - steps.amin((1, 2))).max() < 1e-4
+        share = steps.mean((1, 2)) * 32
+        assert 0.2 < share.min() < 0.4  # √(0.08 · 3/4) is 0.245
+        assert 0.95 < share.max() <= 1.001
+    assert zoomed.min() >= 0
+    assert zoomed.max() <= 1
+    area = (zoomed[:, 0, 16, 20] - zoomed[:, 0, 16, 12]) * (zoomed[:, 1, 20, 16] - zoomed[:, 1, 12, 16]) * 16
+    assert 0.4 < area.mean() < 0.6
 
 
 def test_erasing_blackens_a_box_of_half_of_the_images() -> None:

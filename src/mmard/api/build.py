@@ -18,7 +18,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import MissingModelError, Models, Views
-from mmard.data.extra import Extra
+from mmard.data.extra import Extra, keys_in
 from mmard.data.images import DataSet
 from mmard.data.labels import Known, agreed
 from mmard.data.sources import SOURCES, is_code, load, must_be_used, unused
@@ -119,7 +119,7 @@ def method_of(settings: Settings, threat: Threat | None = None) -> Method:
 
 def _must_go_together(settings: Settings, method: Method) -> None:
     """Raise MmardError where a part of the attack needs what the rest of the run does not give."""
-    if settings.attack.warm_start and set(settings.data.augment.split("+")) & {"idbh", "cutmix"}:
+    if settings.attack.warm_start and set(settings.data.augment.split("+")) & {"idbh", "cutmix", "zoom"}:
         raise MmardError(
             f"attack.warm_start keeps perturbations of the image itself, and data.augment={settings.data.augment} does more "
             "than move it; choose crop+flip, or leave one of them out"
@@ -227,6 +227,7 @@ def may_be_read(settings: Settings) -> None:
     _data_may_be_read(settings)
     if settings.data.extra:
         settings.trust.must_allow_place(settings.data.extra, "data.extra")
+        keys_in(settings.data.extra, settings.data.extra_labels)
     teachers_of(settings)
     if settings.teacher_recipe and settings.teacher_recipe not in recipes():
         settings.trust.must_allow_place(settings.teacher_recipe, "teacher_recipe")

@@ -64,7 +64,9 @@ class DataSettings(FileOptions):
     extra: str | None = None
     extra_ratio: Annotated[Number, Field(gt=0, lt=1)] = 0.7
     extra_labels: Literal["file", "teacher"] | None = None
-    augment: Literal["none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix"] = "none"
+    augment: Literal[
+        "none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix", "zoom+flip", "zoom+flip+cutmix"
+    ] = "none"
 
 
 class ThreatSettings(Section):

@@ -14,7 +14,10 @@ from torch import Tensor
 from mmard.core.threat import per_sample
 from mmard.utils.errors import MmardError
 
-KINDS = ("none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix")
+KINDS = (
+    "none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix", "zoom+flip", "zoom+flip+cutmix",
+)  # fmt: skip
+LEAST_AREA, WIDEST = 0.08, 4 / 3  # of a zoom's window: its share of the area, its width by its height
 MOST_COLOUR, MOST_TURN, MOST_SHEAR = 0.5, math.pi / 6, 0.3  # of a colour's factor from 1, of an angle, of a slope
 ERASED = (0.02, 0.33)  # share of an image's area
 
@@ -87,6 +90,20 @@ def sample_crop(x: Tensor, kind: str) -> Augmentation:
     return Augmentation(padding, top, left, mirrored)
 
 
+def random_zoom(x: Tensor) -> Tensor:
+    """Cut a window of random place, size and shape out of each image and enlarge it to the whole (bilinear).
+
+    As torchvision's ``RandomResizedCrop``, with its strengths, but from the image at its training size.
+    """
+    area = LEAST_AREA + (1 - LEAST_AREA) * torch.rand(len(x), device=x.device)
+    ratio = (math.log(WIDEST) * _symmetric(x)).exp()
+    wide, high = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
+    right, down, zero = (1 - wide) * _symmetric(x), (1 - high) * _symmetric(x), torch.zeros_like(area)
+    matrix = torch.stack([torch.stack(row, 1) for row in ((wide, zero, right), (zero, high, down))], 1)
+    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
 def random_colour_or_shape(x: Tensor) -> Tensor:
     """Change each image by one of brightness, contrast, saturation, rotation, shear, of random strength."""
     draw = torch.randint(0, 5, (len(x),), device=x.device)
@@ -151,6 +168,8 @@ def apply_extra(x: Tensor, kind: str) -> Tensor:
     crop that shifts, one change of colour or shape, erasing. The parts are theirs, the strengths (above) our own.
     """
     parts = kind.split("+")
+    if "zoom" in parts:
+        x = random_zoom(x)
     if "idbh" in parts:
         x = random_erasing(random_colour_or_shape(x))
     if "cutmix" in parts:

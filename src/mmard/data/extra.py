@@ -59,12 +59,7 @@ class Extra:
         Raises:
             MmardError: for what is no such file, other shapes or classes, and labels that are not there.
         """
-        file = NpzFile(Path(path).expanduser())
-        image, label = key_of(list(file), PIXEL_KEYS), key_of(list(file), LABEL_KEYS)
-        if image is None or (label is None and by == "file"):
-            raise MmardError(
-                f"{path} has the keys {', '.join(file) or 'none'}; expected image and label, or data.extra_labels=teacher"
-            )
+        file, image, label = keys_in(path, by)
         pixels = channels_first(file[image])
         if pixels.ndim != 4 or pixels.shape[1:] != tuple(images.shape):
             height, width = images.shape[1:]
@@ -143,6 +138,21 @@ class Extra:
             torch.cat([y, labels.to(y.device)])[order],
             torch.cat([index, (beyond + rows).to(index.device)])[order],
         )
+
+
+def keys_in(path: str, by: str | None) -> tuple[NpzFile, str, str | None]:
+    """Open a file of extra images and find the keys of images and labels; no array is read.
+
+    Raises:
+        MmardError: where it is no such file.
+    """
+    file = NpzFile(Path(path).expanduser())
+    image, label = key_of(list(file), PIXEL_KEYS), key_of(list(file), LABEL_KEYS)
+    if image is None or (label is None and by == "file"):
+        raise MmardError(
+            f"{path} has the keys {', '.join(file) or 'none'}; expected image and label, or data.extra_labels=teacher"
+        )
+    return file, image, label
 
 
 def named_by_teacher(x: Tensor, y: Tensor, networks: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
