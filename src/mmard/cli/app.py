@@ -34,7 +34,6 @@ INTERRUPTED, UNEXPECTED = 130, 70  # exit codes, as shells and sysexits.h have t
 
 app = typer.Typer(
     invoke_without_command=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="""Adversarial robustness distillation: small classifiers that resist attack, learnt from large robust ones.

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from mmard.cli import console
+from mmard.cli.completion import complete_recipe
 from mmard.utils.errors import MmardError
 from mmard.utils.files import write_text
 from mmard.utils.text_files import read_text
 
 
 def copy(
-    recipe: str,
+    recipe: Annotated[str, typer.Argument(autocompletion=complete_recipe)],
     to: Annotated[
         Path | None, typer.Argument(parser=console.path, help="File to write; default RECIPE.yaml here.")
     ] = None,

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from mmard.cli import console
+from mmard.cli.completion import complete_run
 from mmard.utils.errors import Interrupted, MmardError
 
 ATTACKS = "Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: fgsm,pgd-20,cw,autoattack."
@@ -15,7 +16,7 @@ WEIGHTS = "Of a network from elsewhere: net.py:build, package.module:build, timm
 LIMIT = "Only about so many test images, classes in proportion."
 EXAMPLES = "Keep so many images with what PGD-20 makes of them; 0: none."
 WHAT = "Run folders, .safetensors, .onnx, cards, networks from elsewhere; settings."
-Words = Annotated[list[str], typer.Argument(metavar="MODEL... [KEY=VALUE]...", help=WHAT)]
+Words = Annotated[list[str], typer.Argument(metavar="MODEL... [KEY=VALUE]...", help=WHAT, autocompletion=complete_run)]
 CURVE = "Also PGD-20 at eight radii from 0 to 4 eps, on about 500 of the images."
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from mmard.cli import console
+from mmard.cli.completion import complete_format, complete_run
 from mmard.cli.recipe_words import as_keywords
 from mmard.utils.terminal import line
 
@@ -18,7 +19,9 @@ def export(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN [KEY=VALUE]...", help="Run folder (its best), .safetensors file or card; settings."
+            metavar="RUN [KEY=VALUE]...",
+            help="Run folder (its best), .safetensors file or card; settings.",
+            autocompletion=complete_run,
         ),
     ],
     to: Annotated[
@@ -28,7 +31,7 @@ def export(
     calibration: Annotated[
         int, typer.Option(min=1, help="Training images that the 8-bit ranges are taken from, classes in proportion.")
     ] = 512,
-    format: Annotated[str, typer.Option(help=FORMAT)] = "onnx",
+    format: Annotated[str, typer.Option(help=FORMAT, autocompletion=complete_format)] = "onnx",
     dynamic_size: Annotated[bool, typer.Option("--dynamic-size", help=DYNAMIC)] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     no_measure: Annotated[

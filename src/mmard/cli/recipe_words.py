@@ -6,12 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
+from mmard.cli.completion import complete_recipe
 from mmard.utils.errors import unknown
 
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[RECIPE] [KEY=VALUE]...", help="A recipe (see mmard ls recipes) or .yaml file, and settings."
+        metavar="[RECIPE] [KEY=VALUE]...",
+        help="A recipe (see mmard ls recipes) or .yaml file, and settings.",
+        autocompletion=complete_recipe,
     ),
 ]
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmard.cli import console
+from mmard.cli.completion import complete_method, complete_student, complete_teacher
 from mmard.cli.recipe_words import Words, split_words
 from mmard.utils.errors import Interrupted
 
@@ -14,16 +15,17 @@ if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none o
     from mmard.api.settings import Settings
     from mmard.runs.folder import RunFolder
 
+METHOD = "A name, or your own: file.py:function, package.module:function."
+TEACHER = "Run folder, .safetensors file or card (.json)."
+STUDENT = "Architecture, such as resnet18 or cnn-16-3."
 EXTEND = "With --resume: for more epochs, or at another learning rate."
 
 
 def train(
     words: Words = None,
-    method: Annotated[
-        str | None, typer.Option(help="A name, or your own: file.py:function, package.module:function.")
-    ] = None,
-    teacher: Annotated[str | None, typer.Option(help="Run folder, .safetensors file or card (.json).")] = None,
-    student: Annotated[str | None, typer.Option(help="Architecture, such as resnet18 or cnn-16-3.")] = None,
+    method: Annotated[str | None, typer.Option(help=METHOD, autocompletion=complete_method)] = None,
+    teacher: Annotated[str | None, typer.Option(help=TEACHER, autocompletion=complete_teacher)] = None,
+    student: Annotated[str | None, typer.Option(help=STUDENT, autocompletion=complete_student)] = None,
     to: Annotated[str | None, typer.Option("--out", help="Run folder to make.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run folder's checkpoint ends.")] = False,
     extend: Annotated[bool, typer.Option("--extend", help=EXTEND)] = False,
