@@ -12,7 +12,7 @@ from mmard.models.architectures import Architecture, Classifier, adopt, build
 from mmard.models.cards import as_teacher, fetched_by, in_zoo, load_foreign, load_model, must_take, zoo_cards
 from mmard.models.foreign import GIVEN, RAW, NetworkSpec, Normalisation, is_foreign
 from mmard.models.robustbench import PREFIX
-from mmard.models.weights import CODE
+from mmard.models.weights import CODE, architecture_facts
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import seed_of
 from mmard.utils.trust import Trust
@@ -95,7 +95,7 @@ def student_architecture(
 ) -> Architecture:
     """Return the student's architecture, its code vouched for where it is the user's own.
 
-    A run that goes on finds a file that is gone in its folder.
+    A run that goes on finds a file that is gone in its folder, and the configuration of a network of the hub.
 
     Raises:
         MmardError: for code that the user has not named himself.
@@ -104,10 +104,13 @@ def student_architecture(
     if spec.weights:
         raise MmardError(f"the student {settings.student} begins untrained; leave out @{spec.weights}")
     kept = Path(settings.out).expanduser() / CODE
+    known = architecture_facts(best) if (best := kept.with_name("best.safetensors")).is_file() else {}
+    config = known.get("parameters", {}).get("config") if known.get("name") == spec.name else None
+    parameters = {**spec.parameters, **({"config": config} if config else {})}
     code = settings.trust.must_allow_network(spec.name, "student", kept) if spec.is_code else ""
     mean, std = (spec.mean, spec.std) if spec.mean or spec.std else normalisation
     shape = {"classes": classes, "channels": channels}
-    return Architecture(name=spec.name, parameters=spec.parameters, code=code, mean=mean, std=std, **shape)
+    return Architecture(name=spec.name, parameters=parameters, code=code, mean=mean, std=std, **shape)
 
 
 def must_be_buildable(settings: Settings, given: Given) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmard.core.logits import logits_in
 from mmard.models.cnn import Cnn
 from mmard.models.deepmind import DeepMindPreActResNet18, DeepMindWideResNet
-from mmard.models.foreign import GIVEN, PROVIDERS, RAW, NetworkSpec, build_network
+from mmard.models.foreign import GIVEN, PROVIDERS, RAW, NetworkSpec, build_network, kept_parameters
 from mmard.models.mobilenet import MobileNetV2
 from mmard.models.resnet import PlainPreActResNet18, ResNet18, ResNet50
 from mmard.models.timm_layouts import STEM_WIDTHS, convolutional_stem, xcit
@@ -237,6 +237,7 @@ def _foreign(architecture: Architecture, fresh: bool) -> Classifier:
     net, own = build_network(spec, *shape, architecture.code, fresh=fresh)
     if own != RAW and not architecture.mean:
         architecture = replace(architecture, mean=own[0], std=own[1])
+    architecture = replace(architecture, parameters=kept_parameters(net, spec))
     return Classifier(net, architecture)
 
 

@@ -269,7 +269,7 @@ def must_take(model: Classifier, what: str, shape: torch.Size | tuple[int, ...])
     except Exception as e:  # a network from elsewhere fails in its own ways
         size = " x ".join(map(str, shape))
         raise MmardError(
-            f"{what} cannot take images of {size} ({first_line(e)}); give it one that can, by a parameter such as img_size, or "
+            f"{what} cannot take images of {size} ({first_line(e)}); give a parameter such as img_size or image_size, or "
             "other data"
         ) from e
     finally:

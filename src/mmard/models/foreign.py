@@ -97,7 +97,8 @@ class NetworkSpec:
 
     def __str__(self) -> str:
         mean_std = {key: list(value) for key, value in (("mean", self.mean), ("std", self.std)) if value}
-        given = {**self.parameters, **mean_std, **({"key": self.key} if self.key else {})}
+        own = {key: value for key, value in self.parameters.items() if key != "config"}  # of the hub, not of the user
+        given = {**own, **mean_std, **({"key": self.key} if self.key else {})}
         inside = ", ".join(f"{key}={_written(value, key)}" for key, value in given.items())
         return self.name + (f"({inside})" if inside else "") + (f"@{self.weights}" if self.weights else "")
 
@@ -114,6 +115,10 @@ def is_foreign(source: object) -> bool:
 
 def _parts_of(text: str) -> dict[str, Any]:
     found = _NETWORK.fullmatch(text)
+    if found is None and re.match(rf"{_NAME}\(", text):
+        raise MmardError(
+            f"{text!r} is no network: expected brackets that match, such as net.py:build(width=8)@weights.pt"
+        )
     if found is None:
         whole = parse_call(text) if text.endswith(")") else text
         return whole if isinstance(whole, dict) else {"name": text}
@@ -231,18 +236,21 @@ def _torchvision(name: str, given: Mapping[str, Any], classes: int, channels: in
         weights = models.get_model_weights(name).DEFAULT
         look = weights.transforms()
         normalisation = tuple(look.mean), tuple(look.std)
-    net = models.get_model(name, weights=weights, **{"num_classes": classes, **given})
-    return (net if channels == 3 else _with_channels(net, channels)), normalisation
+    net = models.get_model(name, weights=weights, **({} if weights else {"num_classes": classes}), **given)
+    if weights:  # they are for 1,000 classes
+        place, last = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Linear)][-1]
+        _put(net, place, nn.Linear(last.in_features, classes))
+    if channels != 3:  # it always takes three
+        place, first = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
+        shape: dict[str, Any] = {key: getattr(first, key) for key in ("kernel_size", "stride", "padding", "dilation")}
+        _put(net, place, nn.Conv2d(channels, first.out_channels, **shape, bias=first.bias is not None))
+    return net, normalisation
 
 
-def _with_channels(net: nn.Module, channels: int) -> nn.Module:
-    """Replace the first convolution by a fresh one for so many channels, for networks that are always of three."""
-    name, first = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
-    shape: dict[str, Any] = {key: getattr(first, key) for key in ("kernel_size", "stride", "padding", "dilation")}
-    parent, _, child = name.rpartition(".")
-    fresh = nn.Conv2d(channels, first.out_channels, **shape, bias=first.bias is not None)
-    setattr(net.get_submodule(parent), child, fresh)
-    return net
+def _put(net: nn.Module, place: str, layer: nn.Module) -> None:
+    """Put a fresh layer into a network in place of another."""
+    parent, _, child = place.rpartition(".")
+    setattr(net.get_submodule(parent), child, layer)
 
 
 def _hf(name: str, given: Mapping[str, Any], classes: int, channels: int) -> tuple[nn.Module, Normalisation]:
@@ -254,14 +262,18 @@ def _hf(name: str, given: Mapping[str, Any], classes: int, channels: int) -> tup
         found = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
         net = auto.from_pretrained(name, **sizes, **given, ignore_mismatched_sizes=True, trust_remote_code=False)
         return net, (tuple(found.image_mean), tuple(found.image_std))
-    config = transformers.AutoConfig.for_model(**kept) if kept else hf_config(name)
+    find = transformers.AutoConfig.from_pretrained
+    config = transformers.AutoConfig.for_model(**kept) if kept else find(name, trust_remote_code=False)
     config.update({**sizes, **given})
     return auto.from_config(config, trust_remote_code=False), RAW
 
 
-def hf_config(name: str) -> Any:
-    """Fetch the configuration of ``OWNER/NAME``, or read that of a folder; no code of theirs runs."""
-    return package("transformers", "hf").AutoConfig.from_pretrained(name, trust_remote_code=False)
+def kept_parameters(net: nn.Module, spec: NetworkSpec) -> dict[str, Any]:
+    """Return the parameters that build a network again: one of the hub's needs its configuration, too."""
+    if spec.kind != "hf":
+        return dict(spec.parameters)
+    config = json.loads(net.config.to_json_string(use_diff=False))  # type: ignore[operator, union-attr]
+    return {**spec.parameters, "config": {key: value for key, value in config.items() if key != "_name_or_path"}}
 
 
 Provider = Callable[[str, Mapping[str, Any], int, int], tuple[nn.Module, Normalisation]]
