@@ -284,3 +284,37 @@ def test_one_step_too_many_is_a_warning() -> None:
     own.step(*batch())
     with pytest.warns(UserWarning, match="this is step 2 of steps=1"):
         own.step(*batch())
+
+
+def some_steps(method: str, part: slice, wrap: Callable[[nn.Module], nn.Module]) -> Tensor:
+    """The gradient after three steps, of a network without BatchNorm, whose statistics would be each process's own."""
+    x, y, _ = batch()
+    student = wrap(small_net(name="vit-8-1-4").train())
+    own = distiller(method, student, teachers={"natural": net(2)}, attack={"start": "none"})
+    for _ in range(3):
+        student.zero_grad()
+        own.step(x[part], y[part])[0].backward()
+    return torch.cat([p.grad.flatten() for p in student.parameters()])
+
+
+def one_of_two(rank: int, folder: str, methods: list[str]) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/two", rank=rank, world_size=2)
+    half = slice(8 * rank, 8 * rank + 8)
+    found = {method: some_steps(method, half, nn.parallel.DistributedDataParallel) for method in methods}
+    with pytest.raises(
+        MmardError, match="trains the network 'peer' beside the student, and a loop of one's own has it in one"
+    ):
+        distiller("peeraid")
+    torch.save(found, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_descend_as_one_with_the_whole_batch(tmp_path: Any) -> None:
+    methods = ["rslad", "awp(rslad)", "mtard", "fair(rslad)"]  # the last two have state that all processes share
+    torch.multiprocessing.spawn(one_of_two, (str(tmp_path), methods), nprocs=2)
+    for rank in (0, 1):
+        for method, gradient in torch.load(tmp_path / f"{rank}.pt").items():
+            torch.testing.assert_close(
+                gradient, some_steps(method, slice(None), lambda network: network), rtol=1e-4, atol=1e-5
+            )
