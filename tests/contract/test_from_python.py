@@ -80,8 +80,10 @@ def test_a_module_of_ones_own_is_distilled_judged_and_loaded_again(
     with torch.no_grad():
         right = (again(x)[0] if isinstance(again(x), tuple) else again(x)).argmax(1) == y
     assert torch.equal(mmard.evaluate(again, x, y, attacks="none").correct[:, 0], right)
-    with pytest.raises(MmardError, match=r"given in Python.*mmard.load_model\(RUN, MODULE\)"):
+    with pytest.raises(MmardError, match=r"given in Python.*\(Python: module=MODULE\)"):
         mmard.evaluate(run, x, y, THREAT)
+    given = mmard.evaluate(run, x, y, THREAT, "none", module=Plain())
+    assert torch.equal(given.correct[:, 0], right)
     mmard.distill(Plain(), teacher, (x.numpy(), y.numpy()), out=tmp_path / "run", resume=True, **QUICK)
     with pytest.raises(MmardError, match=r"images of this run were given by a Python program"):
         mmard.train(run.path, resume=True, student=Plain(), teacher=teacher)

@@ -1,5 +1,6 @@
 """Evaluation of any network on the images that a Python program gives; and `mmard.evaluate`, which takes runs, too."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -65,17 +66,10 @@ def evaluate(source: Any, *given: Any, **options: Any) -> Scores:
 
 @partial(public, name="evaluate")
 def evaluate_images(
-    source: Model,
-    x: Any = None,
-    y: Any = None,
-    threat: InstanceOf[Threat] | None = None,
-    attacks: Names = None,
-    *,
-    batch_size: int = 500,
-    seed: int = 0,
-    checks: str | None = None,
-    on_progress: OnProgress = lambda *_: None,
-) -> Scores:
+    source: Model, x: Any = None, y: Any = None, threat: InstanceOf[Threat] | None = None, attacks: Names = None, *,
+    batch_size: int = 500, seed: int = 0, checks: str | None = None, on_progress: OnProgress = lambda *_: None,
+    trust: bool = False, module: InstanceOf[nn.Module] | None = None,
+) -> Scores:  # fmt: skip
     """Evaluate any network on these images, in float32 and evaluation mode, on the network's device; no file is written.
 
     Args:
@@ -86,6 +80,7 @@ def evaluate_images(
         threat: such as ``mmard.Threat(eps=8/255)``; None only where no attack is run.
         attacks: such as ``"fgsm,pgd-20"``; None: FGSM, PGD-20, C&W, AutoAttack; ``"none"``: clean only.
         checks: ``"quick"``, ``"full"`` or ``"none"``; None: by the attacks.
+        trust, module: as of `mmard.load_model`, for code beside the weights, and for a run whose network was given in Python.
 
     Raises:
         MmardError: for images or labels that are none, a network that does not fit them, and a missing threat.
@@ -95,7 +90,8 @@ def evaluate_images(
     specs = choose_attacks(attacks, suite(batch_size, seed))
     if specs and threat is None:
         raise MmardError("evaluate got attacks and no threat; expected one such as mmard.Threat(eps=8/255)")
-    model, images = _together(source, part_of(x if y is None else (_plain(x), _plain(y))))
+    part = part_of(x if y is None else (_plain(x), _plain(y)))
+    model, images = _together(source, part, partial(load_model, module=module, trust=trust))
     faster = in_parts(folded(model)) if isinstance(model, Classifier) else None
     model = adopt(model, len(images.classes), images.channels)
     how = Execution(batch_size=batch_size, seed=seed, on_progress=on_progress, predict=faster)
@@ -109,8 +105,8 @@ def _path(source: str | Path | RunFolder) -> str | Path:
     return source.path if isinstance(source, RunFolder) else source
 
 
-def _together(source: Model, part: Part) -> tuple[nn.Module, Images]:
-    """Load the model where it is not here yet, and make images on its device with as many classes as it has.
+def _together(source: Model, part: Part, load: Callable[[str | Path], Classifier]) -> tuple[nn.Module, Images]:
+    """Load the model where it is no module yet, and make images on its device with as many classes as it has.
 
     Raises:
         MmardError: for a model that fails on the images, and for labels that are not its classes.
@@ -119,7 +115,7 @@ def _together(source: Model, part: Part) -> tuple[nn.Module, Images]:
         found = _in_memory(part, None)
         model: nn.Module = EvalTarget.of(str(source)).load_for(found)
     else:
-        model = source if isinstance(source, nn.Module) else load_model(_path(source))
+        model = source if isinstance(source, nn.Module) else load(_path(source))
         found = _in_memory(part, model.architecture.channels if isinstance(model, Classifier) else None)
     device = next((weights.device for weights in model.parameters()), torch.device("cpu"))
     few = (found.pixels[:TRIED].to(device).float() / 255).to(memory_format=torch.channels_last)

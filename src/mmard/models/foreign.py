@@ -161,7 +161,7 @@ def build_network(
     if spec.kind == GIVEN:
         raise MmardError(
             f"these weights are of {spec.name.partition(':')[2]}, a module given in Python, which only Python can build; write a "
-            "function that returns it and name that: mmard eval net.py:build --weights FILE (Python: mmard.load_model(RUN, MODULE))"
+            "function that returns it and name that: mmard eval net.py:build --weights FILE (Python: module=MODULE)"
         )
     what = spec.name.partition(":")[2]
     if spec.is_code:
