@@ -88,7 +88,6 @@ class OwnNetworks:
     classes: int = 0
     _device: torch.device | None = field(default=None, init=False)
     _folded: dict[str, nn.Module] = field(default_factory=dict, init=False)
-    _versions: dict[str, tuple[int, ...]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.bare = unwrapped(self.student)
@@ -111,14 +110,13 @@ class OwnNetworks:
         return lambda x: functional_call(self.student, weights, (x,))
 
     def attacked(self) -> dict[str, Predict]:
-        """Return each network as attacks use it: in evaluation mode, BatchNorm folded where that can be done."""
-        for name, network in {"student": self.bare, **self.teachers}.items():
-            shadow = self._folded[name]
+        """Return each network as attacks use it: in evaluation mode, BatchNorm folded where that can be done.
+
+        Teachers are folded anew in each step, too: nothing tells whether the loop has changed one.
+        """
+        for shadow in self._folded.values():
             if isinstance(shadow, Folded):
-                now = tuple(t._version for t in (*network.parameters(), *network.buffers()))
-                if self._versions.get(name) != now:
-                    shadow.refresh()
-                    self._versions[name] = now
+                shadow.refresh()
         return {name: self.predictor(shadow) for name, shadow in self._folded.items()}
 
     def settle(self, x: Tensor) -> bool:
@@ -139,7 +137,7 @@ class OwnNetworks:
             return False
         if (weights := next(self.bare.parameters(), None)) is not None and weights.device != x.device:
             raise MmardError(f"images are on {x.device} and the student on {weights.device}; expected one device")
-        self._versions, answered = {}, dict[str, int]()
+        answered = dict[str, int]()
         for name, network in {"student": self.bare, **self.teachers}.items():
             network.to(x.device)
             plain = answer(network, x[:TRIED], f"the {name}")
