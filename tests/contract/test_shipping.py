@@ -87,14 +87,22 @@ def test_a_file_of_any_size_takes_another_size(name: str, weights: Path) -> None
         assert compare(net, runtime, torch.rand(3, 1, size, size)).largest < 1e-5
 
 
-def test_a_network_of_one_size_says_so(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fixed = Classifier(
-        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), Architecture(name="flat", classes=10, channels=1)
-    )
-    monkeypatch.setattr("mmard.api.export.load_model", lambda *_, **__: fixed.eval())
-    with pytest.raises(
-        MmardError, match=r"flat does not take images of another size .*; export it without --dynamic-size"
-    ):
+FIXED = [
+    ([nn.Flatten(), nn.Linear(64, 10)], "flat takes images of one size only"),
+    (
+        [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 10)],
+        "what the exporter makes of flat takes images of one size",
+    ),
+]
+
+
+@pytest.mark.parametrize(("layers", "words"), FIXED)
+def test_a_network_of_one_size_says_so(
+    layers: list[nn.Module], words: str, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Classifier(nn.Sequential(*layers), Architecture(name="flat", classes=10, channels=1)).eval()
+    monkeypatch.setattr("mmard.api.export.load_model", lambda *_, **__: net)
+    with pytest.raises(MmardError, match=rf"^{words}.* \(.*; export it without --dynamic-size$"):
         export(weights, dynamic_size=True)
     assert not weights.with_name("net.onnx").exists()
 

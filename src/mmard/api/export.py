@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmard.api.build import data_of
@@ -161,11 +162,16 @@ class _Export:
     def _tried(self, runtime: nn.Module, pixels: Tensor) -> str:
         """Run network and export on images of twice the size too; returns what was tried."""
         larger = pixels.repeat_interleave(2, 2).repeat_interleave(2, 3)
-        try:
-            self._compared(runtime, larger)
-        except (MmardError, RuntimeError, ValueError) as e:
-            fault = f"{self.model.architecture.name} does not take images of another size ({first_line(e)})"
-            raise MmardError(f"{fault}; export it without --dynamic-size") from e
+        what = self.model.architecture.name
+        for network, fault in ((self.model, f"{what} takes"), (runtime, f"what the exporter makes of {what} takes")):
+            try:
+                with torch.no_grad():
+                    network(larger)
+            except (MmardError, RuntimeError, ValueError) as e:
+                cure = "export it without --dynamic-size"
+                why = first_line(e.__cause__ if isinstance(e.__cause__, Exception) else e)
+                raise MmardError(f"{fault} images of one size only ({why}); {cure}") from e
+        self._compared(runtime, larger)
         tried = " and ".join(f"{x.shape[2]}×{x.shape[3]}" for x in (pixels, larger))
         return f"any height and width that the network takes; tried: {tried}"
 

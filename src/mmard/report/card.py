@@ -14,7 +14,7 @@ from mmard.report.table import Table, interval, words
 from mmard.runs.evaluation import BEST, EvaluationRecord, section_of
 from mmard.runs.exports import read_exports
 from mmard.runs.findings import findings_of
-from mmard.runs.folder import RunFolder
+from mmard.runs.folder import RunFolder, title_of
 from mmard.runs.groups import Group, main_evaluation_of
 from mmard.runs.record import Run, data_name_of, is_run, read_judged, read_run, threat_of
 from mmard.utils.errors import MmardError
@@ -49,9 +49,7 @@ def write_card(folder: Path, formula: str = "") -> bool:
     if folder.is_file():
         write_text(path, card(read_judged(folder, folder.stem)))
         return True
-    place = folder.resolve()
-    name = f"{place.parent.name}-{place.name}" if place.name.startswith("seed-") else place.name  # a cell of a study
-    write_text(path, card(read_run(place, name, formula)))
+    write_text(path, card(read_run(folder.resolve(), title_of(folder), formula)))
     return True
 
 

@@ -252,6 +252,12 @@ class RunFolder:
         return state
 
 
+def title_of(path: Path) -> str:
+    """Name a run after its folder; a cell of a study, whose folder is its seed, after the folder around it too."""
+    place = path.resolve()
+    return f"{place.parent.name}-{place.name}" if place.name.startswith("seed-") else place.name
+
+
 def epochs_done(metrics: Sequence[Mapping[str, Any]]) -> int:
     """Count the epochs in lines of the metrics."""
     return max((int(r["epoch"]) for r in metrics), default=0)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmard.runs.folder import title_of
 from mmard.training.callbacks import Watcher
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import read_json, write_json
@@ -82,6 +83,12 @@ class Wandb:
         quiet = wandb.Settings(
             silent=True, console="off", disable_git=True, disable_code=True, x_disable_meta=True, init_timeout=60
         )  # metadata would be the machine's name, folders and command line
+        if os.environ.get("WANDB_MODE", "online") == "online":
+            with suppress(TypeError):  # of versions that do not know the word
+                if not wandb.login(prompt=False):  # nobody sits there to answer
+                    raise MmardError(
+                        "there is no key for Weights & Biases; run: wandb login, or set WANDB_MODE=offline"
+                    )
         run = run or uuid.uuid4().hex[:8]
         project = os.environ.get("WANDB_PROJECT", PROJECT)
         self.run = wandb.init(
@@ -125,7 +132,7 @@ class Tracking(Watcher):
 
     def _begin(self) -> None:
         tracker, kept = TRACKERS[self.name](), ids_in(self.folder)
-        run = tracker.open(kept.get(self.name), self.folder.resolve().name, self.folder)
+        run = tracker.open(kept.get(self.name), title_of(self.folder), self.folder)
         self.tracker = tracker
         write_json(self.folder / FILE, kept | {self.name: run})
         Trust().must_allow_place(f"{self.name}://{run}", "tracking")  # an evaluation of this user may add to it
@@ -164,7 +171,7 @@ def log_evaluation(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -
             continue
         try:
             tracker = TRACKERS[tracker_name]()
-            tracker.open(run, folder.resolve().name, folder)
+            tracker.open(run, title_of(folder), folder)
             tracker.log({f"eval/{name}/{row['attack']}": float(row["accuracy"]) for row in rows}, None)
             tracker.close(done=True)
         except Exception as e:  # as above
