@@ -11,6 +11,7 @@ from mmard.data.sources import SOURCES
 from mmard.methods import METHODS
 from mmard.methods.papers import paper_of
 from mmard.models.architectures import FAMILIES
+from mmard.models.foreign import ELSEWHERE
 from mmard.terms import BOUNDARIES, OTHERS, SCENARIOS, TRIANGLES
 from mmard.training.passes import cost_of, in_words
 from mmard.utils.text_files import read_yaml
@@ -26,7 +27,7 @@ def catalogue() -> dict[str, Callable[[], dict[str, str]]]:
     }
     return {
         "methods": lambda: {name: _method(builder) for name, builder in METHODS.items()},
-        "models": lambda: {name: line for name, (line, _) in FAMILIES.items()},
+        "models": lambda: {**{name: line for name, (line, _) in FAMILIES.items()}, **ELSEWHERE},
         "data": lambda: {name: source.line for name, source in SOURCES.items()},
         "terms": lambda: {name: f"{o}   {_first_line(o.terms[0][1].function)}" for name, o in terms.items()},
         "inner": lambda: {f"attack.{name}": line for name, line in PARTS.items()},

@@ -25,6 +25,7 @@ from mmard.data.labels import Known
 from mmard.data.sources import PYTHON
 from mmard.models.architectures import Classifier
 from mmard.models.cards import described
+from mmard.models.foreign import is_foreign
 from mmard.models.weights import keep_code
 from mmard.report.card import write_card
 from mmard.runs.folder import NO_EFFECT, RunFolder, changes, describe_teacher_check, differences, listed
@@ -102,7 +103,7 @@ def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, exten
             _train(replace(teacher, images=resolved.images), True, watch, engine)
         settings = as_begun(settings, folder)
         engine.choose_precision(settings.engine.precision)
-        if settings.teacher and engine.is_global_zero:
+        if settings.teacher and not is_foreign(settings.teacher) and engine.is_global_zero:
             _warn_of_other_data(RunFolder(settings.teacher), settings)
         nets = load_early(settings, resolved.given)
         data = data_to_learn(settings, known_to(settings, folder), resolved.images)
@@ -161,7 +162,9 @@ def teacher_of(student_settings: Settings) -> Resolved | None:
     It is the teacher's recipe on the student's data and split (it must not see what is held out), threat and machine.
     """
     teacher, recipe = student_settings.teacher, student_settings.teacher_recipe
-    if not (teacher and recipe) or RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file():
+    if not (teacher and recipe) or is_foreign(teacher):
+        return None
+    if RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file():
         return None
     shared = {f"data.{k}": v for k, v in student_settings.data.model_dump(exclude={"augment", *EXTRA}).items()}
     shared |= {f"threat.{k}": v for k, v in student_settings.threat.model_dump().items()}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmard.api.build import build_threat, engine_of, method_of
+from mmard.api.networks import student_architecture
 from mmard.api.registry import spec_of
 from mmard.api.settings import Settings
 from mmard.bench.measure import Ratio, Step, forward_flops, matrix_peak, paired_seconds
@@ -40,6 +41,11 @@ class Case:
     size: int = 32
     classes: int = 10
     repeats: int = 3
+
+    def student(self) -> Classifier:
+        """Build a fresh student, which may be a network from elsewhere."""
+        torch.manual_seed(0)
+        return build(student_architecture(self.settings, self.classes), fresh=False)
 
     def network(self, name: str) -> Classifier:
         """Build a fresh network; speed does not depend on trained weights."""
@@ -80,7 +86,7 @@ class Subject:
             names |= cost_of(method).keys() - {"student"}
 
         def update(method: Method) -> Update:
-            student, teachers = case.network(settings.student), {name: case.network(case.teacher) for name in names}
+            student, teachers = case.student(), {name: case.network(case.teacher) for name in names}
             return Update(
                 method=method, threat=threat, student=student, teachers=teachers, plan=settings.train,
                 engine=engine, compile=settings.engine.compile,
@@ -90,7 +96,7 @@ class Subject:
             return lambda: update(laid_out(x), y, index, 0.5)
 
         plain: dict[str, nn.Module] = {name: case.network(case.teacher).eval().requires_grad_(False) for name in names}
-        plain["student"] = case.network(settings.student)
+        plain["student"] = case.student()
         for network in plain.values():
             network.to(engine.device)
         optimizer, base = settings.train.optimizer_for(plain["student"], fused=False), base_of(settings)

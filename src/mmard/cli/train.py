@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none o
     from mmard.runs.folder import RunFolder
 
 METHOD = "A name, or your own: file.py:function, package.module:function."
-TEACHER = "Run folder, .safetensors file or card (.json)."
-STUDENT = "Architecture, such as resnet18 or cnn-16-3."
+TEACHER = "Run folder, weights, card (.json), zoo:NAME, robustbench:..., or a network: timm:NAME@WEIGHTS."
+STUDENT = "Architecture, such as resnet18; timm:NAME, torchvision:NAME, hf:OWNER/NAME, net.py:function."
 EXTEND = "With --resume: for more epochs, or at another learning rate."
 
 
@@ -81,6 +81,12 @@ def _must_be_there(teacher: str | None, recipe: str | None, settings: "Settings"
     """Check that a teacher named by the command exists: the recipe's own would not be made in its place."""
     from mmard.api.settings import read_settings
     from mmard.models.cards import find_model
+    from mmard.models.foreign import is_foreign
 
-    if teacher is not None and settings.teacher_recipe and teacher != read_settings(recipe).teacher:
+    if (
+        teacher is not None
+        and not is_foreign(teacher)
+        and settings.teacher_recipe
+        and teacher != read_settings(recipe).teacher
+    ):
         find_model(teacher)

@@ -145,8 +145,8 @@ def in_zoo(source: str | Path) -> Path:
 
 def find_model(source: str | Path) -> Path:
     """Find the file behind a run folder (its best checkpoint), weights, a card (.json), ``zoo:NAME`` or ``robustbench:...``."""
-    path = _named(source)
-    if path.is_dir():
+    path = Path(NetworkSpec.of(str(source)).weights).expanduser() if is_foreign(source) else _named(source)
+    if path.is_dir() and not is_foreign(source):
         must_be_readable(path)
         path = path / "best.safetensors"
     if not path.is_file():
@@ -193,6 +193,12 @@ def load_model(source: str | Path, module: nn.Module | None = None, *, trust: bo
     path = find_model(source)
     if path.suffix == ".onnx":
         raise MmardError(f"{path} is an exported model without gradients; give the run or weights that it came from")
+    if is_foreign(source):
+        if not (facts := architecture_facts(path)):
+            raise MmardError(
+                f"{path} does not say its classes; mmard.train and mmard.evaluate take {source} for their data"
+            )
+        return load_foreign(str(source), facts["classes"], facts["channels"])
     if module is not None:
         return _into(module, path)
     if path.suffix != ".json":

@@ -28,6 +28,12 @@ from mmard.utils.trust import is_allowed_module, vouched_code
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and std by channel; both empty: raw pixels."""
 RAW: Normalisation = ((), ())
+ELSEWHERE = {
+    "timm:NAME": "a network of timm, such as timm:resnet10t; pip install 'mmard[timm]'",
+    "torchvision:NAME": "a network of torchvision, such as torchvision:mobilenet_v3_small; pip install 'mmard[torchvision]'",
+    "hf:OWNER/NAME": "an image classifier of transformers, by its configuration on the hub; pip install 'mmard[hf]'",
+    "FILE.py:FUNCTION": "your own function or class that gives a network, also package.module:build; docs/networks.md",
+}
 GIVEN = "given"
 """The kind of a module that was given in Python: ``given:MyNet`` can be built by nobody else."""
 _NAME = r"(?!zoo:)(?P<place>.*?\.py|[A-Za-z_][\w.]*):(?!//)(?P<what>[\w./~-]+)"

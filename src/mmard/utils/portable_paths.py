@@ -41,6 +41,8 @@ def portable(value: T) -> T:
 
     >>> portable({"teacher": "/somewhere/else/best.safetensors", "method": "awp(/elsewhere/mine.py:build)", "eps": 0.1})
     {'teacher': 'best.safetensors', 'method': 'awp(mine.py:build)', 'eps': 0.1}
+    >>> portable("/elsewhere/net.py:build(width=8)@/elsewhere/weights.pt")
+    'net.py:build(width=8)@weights.pt'
     >>> portable("https://me:secret@host/a/b.parquet")
     'https://host/a/b.parquet'
     """
@@ -64,6 +66,8 @@ def bare(value: Any) -> Any:
 
 
 def _text(text: str) -> str:
+    if network := re.fullmatch(r"(.*\.py:\w+(?:\(.*\))?)@(.+)", text):
+        return f"{_text(network[1])}@{_text(network[2])}"
     if text.startswith(("/", "~")) and "\n" not in text:
         return _path(text)  # it may have blanks and brackets
     return _ABSOLUTE.sub(lambda match: _path(match[0]), _SECRET.sub("", text))
