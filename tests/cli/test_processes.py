@@ -176,6 +176,26 @@ def test_a_companion_state_and_awp_do_not_depend_on_the_number_of_processes(
     assert any(not torch.equal(taught[key], given[key]) for key in given)
 
 
+@pytest.mark.slow
+def test_the_students_average_is_that_of_one_process(mmard_process: Run, tmp_path: Path) -> None:
+    """ADR: the network that makes the labels, in two processes with halves in parts, and in one with the whole batch."""
+    made = "replace(METHODS['adr'](decay=0.8), maximizer=Pgd(steps=2, start='none'))"
+    adr = f"\nfrom mmard.methods import METHODS\ndef built():\n    return {made}\n"
+    (tmp_path / "mine.py").write_text(METHOD + adr)
+    words = ["train", *QUICK, "train.batch_size=60", "student=plain", "--method", "mine.py:built"]
+    for count, parts in ((1, 60), (2, 15)):
+        devices = [f"engine.devices={count}", "engine.accelerator=cpu", f"engine.micro_batch={parts}"]
+        done = mmard_process(*words, *devices, f"out=runs/{count}")
+        assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "runs/2") == pytest.approx(losses(tmp_path / "runs/1"), rel=1e-5)
+    one, two, last = (
+        read_state(tmp_path / f"runs/{name}.safetensors") for name in ("1/average", "2/average", "1/last")
+    )
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-4, atol=1e-5)
+    assert any(not torch.equal(one[key], last[key]) for key in one)
+
+
 @pytest.mark.parametrize(
     ("several", "attack"),
     [(2, "PGD-20"), pytest.param(4, "AutoAttack", marks=pytest.mark.slow)],

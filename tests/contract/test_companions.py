@@ -19,6 +19,7 @@ from mmard.data.images import DataSet
 from mmard.methods import (
     METHODS,
     absld,
+    adr,
     ard,
     awp,
     b_mtard,
@@ -30,8 +31,11 @@ from mmard.methods import (
     mtard,
     peeraid,
     pgd_at,
+    rebat,
+    rpat,
     rslad,
     standard,
+    waypoints,
 )
 from mmard.methods.fair import ClassWeights
 from mmard.methods.peeraid import hard_peer
@@ -52,6 +56,9 @@ COMPOSED: dict[str, Callable[[], Method]] = {
     "ciard": lambda: ciard(begin=0.3),
     "fair": lambda: fair(rslad(), beta=0.5),
     "awp": lambda: awp(peeraid(), gamma=0.05, begin=1),
+    "adr": adr,
+    "rebat": lambda: awp(rebat(begin=0.4), gamma=0.05),
+    "waypoints": waypoints,
     "all": lambda: awp(mmard(igdm(fair(ciard()), alpha=1.0), inner="drift")),
 }
 
@@ -100,6 +107,46 @@ def test_a_peer_is_fresh_and_of_the_architecture_asked_for(tiny: DataSet, tmp_pa
     assert load_weights(tmp_path / "c/peer.safetensors").architecture.name == "cnn-8-3"
     given = trainer(tiny, tmp_path / "d", peeraid(), teachers={"peer": small_net(seed=4)})
     assert torch.equal(next(given.beside["peer"].parameters()), next(small_net(seed=4).parameters()))
+
+
+@pytest.mark.parametrize(
+    ("build", "decay", "begin"), [(adr, 0.995, 0.0), (lambda: rebat(begin=0.5, decay=0.7), 0.7, 0.5)]
+)
+def test_an_average_follows_the_student(
+    build: Callable[[], Method], decay: float, begin: float, tiny: DataSet, tmp_path: Path
+) -> None:
+    """After each step, weights and BatchNorm's statistics; before its time it is the student; at the end it is saved."""
+    run = trainer(tiny, tmp_path, build(), teachers={})
+    expected = copy.deepcopy(run.student.state_dict())
+    update = run.update
+    step, total = type(update)._step, run.total
+
+    def watched(self: Update, progress: float, learning: list[object]) -> None:
+        step(self, progress, learning)  # type: ignore[arg-type]
+        kept = decay if progress >= begin else 0.0
+        for name, value in self.student.state_dict().items():
+            expected[name] = kept * expected[name] + (1 - kept) * value if value.is_floating_point() else value.clone()
+
+    type(update)._step = watched  # type: ignore[method-assign]
+    try:
+        run.fit()
+    finally:
+        type(update)._step = step  # type: ignore[method-assign]
+    saved = read_state(tmp_path / "average.safetensors")
+    assert total > 4
+    for name, value in expected.items():
+        torch.testing.assert_close(saved[name], value, rtol=1e-5, atol=1e-6)
+    last = read_state(tmp_path / "last.safetensors")
+    assert any(not torch.equal(saved[name], last[name]) for name in last)
+    net = load_weights(tmp_path / "average.safetensors")
+    assert net.architecture == run.student.architecture
+    assert not any(m.training for m in run.beside["average"].modules())
+    assert not any(p.requires_grad for p in run.beside["average"].parameters())
+
+
+def test_an_average_is_no_network_to_give(tiny: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(MmardError, match=r"the student's own average in this method; leave out teachers\.average"):
+        trainer(tiny, tmp_path, adr(), teachers={"average": small_net(seed=4)})
 
 
 def test_class_weights_come_from_the_epoch_before(tiny: DataSet, tmp_path: Path) -> None:
@@ -188,6 +235,10 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "no published alpha": (lambda: igdm(mart()), r"no published alpha .* rslad 0.9.*; give one, such as alpha=1"),
     "gamma": (lambda: awp(rslad(), gamma=-1.0), "gamma -1 and begin 0 are not below 0"),
     "no terms": (lambda: Companion(outer=nothing), "nothing to train it by"),
+    "an average that is trained": (lambda: Companion(outer=hard_nat, average=0.9), "leave out its outer and its plan"),
+    "an average that stays": (lambda: Companion(average=1.0), r"average is 1, expected one in \[0, 1\)"),
+    "rpat twice": (lambda: rpat(mmard(rpat())), "rpat stands twice"),
+    "way points twice": (lambda: waypoints(waypoints()), "waypoints stands twice"),
     "patience": (lambda: Validation(patience=0), "'patience' is 0: expected a number not below 1"),
 }
 
@@ -205,6 +256,7 @@ def test_what_does_not_compose_says_why(name: str) -> None:
         (lambda: igdm(pgd_at()), "asks for a 'teacher' model .*give one: teacher="),
         (lambda: mmard(pgd_at()), "asks for a 'teacher' model .*give one: teacher="),
         (ciard, "asks for a 'teacher' model .*give one: teacher="),
+        (waypoints, "asks for a 'teacher' model .*give one: teacher="),
         (lambda: peeraid(peer="cnn-8"), "unknown model 'cnn-8'"),
         (lambda: Method(outer=hard_nat, companions={"peer": Companion(outer=hard_nat)}), "depend on its own weights"),
         (
@@ -229,7 +281,7 @@ def test_published_weights_of_igdm() -> None:
 def test_every_base_knows_its_name() -> None:
     """The one by which it is listed; and a wrapper leaves it."""
     bases = {name for name, build in METHODS.items() if "base" not in inspect.signature(build).parameters}
-    assert METHODS.keys() - bases == {"mmard", "igdm", "fair", "awp"}
+    assert METHODS.keys() - bases == {"mmard", "igdm", "fair", "awp", "rpat", "waypoints"}
     assert {name: METHODS[name]().name for name in bases} == {name: name for name in bases}
     assert awp(mmard(igdm(fair(rslad())))).name == "rslad"
 
@@ -291,7 +343,7 @@ def test_the_equal_averages_batchnorm_is_that_of_natural_images(tiny: DataSet, t
     torch.testing.assert_close(net.features[1].running_mean, first.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)  # type: ignore[union-attr, index]
 
 
-DIGITS = ["peeraid", "ciard", "igdm", "fair", "awp"]
+DIGITS = ["peeraid", "ciard", "igdm", "fair", "awp", "adr", "rebat", "dgad", "rpat", "waypoints"]
 
 
 @pytest.mark.parametrize("name", DIGITS)

@@ -13,7 +13,22 @@ from mmard import Method, MmardError, Pgd, Threat
 from mmard.api.build import method_of
 from mmard.api.settings import read_settings
 from mmard.attacks.inner.compose import Inner
-from mmard.methods import METHODS, adaad, adaiad, awp, ciard, fair, igdm, mmard, mtard, peeraid, pgd_at, rslad
+from mmard.methods import (
+    METHODS,
+    adaad,
+    adaiad,
+    awp,
+    ciard,
+    fair,
+    igdm,
+    mmard,
+    mtard,
+    peeraid,
+    pgd_at,
+    rpat,
+    rslad,
+    waypoints,
+)
 from mmard.methods.fair import ClassWeights
 from mmard.methods.igdm import PUBLISHED
 from mmard.training.attack_state import prepare_attack
@@ -30,9 +45,11 @@ WRAPPERS: dict[str, Callable[[Method], Method]] = {
     "igdm, alpha given": lambda base: igdm(base, alpha=1.0),
     "fair": fair,
     "awp": lambda base: awp(base, gamma=0.05),
+    "rpat": rpat,
+    "waypoints": waypoints,
 }
-ADDS = {"mmard": {"contrast"}, "igdm": {"gradient_match"}}
-BASES = sorted(METHODS.keys() - {"mmard", "igdm", "fair", "awp"})
+ADDS = {"mmard": {"contrast"}, "igdm": {"gradient_match"}, "rpat": {"perceived"}, "waypoints": {"follow"}}
+BASES = sorted(METHODS.keys() - {"mmard", "igdm", "fair", "awp", "rpat", "waypoints"})
 NATURAL = {"standard", "kd"}
 
 
@@ -72,6 +89,8 @@ def refusal(wrapper: str, base: str) -> str | None:
     """Why this wrapper does not go with this base."""
     if wrapper == "mmard" and base in NATURAL:
         return "mmard is about examples, and this base makes none"
+    if wrapper in ("rpat", "waypoints") and base in NATURAL:
+        return f"{wrapper} is about .* give one, such as base="
     if wrapper == "fair" and base in NATURAL:
         return "this base makes none; give one, such as base=ard"
     if wrapper.startswith("igdm") and base in NATURAL:

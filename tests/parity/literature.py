@@ -116,6 +116,24 @@ class AdaIad(Introspective):
         return (hot + rest * kl(self.hold(p(sc), "constant S(x)"), p(sa))).mean()
 
 
+class Dgad(Paper):
+    def ascend(self, S, T, x, a, y):  # type: ignore[no-untyped-def]
+        return kl(p(T(a)), p(S(a)))
+
+    def descend(self, S, T, N, x, a, y, epoch, epochs):  # type: ignore[no-untyped-def]
+        sc, sa, total = p(S(x)), p(S(a)), 0.0
+        for i, k in enumerate(y.tolist()):
+            nat, adv = T(x[i : i + 1])[0], T(a[i : i + 1])[0]
+            wrong = int(nat.argmax()) != k
+            said, own = (nat, sc[i]) if wrong else (adv, sa[i])
+            order, winner = list(range(len(said))), int(said.argmax())
+            if not self.wrong.get("no swap"):
+                order[k], order[winner] = winner, k
+            total = total + kl(p(said[order][None]), own[None])[0]
+        apart = self.hold(sc, "constant S(x)") - sa
+        return total / len(y) + 2 * apart.square().mean()
+
+
 class Mtard(Paper):
     natural, first = 0.5, (0.0, 0.0)
 

@@ -3,6 +3,7 @@
 The step is the trainer's own (`Update`), in float32; the formulas are written once more in float64, from the papers.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.methods import METHODS
+from mmard.methods.adr import adr
 from mmard.methods.ard import ard
 from mmard.methods.awp import awp
 from mmard.methods.ciard import PushLoss, ciard
@@ -21,7 +23,13 @@ from mmard.methods.igdm import igdm
 from mmard.methods.mmard import mmard
 from mmard.methods.mtard import mtard
 from mmard.methods.peeraid import peeraid
+from mmard.methods.pgd_at import pgd_at
+from mmard.methods.rebat import rebat
+from mmard.methods.rpat import rpat
 from mmard.methods.rslad import rslad
+from mmard.methods.trades import trades
+from mmard.methods.waypoints import waypoints
+from mmard.training.companions import TrainedCompanion
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
 from mmard.training.update import Update
@@ -32,7 +40,17 @@ from .cases import ce, kl, p
 pytestmark = pytest.mark.figures
 
 EPS = 0.2
-COMPOSED = {"peeraid", "ciard", "igdm", "fair", "awp"}  # what stands here and not in `cases`
+COMPOSED = {
+    "peeraid",
+    "ciard",
+    "igdm",
+    "fair",
+    "awp",
+    "adr",
+    "rebat",
+    "rpat",
+    "waypoints",
+}  # what stands here and not in `cases`
 Net = Callable[[Tensor], Tensor]
 
 
@@ -94,7 +112,8 @@ class Step:
 
 
 def _with_lr_0(companion: object) -> object:
-    companion.plan = companion.plan.model_copy(update={"lr": 0.0, "weight_decay": 0.0})  # type: ignore[attr-defined]
+    if isinstance(companion, TrainedCompanion):
+        companion.plan = companion.plan.model_copy(update={"lr": 0.0, "weight_decay": 0.0})
     return companion
 
 
@@ -300,6 +319,84 @@ def test_awp_is_its_formula() -> None:
     assert all(torch.equal(a, b) for a, b in zip(step.update.student.parameters(), fresh.parameters(), strict=True))
 
 
+def average(step: Step, seed: int = 8) -> nn.Module:
+    """Give the student's average other weights than the student's; return the same in float64."""
+    (companion,) = step.update.companions
+    companion.net.load_state_dict(rounded(nets.Tiny(2, seed)).state_dict())
+    return rounded(nets.Tiny(2, seed))
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 0.9])
+def test_adr_is_its_formula(progress: float) -> None:
+    """Attack and loss by the label that the average rectifies; τ from 2.5 to 2 and λ from .7 to .95, along a cosine."""
+    n, (x, y) = networks(), images()
+    s, step = n["student"], Step(adr())
+    a = average(step)
+    half = (1 + math.cos(math.pi * progress)) / 2
+    tau, lam = 2.0 + 0.5 * half, 0.95 - 0.25 * half
+    soft = p(a(x) / tau).detach()
+    rows = []
+    for row, k in zip(soft, y.tolist(), strict=True):
+        share = min(max(lam - float(row.max() - row[k]), 0.0), 1.0)
+        rows.append(share * row + (1 - share) * torch.eye(nets.CLASSES, dtype=torch.float64)[k])
+    label = torch.stack(rows)
+    assert (label != soft).any()
+
+    def loss(z: Tensor) -> Tensor:
+        return -(label * p(s(z)).log()).sum(1)
+
+    at = pgd(loss, "uniform")
+    torch.testing.assert_close(step(progress), at, rtol=0, atol=1e-5)
+    assert_close(step.gradient(), slopes(loss(at).mean(), s))
+
+
+def test_rebat_is_its_formula() -> None:
+    """PGD-AT before its time; then held to the average at x', which is a constant."""
+    n, (_, y) = networks(), images()
+    s, step = n["student"], Step(rebat(beta=1.5, begin=0.4))
+    at = pgd(lambda z: ce(p(s(z)), y), "uniform")
+    torch.testing.assert_close(step(0.3), at, rtol=0, atol=1e-5)
+    plain = slopes(ce(p(s(at)), y).mean(), s)
+    assert_close(step.gradient(), plain)
+    a = average(step)
+    step(0.4)
+    assert_close(step.gradient(), slopes((ce(p(s(at)), y) + 1.5 * kl(p(a(at)).detach(), p(s(at)))).mean(), s))
+
+
+def test_rpat_is_its_formula() -> None:
+    """On PGD-AT and on TRADES, with the gradient into all three points."""
+    n, (x, y) = networks(), images()
+    s = n["student"]
+    for base, share in ((pgd_at(), 0.5), (trades(), 0.3)):
+        step = Step(rpat(base, lam=0.7, share=share))
+        at = step(0.5)
+        own = ce(p(s(at)), y) if base.name == "pgd_at" else ce(p(s(x)), y) + 6 * kl(p(s(x)), p(s(at)))
+        apart = s(share * x + (1 - share) * at) - (share * s(x) + (1 - share) * s(at))
+        loss = own + 0.7 * apart.square().sum(1) / nets.CLASSES
+        assert_close(step.gradient(), slopes(loss.mean(), s))
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_waypoints_are_their_formula(uniform: bool) -> None:
+    """On RSLAD: the iterates after three and after seven of ten steps, weighed by how near T's boundary they are."""
+    n, (x, _) = networks(), images()
+    s, t, seen = n["student"], n["teacher"], list[Tensor]()
+    at = pgd(lambda z: kl(p(t(x)).detach(), p(s(z))), "gaussian", watch=seen.append)
+    step = Step(waypoints(gamma=0.8, tau=0.5, uniform=uniform))
+    torch.testing.assert_close(step(0.0), at, rtol=0, atol=1e-5)
+    far = []
+    for point in (seen[3], seen[7]):
+        rows = zip(t(point), t(x).argmax(1).tolist(), strict=True)
+        far.append(torch.stack([abs(r[k] - max(r[j] for j in range(len(r)) if j != k)) for r, k in rows]))
+    weights = p(-torch.stack(far, 1).detach() / 0.5)
+    assert (weights.max() - weights.min()) > 0.1
+    first, second = (weights[:, 0], weights[:, 1]) if not uniform else (0.5, 0.5)
+    extra = first * kl(p(t(seen[3])).detach(), p(s(seen[3]))) + second * kl(p(t(seen[7])).detach(), p(s(seen[7])))
+    assert_close(step.gradient(), slopes((rslad_loss(n, x, at) + 0.8 * extra).mean(), s))
+    step(0.0, seed=1)  # another batch's way, not this one's after it
+    assert len([m for m in step.method.modules() if len(m._way) == 10]) == 1
+
+
 def test_wrappers_add_up() -> None:
     """awp(igdm(fair(rslad))) with two classes' weights known: all three at once."""
     n, (x, y) = networks(), images()
@@ -339,9 +436,14 @@ class Recording(nn.Module):
         (igdm(rslad()), "acm"),
         (fair(), "ac"),
         (awp(rslad()), "acac"),
+        (adr(), "a"),
+        (rebat(begin=0.1), "a"),
+        (rpat(), "aac"),
+        (rpat(trades()), "caca"),
+        (waypoints(), "acaa"),
         (mmard(igdm(fair(rslad()))), "acm"),
     ],
-    ids=["peeraid", "ciard", "igdm", "fair", "awp", "three"],
+    ids=["peeraid", "ciard", "igdm", "fair", "awp", "adr", "rebat", "rpat", "rpat trades", "waypoints", "three"],
 )
 def test_order_in_training_mode(method: Method, order: str) -> None:
     """What BatchNorm sees; of AWP's two rounds it keeps the second."""

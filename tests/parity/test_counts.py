@@ -15,6 +15,7 @@ from mmard.methods.adaad import adaad
 from mmard.methods.adaiad import adaiad
 from mmard.methods.ard import ard
 from mmard.methods.b_mtard import b_mtard
+from mmard.methods.dgad import dgad
 from mmard.methods.fair import fair
 from mmard.methods.iad import iad, iad_2
 from mmard.methods.kd import kd
@@ -62,6 +63,7 @@ STEP: dict[str, tuple[Method, int, int, str]] = {
     "mart":                 (mart(),                     10 + 2,     0,         "ca"),
     "kd":                   (kd(),                       1,          1,         "c"),
     "adaiad":               (adaiad(),                   10 + 2,     10 + 1,    "ca"),
+    "dgad":                 (dgad(),                     10 + 2,     10 + 2,    "ca"),
     "saad":                 (saad(),                     10 + 3,     1 + 3,     "aac"),
     "saad_c":               (saad_c(),                   10 + 3,     1 + 3,     "aac"),
     "mmard on trades":      (mmard(trades(), inner="drift"),            1 + 10 + 3, 1 + 10 + 1, "cac"),

@@ -19,6 +19,7 @@ from mmard.methods import METHODS
 from mmard.methods.absld import absld
 from mmard.methods.adaiad import adaiad
 from mmard.methods.b_mtard import b_mtard
+from mmard.methods.dgad import dgad
 from mmard.methods.iad import iad, iad_2
 from mmard.methods.kd import kd
 from mmard.methods.mart import mart
@@ -40,6 +41,7 @@ CASES: dict[str, tuple[Make, Callable[..., papers.Paper]]] = {
     "iad": (lambda: iad(begin=1), papers.Iad),
     "iad_2": (lambda: iad_2(begin=1), papers.Iad2),
     "adaiad": (lambda: adaiad(begin=1, tau=30), papers.AdaIad),
+    "dgad": (lambda: dgad(beta=2.0), papers.Dgad),
     "mtard": (mtard, papers.Mtard),
     "b_mtard": (lambda: b_mtard(tau_rate=0.3), papers.BMtard),
     "absld": (lambda: absld(rate=0.4), papers.Absld),
@@ -131,6 +133,8 @@ WRONG = [
     ("iad_2", "constant S(x)", "gradient"),
     ("adaiad", "constant S(x)", "gradient"),
     ("adaiad", "constant T(x')", "example"),
+    ("dgad", "no swap", "gradient"),
+    ("dgad", "constant S(x)", "gradient"),
     ("saad", "constant label", "example"),
     ("mtard", "weights with gradient", "gradient"),
     ("b_mtard", "weights with gradient", "gradient"),

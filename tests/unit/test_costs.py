@@ -10,7 +10,23 @@ import torch
 from torch import nn
 
 from mmard.core.method import Method
-from mmard.methods import METHODS, adaad, awp, ciard, fair, igdm, mmard, peeraid, pgd_at, rslad, standard
+from mmard.methods import (
+    METHODS,
+    adaad,
+    adr,
+    awp,
+    ciard,
+    fair,
+    igdm,
+    mmard,
+    peeraid,
+    pgd_at,
+    rebat,
+    rpat,
+    rslad,
+    standard,
+    waypoints,
+)
 from mmard.methods.papers import paper_of
 from mmard.training.passes import ATTACK, LOSS, PassCounter, Passes, cost_of, page
 from mmard.utils.precision import tf32
@@ -29,6 +45,10 @@ BY_HAND: dict[str, tuple[Method, dict[str, tuple[int, int, int, int]]]] = {
     "ciard": (ciard(), {"student": (10, 10, 2, 2), "natural": (0, 0, 2, 0), "teacher": (0, 0, 1, 1)}),
     "igdm": (igdm(adaad()), {"student": (10, 10, 3, 3), "teacher": (10, 10, 3, 0)}),
     "fair": (fair(rslad()), {"student": (10, 10, 2, 2), "teacher": (1, 0, 0, 0)}),
+    "adr": (adr(), {"student": (10, 10, 1, 1), "average": (1, 0, 0, 0)}),
+    "rebat": (rebat(), {"student": (10, 10, 1, 1), "average": (0, 0, 1, 0)}),
+    "rpat": (rpat(), {"student": (10, 10, 3, 3)}),
+    "waypoints": (waypoints(), {"student": (10, 10, 4, 4), "teacher": (1, 0, 2, 0)}),
     "awp": (awp(rslad(), begin=200), {"student": (10, 10, 4, 4), "teacher": (1, 0, 0, 0)}),
 }
 

@@ -23,6 +23,7 @@ from mmard.data.images import DataSet
 from mmard.data.labels import Known, agreed
 from mmard.data.sources import SOURCES, is_code, load, must_be_used, unused
 from mmard.methods.fair import ClassWeights
+from mmard.methods.waypoints import WayPoints
 from mmard.models.architectures import Architecture, build
 from mmard.models.cards import Card, find_model, weights_file
 from mmard.models.foreign import NetworkSpec, is_foreign
@@ -134,11 +135,12 @@ def _must_go_together(settings: Settings, method: Method) -> None:
         raise MmardError(
             f"attack.stop_at takes samples out of the batch, and the inner term {over[0]} is over all of it"
         )
-    if any(isinstance(module, ClassWeights) for module in method.inner.modules()):
-        raise MmardError(
-            "attack.stop_at takes samples out of the attack, and fair counts how many of all its iterates are right; leave one "
-            "of them out"
-        )
+    for kind, looks in (
+        (ClassWeights, "fair counts how many of all its iterates are right"),
+        (WayPoints, "waypoints takes iterates of all samples"),
+    ):
+        if any(isinstance(module, kind) for module in method.inner.modules()):
+            raise MmardError(f"attack.stop_at takes samples out of the attack, and {looks}; leave one of them out")
     if settings.engine.compile:
         raise MmardError(
             "attack.stop_at makes batches of every size, and engine.compile is for one; leave one of them out"

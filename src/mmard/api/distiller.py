@@ -68,7 +68,8 @@ class Distiller:
         epochs: how many epochs that is, for methods that count epochs.
 
     Attributes:
-        companions: the networks that learn beside the student, by name; an optimiser needs `parameters` too.
+        companions: the networks that learn beside the student, by name; an optimiser needs `parameters` too. An average of the
+            student is one of them too, without parameters to learn: it follows the student at the beginning of each step.
 
     Raises:
         MmardError: for an argument of another kind, a method that is not there, and a teacher that it lacks.
@@ -151,8 +152,9 @@ class Distiller:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the weights of the companions, which the caller's optimiser needs beside the student's; most methods have none."""
-        for net in self.companions.values():
-            yield from net.parameters()
+        for companion in self._companions:
+            if companion.companion.average is None:
+                yield from companion.net.parameters()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the student and its optimiser: steps done, the method's state, companions."""
@@ -210,9 +212,13 @@ class Distiller:
             raise MmardError(
                 f"the training of {late[0]!r} begins later; give Distiller(..., steps=) the number of all steps"
             )
-        learning = [c for c in self._companions if self.progress >= c.begin]
+        learning = [c for c in self._companions if c.learns(self.progress)]
         for companion in self._companions:
             companion.net.train(companion in learning)
+            last = (self.step_number - 1) / (
+                self.steps or 1
+            )  # progress of the step whose update the student has had since
+            companion.follow(self._networks.bare, last)
         return learning
 
     def _now(self, progress: float) -> int:
@@ -240,16 +246,13 @@ class Distiller:
             must_be_labels(y, self._networks.classes)
 
     def _companion(self, name: str, given: Mapping[str, nn.Module]) -> LearningCompanion:
-        if (
-            torch.distributed.is_available()
-            and torch.distributed.is_initialized()
-            and torch.distributed.get_world_size() > 1
-        ):
+        companion = self.method.companions[name]
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if several and torch.distributed.get_world_size() > 1 and companion.average is None:
             raise MmardError(
                 f"the method trains the network {name!r} beside the student, and a loop of one's own has it in one process only; "
                 "mmard.distill and mmard.train take several: engine__devices="
             )
-        companion = self.method.companions[name]
         net = begun(name, companion, self._networks.bare, given, seed=0)
         predict = self._networks.predictor(net)
         return LearningCompanion(name, companion, net, predict, predict, self.epochs)

@@ -4,35 +4,53 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmard.core.objective import Objective
+from mmard.core.objective import Objective, nothing
 from mmard.utils.errors import MmardError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Companion:
-    """A network that is trained beside the student, under the name by which terms use it.
+    """A network that is trained beside the student, or is its running average, under the name by which terms use it.
 
-    It starts from the run's network of that name, where one is given, else fresh. The two learn from the same batch at once:
-    each sees the other as it was before the step, as a constant. While it is trained it is in training mode in both losses,
-    and in evaluation mode in the attack; before ``begin`` it is a teacher like any other.
+    One that is trained starts from the run's network of that name, where one is given, else fresh. The two learn from the same
+    batch at once: each sees the other as it was before the step, as a constant. While it is trained it is in training mode in
+    both losses, and in evaluation mode in the attack; before ``begin`` it is a teacher like any other.
+
+    An average is a constant teacher in evaluation mode. After each step of the student its weights and BatchNorm's statistics
+    a become decay·a + (1 − decay)·s, s the student's own; before ``begin`` they are the student's.
 
     Args:
-        outer: descended over its own weights.
+        outer: descended over its own weights; nothing for an average.
+        average: decay of the student's running average per step, in [0, 1); None: the network is trained.
         fresh: architecture of a fresh network; ``"student"``: the student's; None: the run must give one.
         begin: when its training begins, in epochs; below 1: a share of the run.
         plan: what differs from the student's schedule and optimiser, such as ``{"lr": 1e-4}``; progress counts from ``begin``.
     """
 
-    outer: Objective
+    outer: Objective = nothing
+    average: float | None = None
     fresh: str | None = "student"
     begin: float = 0.0
     plan: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.outer, Objective) or not self.outer:
+        if self.average is None and not (isinstance(self.outer, Objective) and self.outer):
             raise MmardError("a companion's outer objective has no terms: there is nothing to train it by")
+        if self.average is not None and (self.outer or self.plan):
+            raise MmardError(
+                "a companion that is the student's average is not trained; leave out its outer and its plan"
+            )
+        if self.average is not None and not 0 <= self.average < 1:
+            raise MmardError(
+                f"the decay of the student's average is {self.average:g}, expected one in [0, 1), such as 0.995"
+            )
         if not self.begin >= 0:
             raise MmardError(f"a companion's begin is {self.begin:g}, expected epochs, or a share of the run below 1")
+
+    def __str__(self) -> str:
+        if self.average is None:
+            return f"min  {self.outer}"
+        return f"the student's average, decay {self.average:g}" + (f" from {self.begin:g} on" if self.begin else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ class Method:
         inner: ascended over x'. `nothing` trains on natural images.
         maximizer: the inner process; None only where there is nothing to ascend.
         attack_in_train_mode: keep the student in training mode during the attack, as some released scripts do.
-        companions: networks that are trained beside the student, by name.
+        companions: networks that are trained beside the student, or are its average, by name.
         perturbation: how the student's weights move before they descend (`mmard.methods.awp`).
         name: of the paper's method at the bottom of all wrappers, by which they choose what was published for it.
     """
@@ -96,7 +96,7 @@ class Method:
     def __str__(self) -> str:
         inner = f"{self.inner}   by {self.maximizer}" if self.inner else "nothing (natural images)"
         lines = [f"inner: max  {inner}", f"outer: min  {self.outer}"]
-        lines += [f"{name}: min  {companion.outer}" for name, companion in self.companions.items()]
+        lines += [f"{name}: {companion}" for name, companion in self.companions.items()]
         if self.perturbation is not None:
             lines.append(f"weights: moved up the outer loss by {self.perturbation.gamma:g}·‖w‖ before they descend")
         return "\n".join(lines)

@@ -6,10 +6,12 @@ from mmard.core.method import Method
 from mmard.methods.absld import absld
 from mmard.methods.adaad import adaad
 from mmard.methods.adaiad import adaiad
+from mmard.methods.adr import adr
 from mmard.methods.ard import ard
 from mmard.methods.awp import awp
 from mmard.methods.b_mtard import b_mtard
 from mmard.methods.ciard import ciard
+from mmard.methods.dgad import dgad
 from mmard.methods.fair import fair
 from mmard.methods.iad import iad, iad_2
 from mmard.methods.igdm import igdm
@@ -19,16 +21,21 @@ from mmard.methods.mmard import mmard
 from mmard.methods.mtard import mtard
 from mmard.methods.peeraid import peeraid
 from mmard.methods.pgd_at import pgd_at
+from mmard.methods.rebat import rebat
+from mmard.methods.rpat import rpat
 from mmard.methods.rslad import rslad
 from mmard.methods.saad import saad, saad_c
 from mmard.methods.standard import standard
 from mmard.methods.trades import trades
+from mmard.methods.waypoints import waypoints
 
 METHODS: dict[str, Callable[..., Method]] = {
     "standard": standard,
     "pgd_at": pgd_at,
     "trades": trades,
     "mart": mart,
+    "adr": adr,
+    "rebat": rebat,
     "kd": kd,
     "ard": ard,
     "iad": iad,
@@ -36,6 +43,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "rslad": rslad,
     "adaad": adaad,
     "adaiad": adaiad,
+    "dgad": dgad,
     "mtard": mtard,
     "b_mtard": b_mtard,
     "absld": absld,
@@ -47,4 +55,6 @@ METHODS: dict[str, Callable[..., Method]] = {
     "igdm": igdm,
     "fair": fair,
     "awp": awp,
+    "rpat": rpat,
+    "waypoints": waypoints,
 }

@@ -1,4 +1,4 @@
-"""Training of companions, the networks trained beside the student: weights and optimisers."""
+"""Companions of a run, the networks trained beside the student and its averages: weights and optimisers."""
 
 import copy
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class TrainedCompanion(LearningCompanion):
 
     def begins(self, progress: float) -> bool:
         """Start a step and return whether the companion is trained in it; else it is a teacher in evaluation mode."""
-        active = progress >= self.begin
+        active = self.learns(progress)
         self.net.train(active)
         self.stepper.zero_grad()
         return active
@@ -66,6 +66,23 @@ class TrainedCompanion(LearningCompanion):
         self.plan.apply_to(self.optimizer)
 
 
+class StudentAverage(LearningCompanion):
+    """The student's running average as a companion: a constant teacher that follows the student after each step."""
+
+    def begins(self, _: float) -> bool:
+        """Start a step; an average is never trained."""
+        self.net.eval()
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
+        return {"weights": self.net.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state from a checkpoint."""
+        self.net.load_state_dict(state["weights"])
+
+
 def companions_of(
     method: Method,
     student: nn.Module,
@@ -74,22 +91,29 @@ def companions_of(
     engine: Engine,
     seed: int,
     shape: torch.Size | None = None,
-) -> list[TrainedCompanion]:
-    """Make the method's companions, each a copy of the given network of its name, or a fresh one."""
-    found = []
+) -> list[TrainedCompanion | StudentAverage]:
+    """Make the method's companions: copies of the given networks of their names, or of the student, or fresh ones."""
+    found: list[TrainedCompanion | StudentAverage] = []
     for name, companion in method.companions.items():
         net = begun(name, companion, student, given, seed)
         lay_out(net, engine.device, shape)
-        found.append(TrainedCompanion(name, companion, net, plan, engine))
+        if companion.average is None:
+            found.append(TrainedCompanion(name, companion, net, plan, engine))
+        else:
+            found.append(StudentAverage(name, companion, net, net, engine.predictor(net), plan.epochs))
     return found
 
 
 def begun(name: str, companion: Companion, student: nn.Module, given: Mapping[str, nn.Module], seed: int) -> nn.Module:
-    """Copy the given network of the companion's name, or build a fresh one.
+    """Copy the given network of the companion's name, or build a fresh one; an average starts as a copy of the student.
 
     Raises:
         MmardError: where neither can be.
     """
+    if companion.average is not None:
+        if name in given:
+            raise MmardError(f"{name!r} is the student's own average in this method; leave out teachers.{name}")
+        return copy.deepcopy(student)
     if name in given:
         return copy.deepcopy(given[name])
     if companion.fresh is None:

@@ -24,7 +24,7 @@ class LearningCompanion:
     """A companion as the descent sees it.
 
     Attributes:
-        net: its network; its weights ask for gradients.
+        net: its network; its weights ask for gradients, unless it is the student's average.
         wrapped: the same as the function whose gradient reaches the weights.
         predict: the same as a function of images for others.
         begin: share of the run from which on it is trained.
@@ -33,9 +33,25 @@ class LearningCompanion:
     def __init__(
         self, name: str, companion: Companion, net: nn.Module, wrapped: Predict, predict: Predict, epochs: int
     ) -> None:
-        self.name, self.companion, self.net = name, companion, net.requires_grad_(True)
+        self.name, self.companion, self.net = name, companion, net.requires_grad_(companion.average is None)
         self.wrapped, self.predict = wrapped, predict
         self.begin = beginning(f"the training of {name!r}", companion.begin, epochs)
+
+    def learns(self, progress: float) -> bool:
+        """Tell whether the companion is trained at this share of the run."""
+        return self.companion.average is None and progress >= self.begin
+
+    @torch.no_grad()
+    def follow(self, student: nn.Module, progress: float) -> None:
+        """Take the student's weights and statistics into the average after a step; a companion that is trained ignores it."""
+        if self.companion.average is None:
+            return
+        share = 1.0 if progress < self.begin else 1 - self.companion.average
+        own, new = (list(net.state_dict(keep_vars=True).values()) for net in (self.net, student))
+        floats = [i for i, value in enumerate(own) if value.is_floating_point()]
+        torch._foreach_lerp_([own[i] for i in floats], [new[i] for i in floats], share)
+        for i in set(range(len(own))) - set(floats):
+            own[i].copy_(new[i])
 
     def losses(self, views: Views, student: Predict) -> tuple[dict[str, Tensor], Predict]:
         """Compute the mean of each weighted term, and a function for the student's loss that reuses the logits computed here."""
@@ -89,7 +105,7 @@ def descend(
     Raises:
         MmardError: where a loss does not depend on the weights that it is to change, and as of `outer_losses`.
     """
-    said: dict[str, Predict] = {c.name: c.predict for c in companions}
+    said: dict[str, Predict] = {c.name: c.predict for c in learning}  # of the others the attack's logits are good
     found: dict[str, Tensor] = {}
     for companion in learning:
         others = [c.net for c in companions if c is not companion]

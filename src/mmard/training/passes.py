@@ -55,6 +55,12 @@ class PassCounter:
         self.counts: PassCounts = {name: {phase: Passes() for phase in PHASES} for name in networks}
         self.handles = [net.register_forward_hook(self._hook(name)) for name, net in networks.items()]
 
+    def count_apart(self, name: str, network: nn.Module) -> None:
+        """Count the passes of a deep copy of another network under a name of its own."""
+        self.counts[name] = {phase: Passes() for phase in PHASES}
+        network._forward_hooks.clear()
+        self.handles.append(network.register_forward_hook(self._hook(name)))
+
     def _hook(self, name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def backward(network: nn.Module) -> None:
             count = self.counts[name][self.phase]
@@ -117,7 +123,7 @@ class _WithoutOptimizer(Plan):
 
 def cost_of(method: Method) -> PassCounts:
     """Count the passes of one step late in a run, of all networks that the method needs."""
-    names = set(method.companions)
+    names = {name for name, companion in method.companions.items() if companion.average is None}
     while True:
         try:
             with torch.random.fork_rng(devices=[]):
@@ -149,6 +155,9 @@ def _counted(method: Method, names: list[str]) -> PassCounts:
             plan=_WithoutOptimizer(epochs=EPOCHS),
             engine=_BareEngine(),
         )
+        for companion in update.companions:
+            if companion.companion.average is not None:
+                counter.count_apart(companion.name, companion.net)
         update(torch.rand(8, 1, 4, 4), torch.arange(8) % 4, torch.arange(8), LATE)
     return counter.counts
 
@@ -169,7 +178,7 @@ Made by `python -m mmard.training.passes > docs/methods.md`; do not edit.
 
 Forward / backward passes of each network in one step with the method's own attack (PGD-10 but for natural training), counted in
 the trainer's step, late in a run. A backward pass to the weights and one to the images count the same. S student, T teacher.
-Wrappers (`mmard`, `igdm`, `fair`, `awp`) stand on their default base, and take any other.
+Wrappers (`mmard`, `igdm`, `fair`, `awp`, `rpat`, `waypoints`) stand on their default base, and take any other.
 
 | method | paper | network | in the attack | in the loss |
 |---|---|---|---:|---:|

@@ -19,7 +19,7 @@ from mmard.core.views import Frame, Models, Predict, Views
 from mmard.models.folding import Folded, folded
 from mmard.training.awp import moved_up
 from mmard.training.channels_last import lay_out
-from mmard.training.companions import TrainedCompanion, companions_of
+from mmard.training.companions import StudentAverage, TrainedCompanion, companions_of
 from mmard.training.descent import LearningCompanion, descend
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
@@ -53,7 +53,7 @@ class Update:
     seed: int = 0
     shape: torch.Size | None = None
     optimizer: Optimizer = field(init=False)
-    companions: list[TrainedCompanion] = field(init=False)
+    companions: list[TrainedCompanion | StudentAverage] = field(init=False)
 
     def __post_init__(self) -> None:
         engine, shadows = self.engine, {}
@@ -96,7 +96,8 @@ class Update:
         at_once = at_once or len(x)
         means: dict[str, Tensor] = {}
         self.stepper.zero_grad()
-        learning = [companion for companion in self.companions if companion.begins(progress)]
+        begun = [companion for companion in self.companions if companion.begins(progress)]
+        learning = [companion for companion in begun if isinstance(companion, TrainedCompanion)]
         for start in range(0, len(x), at_once):
             part, share = slice(start, start + at_once), at_once / len(x)
             last = start + at_once >= len(x)
@@ -110,7 +111,7 @@ class Update:
         return means
 
     def _step(self, progress: float, learning: list[TrainedCompanion]) -> None:
-        """Update the weights, those of companions too, and store the perturbations of warm starts."""
+        """Update the weights, those of companions and averages too, and store the perturbations of warm starts."""
         if self.plan.clip is not None:
             self.engine.clip(self.wrapped, self.stepper, self.plan.clip)
         for group in self.optimizer.param_groups:
@@ -118,6 +119,8 @@ class Update:
         self.stepper.step()
         for companion in learning:
             companion.step(progress)
+        for each in self.companions:
+            each.follow(self.student, progress)
         for module in self.method.modules():
             if isinstance(module, WarmStart):
                 module.sync(self.engine.gather)
