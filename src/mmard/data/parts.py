@@ -99,6 +99,7 @@ class Wanted:
         seed: of that choice.
         fit, channels, skip: shape, channels, and whether broken pictures are left out.
         model: that the images are for.
+        adapts: grey images become three channels for a model that takes three.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Wanted:
     channels: int | None = None
     skip: bool = False
     model: Known | None = None
+    adapts: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +289,7 @@ def _of_one_shape(
 
 def _arrays_of_one_shape(parts: tuple[Images, Images], wanted: Wanted, notes: Notes) -> tuple[Images, Images]:
     """Give images in memory one number of channels and one size, or raise MmardError."""
-    takes = None if wanted.model is None else wanted.model.channels
+    takes = wanted.model.channels if wanted.model is not None and wanted.adapts else None
     most = max(part.channels for part in parts)
     channels = wanted.channels or (3 if takes == 3 else most)
     if wanted.channels is not None:

@@ -92,6 +92,7 @@ class FileOptions(Section):
             channels=self.channels,
             skip=self.on_error == "skip",
             model=model,
+            adapts="channels" in source_of(self.name).options,
         )
 
     def keys(self) -> Keys:
