@@ -43,6 +43,7 @@ def distiller(method: Any = "rslad", student: nn.Module | None = None, **given: 
     return Distiller(method, student or net(0), net(1), THREAT, **{"steps": STEPS, "epochs": EPOCHS, **given})
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("name", COMPOSED)
 def test_losses_and_gradients_are_the_trainers(name: str) -> None:
     """Bit-equal over some steps, each with an SGD of one's own on the one hand and the trainer's on the other."""
@@ -166,6 +167,7 @@ def test_a_state_goes_on_where_it_ended() -> None:
         distiller("rslad").load_state_dict(kept["own"])
 
 
+@pytest.mark.figures
 @pytest.mark.filterwarnings("ignore:this CPU has no bf16")
 def test_autocast_is_the_networks_alone() -> None:
     """The caller's autocast gives what the trainer's bf16-mixed does: logits in half precision, attacks and losses in float32."""
