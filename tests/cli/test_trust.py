@@ -282,7 +282,10 @@ def test_teachers_that_weights_name_are_not_loaded(
     run = shutil.copytree(trained, tmp_path / "theirs")
     card = {"architecture": "cnn-2-1", "classes": 10, "channels": 1, "hub": {"repo": "a/b", "filename": "c"}}
     (run / "hub.json").write_text(json.dumps(card))
-    plant(run, teacher=str(tmp_path / "elsewhere"), teachers={"natural": str(run / "hub.json"), "own": str(run)})
+    del card["hub"]
+    (run / "url.json").write_text(json.dumps({**card, "url": "https://127.0.0.1:9/w.pt"}))
+    named = {"natural": str(run / "hub.json"), "far": str(run / "url.json"), "zoo": "robustbench:cifar10/Linf/Standard"}
+    plant(run, teacher=str(tmp_path / "elsewhere"), teachers={**named, "own": str(run)})
     assert mmard("eval", run, "--attacks", "pgd-20", "--limit", "20", "--checks", "full").returncode in (0, 1)
     assert loaded == [str(run)]
     refused(mmard("train", run, "--out", "student"), "teacher", "--trust")

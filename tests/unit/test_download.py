@@ -1,16 +1,22 @@
 """Downloads from a server on this machine: resumed, checked, kept, and refused in one line."""
 
 import hashlib
+import json
 import threading
+import warnings
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
+from helpers import small_net
 
-from mmard import MmardError
+from mmard import MmardError, load_model
 from mmard.utils import download
 from mmard.utils.download import download_folder, fetched, is_fetched
+from mmard.utils.errors import Note
+from mmard.utils.files import sha256
 
 WEIGHTS = bytes(range(256)) * 4096  # 1 MiB
 DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
@@ -178,3 +184,45 @@ def test_nobody_at_the_address(server: Server) -> None:
     server.server_close()
     with pytest.raises(MmardError, match="did not come: Connection refused"):
         fetched(server.url)
+
+
+def card(folder: Path, server: Server, **facts: object) -> Path:
+    """A card whose weights the server gives."""
+    torch.save({"state_dict": small_net(10, name="cnn-4-2").net.state_dict()}, folder / "w.pt")
+    server.content = (folder / "w.pt").read_bytes()
+    told = {
+        "architecture": "cnn-4-2",
+        "classes": 10,
+        "channels": 1,
+        "url": server.url,
+        "sha256": sha256(folder / "w.pt"),
+    }
+    (folder / "card.json").write_text(json.dumps({**told, **facts}))
+    return folder / "card.json"
+
+
+def test_a_card_with_a_url_is_fetched_when_it_is_used_and_says_where(server: Server, tmp_path: Path) -> None:
+    server.cuts = [5000]
+    with pytest.warns(Note, match=r"fetching http://127.*it is kept in .*downloads"):
+        model = load_model(card(tmp_path, server))
+    saved = torch.load(tmp_path / "w.pt")["state_dict"]
+    assert torch.equal(model.net.state_dict()["fc.weight"], saved["fc.weight"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_model(tmp_path / "card.json")
+    assert len(server.ranges) == 2
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"sha256": "0" * 64}, "is another file: it has sha256"),
+        ({"file": "w.pt"}, "either 'file' or 'hub' or 'url'"),
+        ({"url": "ftp://a/b"}, "no address to fetch from"),
+        ({"url": None}, "either 'file' or 'hub' or 'url'"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:fetching")
+def test_a_card_with_a_wrong_url(server: Server, tmp_path: Path, facts: dict[str, object], words: str) -> None:
+    with pytest.raises(MmardError, match=words):
+        load_model(card(tmp_path, server, **facts))

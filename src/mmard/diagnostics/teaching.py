@@ -54,7 +54,7 @@ class Small:
 
 @dataclass(frozen=True, eq=False)
 class Lessons:
-    """What a teacher says of N images.
+    """A teacher's answers to N images, and what small networks make of them.
 
     Attributes:
         labels: (N,).
