@@ -29,7 +29,7 @@ IN_CODE = {"Hendrycks2019Using": ((0.5,) * 3, (0.5,) * 3)}
 """Normalisations that are neither in the file nor in an attribute."""
 MINE = {"Ding2020MMA": ("wrn-", "wrn-mma-")}
 """Models that no name or shape tells from another layout: what a card says instead."""
-ALIKE = 1e-4  # of float32, through a hundred layers
+ALIKE = 1e-5
 NAMES = (("mean", "std"), ("mu", "sigma"), ("normalize.mean", "normalize.std"))
 
 
@@ -109,7 +109,7 @@ def compared(theirs: nn.Module, ours: Classifier, x: Tensor) -> float:
 def kind(layout: str, model: nn.Module) -> str:
     """Return a layout's name without its sizes, with the class of the zoo's code that it is compared with."""
     inner = model.model if isinstance(model, nn.Sequential) and hasattr(model, "model") else model
-    return f"{re.sub(r'-[0-9]+', '', layout)} as {type(inner).__name__}"
+    return f"{re.sub(r'-[0-9]+', '', layout)} as {type(inner).__module__.rpartition('.')[2]}.{type(inner).__name__}"
 
 
 def main() -> None:
