@@ -175,6 +175,21 @@ def test_peeraid_is_its_formulas(through_student: bool) -> None:
     assert_close(step.gradient("peer"), slopes(of_peer.mean(), peer))
 
 
+def test_peeraids_peer_as_it_may_be_set() -> None:
+    """γ1 and a temperature of its own loss, a learning rate; and the KLs alone are divided, once in each of the two gradients."""
+    n, (x, y) = networks(), images()
+    s, peer = n["student"], n["peer"]
+    peer_settings = {"gamma1": 0.4, "tau": 3, "lr": 0.02}
+    method = peeraid(lam1=0.3, tau=2.0, gamma=0.7, through_student=True, peer_settings=peer_settings)
+    assert method.companions["peer"].plan == {"lr": 0.02}
+    step = Step(method.scale_divergences(0.25))
+    at = step(0.0)
+    back = [9 * kl(p(s(at) / 3), p(peer(at) / 3).detach()), 9 * kl(p(s(at) / 3).detach(), p(peer(at) / 3))]
+    own = 4 * kl(p(peer(at) / 2).detach(), p(s(at) / 2)) + 4 * kl(p(s(x) / 2), p(s(at) / 2)) + 0.7 * back[0]
+    assert_close(step.gradient(), slopes((0.3 * ce(p(s(at)), y) + own / 4).mean(), s))
+    assert_close(step.gradient("peer"), slopes((0.4 * ce(p(peer(at)), y) + 0.7 * back[1] / 4).mean(), peer))
+
+
 def pushed(n: dict[str, nn.Module], x: Tensor, at: Tensor, y: Tensor, tau_a: float, tau_n: float) -> Tensor:
     """CIARD's loss of the student, one number for the batch."""
     s, said = n["student"], n["natural"](at).detach()

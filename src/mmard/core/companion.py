@@ -49,7 +49,8 @@ class Companion:
 
     def __str__(self) -> str:
         if self.average is None:
-            return f"min  {self.outer}"
+            own = f", learning rate {self.plan['lr']:g}" if set(self.plan) == {"lr"} else ""  # more is the method's own
+            return f"min  {self.outer}{own}"
         return f"the student's average, decay {self.average:g}" + (f" from {self.begin:g} on" if self.begin else "")
 
 

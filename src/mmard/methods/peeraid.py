@@ -1,10 +1,13 @@
 """PeerAiD: the tutor is a peer that learns beside the student, from the student's examples.
 
-The peer P: CE(P(x'), y) + γ·KL(S(x')‖P(x')). The student: λ1·CE(S(x'), y) + λ2·τ²·KL(P(x')^τ‖S(x')^τ) +
-λ3·τ²·KL(S(x)^τ‖S(x')^τ), x' the maximiser of KL(P(x)‖S(x')). The release averages the KLs over classes too
-(``scale: 1/num_classes`` in the settings, which is for the peer's KL as well), and the peer's loss moves the student too
-(``through_student=True``). γ is 0.1 on CIFAR-10 and 1 on CIFAR-100.
+The peer P: γ1·CE(P(x'), y) + γ·τ_P²·KL(S(x')^τ_P‖P(x')^τ_P), published with γ1 = τ_P = 1. The student: λ1·CE(S(x'), y) +
+λ2·τ²·KL(P(x')^τ‖S(x')^τ) + λ3·τ²·KL(S(x)^τ‖S(x')^τ), x' the maximiser of KL(P(x)‖S(x')). The release averages the KLs over
+classes too (``scale: 1/num_classes`` in the settings, which is for the peer's KL as well), and the peer's loss moves the student
+too (``through_student=True``). γ is 0.1 on CIFAR-10 and 1 on CIFAR-100.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -16,7 +19,8 @@ from mmard.core.objective import nothing, term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
-from mmard.utils.validation import Positive
+from mmard.utils.errors import MmardError
+from mmard.utils.validation import NotNegative, Positive, Section
 
 CITATION = Citation(
     authors="Jung et al.",
@@ -51,22 +55,44 @@ def peer_back(v: Views) -> Tensor:
     return losses.kl(v.adv.student, v.adv.other("peer"))
 
 
+@term("{tau}²·KL(S(x')^{tau}‖P(x')^{tau})", divergence=True)
+def peer_back_hot(v: Views, tau: float = 2.0) -> Tensor:
+    """Measure how far the peer at x' is from the student there at temperature τ, times τ²."""
+    return tau**2 * losses.kl(v.adv.student, v.adv.other("peer"), tau)
+
+
 @term("CE(P(x'), y)")
 def hard_peer(v: Views) -> Tensor:
     """Measure the cross-entropy of the peer at x' with the label."""
     return losses.ce(v.adv.other("peer"), v.y)
 
 
+class PeerSettings(Section):
+    """How the peer learns: weight of its labels, temperature of its KL, learning rate (None: the student's)."""
+
+    gamma1: NotNegative = 1.0
+    tau: Positive = 1.0
+    lr: Positive | None = None
+
+
 def peeraid(
     lam1: float = 0.0, lam2: float = 1.0, lam3: float = 1.0, tau: Positive = 5.0, gamma: float = 0.1,
-    peer: str = "student", through_student: bool = False,
+    peer: str = "student", through_student: bool = False, peer_settings: Mapping[str, Any] | None = None,
 ) -> Method:  # fmt: skip
     """PeerAiD (Jung 2024): the tutor is a peer that is trained beside the student, from scratch; needs no teacher."""
+    if not isinstance(peer_settings, Mapping | None):
+        raise MmardError(f"peer_settings is {peer_settings!r}, expected some of {', '.join(PeerSettings.model_fields)}")
+    own = PeerSettings(**(peer_settings or {}))
+    back = gamma * (peer_back if own.tau == 1 else peer_back_hot.given(tau=own.tau))
     outer = lam1 * hard_adv + lam2 * peer_moved.given(tau=tau) + lam3 * smooth_hot.given(tau=tau)
     return Method(
         name="peeraid",
         inner=peer_nat,
-        outer=outer + (gamma * peer_back if through_student else nothing),
+        outer=outer + (back if through_student else nothing),
         maximizer=Pgd(steps=10, start="gaussian"),
-        companions={"peer": Companion(outer=hard_peer + gamma * peer_back, fresh=peer)},
+        companions={
+            "peer": Companion(
+                outer=own.gamma1 * hard_peer + back, fresh=peer, plan={} if own.lr is None else {"lr": own.lr}
+            )
+        },
     )

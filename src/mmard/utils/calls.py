@@ -5,7 +5,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from types import GenericAlias
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import StrictBool, StrictStr, TypeAdapter, ValidationError
 
@@ -47,14 +47,18 @@ def typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
         kind = float
     if kind not in KINDS:
         return value
-    each = next(iter(get_args(parameter.annotation)), None) if kind is tuple else parameter.annotation
+    parts = get_args(parameter.annotation) if kind is tuple else ()
+    each = next(iter(parts), None) if kind is tuple else parameter.annotation
     within: Any = Annotated[KINDS[kind], None, *getattr(each, "__metadata__", ())]
     if kind is tuple:
-        within = GenericAlias(tuple, (within, ...))
+        fixed = get_origin(parameter.annotation) is tuple and ... not in parts
+        within = GenericAlias(tuple, (within,) * len(parts) if fixed else (within, ...))
     try:
         found = TypeAdapter(within).validate_python(value)
     except ValidationError as e:
         fault = e.errors()[0]
+        if fault["type"] in ("missing", "too_long"):
+            raise MmardError(f"{key} is {value!r}, expected a list of {len(parts)} numbers") from e
         example = " of numbers such as [215, 260]" if fault["type"] == "tuple_type" else ""
         raise MmardError(f"{key} is {fault['input']!r}, {expectation(fault)}{example}") from e
     return int(found) if kind is int and found == int(found) else found
