@@ -203,6 +203,7 @@ def test_the_command_trains_small_networks_once_and_prints_what_they_show(mmard:
     [
         (["data.name=digits"], "no teacher given"),
         (["gone.json", "data.name=digits"], "no model at gone.json"),
+        (["timm:resnet10t@w.pt", "data.name=digits"], "does not say its threat; name it"),
         (["t.safetensors", "threat.eps=0.1", "--limit", "5"], "--limit"),
         (["t.safetensors", "data.name=digits"], "neither the weights nor the command say which eps"),
         (["t.safetensors", "data.name=digits", "threat.eps=0.1", "--target-entropy", "0"], "target_entropy is 0"),

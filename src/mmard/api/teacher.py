@@ -184,6 +184,9 @@ class _Teacher:
     @staticmethod
     def of(source: str, words: dict[str, Any], trust: bool) -> "_Teacher":
         if is_foreign(source):
+            for section in ("data", "threat"):
+                if not any(key.split(".")[0] == section for key in words):
+                    raise MmardError(f"{source} does not say its {section}; name it: data.name=... threat.eps=8/255")
             settings = read_settings(None, words, trust=trust)
             return _Teacher(source, None, _few(settings), build_threat(settings))
         path, written = find_model(source), None
