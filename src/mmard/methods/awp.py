@@ -1,8 +1,8 @@
 """AWP, adversarial weight perturbation: the loss is descended at weights that were first moved up it.
 
 On any base: the gradient of the outer loss is taken where each layer's weights were moved by γ·‖w‖ up that loss. Published:
-γ 5e-3 from the tenth epoch on with TRADES, 1e-2 from the start with PGD-AT. The release gives the weights back after the optimiser's
-step, so that weight decay sees the moved ones, here before it; with TRADES its BatchNorm sees x', x, x, here x, x', x.
+γ 5e-3 from the tenth epoch on with TRADES, 1e-2 from the start with PGD-AT. The release gives the weights back after the
+optimiser's step, so that weight decay sees the moved ones, here before it; with TRADES its BatchNorm sees x', x, x, here x, x', x.
 """
 
 from dataclasses import replace

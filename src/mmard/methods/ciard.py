@@ -3,8 +3,8 @@
 The robust teacher (``teacher=``) is trained on: CE(Tr(x'), y) from epoch 51 of 300, with a learning rate of 1e-4 that falls
 along a cosine; a second, natural one (``teachers.natural=``) is not. The release differs: its first upload weighs the first two
 parts of the student's loss as MTARD does (``balanced=True``), the later ones add them; it averages over classes
-(``scale: 1/num_classes``), and its temperatures in effect stop at the first drop (``temperatures_stop=True``). Not offered: it shows
-the student x in training mode before the attack, and keeps the teacher's BatchNorm in that mode while its learning rate is still 0.
+(``scale: 1/num_classes``), and its temperatures in effect stop at the first drop (``temperatures_stop=True``). Not offered: it
+shows the student x in training mode before the attack, and keeps the teacher's BatchNorm in that mode while its rate is still 0.
 """
 
 import torch
