@@ -277,7 +277,18 @@ def test_a_network_that_was_trained_elsewhere_is_judged_with_report_and_card(net
         assert said in done.stderr
 
 
-def test_a_network_is_its_own_surrogate_and_teaches(net: Path) -> None:
+def test_a_network_that_was_trained_elsewhere_is_exported_and_lends_its_gradients(net: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    space: dict[str, Any] = {}
+    exec(NET, space)
+    torch.save(space["build"](10, 1).state_dict(), "w.pt")
+    made = export("net.py:build@w.pt", data__name="digits", threat__eps=0.1)
+    assert (made.path.name, "source" in made.metadata) == ("w.onnx", False)
+    scores = evaluate_run("w.onnx", "fgsm", limit=20, surrogate="net.py:build@w.pt", checks="none")
+    assert "through-FGSM" in scores.attacks
+
+
+def test_a_network_from_elsewhere_teaches(net: Path) -> None:
     space: dict[str, Any] = {}
     exec(NET, space)
     torch.save(space["build"](10, 1).state_dict(), "w.pt")

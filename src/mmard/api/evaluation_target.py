@@ -19,7 +19,7 @@ from mmard.api.settings import Settings, settings_of_weights
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
-from mmard.data.images import Images, some
+from mmard.data.images import Images, ImageSet, some
 from mmard.data.labels import Known, agreed
 from mmard.data.sources import must_be_used
 from mmard.evaluation.cache import DiskCache, fingerprint
@@ -91,7 +91,7 @@ class EvalTarget:
             return self.exported
         return load_model(self.path, self.module, trust=trust.everything)
 
-    def load_for(self, images: Images) -> Classifier:
+    def load_for(self, images: ImageSet) -> Classifier:
         """Load a network from elsewhere for these images, and try it on two of that size."""
         model = load_foreign(self.network, len(images.classes), images.channels)
         must_take(model, self.network, images.shape)

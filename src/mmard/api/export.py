@@ -18,7 +18,7 @@ from mmard.api.settings import Settings
 from mmard.core.threat import Threat
 from mmard.data.images import DataSet, ImageSet, some
 from mmard.models.architectures import Classifier
-from mmard.models.cards import find_model, load_model, must_fit, results_folder, weights_file
+from mmard.models.cards import find_model, must_fit, results_folder, weights_file
 from mmard.models.formats import FORMATS, LARGEST_BATCH, Format, format_of, open_exported, program_of, size_of, suffixes
 from mmard.models.onnx_export import PORTS, Agreement, bytes_of, compare, onnx_of
 from mmard.models.onnx_runtime import RuntimeModel
@@ -72,7 +72,7 @@ def export(
     No file that is written names a folder of this machine.
 
     Args:
-        source: run folder (its best checkpoint), weights file, or card.
+        source: run folder (its best checkpoint), weights file, card, or ``"net.py:build@weights.pt"``.
         to: the file to write; None: ``model.onnx`` or ``model-int8.onnx`` in the run folder, or beside the weights by their name.
         int8: quantise to 8 bits, with ranges from training images; for ``onnx`` and ``openvino``.
         calibration: about so many of those.
@@ -89,20 +89,21 @@ def export(
     path = find_model(source)
     target = _target(Path(source).expanduser(), path, to, kind, int8)
     must_be_free(target, force)
-    return _written(path, target, {"trust": trust, **overrides}, kind, calibration if int8 else None, dynamic_size)
+    return _written(source, target, {"trust": trust, **overrides}, kind, calibration if int8 else None, dynamic_size)
 
 
 def _written(
-    path: Path, target: Path, overrides: dict[str, Any], kind: Format, calibration: int | None, any_size: bool
+    source: str | Path, target: Path, overrides: dict[str, Any], kind: Format, calibration: int | None, any_size: bool
 ) -> Delivery:
-    """Write the export of the weights ``path`` to ``target``."""
+    """Write the export of the model behind ``source`` to ``target``."""
     trust = overrides.pop("trust")
-    known, words = EvalTarget.of(path, None), {key.replace("__", "."): value for key, value in overrides.items()}
+    known, words = EvalTarget.of(source), {key.replace("__", "."): value for key, value in overrides.items()}
     settings = known.settings(words, trust=trust)
-    model = load_model(path, trust=trust)
+    path, loaded = known.path, known.load(settings.trust)
     data = data_of(settings, known.known(), stream=True)
+    model = loaded if isinstance(loaded, Classifier) else known.load_for(data.test)
     must_fit(model, str(path), len(data.test.classes), data.test.channels)
-    metadata = _metadata(path, target, model, data) | _declared(known, settings, words)
+    metadata = _metadata(known, target, model, data) | _declared(known, settings, words)
     made, comparison = _Export(model, data, kind, calibration, any_size, str(target)).made(metadata)
     kind.save(target, made, metadata)
     must_allow_surrogate(path, Trust())  # an evaluation of the file finds it again
@@ -209,15 +210,15 @@ def _pixels(images: ImageSet, count: int) -> Tensor:
     return some(images, count, seed=0).in_memory().batch(slice(None))[0]
 
 
-def _metadata(path: Path, target: Path, model: Classifier, data: DataSet) -> dict[str, Any]:
-    """Collect the metadata that a user of the file alone needs."""
+def _metadata(known: EvalTarget, target: Path, model: Classifier, data: DataSet) -> dict[str, Any]:
+    """Collect the metadata that a user of the file alone needs; a network from elsewhere cannot be found again by its weights."""
     return {
         "mmard": version_of("mmard"),
         **PORTS,
         "architecture": portable(model.architecture.facts()),
         "classes": list(data.test.classes),
-        "source": _source(path, target),
-        "sha256": sha256(weights_file(path)),
+        **({} if known.network else {"source": _source(known.path, target)}),
+        "sha256": sha256(weights_file(known.path)),
     }
 
 

@@ -20,7 +20,7 @@ def export(
         list[str],
         typer.Argument(
             metavar="RUN [KEY=VALUE]...",
-            help="Run folder (its best), .safetensors file or card; settings.",
+            help="Run folder (its best), .safetensors file, card, or net.py:build@WEIGHTS; settings.",
             autocompletion=complete_run,
         ),
     ],
@@ -54,9 +54,10 @@ def _export(words: list[str], how: dict[str, Any], images: int | None, trust: bo
     """Export, print how the file agrees with the network, and measure it on so many images (None: not at all)."""
     from mmard.api.export import export as write
     from mmard.api.settings import parse_overrides
+    from mmard.cli.evaluation import is_network
     from mmard.utils.errors import MmardError
 
-    sources = [w for w in words if "=" not in w or Path(w).exists()]
+    sources = [w for w in words if "=" not in w or Path(w).exists() or is_network(w)]
     overrides = as_keywords(parse_overrides([w for w in words if w not in sources])) | {"trust": trust}
     if len(sources) != 1:
         raise MmardError(f"got {len(sources)} models, expected one: a run folder, a .safetensors file or a card")

@@ -129,6 +129,14 @@ class Engine:
         """Wrap a model for training (precision, gradient averaging); returns it and its optimiser."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
+            if (
+                self.world > 1
+                and self.device.type == "cpu"
+                and any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+            ):
+                raise MmardError(
+                    "SyncBatchNorm joins processes on GPUs alone, and these are on CPUs; give engine.devices=1"
+                )
             wrapped, optimizer = self.fabric.setup(model, optimizer)
         return cast(nn.Module, wrapped), optimizer
 
