@@ -60,3 +60,28 @@ def test_the_operations_of_a_convolution_are_counted_as_by_hand() -> None:
 
     x = torch.rand(2, 3, 8, 8)
     assert forward_flops(nn.Conv2d(3, 5, 3, padding=1), x) == 2 * 2 * 5 * 3 * 9 * 64
+
+
+def test_a_plain_step_keeps_the_students_average(mmard: Run, tmp_path: Path) -> None:
+    """ADR's passes are counted, and the average moves by its share of the student's new weights."""
+    import copy
+
+    import torch
+    from torch import nn
+
+    from mmard import Threat
+    from mmard.bench.plain import plain_step
+    from mmard.methods import adr
+
+    words = ["--student", "cnn-4-2", "--teacher", "cnn-4-2", "--batch", "4", "--size", "8", "--repeats", "1"]
+    done = mmard("bench", "--method", "adr", *words, "--json", "bench.json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "bench.json").read_text())["passes"]["average"]["forward"] == 1
+    student = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    before = copy.deepcopy(student)
+    average = copy.deepcopy(student).requires_grad_(False)
+    networks = {"student": student, "average": average}
+    optimizer = torch.optim.SGD(student.parameters(), 0.5)
+    plain_step(adr(decay=0.75), networks, optimizer, Threat(eps=0.1), torch.rand(5, 3, 2, 2), torch.arange(5) % 4)
+    assert not torch.equal(student[1].weight, before[1].weight)
+    torch.testing.assert_close(average[1].weight, 0.75 * before[1].weight + 0.25 * student[1].weight)

@@ -31,3 +31,12 @@ def plain_step(
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
+    for name, companion in method.companions.items():
+        follow(networks[name], student, companion.average or 0.0)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, student: nn.Module, decay: float) -> None:
+    """Take the student's weights and statistics into its running average, one tensor after the other."""
+    for own, new in zip(average.state_dict().values(), student.state_dict().values(), strict=True):
+        own.copy_(decay * own + (1 - decay) * new if own.is_floating_point() else new)

@@ -53,7 +53,13 @@ class Case:
         return build(Architecture(name=name, classes=self.classes))
 
 
-WRAPPERS = {"mmard": "rslad", "igdm": "rslad", "fair": "ard"}  # and the base that each has unless given one
+WRAPPERS = {
+    "mmard": "rslad",
+    "igdm": "rslad",
+    "fair": "ard",
+    "rpat": "pgd_at",
+    "waypoints": "rslad",
+}  # and the base that each has unless given one
 
 
 def base_of(settings: Settings) -> Method | None:
@@ -77,13 +83,14 @@ class Subject:
         """Make our step, the plain one and, where the method has a base, the base's."""
         settings, index = case.settings, torch.arange(len(y), device=engine.device)
         method, threat = method_of(settings), build_threat(settings)
-        if method.companions or method.perturbation is not None:
+        averages = {name for name, companion in method.companions.items() if companion.average is not None}
+        if method.companions.keys() - averages or method.perturbation is not None:
             raise MmardError(
                 "bench's plain step trains no companion and moves no weights up; give a method without either"
             )
         names = {"teacher"}
         with suppress(MmardError):  # a user's term may not take the small images on which passes are counted
-            names |= cost_of(method).keys() - {"student"}
+            names |= cost_of(method).keys() - {"student"} - averages
 
         def update(method: Method) -> Update:
             student, teachers = case.student(), {name: case.network(case.teacher) for name in names}
@@ -96,6 +103,7 @@ class Subject:
             return lambda: update(laid_out(x), y, index, 0.5)
 
         plain: dict[str, nn.Module] = {name: case.network(case.teacher).eval().requires_grad_(False) for name in names}
+        plain |= {name: case.student().eval().requires_grad_(False) for name in averages}
         plain["student"] = case.student()
         for network in plain.values():
             network.to(engine.device)
