@@ -158,7 +158,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "/etc/passwd"], ["/etc/passwd is no recipe; expected settings in a .yaml file"]),
         (["train", "card.json"], ["card.json is no recipe, and there is no such file"]),
         (["train", "."], ["it is no run folder, for it has no settings.yaml"]),
-        (["train", "eps=0.1"], ["unknown setting 'eps'; did you mean threat.eps? known"]),
+        (["train", "eps=0.1"], ["unknown setting 'eps'; did you mean attack.eps or threat.eps? known"]),
         (["train", "--method", "pgd_at", "out=${HOME}/x"], ["out=${HOME}/x: ${HOME is not replaced here"]),
         (
             ["train", "--method", "pgd_at", "data.held_out=0.001"],

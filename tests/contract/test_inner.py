@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import blobs
+from helpers import blobs, small_net
 from test_training import Stops, assert_same_runs, trainer
 from torch import Tensor, nn
 
 from mmard import Method, MmardError, Pgd, Threat, Views, term
 from mmard.api.build import method_of
 from mmard.api.settings import read_settings
+from mmard.api.train import _warn_of as warn_of
 from mmard.attacks.inner.adaptive import EarlyStop, WarmStart
 from mmard.attacks.inner.compose import Inner
 from mmard.attacks.inner.one_step import RS_FGSM
 from mmard.attacks.inner.switching import CollapseGuard, StepSwitch
+from mmard.core.views import Models
 from mmard.data.augment import sample_crop
 from mmard.data.images import DataSet
 from mmard.methods import METHODS
@@ -26,6 +28,7 @@ from mmard.terms import hard_adv
 from mmard.training.engine import Engine
 from mmard.training.micro_batch import short
 from mmard.training.schedule import Plan
+from mmard.training.step import make_example
 from mmard.training.trainer import Trainer
 from mmard.training.update import Update
 from mmard.training.validation import Validation
@@ -69,6 +72,68 @@ def test_a_resumed_run_is_bit_equal(
         assert torch.equal(one.kept, other.kept)
         assert one.known.sum() == 160  # all that was learnt from
         assert (one.kept[one.known] != 0).flatten(1).any(1).all()
+
+
+# --- a radius of its own
+
+
+def test_examples_fill_a_ball_of_their_own_radius_and_validation_the_threats(tiny: DataSet, tmp_path: Path) -> None:
+    """An attack of large steps ends at the ball's edge; what is validated does not know of the training's ball."""
+    settings = read_settings(None, {"method": "pgd_at", "attack.eps": 0.2, "attack.step_size": 0.2, "threat.eps": 0.1})
+    wide, threat = method_of(settings), Threat(eps=0.1)
+    x, y, index = blobs(12).batch(slice(None))
+    student = small_net()
+    made = make_example(wide, Views.of(x, y, index, Models({"student": student})), student, threat).adv.x
+    assert (made - x).abs().amax() == pytest.approx(0.2)
+    assert " within 51/255\n" in str(wide)
+    seen: list[Threat] = []
+
+    class Spying(Validation):
+        def judge(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            seen.append(args[2])
+            return super().judge(*args, **kwargs)
+
+    trainer(tiny, tmp_path, wide, validation=Spying(steps=2)).fit()
+    assert {t.eps for t in seen} == {0.1}
+
+
+@pytest.mark.parametrize("parts", [{}, {"steps": 2, "warm_start": True, "guard": 3}, {"kind": "n-fgsm"}])
+def test_the_threats_own_radius_changes_nothing(parts: dict[str, Any], tiny: DataSet, tmp_path: Path) -> None:
+    threat, own = Threat(eps=0.1), METHODS["rslad"]()
+    for name, eps in (("absent", {}), ("same", {"eps": 0.1}), ("other", {"eps": 0.12})):
+        trainer(tiny, tmp_path / name, Inner(**parts, **eps).applied_to(METHODS["rslad"](), threat)).fit()
+    assert str(Inner().applied_to(own, threat)) == str(own)
+    assert_same_runs(tmp_path / "absent", tmp_path / "same")
+    ends = [RunFolder(tmp_path / name).metrics()[-1]["loss"] for name in ("absent", "other")]
+    assert ends[0] != ends[1]
+    with pytest.raises(MmardError, match="is of a run with other settings: method"):
+        trainer(tiny, tmp_path / "same", Inner(**parts).applied_to(own, threat)).fit()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"attack.eps": 0}, "setting 'attack.eps' is 0: expected a number above 0"),
+        ({"attack.eps": -0.1}, "setting 'attack.eps' is -0.1: expected a number above 0"),
+        ({"attack.eps": "nan"}, "setting 'attack.eps' is 'nan': expected a finite number"),
+        ({"attack.eps": True}, "setting 'attack.eps' is True: expected a number"),
+        ({"attack.eps": 10}, "eps 10 > 1: is it in 255ths? then write 10/255"),
+        ({"attack.eps": 0.01, "attack.step_size": 0.02}, "step_size 0.0200 > eps 0.0100"),
+    ],
+)
+def test_a_wrong_radius_is_one_line(words: dict[str, Any], said: str) -> None:
+    with pytest.raises(MmardError) as error:
+        method_of(read_settings(None, words))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_smaller_ball_than_the_threats_is_warned_of() -> None:
+    for eps, warned in (("4/255", True), ("8/255", False), ("10/255", False)):
+        with warnings.catch_warnings(record=True) as lines:
+            warnings.simplefilter("always")
+            warn_of(read_settings(None, {"attack.eps": eps, "threat.eps": "8/255"}))
+        assert [str(line.message)[:44] for line in lines] == ["attack.eps 4/255 is below threat.eps 8/255: "] * warned
 
 
 def test_a_warm_start_changes_the_run(tiny: DataSet, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from helpers import blobs, small_net
 from test_training import Stops, assert_same_runs, same, trainer
 
 from mmard import MmardError, Threat
+from mmard.api.build import resolve
+from mmard.api.settings import read_settings
+from mmard.data.augment import LateAugmentation, kind_at
 from mmard.data.images import DataSet, split
 from mmard.methods import METHODS
 from mmard.runs.folder import RunFolder
@@ -35,6 +39,53 @@ def cut(tiny: DataSet, folder: Path, **changes: Any) -> None:
         trainer(tiny, folder, watcher=Stops(6), **changes).fit()
 
 
+# --- augmentation that changes on its way
+
+
+@pytest.mark.parametrize("after", [0.5, 1.5])
+def test_augmentation_changes_at_its_time_and_a_resumed_run_is_bit_equal(
+    after: float, tiny: DataSet, tmp_path: Path
+) -> None:
+    """Steps 6 to 11 of 12, by a share or by epochs, before and after which it is the one kind or the other."""
+    late = LateAugmentation(kind="idbh", after=after)
+    kinds = [kind_at(step / 12, 3, "crop+flip", late) for step in range(12)]
+    assert kinds == ["crop+flip"] * 6 + ["idbh"] * 6
+    trainer(tiny, tmp_path / "whole", late_augmentation=late).fit()
+    for stop in (5, 7):
+        with pytest.raises(KeyboardInterrupt):
+            trainer(
+                tiny, tmp_path / "cut", late_augmentation=late, watcher=Stops(stop), checkpoint_every=1
+            ).fit()  # fmt: skip
+    trainer(tiny, tmp_path / "cut", late_augmentation=late).fit()
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+    trainer(tiny, tmp_path / "plain").fit()
+    trainer(tiny, tmp_path / "same", late_augmentation=LateAugmentation(kind="crop+flip", after=after)).fit()
+    assert_same_runs(tmp_path / "plain", tmp_path / "same")
+    one, other = ([r["loss"] for r in RunFolder(tmp_path / name).metrics()] for name in ("plain", "whole"))
+    assert one[0] == other[0]
+    assert one[1] != other[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"data.augment_late.kind": "blur"}, "setting 'data.augment_late.kind' is 'blur': expected "),
+        ({"data.augment_late.after": 0.5}, "setting 'data.augment_late.kind' is missing"),
+        ({"data.augment_late": {"kind": "idbh", "after": 0}}, "setting 'data.augment_late.after' is 0: expected a number above 0"),
+        ({"data.augment_late": {"kind": "idbh", "after": 30}}, "data.augment_late begins after 30 epochs, and the run has 30"),
+        (
+            {"data.augment_late.kind": "idbh", "attack.warm_start": True},
+            "attack.warm_start keeps perturbations of the image itself, and data.augment_late.kind=idbh does more than move it",
+        ),
+    ],
+)  # fmt: skip
+def test_a_wrong_change_of_augmentation_is_one_line(words: dict[str, Any], said: str) -> None:
+    with pytest.raises(MmardError) as error:
+        resolve(read_settings(None, {"method": "pgd_at", **words}))
+    assert str(error.value).startswith(said)
+    assert "\n" not in str(error.value)
+
+
 # --- the checkpoint of another run
 
 
@@ -49,6 +100,7 @@ def cut(tiny: DataSet, folder: Path, **changes: Any) -> None:
         ({"plan": PLAN.changed(epochs=1)}, "train.epochs: 3 → 1"),
         ({"averaging": NO_AVERAGE}, "averaging.kind: ema → none"),
         ({"augmentation": "none"}, "data.augment: crop+flip → none"),
+        ({"late_augmentation": LateAugmentation(kind="idbh")}, "data.augment_late: None → {"),
         ({"student": small_net(name="cnn-4-3")}, "student.name: cnn-4-2 → cnn-4-3"),
         ({"teachers": {"teacher": small_net(seed=7).eval()}}, "teachers.teacher: "),
         ({"train": split("others", blobs(200, seed=5), blobs(80), held_out=0.2, seed=3).train}, "data.labels: "),
@@ -212,8 +264,14 @@ def test_an_extension_that_is_killed_goes_on_bit_equal(tiny: DataSet, tmp_path: 
             {"averaging": Averaging(kind="ema", decay=0.8, start=0.5)},
             "averaging.start has begun, and would pause until 50% of 8 epochs are done; expected at most train.epochs=6",
         ),
+        (
+            CONSTANT,
+            CONSTANT.changed(epochs=8),
+            {"late_augmentation": LateAugmentation(kind="idbh")},
+            "data.augment_late has begun, and would pause until 50% of 8 epochs are done; expected at most train.epochs=6",
+        ),
     ],
-    ids=["lower", "at the end", "one_cycle", "warmup", "averaging"],
+    ids=["lower", "at the end", "one_cycle", "warmup", "averaging", "augmentation"],
 )
 def test_an_extension_that_is_not_clear_is_refused_and_loses_nothing(
     before: Plan, after: Plan, also: dict[str, Any], said: str, tiny: DataSet, tmp_path: Path
@@ -221,8 +279,9 @@ def test_an_extension_that_is_not_clear_is_refused_and_loses_nothing(
     also = {"averaging": NO_AVERAGE, **also}
     trainer(tiny, tmp_path, plan=before, **also).fit()
     files = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    another = replace(extension(after, before, also["averaging"]), late=also.get("late_augmentation"))
     with pytest.raises(MmardError) as error:
-        trainer(tiny, tmp_path, plan=after, **also, extension=extension(after, before, also["averaging"])).fit()
+        trainer(tiny, tmp_path, plan=after, **also, extension=another).fit()
     assert said in str(error.value)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == files
 

@@ -3,7 +3,7 @@
 import copy
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ from mmard.utils.numbers import NeverBeginsError
 
 EXTRA = ("extra", "extra_ratio", "extra_labels")
 """Settings of extra training images, which no teacher learns from."""
+OF_TRAINING = ("augment", "augment_late", *EXTRA)
+"""Settings that say how images are learnt from, and not which they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,19 +114,18 @@ def method_of(settings: Settings, threat: Threat | None = None) -> Method:
     method, threat = build_method(settings.method, settings.trust), threat or build_threat(settings)
     if isinstance(method.maximizer, Pgd):
         _must_go_together(settings, method)
-        return replace(method, maximizer=settings.attack.of(method.maximizer, threat))
-    if (changes := settings.attack.changes()) and method.maximizer is not None:
-        raise MmardError(f"attack.{changes[0]} changes a PGD, and this method attacks by {method.maximizer}")
-    return method
+    return settings.attack.applied_to(method, threat)
 
 
 def _must_go_together(settings: Settings, method: Method) -> None:
     """Raise MmardError where a part of the attack needs what the rest of the run does not give."""
-    if settings.attack.warm_start and set(settings.data.augment.split("+")) & {"idbh", "cutmix", "zoom"}:
-        raise MmardError(
-            f"attack.warm_start keeps perturbations of the image itself, and data.augment={settings.data.augment} does more "
-            "than move it; choose crop+flip, or leave one of them out"
-        )
+    late = settings.data.augment_late
+    for key, drawn in (("augment", settings.data.augment), ("augment_late.kind", late.kind if late else "none")):
+        if settings.attack.warm_start and set(drawn.split("+")) & {"idbh", "cutmix", "zoom"}:
+            raise MmardError(
+                f"attack.warm_start keeps perturbations of the image itself, and data.{key}={drawn} does more than move it; "
+                "choose crop+flip, or leave one of them out"
+            )
     if settings.attack.warm_start and settings.data.extra:
         raise MmardError(
             "attack.warm_start keeps a perturbation of every image, and data.extra has too many; leave out one"
@@ -165,7 +166,7 @@ def data_of(settings: Settings, models: Iterable[Known] = (), *, stream: bool = 
             that are not there, and for models that know the same classes in different orders.
     """
     _data_may_be_read(settings)
-    options = settings.data.model_dump(exclude={"augment", *EXTRA}) | ({"stream": True} if stream else {})
+    options = settings.data.model_dump(exclude={*OF_TRAINING}) | ({"stream": True} if stream else {})
     ignored = unused(settings.data.name, list(options))  # an old run's; `resolve` refuses them
     if given is None and is_code(settings.data.name):
         given = run_foreign(
@@ -266,7 +267,7 @@ def _check(resolved: Resolved) -> None:
     processes, batch = settings.engine.devices * settings.engine.nodes, resolved.plan.batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
-    beginnings(resolved.plan.epochs, resolved.averaging, method)
+    beginnings(resolved.plan.epochs, resolved.averaging, method, settings.data.augment_late)
     fresh = {companion.fresh for companion in method.companions.values()} - {None, "student"}
     must_be_buildable(settings, resolved.given)
     with torch.device("meta"):

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from mmard.core.views import Models, Point, Views, held_still
 from mmard.models.cards import load_model
 from mmard.models.foreign import is_foreign
 from mmard.runs.folder import RunFolder
+from mmard.terms.softness import UnknownTemperatureError, is_unknown
 from mmard.training.awp import state_kept
 from mmard.training.companions import begun
 from mmard.training.descent import LearningCompanion, descend
@@ -272,10 +272,9 @@ def _attacking(method: Method, changes: Mapping[str, Any], threat: Threat) -> Me
         MmardError: for parts that need what only a run has.
     """
     inner = validated(Inner, dict(changes), "attack setting")
-    if isinstance(method.maximizer, Pgd):
-        method = replace(method, maximizer=inner.of(method.maximizer, threat))
-    elif changes:
-        raise MmardError(f"attack changes a PGD, and this method attacks by {method.maximizer}")
+    method = inner.applied_to(method, threat)
+    if is_unknown(method):
+        raise UnknownTemperatureError
     for kind, key in ((WarmStart, "warm_start"), (CollapseGuard, "guard")):
         if isinstance(method.maximizer, kind):
             raise MmardError(

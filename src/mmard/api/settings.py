@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from mmard.api.recipe_files import is_package_file, recipe_file, with_bases
 from mmard.api.registry import names_of, spec_of
 from mmard.attacks.inner.compose import Inner
+from mmard.data.augment import Kind, LateAugmentation
 from mmard.data.sources import FileOptions, unused
 from mmard.models.foreign import NetworkSpec, is_foreign
 from mmard.training.averaging import Averaging
@@ -53,6 +54,7 @@ class DataSettings(FileOptions):
     """The settings of the data set; see ``mmard ls data``. ``stream`` leaves the training images on disk.
 
     ``channels`` are by default what the files are: 1 where all are grey, else 3. ``on_error: skip`` leaves out broken images.
+    ``augment_late`` augments otherwise from some time on: ``{kind: idbh, after: 0.5}`` from half of the run on.
     ``extra`` is an .npz file of further training images, which are ``extra_ratio`` of each batch; ``extra_labels`` says whether the
     ``file`` or the ``teacher`` labels them, by default the file where it can. No teacher is trained on them.
     """
@@ -64,9 +66,8 @@ class DataSettings(FileOptions):
     extra: str | None = None
     extra_ratio: Annotated[Number, Field(gt=0, lt=1)] = 0.7
     extra_labels: Literal["file", "teacher"] | None = None
-    augment: Literal[
-        "none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix", "zoom+flip", "zoom+flip+cutmix"
-    ] = "none"
+    augment: Kind = "none"
+    augment_late: LateAugmentation | None = None
 
 
 class ThreatSettings(Section):

@@ -9,7 +9,7 @@ from typing import Any, cast
 from pydantic import InstanceOf
 
 from mmard.api.build import (
-    EXTRA,
+    OF_TRAINING,
     Resolved,
     data_of,
     engine_of,
@@ -19,6 +19,8 @@ from mmard.api.build import (
 )
 from mmard.api.networks import build_student, given_in, load_early, load_teachers, teachers_of
 from mmard.api.settings import Settings, read_settings
+from mmard.api.teacher_temperature import as_measured, leaves_open, with_temperature
+from mmard.core.threat import in_255ths
 from mmard.data.given import is_images
 from mmard.data.images import DataSet
 from mmard.data.labels import Known
@@ -103,12 +105,15 @@ def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, exten
             _train(replace(teacher, images=resolved.images), True, watch, engine)
         settings = as_begun(settings, folder)
         engine.choose_precision(settings.engine.precision)
-        if settings.teacher and not is_foreign(settings.teacher) and engine.is_global_zero:
-            _warn_of_other_data(RunFolder(settings.teacher), settings)
+        engine.on_global_zero(lambda: _warn_of(settings))
         nets = load_early(settings, resolved.given)
         data = data_to_learn(settings, known_to(settings, folder), resolved.images)
+        resolved, told = with_temperature(replace(resolved, settings=settings), data, engine, nets)
+        settings = resolved.settings
         watcher = Watchers(watch(folder.path.name), *trackers_of(settings, folder))
-        trainer = _trainer(replace(resolved, settings=settings), data, engine, folder, watcher, nets, extension)
+        trainer = _trainer(resolved, data, engine, folder, watcher, nets, extension)
+        if told:
+            trainer.watcher.told(told)
         engine.on_global_zero(lambda: _look_at_teachers(trainer, settings))
         trainer.restore()  # whatever is refused leaves the folder as it was
         formula = str(trainer.method)
@@ -166,7 +171,7 @@ def teacher_of(student_settings: Settings) -> Resolved | None:
         return None
     if RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file():
         return None
-    shared = {f"data.{k}": v for k, v in student_settings.data.model_dump(exclude={"augment", *EXTRA}).items()}
+    shared = {f"data.{k}": v for k, v in student_settings.data.model_dump(exclude={*OF_TRAINING}).items()}
     shared |= {f"threat.{k}": v for k, v in student_settings.threat.model_dump().items()}
     shared |= {f"engine.{k}": v for k, v in student_settings.engine.model_dump(exclude={"micro_batch"}).items()}
     shared["teacher_check"] = student_settings.teacher_check
@@ -202,11 +207,24 @@ def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
         trainer.metadata["teachers"] = found
 
 
+def _warn_of(settings: Settings) -> None:
+    """Warn of what is no mistake and yet seldom meant."""
+    if settings.teacher and not is_foreign(settings.teacher):
+        _warn_of_other_data(RunFolder(settings.teacher), settings)
+    own, judged = settings.attack.eps, settings.threat.eps
+    if own is not None and own < judged:
+        warnings.warn(
+            f"attack.eps {in_255ths(own)} is below threat.eps {in_255ths(judged)}: examples are made in a smaller ball than "
+            "the one in which the checkpoint is chosen and robustness evaluated",
+            stacklevel=2,
+        )
+
+
 def _warn_of_other_data(teacher: RunFolder, student_settings: Settings) -> None:
     """Warn of a teacher trained on another split: it may have seen what is held out from the student."""
     if teacher.is_run:
         old, new = (
-            s.data.model_dump(mode="json", exclude={"augment", "stream", "channels", *EXTRA})
+            s.data.model_dump(mode="json", exclude={"stream", "channels", *OF_TRAINING})
             for s in (read_settings(teacher.path), student_settings)
         )
         if changed := differences(old, new, "data."):
@@ -251,10 +269,15 @@ def made_with(folder: RunFolder) -> Settings:
 
 
 def as_begun(settings: Settings, folder: RunFolder) -> Settings:
-    """Return the settings with the precision that a run in the folder names, where they leave it to the machine (``auto``)."""
-    if settings.engine.precision != "auto" or not (folder.has_run and folder.is_run):
+    """Return the settings with the precision and the temperature of a run in the folder, where they leave them open (``auto``)."""
+    is_open = settings.engine.precision == "auto" or leaves_open(settings.method)
+    if not (is_open and folder.has_run and folder.is_run):
         return settings
-    named = {"precision": made_with(folder).engine.precision}
+    begun = made_with(folder)
+    settings = as_measured(settings, begun)
+    if settings.engine.precision != "auto":
+        return settings
+    named = {"precision": begun.engine.precision}
     return settings.model_copy(update={"engine": settings.engine.model_copy(update=named)})
 
 
@@ -264,7 +287,9 @@ def extension_of(folder: RunFolder, settings: Settings) -> Extension | None:
         return None
     old = made_with(folder)
     changed = _changed(old, as_begun(settings, folder))
-    return Extension(changed=changed, before=old.train, averaging=old.averaging) if changed else None
+    if not changed:
+        return None
+    return Extension(changed=changed, before=old.train, averaging=old.averaging, late=settings.data.augment_late)
 
 
 def _changed(old: Settings, new: Settings) -> dict[str, tuple[Any, Any]]:
@@ -302,6 +327,7 @@ def _trainer(
         micro_batch=settings.engine.micro_batch,
         compile=settings.engine.compile,
         augmentation=settings.data.augment,
+        late_augmentation=settings.data.augment_late,
         scale=1 / classes if settings.scale == "1/num_classes" else settings.scale,
         seed=settings.seed,
         checkpoint_every=settings.checkpoint_every,

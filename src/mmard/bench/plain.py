@@ -24,7 +24,7 @@ def plain_step(
     views = Views.of(x, y, torch.arange(len(y), device=y.device), Models(networks))
     if method.inner and method.maximizer is not None:
         student.eval()
-        x_adv = method.maximizer(Ascent(method.inner, views), x, threat)
+        x_adv = method.maximizer(Ascent(method.inner, views), x, method.ball(threat))
         views = views.moved_to(x_adv.detach())
     student.train()
     loss = method.outer.total(views.seen_by(student)).mean()

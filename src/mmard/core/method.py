@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from mmard.core.companion import Companion, WeightPerturbation
 from mmard.core.objective import Objective, nothing
-from mmard.core.threat import Threat
+from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import Predict
 from mmard.utils.errors import MmardError
-from mmard.utils.numbers import shortened
+from mmard.utils.numbers import is_number, shortened
 
 Attack = Callable[[Predict, Tensor, Tensor, Threat], Tensor]
 """(predict, x, y, threat) → x_adv: what an evaluation runs."""
@@ -38,6 +38,7 @@ class Method:
         attack_in_train_mode: keep the student in training mode during the attack, as some released scripts do.
         companions: networks that are trained beside the student, or are its average, by name.
         perturbation: how the student's weights move before they descend (`mmard.methods.awp`).
+        eps: radius of the ball in which training examples are made, where it is not the threat's.
         name: of the paper's method at the bottom of all wrappers, by which they choose what was published for it.
     """
 
@@ -47,6 +48,7 @@ class Method:
     attack_in_train_mode: bool = False
     companions: Mapping[str, Companion] = field(default_factory=dict)
     perturbation: WeightPerturbation | None = None
+    eps: float | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -73,12 +75,18 @@ class Method:
             raise MmardError(f"attack_in_train_mode is {self.attack_in_train_mode!r}, expected True or False")
         if not isinstance(self.name, str):
             raise MmardError(f"name is {self.name!r}, expected a word")
+        if self.eps is not None and not (is_number(self.eps) and self.eps > 0):
+            raise MmardError(f"eps is {shortened(self.eps)}, expected a radius above 0, such as 10/255, or None")
 
     def modules(self) -> Iterator[nn.Module]:
         """Yield the modules that carry the method's state; the trainer moves, averages and saves them."""
         own = [self.maximizer] if isinstance(self.maximizer, nn.Module) else []
         beside = (module for companion in self.companions.values() for module in companion.outer.modules())
         yield from dict.fromkeys([*self.inner.modules(), *self.outer.modules(), *beside, *own])
+
+    def ball(self, threat: Threat) -> Threat:
+        """Return the ball in which training examples are made: the threat's, or one of the method's own radius."""
+        return threat if self.eps is None else replace(threat, eps=self.eps)
 
     def scale_divergences(self, factor: float) -> "Method":
         """Multiply the KL terms of the outer objectives, its companions' too: 1/K for scripts that average KL over K classes."""
@@ -94,7 +102,8 @@ class Method:
         return any(t.divergence for outer in outers for _, t in outer.terms)
 
     def __str__(self) -> str:
-        inner = f"{self.inner}   by {self.maximizer}" if self.inner else "nothing (natural images)"
+        within = "" if self.eps is None else f" within {in_255ths(self.eps)}"
+        inner = f"{self.inner}   by {self.maximizer}{within}" if self.inner else "nothing (natural images)"
         lines = [f"inner: max  {inner}", f"outer: min  {self.outer}"]
         lines += [f"{name}: {companion}" for name, companion in self.companions.items()]
         if self.perturbation is not None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -68,19 +68,26 @@ class Point:
 
     A teacher is constant because its weights are frozen; its graph with respect to ``x`` is kept only
     when ``x`` requires gradients, as it does inside an attack.
+
+    Attributes:
+        teacher_tau: what the teacher's logits are divided by.
     """
 
     x: Tensor
     models: Models
     _known: dict[str, Any] = field(default_factory=dict)
+    teacher_tau: float = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.models, Models):
             raise MmardError(f"models: got {shortened(self.models)}, expected Models of names and networks")
 
     def other(self, name: str) -> Tensor:
-        """Compute the logits (B, K) of the network of that name, once."""
-        return self._keep(f"logits of {name}", lambda: predict_logits(self.models[name], self.x, f"the {name}"))  # type: ignore[no-any-return]
+        """Compute the logits (B, K) of the network of that name, once; the teacher's at its temperature."""
+        logits: Tensor = self._keep(
+            f"logits of {name}", lambda: predict_logits(self.models[name], self.x, f"the {name}")
+        )
+        return logits / self.teacher_tau if name == "teacher" and self.teacher_tau != 1 else logits
 
     @property
     def student(self) -> Tensor:
@@ -94,7 +101,12 @@ class Point:
 
     def once(self, key: str, compute: Callable[[], Any]) -> Any:
         """Compute a value once at this point and cache it under ``key``; terms share it."""
-        return self._keep(f"once: {key}", compute)
+        at = "" if self.teacher_tau == 1 else f", teacher at {self.teacher_tau}"
+        return self._keep(f"once: {key}{at}", compute)
+
+    def softened(self, tau: float) -> "Point":
+        """Divide the teacher's logits by ``tau``; what is known of the networks is shared."""
+        return replace(self, teacher_tau=tau)
 
     def _keep(self, key: str, compute: Callable[[], Any]) -> Any:
         if key not in self._known:
@@ -105,12 +117,12 @@ class Point:
         """Restrict the point to some images. Logits, and values that are `ByRow`, are kept; others are computed anew."""
         known = {key: value[rows] for key, value in self._known.items() if key.startswith("logits of ")}
         known |= {key: value.of_rows(rows) for key, value in self._known.items() if isinstance(value, ByRow)}
-        return Point(self.x[rows], self.models, known)
+        return replace(self, x=self.x[rows], _known=known)
 
     def seen_by(self, models: Models) -> "Point":
         """Replace the networks and keep the images; logits of networks that stay the same are kept."""
         same = [f"logits of {name}" for name, model in models.by_name.items() if self.models.by_name.get(name) is model]
-        return Point(self.x, models, {key: self._known[key] for key in same if key in self._known})
+        return replace(self, models=models, _known={key: self._known[key] for key in same if key in self._known})
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,11 +168,16 @@ class Views:
 
     def point(self, x: Tensor) -> Point:
         """Make a further point: new images under the same networks."""
-        return Point(x, self.models)
+        return Point(x, self.models, teacher_tau=self.nat.teacher_tau)
 
     def moved_to(self, x_adv: Tensor) -> "Views":
         """Replace the adversarial point; cached values of the natural one are kept."""
         return self._changed(adv=self.point(x_adv))
+
+    def softened(self, tau: float) -> "Views":
+        """Divide the teacher's logits by ``tau`` at every point; cached values of the networks are shared."""
+        nat = self.nat.softened(tau)
+        return self._changed(nat=nat, adv=nat if self.adv is self.nat else self.adv.softened(tau))
 
     def of_rows(self, rows: Tensor) -> "Views":
         """Restrict the views to the samples ``rows`` (R,); cached values are kept."""

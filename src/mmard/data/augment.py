@@ -6,20 +6,37 @@ image's own; a teacher's soft label is its prediction for the mixed image, so no
 
 import math
 from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from mmard.core.threat import per_sample
 from mmard.utils.errors import MmardError
+from mmard.utils.numbers import share_of_run
+from mmard.utils.validation import Number, Section
 
-KINDS = (
-    "none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix", "zoom+flip", "zoom+flip+cutmix",
-)  # fmt: skip
+Kind = Literal[
+    "none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix", "zoom+flip", "zoom+flip+cutmix"
+]
+KINDS: tuple[str, ...] = get_args(Kind)
 LEAST_AREA, WIDEST = 0.08, 4 / 3  # of a zoom's window: its share of the area, its width by its height
 MOST_COLOUR, MOST_TURN, MOST_SHEAR = 0.5, math.pi / 6, 0.3  # of a colour's factor from 1, of an angle, of a slope
 ERASED = (0.02, 0.33)  # share of an image's area
+
+
+class LateAugmentation(Section):
+    """Another kind later: from ``after`` on (epochs; below 1: share of the run) images are augmented by ``kind``."""
+
+    kind: Kind
+    after: Annotated[Number, Field(gt=0)] = 0.5
+
+
+def kind_at(progress: float, epochs: int, kind: str, late: LateAugmentation | None) -> str:
+    """Return the kind of augmentation when this share of a run of so many epochs is done."""
+    return kind if late is None or progress < share_of_run(late.after, epochs) else late.kind
 
 
 @dataclass(frozen=True, eq=False)

@@ -271,7 +271,7 @@ def _cares(row: Row, aim: float, tau: float) -> list[str]:
     if tau < 1:
         found.append(
             f"its targets are soft (entropy {row['entropy']:.2f} nats), which learns slowly: sharpen them by a temperature of "
-            f"{tau:.2f}"
+            f"{tau:.2f} (method.tau={tau:.2g}, or auto)"
         )
     return found
 

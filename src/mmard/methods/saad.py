@@ -5,6 +5,7 @@ loss has IGDM's gradient matching in it. x' maximises KL(t̂‖S(x')), with t̂ 
 linear: one backward of the teacher a batch. BatchNorm sees x', x − δ, x, the last for β = 0 too. α is 1 on CIFAR-10
 and 10 on CIFAR-100. The release weighs by w = 5·(H − its least in the batch) (``script_weights=True``; with several processes
 or a batch in parts, of a part) and averages the weights from epoch 95 of 200: ``averaging: {kind: swa, start: 0.4725}``.
+``tau``, not the paper's, divides the teacher's logits, in w and t̂ too.
 """
 
 import math
@@ -20,6 +21,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import gradient_match
+from mmard.terms.softness import Tau, soften
 
 CITATION = Citation(
     authors="Lee and Chung",
@@ -72,17 +74,17 @@ def linear_label(v: Views) -> Tensor:
     return losses.kl(logits.scatter_add(1, v.y[:, None], moved[:, None]), v.adv.student)
 
 
-def saad(alpha: float = 1.0, beta: float = 0.0, script_weights: bool = False) -> Method:
+def saad(alpha: float = 1.0, beta: float = 0.0, script_weights: bool = False, tau: Tau = 1.0) -> Method:
     """SAAD (Lee 2026): samples weighed by whether their examples transfer to the teacher; slopes matched."""
-    outer = undecided.given(alpha=alpha) + beta * decided
+    outer = (undecided.given(alpha=alpha) + beta * decided).given(script_weights=script_weights)
     return Method(
         name="saad",
-        inner=linear_label,
-        outer=outer.given(script_weights=script_weights),
+        inner=soften(linear_label, tau),
+        outer=soften(outer, tau),
         maximizer=Pgd(steps=10, start="gaussian"),
     )
 
 
-def saad_c(alpha: float = 1.0, beta: float = 0.2, script_weights: bool = False) -> Method:
+def saad_c(alpha: float = 1.0, beta: float = 0.2, script_weights: bool = False, tau: Tau = 1.0) -> Method:
     """SAAD-C (Lee 2026): SAAD, and natural images where examples do not transfer; β = 0.2 or 0.5."""
-    return replace(saad(alpha=alpha, beta=beta, script_weights=script_weights), name="saad_c")
+    return replace(saad(alpha=alpha, beta=beta, script_weights=script_weights, tau=tau), name="saad_c")

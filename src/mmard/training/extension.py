@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmard.core.method import Method
+from mmard.data.augment import LateAugmentation
 from mmard.training.averaging import Averaging
 from mmard.training.schedule import Plan
 from mmard.training.validation import Validation
@@ -29,11 +30,13 @@ class Extension:
     Args:
         changed: what changes, by dotted key: old and new value.
         before, averaging: those the run was made with until now.
+        late: the augmentation from some time on, the same before and after.
     """
 
     changed: Mapping[str, tuple[Any, Any]]
     before: Plan
     averaging: Averaging
+    late: LateAugmentation | None = None
 
     def entry(
         self,
@@ -91,8 +94,8 @@ class Extension:
         self, then: float, now: float, done: float, after: Plan, averaging: Averaging, method: Method
     ) -> None:
         """Raise MmardError where a part of the run that has begun would pause."""
-        old = beginnings(self.before.epochs, self.averaging, method)
-        for name, share in beginnings(after.epochs, averaging, method).items():
+        old = beginnings(self.before.epochs, self.averaging, method, self.late)
+        for name, share in beginnings(after.epochs, averaging, method, self.late).items():
             if then > old.get(name, 1) and now < share:
                 cure = f", or averaging.start={done:g} (epochs)" if name == "averaging.start" else ""
                 raise MmardError(
@@ -101,7 +104,9 @@ class Extension:
                 )
 
 
-def beginnings(epochs: int, averaging: Averaging, method: Method) -> dict[str, float]:
+def beginnings(
+    epochs: int, averaging: Averaging, method: Method, late: LateAugmentation | None = None
+) -> dict[str, float]:
     """Find the parts of a run that begin within it, as shares of so many epochs.
 
     Raises:
@@ -112,4 +117,6 @@ def beginnings(epochs: int, averaging: Averaging, method: Method) -> dict[str, f
         found[f"the training of {name!r}"] = beginning(f"the training of {name!r}", companion.begin, epochs)
     if method.perturbation is not None:
         found["awp"] = beginning("awp", method.perturbation.begin, epochs)
+    if late is not None:
+        found["data.augment_late"] = beginning("data.augment_late", late.after, epochs)
     return found

@@ -58,6 +58,7 @@ def make_example(method: Method, views: Views, network: nn.Module, threat: Threa
 
     Args:
         views: of the natural images; their student is what the attack calls, and runs ``network``.
+        threat: its pixels and norm, and its radius where the method has none of its own.
         network: held still meanwhile, and so are the networks that are trained ``beside`` it.
 
     Raises:
@@ -71,7 +72,7 @@ def make_example(method: Method, views: Views, network: nn.Module, threat: Threa
         held_still(*beside),
         held_still(network, *method.inner.modules(), train=method.attack_in_train_mode),
     ):
-        x_adv = method.maximizer(Ascent(method.inner, views), views.nat.x, threat)
+        x_adv = method.maximizer(Ascent(method.inner, views), views.nat.x, method.ball(threat))
     if not isinstance(x_adv, Tensor) or x_adv.shape != views.nat.x.shape:
         raise MmardError(
             f"the maximizer {method.maximizer} gave no images of the shape it got, {tuple(views.nat.x.shape)}"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.data.augment import apply_extra, sample_crop
+from mmard.data.augment import LateAugmentation, apply_extra, kind_at, sample_crop
 from mmard.data.extra import Extra, named_by_teacher
 from mmard.data.images import Images, ImageSet
 from mmard.models.architectures import Classifier
@@ -56,7 +56,7 @@ class Trainer:
         folder: where checkpoints and metrics go.
         teachers: the other networks by name (``teacher`` and any other that the method needs); frozen here.
         plan, averaging, validation: schedule, weight average, evaluation on the held-out split.
-        augmentation: one of `mmard.data.augment.KINDS`.
+        augmentation, late_augmentation: one of `mmard.data.augment.KINDS`, and what replaces it later.
         scale: the KL terms of the outer loss are multiplied by it (scripts that average KL over K classes: 1/K).
         micro_batch: images that a process sends through the networks at once, whose gradients add up; ``"auto"``: as many
             as fit; None: its whole share of the batch. ``compile``: see `mmard.training.update.Update`.
@@ -84,6 +84,7 @@ class Trainer:
     validation: Validation = field(default_factory=Validation)
     engine: Engine = field(default_factory=Engine)
     augmentation: str = "none"
+    late_augmentation: LateAugmentation | None = None
     scale: float = 1.0
     seed: int = 0
     micro_batch: MicroBatch = None
@@ -104,7 +105,10 @@ class Trainer:
             student=self.student, teachers=self.teachers, method=self.method, threat=self.threat, images=self.train,
             seed=self.seed, scale=self.scale, train=plan.model_dump(),
             averaging=self.averaging.model_dump(), validation=self.validation.model_dump(),
-            data={"augment": self.augmentation, **(self.extra.identity() if self.extra else {})},
+            data={
+                "augment": self.augmentation, **(self.extra.identity() if self.extra else {}),
+                **({"augment_late": late.model_dump()} if (late := self.late_augmentation) else {}),
+            },
         )  # fmt: skip
         self.terms = prepare_attack(self.method, self.train, engine.device)
         self.update = Update(
@@ -195,8 +199,9 @@ class Trainer:
         progress = self.step / self.total
         torch.manual_seed(seed_of(self.seed, self.step, self.engine.rank))
         y = named_by_teacher(x, y, self.update.predictors) if self.extra and self.extra.labels is None else y
-        frame = sample_crop(x, self.augmentation)
-        x = apply_extra(frame(x), self.augmentation)
+        kind = kind_at(progress, self.plan.epochs, self.augmentation, self.late_augmentation)
+        frame = sample_crop(x, kind)
+        x = apply_extra(frame(x), kind)
         self.meter.add(self.step, self.update(x, y, index, progress, self.at_once, frame))
         self.step += 1
         self.average.update(self.step / self.total, self.step % self.steps_per_epoch == 0)
@@ -316,14 +321,9 @@ class Trainer:
 
     def _extended(self, extension: Extension) -> dict[str, Any]:
         return extension.entry(
-            self.step,
-            self.steps_per_epoch,
-            self.plan,
-            self.averaging,
-            self.validation,
-            self.validations_without_improvement,
+            self.step, self.steps_per_epoch, self.plan, self.averaging, self.validation, self.validations_without_improvement,
             self.method,
-        )
+        )  # fmt: skip
 
     def _take_up(self, state: dict[str, Any]) -> None:
         """Load the parts of a checkpoint."""

@@ -4,7 +4,7 @@ import ast
 import inspect
 import re
 from collections.abc import Mapping
-from types import GenericAlias
+from types import GenericAlias, UnionType
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import StrictBool, StrictStr, TypeAdapter, ValidationError
@@ -45,8 +45,8 @@ def typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
     kind = type(parameter.default)
     if parameter.default is None and float in get_args(parameter.annotation) and value is not None:
         kind = float
-    if kind not in KINDS:
-        return value
+    if kind not in KINDS or (isinstance(parameter.annotation, UnionType) and parameter.default is not None):
+        return value  # of several types, which the function itself tells apart
     parts = get_args(parameter.annotation) if kind is tuple else ()
     each = next(iter(parts), None) if kind is tuple else parameter.annotation
     within: Any = Annotated[KINDS[kind], None, *getattr(each, "__metadata__", ())]

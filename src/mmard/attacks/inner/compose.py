@@ -7,15 +7,16 @@ from mmard.attacks.inner.adaptive import EarlyStop, StopAt, WarmStart
 from mmard.attacks.inner.one_step import N_FGSM, RS_FGSM, OneStep
 from mmard.attacks.inner.switching import CollapseGuard, StepSwitch
 from mmard.attacks.pgd import IterativeAttack, Pgd, Start
-from mmard.core.method import Maximizer
+from mmard.core.method import Maximizer, Method
 from mmard.core.threat import Threat
 from mmard.utils.errors import MmardError
-from mmard.utils.validation import Count, Number, Section
+from mmard.utils.validation import Count, Number, Positive, Section
 
 SINGLE: dict[str, OneStep] = {"rs-fgsm": RS_FGSM, "n-fgsm": N_FGSM}
 PARTS = {
     "kind: pgd": "the method's own PGD, with steps, step_size, start",
     **{f"kind: {name}": str(process) for name, process in SINGLE.items()},
+    "eps: 10/255": "x' is made in a ball of this radius; the checkpoint is chosen, and evaluated, in the threat's",
     "stop_at: teacher": "a sample rests once T(x') is of another class than T(x)",
     "stop_at: student": "a sample rests once S(x') is not y",
     "warm_start: true": "each attack of a sample starts where its last one ended",
@@ -36,6 +37,7 @@ class Inner(Section):
 
     Args:
         kind: ``pgd`` or one of `SINGLE`.
+        eps: radius of the ball in training, where it is not the threat's.
         steps, step_size, start: of the PGD, see `Pgd`.
         stop_at: see `EarlyStop`.
         warm_start: see `WarmStart`.
@@ -44,6 +46,7 @@ class Inner(Section):
     """
 
     kind: Literal["pgd", "rs-fgsm", "n-fgsm"] | None = None
+    eps: Positive | None = None
     steps: int | None = None
     step_size: Number | None = None
     start: Start | None = None
@@ -55,6 +58,19 @@ class Inner(Section):
     def changes(self) -> list[str]:
         """Name the settings that change the method's PGD."""
         return [name for name, value in self if value is not None and value is not False]
+
+    def applied_to(self, method: Method, threat: Threat) -> Method:
+        """Change a method's PGD, and the radius of its ball.
+
+        Raises:
+            MmardError: as of `of`, for a method that attacks otherwise, and for a radius that is none under this norm.
+        """
+        if isinstance(method.maximizer, Pgd):
+            changed = replace(method, eps=self.eps or method.eps)
+            return replace(changed, maximizer=self.of(method.maximizer, changed.ball(threat)))
+        if (changes := self.changes()) and method.maximizer is not None:
+            raise MmardError(f"attack.{changes[0]} changes a PGD, and this method attacks by {method.maximizer}")
+        return method
 
     def of(self, own: Pgd, threat: Threat) -> Maximizer:
         """Build the inner attack from a method's own PGD.
