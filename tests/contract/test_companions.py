@@ -12,7 +12,7 @@ from helpers import blobs, small_net
 from test_training import Stops, assert_same_runs, same, trainer
 from torch import nn
 
-from mmard import Method, MmardError, Pgd, Threat, train
+from mmard import Method, MmardError, Pgd, Threat, diagnose, train
 from mmard.core.companion import Companion
 from mmard.core.objective import nothing
 from mmard.data.images import DataSet
@@ -360,3 +360,6 @@ def test_two_epochs_of_digits(name: str, digits_teacher: Path, tmp_path: Path) -
     folder = train(method=name, student="cnn-4-3", threat__eps=0.1, out=str(tmp_path / name), **words, **networks)
     assert [r["epoch"] for r in folder.metrics()] == [1, 2]
     assert folder.last_file.is_file()
+    if name == "adr":  # its own network beside the student is with the run
+        found = diagnose(folder, name, teacher=str(digits_teacher), limit=20)
+        assert list(found.methods) == [name]

@@ -30,6 +30,7 @@ from mmard.models.foreign import NetworkSpec, is_foreign
 from mmard.models.weights import architecture_facts, metadata_of
 from mmard.terms import OVER_THE_BATCH
 from mmard.training.averaging import Averaging
+from mmard.training.companions import averages_are_not_given
 from mmard.training.engine import Engine
 from mmard.training.extension import beginnings
 from mmard.training.schedule import Plan
@@ -287,6 +288,7 @@ def _check_networks(settings: Settings, method: Method) -> None:
         raise MmardError(
             f"teachers.{min(wrong)} is no name for a further network; the robust teacher is given by teacher="
         )
+    averages_are_not_given(method, settings.teachers)
     for source in [source for name, source in teachers_of(settings).items() if name != "teacher" or not will_come]:
         if not is_foreign(source) and (file := find_model(source)).suffix == ".json":
             Card.read(file)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmard.api.build import build_threat, data_of, known_of
+from mmard.api.build import build_threat, data_of, known_of, method_of
 from mmard.api.networks import load_early, load_teachers, teachers_of
 from mmard.api.settings import Settings
 from mmard.core.method import Method
@@ -54,6 +54,11 @@ class Comparison:
         must_fit(student, str(weights), *shape)
         device = Engine().device  # it may be another machine than the training's
         loaded = {"student": student} | load_teachers(settings, {}, nets, (shape[0], whole.shape))
+        for name in (
+            method_of(settings).companions.keys() - loaded
+        ):  # those that the run trained, or averaged, from nothing
+            if (file := weights.with_name(f"{name}.safetensors")).is_file():
+                loaded[name] = load_model(file, trust=settings.trust.everything)
         networks = {name: net.to(device, memory_format=torch.channels_last) for name, net in loaded.items()}  # type: ignore[call-overload]
         return Comparison(
             networks,

@@ -24,7 +24,7 @@ from mmard.models.foreign import is_foreign
 from mmard.runs.folder import RunFolder
 from mmard.terms.softness import UnknownTemperatureError, is_unknown
 from mmard.training.awp import state_kept
-from mmard.training.companions import begun
+from mmard.training.companions import averages_are_not_given, begun
 from mmard.training.descent import LearningCompanion, descend
 from mmard.training.own_loop import (
     Autocast,
@@ -96,6 +96,7 @@ class Distiller:
         given = {**(teachers or {}), **({} if teacher is None else {"teacher": teacher})}
         networks = {name: _network(net, name) for name, net in given.items()}
         beside = self.method.companions
+        averages_are_not_given(self.method, networks)
         must_be_whole(self.method, [*networks, *(name for name in beside if beside[name].fresh is not None)], epochs)
         self._networks = OwnNetworks(student, {name: net for name, net in networks.items() if name not in beside})
         self._companions = [self._companion(name, networks) for name in beside]

@@ -1,7 +1,7 @@
 """Companions of a run, the networks trained beside the student and its averages: weights and optimisers."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -93,6 +93,7 @@ def companions_of(
     shape: torch.Size | None = None,
 ) -> list[TrainedCompanion | StudentAverage]:
     """Make the method's companions: copies of the given networks of their names, or of the student, or fresh ones."""
+    averages_are_not_given(method, given)
     found: list[TrainedCompanion | StudentAverage] = []
     for name, companion in method.companions.items():
         net = begun(name, companion, student, given, seed)
@@ -104,6 +105,13 @@ def companions_of(
     return found
 
 
+def averages_are_not_given(method: Method, given: Iterable[str]) -> None:
+    """Raise MmardError where a network is given under the name of the student's average."""
+    for name in given:
+        if name in method.companions and method.companions[name].average is not None:
+            raise MmardError(f"{name!r} is the student's own average in this method; leave out teachers.{name}")
+
+
 def begun(name: str, companion: Companion, student: nn.Module, given: Mapping[str, nn.Module], seed: int) -> nn.Module:
     """Copy the given network of the companion's name, or build a fresh one; an average starts as a copy of the student.
 
@@ -111,8 +119,6 @@ def begun(name: str, companion: Companion, student: nn.Module, given: Mapping[st
         MmardError: where neither can be.
     """
     if companion.average is not None:
-        if name in given:
-            raise MmardError(f"{name!r} is the student's own average in this method; leave out teachers.{name}")
         return copy.deepcopy(student)
     if name in given:
         return copy.deepcopy(given[name])
