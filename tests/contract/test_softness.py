@@ -218,6 +218,16 @@ def test_auto_where_nothing_measures_it_is_one_line(taught: dict[str, Any], tmp_
         train(taught, method=f"{tmp_path}/own.py:build", out=str(tmp_path / "run"))
 
 
+def test_auto_in_a_method_of_ones_own(taught: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from mmard.methods import METHODS\nfrom mmard.terms.softness import Tau\n"
+        "def build(tau: Tau = 1.0):\n    return METHODS['rslad'](tau=tau)\n"
+    )
+    own = train({**taught, "method": {"name": f"{tmp_path}/own.py:build", "tau": "auto"}}, out=str(tmp_path / "own"))
+    ours = train({**taught, "method": "rslad(tau=auto)"}, out=str(tmp_path / "ours"))
+    assert_same_runs(own.path, ours.path)
+
+
 @pytest.mark.parametrize(
     "tau", [0, -1, float("nan"), float("inf"), "x", True, None, [], [1, 2, 3], [0.5, None], {"auto": "auto"}, {"from": 1}, 1e-9]
 )  # fmt: skip

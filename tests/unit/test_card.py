@@ -94,6 +94,8 @@ def test_each_table_says_which_file_and_which_threat(tmp_path: Path) -> None:
     ]
     assert "L∞ 8/255 in training;" in card.text
     assert "in training and in judging" not in card.text
+    write_card(other := make_run(tmp_path / "wide", attack={"eps": 10 / 255}))
+    assert "L∞ 8/255 in training, its examples made within 10/255;" in (other / "README.md").read_text()
     assert {r.metric_name.rpartition("; ")[2] for r in card.data.eval_results if "PGD-20" in r.metric_name} == {
         "L∞ 4/255), 10 test images"  # the best checkpoint's figures alone are the model's
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from mmard.core.threat import in_255ths
 from mmard.evaluation.scores import CLEAN, WORST
 from mmard.models.weights import metadata_of
 from mmard.report.export_table import export_table
@@ -147,10 +148,16 @@ def attack_label(row: Mapping[str, Any], threat: str) -> str:
     return f"{row['attack']} ({row['detail']}; {threat})"
 
 
+def _own_radius(s: Mapping[str, Any]) -> str:
+    """Describe the ball in which examples were made, where it is not the threat's."""
+    eps = section_of(s, "attack").get("eps")
+    return f", its examples made within {in_255ths(float(eps))}" if isinstance(eps, int | float) else ""
+
+
 def _training_facts(run: Run) -> str:
     s, teacher = run.settings, run.settings.get("teacher")
     lines = [f"- **Data**: {data_name_of(s)}, pixels in [0, 1]{_split_words(section_of(s, 'data'))}", *_classes(run)]
-    lines.append(f"- **Threat**: {threat_of(s)} in training; in judging as each table says")
+    lines.append(f"- **Threat**: {threat_of(s)} in training{_own_radius(s)}; in judging as each table says")
     lines.append(
         f"- **Teacher**: {f'`{portable(teacher)}`{_of_teacher(Path(str(teacher)), run.path)}' if teacher else 'none'}"
     )
