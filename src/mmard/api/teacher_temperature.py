@@ -52,8 +52,8 @@ def with_temperature(
     method = method_of(settings, resolved.threat)
     if is_unknown(method):
         raise MmardError(
-            "tau=auto stands in the method's own code, where its value could not be kept; make it a parameter, build(tau: Tau = 1), "
-            "and give it: method.tau=auto"
+            "tau=auto stands in the method's own code, where its value could not be kept; make it a parameter, "
+            "build(tau: Tau = 1), and give it: method.tau=auto"
         )
     return replace(resolved, settings=settings, method=method), told
 
