@@ -391,13 +391,18 @@ def test_rpat_is_its_formula() -> None:
         assert_close(step.gradient(), slopes(loss.mean(), s))
 
 
-@pytest.mark.parametrize("uniform", [False, True])
-def test_waypoints_are_their_formula(uniform: bool) -> None:
+@pytest.mark.parametrize(("uniform", "tau"), [(False, 1.0), (True, 1.0), (False, 0.6)])
+def test_waypoints_are_their_formula(uniform: bool, tau: float) -> None:
     """On RSLAD: the iterates after three and after seven of ten steps, weighed by how near T's boundary they are."""
-    n, (x, _) = networks(), images()
-    s, t, seen = n["student"], n["teacher"], list[Tensor]()
+    n, (x, y) = networks(), images()
+    s, net, seen = n["student"], n["teacher"], list[Tensor]()
+
+    def t(z: Tensor) -> Tensor:
+        return net(z) / tau
+
+    n["teacher"] = t  # type: ignore[assignment]
     at = pgd(lambda z: kl(p(t(x)).detach(), p(s(z))), "gaussian", watch=seen.append)
-    step = Step(waypoints(gamma=0.8, tau=0.5, uniform=uniform))
+    step = Step(waypoints(gamma=0.8, kappa=0.5, uniform=uniform, tau=tau))
     torch.testing.assert_close(step(0.0), at, rtol=0, atol=1e-5)
     far = []
     for point in (seen[3], seen[7]):
@@ -408,8 +413,11 @@ def test_waypoints_are_their_formula(uniform: bool) -> None:
     first, second = (weights[:, 0], weights[:, 1]) if not uniform else (0.5, 0.5)
     extra = first * kl(p(t(seen[3])).detach(), p(s(seen[3]))) + second * kl(p(t(seen[7])).detach(), p(s(seen[7])))
     assert_close(step.gradient(), slopes((rslad_loss(n, x, at) + 0.8 * extra).mean(), s))
-    step(0.0, seed=1)  # another batch's way, not this one's after it
-    assert len([m for m in step.method.modules() if len(m._way) == 10]) == 1
+    images_again = x.float()
+    for _ in range(2):  # the second attack on the same images has a way of its own
+        step.update(images_again, y, torch.arange(len(y)), 0.0)
+        (state,) = step.method.modules()
+        assert len(state._way) == 10
 
 
 def test_wrappers_add_up() -> None:

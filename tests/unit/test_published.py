@@ -68,8 +68,9 @@ def test_a_published_recipe_can_be_run(name: str) -> None:
         method, [*settings.teachers, *(["teacher"] if settings.teacher else []), *fresh], settings.train.epochs
     )
     assert isinstance(method.maximizer, Pgd)
-    step = 0.007 if name.split("-")[0] in ("trades", "mart") else 2 / 255
-    assert (method.maximizer.steps, method.maximizer.step_for(threat), threat.eps) == (10, step, 8 / 255)
+    eps, step = (0.031, 0.007) if name.split("-")[0] in ("trades", "mart") else (8 / 255, 2 / 255)
+    ball = method.ball(threat)
+    assert (method.maximizer.steps, method.maximizer.step_for(ball), ball.eps, threat.eps) == (10, step, eps, 8 / 255)
     Averaging(**settings.averaging.model_dump())
     with torch.device("meta"):
         build(Architecture(name=settings.student, classes=10))

@@ -68,7 +68,7 @@ def hard_peer(v: Views) -> Tensor:
 
 
 class PeerSettings(Section):
-    """How the peer learns: weight of its labels, temperature of its KL, learning rate (None: the student's)."""
+    """Settings of the peer's learning: weight of its labels, temperature of its KL, learning rate (None: the student's)."""
 
     gamma1: NotNegative = 1.0
     tau: Positive = 1.0

@@ -1,8 +1,9 @@
 """Way points: the attack's iterates as further samples, after an idea of DARWIN (its formulas are others, and not had here).
 
 On any base (RSLAD): + γ·Σ_k w_k·KL(T(x_k)‖S(x_k)), x_k the attack's iterates at a third and at two thirds of its steps, and
-w = softmax_k(−|m_T(x_k)|/τ) with m_T the teacher's logit margin of its class at x: the iterate nearer the teacher's
+w = softmax_k(−|m_T(x_k)|/κ) with m_T the teacher's logit margin of its class at x: the iterate nearer the teacher's
 boundary counts for more. ``uniform`` weighs both alike: the control. BatchNorm sees them after the base's images, in this order.
+``tau`` divides the teacher's logits in base, targets and margins (`mmard.terms.softness`).
 """
 
 from dataclasses import replace
@@ -16,6 +17,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.methods.rslad import rslad
+from mmard.terms.softness import Tau, soften_method
 from mmard.utils.errors import MmardError
 from mmard.utils.validation import NotNegative, Positive
 
@@ -30,16 +32,19 @@ CITATION = Citation(
 class WayPoints(nn.Module):
     """Remember the iterates of a batch's attack, and follow the teacher at two of them."""
 
-    def __init__(self, tau: float, uniform: bool) -> None:
+    def __init__(self, kappa: float, uniform: bool) -> None:
         super().__init__()
-        self.tau, self.uniform = tau, uniform
+        self.kappa, self.uniform = kappa, uniform
         self._of: Tensor | None = None  # the images whose way this is; not saved: it does not outlive its step
-        self._way: tuple[Tensor, ...] = ()
+        self._way: list[Tensor] = []
 
     def watch(self, v: Views) -> Tensor:
         """Remember the iterate at which the attack takes a gradient, in an inner term that is 0."""
-        way = self._way if self._of is v.nat.x else ()
-        self._of, self._way = v.nat.x, (*way, v.adv.x.detach())
+        self._of, self._way = (
+            v.nat.x,
+            v.nat.once("the attack's way", list),
+        )  # of this attack, and no other on these images
+        self._way.append(v.adv.x.detach())
         return torch.zeros_like(v.adv.x.flatten(1)[:, 0])
 
     def follow(self, v: Views) -> Tensor:
@@ -57,11 +62,16 @@ class WayPoints(nn.Module):
             return each.mean(1)
         own = v.nat.teacher.argmax(1)
         far = torch.stack([losses.margin(point.teacher, own).abs() for point in points], 1)
-        return (each * (-far / self.tau).softmax(1)).sum(1)
+        return (each * (-far / self.kappa).softmax(1)).sum(1)
 
 
 def waypoints(
-    base: Method | None = None, *, gamma: NotNegative = 1.0, tau: Positive = 1.0, uniform: bool = False
+    base: Method | None = None,
+    *,
+    gamma: NotNegative = 1.0,
+    kappa: Positive = 1.0,
+    uniform: bool = False,
+    tau: Tau = 1.0,
 ) -> Method:
     """Way points (after Dong 2024): any base (RSLAD), its teacher followed at iterates of the attack too."""
     base = as_method(base, rslad)
@@ -71,8 +81,9 @@ def waypoints(
         raise MmardError(
             "waypoints is about the attack's way, and this base attacks nothing; give one, such as base=rslad"
         )
-    points = WayPoints(tau, uniform)
+    points = WayPoints(kappa, uniform)
     watched = term("way(x')")(points.watch)
-    weights = "w = ½" if uniform else f"w = softmax(−|m_T|/{tau:g})"
+    weights = "w = ½" if uniform else f"w = softmax(−|m_T|/{kappa:g})"
     followed = term(f"Σ w·KL(T(x_k)‖S(x_k)) [k = ⅓, ⅔ of the way, {weights}]", divergence=True)(points.follow)
-    return replace(base, inner=base.inner + 0.0 * watched, outer=base.outer + gamma * followed)
+    whole = replace(base, inner=base.inner + 0.0 * watched, outer=base.outer + gamma * followed)
+    return soften_method(whole, tau)
