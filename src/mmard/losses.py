@@ -28,9 +28,11 @@ def kl(target: Tensor, student: Tensor, tau: float = 1.0) -> Tensor:
     return (log_t.exp() * (log_t - log_s)).sum(1)
 
 
-def entropy(logits: Tensor) -> Tensor:
-    """Compute the entropy H(softmax(logits)), in [0, log K]."""
+def entropy(logits: Tensor, order: float = 1.0) -> Tensor:
+    """Compute the entropy H(softmax(logits)), in [0, log K]; of an order α other than 1 Rényi's, log Σ p^α / (1 − α)."""
     log_p = log_probs(logits)
+    if order != 1:
+        return (order * log_p).logsumexp(1) / (1 - order)
     return -(log_p.exp() * log_p).sum(1)
 
 

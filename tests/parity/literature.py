@@ -199,7 +199,7 @@ class Absld(Paper):
 
 
 class Saad(Paper):
-    alpha, beta, script = 1.0, 0.0, False
+    alpha, beta, script, order = 1.0, 0.0, False, 1.0
 
     def ascend(self, S, T, x, a, y):  # type: ignore[no-untyped-def]
         rows = []
@@ -215,7 +215,8 @@ class Saad(Paper):
     def descend(self, S, T, N, x, a, y, epoch, epochs):  # type: ignore[no-untyped-def]
         m = x - (a - x)
         sa, sm, sc, ta = S(a), S(m), S(x), T(a)
-        h = entropy(p(ta))
+        q = p(ta)
+        h = entropy(q) if self.order == 1 else ((q**self.order).sum(1)).log() / (1 - self.order)
         w, share = h, h / log(ta.shape[1])
         if self.script:
             w, share = 5 * (h - h.min()), (h - h.min()) / (h.max() - h.min())
@@ -226,6 +227,10 @@ class Saad(Paper):
 
 class SaadC(Saad):
     alpha, beta = 3.0, 0.5
+
+
+class SaadRenyi(SaadC):
+    order = 2.0
 
 
 class SaadScript(SaadC):

@@ -47,6 +47,7 @@ CASES: dict[str, tuple[Make, Callable[..., papers.Paper]]] = {
     "absld": (lambda: absld(rate=0.4), papers.Absld),
     "saad": (saad, papers.Saad),
     "saad_c": (lambda: saad_c(alpha=3, beta=0.5), papers.SaadC),
+    "saad_c, Rényi's entropy": (lambda: saad_c(alpha=3, beta=0.5, order=2), papers.SaadRenyi),
     "saad_c, script's weights": (lambda: saad_c(alpha=3, beta=0.5, script_weights=True), papers.SaadScript),
 }
 METHODS_HERE = {name for name in CASES if name in METHODS}

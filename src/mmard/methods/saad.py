@@ -5,6 +5,7 @@ loss has IGDM's gradient matching in it. x' maximises KL(t̂‖S(x')), with t̂ 
 linear: one backward of the teacher a batch. BatchNorm sees x', x − δ, x, the last for β = 0 too. α is 1 on CIFAR-10
 and 10 on CIFAR-100. The release weighs by w = 5·(H − its least in the batch) (``script_weights=True``; with several processes
 or a batch in parts, of a part) and averages the weights from epoch 95 of 200: ``averaging: {kind: swa, start: 0.4725}``.
+An earlier upload of it has Rényi's entropy of an ``order``, 2 say, for H.
 ``tau``, not the paper's, divides the teacher's logits, in w and t̂ too.
 """
 
@@ -17,11 +18,12 @@ from torch import Tensor
 from mmard import losses
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
-from mmard.core.objective import term
+from mmard.core.objective import Objective, term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import gradient_match
 from mmard.terms.softness import Tau, soften
+from mmard.utils.validation import Positive
 
 CITATION = Citation(
     authors="Lee and Chung",
@@ -35,9 +37,9 @@ SCRIPT_SCALE = 5.0  # of the released script's weights
 TINY = 1e-8
 
 
-def _sample_weights(v: Views, script: bool) -> tuple[Tensor, Tensor]:
+def _sample_weights(v: Views, script: bool, order: float) -> tuple[Tensor, Tensor]:
     """Compute each sample's weight and the same brought into [0, 1], from the teacher's entropy at x', (B,) both."""
-    h = losses.entropy(v.adv.teacher)
+    h = losses.entropy(v.adv.teacher, order)
     if not script:
         return h, h / math.log(v.adv.teacher.shape[1])
     above = h - h.min()
@@ -45,16 +47,22 @@ def _sample_weights(v: Views, script: bool) -> tuple[Tensor, Tensor]:
 
 
 @term("w·(KL(T(x')‖S(x')) + {alpha}·ramp·KL(Δt‖Δs)) [w = H(T(x'))]", divergence=True)
-def undecided(v: Views, alpha: float = 1.0, script_weights: bool = False) -> Tensor:
+def undecided(v: Views, alpha: float = 1.0, script_weights: bool = False, order: float = 1.0) -> Tensor:
     """Follow the teacher at x', in value and in gradient, most where the teacher is undecided there."""
     follow = losses.kl(v.adv.teacher, v.adv.student)
-    return _sample_weights(v, script_weights)[0] * (follow + alpha * gradient_match.total(v))
+    return _sample_weights(v, script_weights, order)[0] * (follow + alpha * gradient_match.total(v))
+
+
+def _named(objective: Objective, order: float) -> Objective:
+    """Write the order of the entropy into the formula, where it is not Shannon's."""
+    sign = "H(" if order == 1 else f"H_{order:g}("
+    return Objective(tuple((w, replace(t, formula=t.formula.replace("H(", sign))) for w, t in objective.terms))
 
 
 @term("(1−w/log K)·KL(T(x)‖S(x))", divergence=True)
-def decided(v: Views, script_weights: bool = False) -> Tensor:
+def decided(v: Views, script_weights: bool = False, order: float = 1.0) -> Tensor:
     """Follow the teacher at x where the teacher is decided at x'."""
-    return (1 - _sample_weights(v, script_weights)[1]) * losses.kl(v.nat.teacher, v.nat.student)
+    return (1 - _sample_weights(v, script_weights, order)[1]) * losses.kl(v.nat.teacher, v.nat.student)
 
 
 def _label_gradient(v: Views) -> tuple[Tensor, Tensor]:
@@ -74,9 +82,13 @@ def linear_label(v: Views) -> Tensor:
     return losses.kl(logits.scatter_add(1, v.y[:, None], moved[:, None]), v.adv.student)
 
 
-def saad(alpha: float = 1.0, beta: float = 0.0, script_weights: bool = False, tau: Tau = 1.0) -> Method:
+def saad(
+    alpha: float = 1.0, beta: float = 0.0, script_weights: bool = False, tau: Tau = 1.0, order: Positive = 1.0
+) -> Method:
     """SAAD (Lee 2026): samples weighed by whether their examples transfer to the teacher; slopes matched."""
-    outer = (undecided.given(alpha=alpha) + beta * decided).given(script_weights=script_weights)
+    outer = (_named(undecided, order).given(alpha=alpha) + beta * decided).given(
+        script_weights=script_weights, order=order
+    )
     return Method(
         name="saad",
         inner=soften(linear_label, tau),
@@ -85,6 +97,8 @@ def saad(alpha: float = 1.0, beta: float = 0.0, script_weights: bool = False, ta
     )
 
 
-def saad_c(alpha: float = 1.0, beta: float = 0.2, script_weights: bool = False, tau: Tau = 1.0) -> Method:
+def saad_c(
+    alpha: float = 1.0, beta: float = 0.2, script_weights: bool = False, tau: Tau = 1.0, order: Positive = 1.0
+) -> Method:
     """SAAD-C (Lee 2026): SAAD, and natural images where examples do not transfer; β = 0.2 or 0.5."""
-    return replace(saad(alpha=alpha, beta=beta, script_weights=script_weights, tau=tau), name="saad_c")
+    return replace(saad(alpha=alpha, beta=beta, script_weights=script_weights, tau=tau, order=order), name="saad_c")
