@@ -19,6 +19,7 @@ from mmard.attacks.inner.adaptive import EarlyStop, WarmStart
 from mmard.attacks.inner.compose import Inner
 from mmard.attacks.inner.one_step import RS_FGSM
 from mmard.attacks.inner.switching import CollapseGuard, StepSwitch
+from mmard.core.ascent import Ascent
 from mmard.core.views import Models
 from mmard.data.augment import sample_crop
 from mmard.data.images import DataSet
@@ -167,6 +168,20 @@ def counting(calls: list[int], process: Any) -> Method:
     return Method(inner=counted, outer=ends, maximizer=process)
 
 
+def test_late_has_a_ball_and_a_step_of_its_own() -> None:
+    """ReBAT++: ten steps of 2/255 within 8/255, then twelve of 2/255 within 10/255; named, so that no other run resumes it."""
+    late = {"after": 0.5, "steps": 12, "eps": "10/255", "step_size": "2/255"}
+    process = method_of(read_settings(None, {"method": "pgd_at", "threat.eps": "8/255", "attack.late": late})).maximizer
+    assert isinstance(process, StepSwitch)
+    assert str(process).endswith("from 50 % of the run on PGD-12 (step 2/255, start uniform) within 10/255")
+    x, y, index = blobs(8).batch(slice(None))
+    x = 0.2 + 0.6 * x
+    for progress, reached in ((0.49, 8 / 255), (0.5, 10 / 255)):
+        views = Views.of(x, y, index, Models({"student": small_net().eval()}), progress, 10)
+        x_adv = process(Ascent(METHODS["pgd_at"]().inner, views), x, Threat(eps=8 / 255))
+        assert (x_adv - x).abs().max().item() == pytest.approx(reached, rel=1e-4)
+
+
 def test_late_switches_at_the_right_step(calls: list[int], tiny: DataSet, tmp_path: Path) -> None:
     late = StepSwitch(first=Pgd(steps=2), then=Pgd(steps=5), after=0.75)
     trainer(tiny, tmp_path, counting(calls, late)).fit()
@@ -271,6 +286,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         {"attack.late": {"after": 0.5}},
         "setting 'attack.late.steps' is missing",
     ),
+    "late, too far": ({"attack.late": {"after": 0.5, "steps": 3, "eps": 10}}, "is it in 255ths"),
+    "late, swapped": ({"attack.late": {"after": 0.5, "steps": 3, "step_size": 0.9}}, "are the two swapped"),
     "late too late": ({"attack.late": {"after": 1.5, "steps": 3}}, "after is 1.5, expected a share"),
     "a swap": (
         {"attack.step_size": "8/255", "threat.eps": "2/255", "attack.stop_at": "student"},

@@ -2,9 +2,10 @@
 
 PGD-AT; from ``begin`` on (105 of 200 epochs) also β·KL(A(x')‖S(x')), A the student's average with a decay of .999, before that the
 student itself. The learning rate drops by 1.5 instead of 10 (``train.decay``), so that the student fits its examples no faster
-than the attack finds others; a stronger attack from the drop on (ε 10/255, 12 steps, and a drop by 1.7) is the paper's ReBAT++, not
-offered here. The average is the model that is judged: ``averaging: {kind: ema, start: 105}``. The release attacks with the
-student in training mode (``attack_in_train_mode=True``) and shows it x in that mode after each step (not offered).
+than the attack finds others. A stronger attack from the drop on, and a drop by 1.7, is the paper's ReBAT++:
+``attack.late: {after: 0.5, steps: 12, eps: 10/255, step_size: 2/255}``. The average is the model that is judged:
+``averaging: {kind: ema, start: 105}``. The release attacks with the student in training mode (``attack_in_train_mode=True``) and
+shows it x in that mode after each step (not offered).
 """
 
 from typing import Annotated

@@ -20,16 +20,23 @@ PARTS = {
     "stop_at: teacher": "a sample rests once T(x') is of another class than T(x)",
     "stop_at: student": "a sample rests once S(x') is not y",
     "warm_start: true": "each attack of a sample starts where its last one ended",
-    "late: {after: 0.75, steps: 10}": "the method's own PGD with so many steps of eps/4 from that share of the run on",
+    "late: {after: 0.75, steps: 10}": "the method's own PGD with so many steps from that share of the run on; eps, step_size of its own",
     "guard: 10": "the same from the epoch on in which held-out robust accuracy collapses",
 }
 
 
 class Late(Section):
-    """More steps later: from the share ``after`` of the run on the inner attack takes ``steps`` steps."""
+    """More steps later: from the share ``after`` of the run on the inner attack takes ``steps`` steps.
+
+    Args:
+        eps: radius of its ball from then on; None: as before.
+        step_size: length of those steps; None: the method's own, a quarter of the radius.
+    """
 
     after: Number
     steps: Count
+    eps: Positive | None = None
+    step_size: Number | None = None
 
 
 class Inner(Section):
@@ -80,8 +87,10 @@ class Inner(Section):
         """
         process: IterativeAttack = self._single(threat) if self.kind in SINGLE else self._few(own, threat)
         if self.late is not None:
-            then = self._many(own, self.late.steps, threat)
-            process = StepSwitch(first=process, then=then, after=self.late.after)
+            late = self.late
+            ball = threat if late.eps is None else replace(threat, eps=late.eps)
+            then = self._many(replace(own, step_size=late.step_size or own.step_size), late.steps, ball)
+            process = StepSwitch(first=process, then=then, after=late.after, eps=late.eps)
         if self.guard is not None:
             process = CollapseGuard(process, self._many(own, self.guard, threat))
         return WarmStart(process) if self.warm_start else process

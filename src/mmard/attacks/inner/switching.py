@@ -1,6 +1,6 @@
 """Inner attacks that change during training: at a share of the run, or once robustness has collapsed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmard.attacks.inner.adaptive import asked
 from mmard.attacks.pgd import IterativeAttack, Loss
-from mmard.core.threat import Threat
+from mmard.core.threat import Threat, in_255ths
 from mmard.utils.errors import MmardError
 
 COLLAPSED = 0.5  # of its best: the robust accuracy is below, the clean accuracy is not
@@ -21,11 +21,13 @@ class StepSwitch(IterativeAttack):
     Args:
         first, then: the attacks.
         after: share of the training steps, in (0, 1).
+        eps: radius of the ball from then on; None: as before.
     """
 
     first: IterativeAttack
     then: IterativeAttack
     after: float
+    eps: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.after < 1:
@@ -33,17 +35,23 @@ class StepSwitch(IterativeAttack):
 
     def init(self, loss: Loss, x: Tensor, threat: Threat) -> Tensor:
         """Return the current attack's starting point."""
-        return self._now(loss).init(loss, x, threat)
+        now, ball = self._now(loss, threat)
+        return now.init(loss, x, ball)
 
     def run(self, loss: Loss, x: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
         """Run the current attack from ``x_adv`` on."""
-        return self._now(loss).run(loss, x, x_adv, threat)
+        now, ball = self._now(loss, threat)
+        return now.run(loss, x, x_adv, ball)
 
-    def _now(self, loss: Loss) -> IterativeAttack:
-        return self.then if asked(loss, self).views.progress >= self.after else self.first
+    def _now(self, loss: Loss, threat: Threat) -> tuple[IterativeAttack, Threat]:
+        """Return the attack of this step and its ball."""
+        if asked(loss, self).views.progress < self.after:
+            return self.first, threat
+        return self.then, threat if self.eps is None else replace(threat, eps=self.eps)
 
     def __str__(self) -> str:
-        return f"{self.first}; from {100 * self.after:g} % of the run on {self.then}"
+        within = "" if self.eps is None else f" within {in_255ths(self.eps)}"
+        return f"{self.first}; from {100 * self.after:g} % of the run on {self.then}{within}"
 
 
 class CollapseGuard(nn.Module):
