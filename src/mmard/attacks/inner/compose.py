@@ -20,7 +20,7 @@ PARTS = {
     "stop_at: teacher": "a sample rests once T(x') is of another class than T(x)",
     "stop_at: student": "a sample rests once S(x') is not y",
     "warm_start: true": "each attack of a sample starts where its last one ended",
-    "late: {after: 0.75, steps: 10}": "the method's own PGD with so many steps from that share of the run on; eps, step_size of its own",
+    "late: {after: 0.75, steps: 10}": "from that share of the run on so many steps of eps/4; eps and step_size may be given",
     "guard: 10": "the same from the epoch on in which held-out robust accuracy collapses",
 }
 
