@@ -77,7 +77,7 @@ def test_a_function_in_somebodys_folder_is_not_run(mmard: Run, files: Path) -> N
     assert done.returncode == 0, done.stderr
     assert mmard("eval", "theirs", *JUDGE).returncode == 0  # the user has run this code
     plant(files / "theirs", data={"name": "mine.py:remove"})  # but not this function of it
-    refused(mmard("eval", "theirs", *JUDGE), "name data.name=mine.py:remove", "--trust")
+    refused(mmard("eval", "theirs", *JUDGE), "data.name mine.py:remove", "--trust")
     plant(files / "theirs", data={"name": "mine.py:build", "parameters": {"count": "/etc/passwd"}})
     refused(mmard("eval", "theirs", *JUDGE), "data.parameters.count=/etc/passwd", "--trust")
     plant(files / "theirs", data={"name": "mine.py:build", "parameters": {}})

@@ -21,7 +21,8 @@ from mmard.api.settings import read_settings
 from mmard.api.train import train
 from mmard.models.architectures import Architecture, adopt, build
 from mmard.models.foreign import PROVIDERS, NetworkSpec, is_foreign
-from mmard.models.weights import architecture_facts, keep_code
+from mmard.models.tensor_files import load_tensors, save_tensors
+from mmard.models.weights import architecture_facts, keep_code, save_weights
 
 NET = """
 from torch import nn
@@ -133,6 +134,30 @@ def test_the_users_file_is_trained_resumed_judged_and_exported(
     elsewhere()
     with pytest.raises(MmardError, match=r"net.py:build, whose code is not beside it"):
         load_model(run, trust=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"name": "net.py:fixed"}, "fixed of that code"),  # which the user has not run, unlike build beside it
+        ({"name": "net.py:Plain"}, "Plain of that code"),
+        ({"parameters": {"head": "/etc/passwd"}}, "student.head=/etc/passwd"),
+        ({"name": "hf:somebody/net", "code": ""}, "student=hf:somebody/net"),  # its configuration would be fetched
+        ({"name": "os.path:join", "code": ""}, "student os.path:join"),
+    ],
+)
+def test_to_have_run_a_function_vouches_for_nothing_else(
+    net: Path, tmp_path: Path, change: dict[str, Any], names: str
+) -> None:
+    weights = tmp_path / "theirs" / "best.safetensors"
+    known = student_architecture(read_settings(None, {"student": "net.py:build"}), 10, 1)
+    save_weights(weights, build(known))
+    assert load_model(weights).architecture.code
+    tensors, header = load_tensors(weights)
+    header["architecture"] = json.dumps({**architecture_facts(weights), **change})
+    save_tensors(weights, tensors, header)
+    with pytest.raises(MmardError, match=rf"{names}.*--trust"):
+        load_model(weights)
 
 
 def test_a_file_that_changed_is_another_run(net: Path) -> None:

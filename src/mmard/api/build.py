@@ -240,11 +240,7 @@ def may_be_read(settings: Settings) -> None:
 def _data_may_be_read(settings: Settings) -> None:
     data = settings.data
     if is_code(data.name):
-        settings.trust.must_allow_network(data.name, "data.name")
-        settings.trust.must_allow_place(f"hub://{data.name}", "data.name")  # not any function of a file that he has run
-        for key, value in data.parameters.items():
-            if isinstance(value, str):  # it may be a path
-                settings.trust.must_allow_place(value, f"data.parameters.{key}")
+        settings.trust.must_allow_builder(data.name, "data.name", data.parameters)
         return
     if data.name not in SOURCES:  # a name of the hub, or of a folder that `datasets` takes for one
         settings.trust.must_allow_place(data.name if Path(data.name).exists() else f"hub://{data.name}", "data.name")

@@ -140,7 +140,7 @@ def _recorded(path: Path, metadata: dict[str, Any], trust: Trust) -> Path | None
 def must_allow_surrogate(surrogate: Path, trust: Trust) -> None:
     """Raise MmardError unless the float network behind an exported one may be read, and fetched if its card says so."""
     trust.must_allow_place(str(surrogate), "source")
-    if place := fetched_by(surrogate):
+    for place in fetched_by(surrogate):
         trust.must_allow_place(place, "source")
 
 

@@ -1,6 +1,7 @@
 """The networks of a run: the student and the teachers that its settings name, and modules that were given in Python."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,12 @@ def must_allow_teacher(settings: Settings, name: str, source: str) -> None:
         if in_zoo(source) in zoo_cards().values():  # it comes with the package
             return
         trust.must_allow_place(f"network://{source}" if source.startswith(PREFIX) else source, key)
-        if trust.folder is not None and (place := fetched_by(source)):
-            trust.must_allow_place(place, f"the card {source}, whose file")
+        for place in fetched_by(source) if trust.folder is not None else ():
+            trust.must_allow_place(place, f"the card {source}, which fetches")
         return
     spec = NetworkSpec.of(source)
     if spec.is_code:
-        trust.must_allow_network(spec.name, key)
+        trust.must_allow_builder(spec.name, key, spec.parameters)
     if spec.weights:
         trust.must_allow_place(spec.weights, key)
     elif spec.kind != GIVEN:  # it fetches its own
@@ -87,7 +88,7 @@ def must_allow_named(word: str, what: str, trust: Trust) -> None:
     """Vouch for a network from elsewhere that the user's own command names, or raise MmardError for a file that is not there."""
     spec = NetworkSpec.of(word)
     if spec.is_code:
-        trust.also({spec.name}).must_allow_network(spec.name, what)
+        trust.also({spec.name}).must_allow_builder(spec.name, what, spec.parameters)
 
 
 def student_architecture(
@@ -107,7 +108,11 @@ def student_architecture(
     known = architecture_facts(best) if (best := kept.with_name("best.safetensors")).is_file() else {}
     config = known.get("parameters", {}).get("config") if known.get("name") == spec.name else None
     parameters = {**spec.parameters, **({"config": config} if config else {})}
-    code = settings.trust.must_allow_network(spec.name, "student", kept) if spec.is_code else ""
+    trust, code = settings.trust, ""
+    if spec.is_code:
+        code = trust.must_allow_builder(spec.name, "student", spec.parameters, kept)
+    elif spec.parameters.get("pretrained") or replace(spec, parameters=parameters).fetches:
+        trust.must_allow_place(f"network://{spec.name}", "student")
     mean, std = (spec.mean, spec.std) if spec.mean or spec.std else normalisation
     shape = {"classes": classes, "channels": channels}
     return Architecture(name=spec.name, parameters=parameters, code=code, mean=mean, std=std, **shape)

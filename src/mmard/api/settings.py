@@ -246,9 +246,10 @@ def _words(overrides: dict[str, Any]) -> set[str]:
     for key, value in overrides.items():
         section, texts = str(key).split(".")[0], set(_texts(value))
         found |= texts | (names_of(value) if section == "method" else set())
-        found |= {
-            NetworkSpec.of(text).name for text in texts if section in (*NETWORKS, "teachers") and is_foreign(text)
-        }
+        for text in texts if section in (*NETWORKS, "teachers") else ():
+            if is_foreign(text):
+                spec = NetworkSpec.of(text)
+                found |= {spec.name, *_texts(dict(spec.parameters))}
     return found
 
 

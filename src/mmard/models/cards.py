@@ -165,13 +165,15 @@ def _named(source: str | Path) -> Path:
     return robustbench.card_of(str(source)) if str(source).startswith(robustbench.PREFIX) else in_zoo(source)
 
 
-def fetched_by(source: str | Path) -> str | None:
-    """Tell what a card fetches, as ``hub://owner/name/file`` or an address; None for anything that fetches nothing."""
+def fetched_by(source: str | Path) -> list[str]:
+    """List what a card fetches, as ``hub://owner/name/file``, ``network://hf:owner/name`` or an address; nothing for others."""
     path = _named(source)
     if path.suffix != ".json" or not path.is_file():
-        return None
+        return []
     card = Card.read(path)
-    return card.url if card.hub is None else f"hub://{card.hub.get('repo')}/{card.hub.get('filename')}"
+    from_hub = [f"hub://{card.hub.get('repo')}/{card.hub.get('filename')}"] if card.hub is not None else []
+    network = NetworkSpec.of(card.architecture)
+    return [*from_hub, *([card.url] if card.url else []), *([f"network://{network.name}"] if network.fetches else [])]
 
 
 def weights_file(path: Path) -> Path:

@@ -23,7 +23,7 @@ from mmard.utils.files import sha256
 from mmard.utils.foreign_code import function_at, run_foreign
 from mmard.utils.numbers import shortened
 from mmard.utils.text_files import NoYamlError, parse_yaml
-from mmard.utils.trust import is_allowed_module, vouched_code
+from mmard.utils.trust import is_vouched, vouched_code
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and std by channel; both empty: raw pixels."""
@@ -93,6 +93,11 @@ class NetworkSpec:
     def is_code(self) -> bool:
         """Tell whether to build it runs code that is neither this package's nor a provider's."""
         return self.kind in ("file", "module")
+
+    @property
+    def fetches(self) -> bool:
+        """Tell whether to build it asks the hub for its configuration, which weights of this package bring along."""
+        return self.kind == "hf" and not self.parameters.get("config")
 
     def code(self) -> str:
         """Compute the SHA-256 of the user's file; empty for any other kind."""
@@ -184,8 +189,8 @@ def build_network(
 
 def _own(spec: NetworkSpec, classes: int, channels: int, code: str) -> nn.Module:
     """Call the user's builder; the number of classes and of channels is given where its parameters have room for it."""
-    file = vouched_code(code) if spec.kind == "file" else None
-    if file is None if spec.kind == "file" else not is_allowed_module(spec.name):
+    file = vouched_code(spec.name, code) if spec.kind == "file" else None
+    if not is_vouched(spec.name, code) or (spec.kind == "file" and file is None):
         raise MmardError(
             f"to build {spec.name} runs its code; if you know that code, give --trust (Python: trust=True)"
         )
@@ -262,7 +267,8 @@ def _put(net: nn.Module, place: str, layer: nn.Module) -> None:
 def _hf(name: str, given: Mapping[str, Any], classes: int, channels: int) -> tuple[nn.Module, Normalisation]:
     transformers = package("transformers", "hf")
     given, auto = dict(given), transformers.AutoModelForImageClassification
-    pretrained, kept = given.pop("pretrained", False), given.pop("config", None)
+    pretrained, kept = given.pop("pretrained", False), given.pop("config", None) or {}
+    kept = {key: value for key, value in kept.items() if not key.endswith("_implementation")}  # may be code of the hub
     sizes = {"num_labels": classes, "num_channels": channels}
     if pretrained:
         found = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)

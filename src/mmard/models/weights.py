@@ -16,7 +16,7 @@ from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import sha256, state_of, write_whole
 from mmard.utils.portable_paths import portable
 from mmard.utils.text_files import parse_json
-from mmard.utils.trust import Trust, is_allowed_module, is_vouched, vouch_for_code, vouched_code
+from mmard.utils.trust import Trust, is_vouched, vouch_for_code, vouched_code
 
 CODE = "network.py"
 """The file in a run folder with the user's own code that builds the network."""
@@ -62,7 +62,7 @@ def keep_code(folder: Path, architecture: Architecture) -> None:
     code = architecture.code
     if not code or code_beside(folder, code):
         return
-    if (source := vouched_code(code)) is None:
+    if (source := vouched_code(architecture.name, code)) is None:
         raise MmardError(f"{architecture.name} is not the code any more that this run began with; put it back")
     target = folder / CODE if not (folder / CODE).exists() else folder / f"network-{code[:8]}.py"
     write_whole(target, lambda part: part.write_bytes(source.read_bytes()), make_folder=False)
@@ -76,25 +76,29 @@ def code_beside(folder: Path, digest: str) -> Path | None:
 
 
 def _may_run(architecture: Architecture, path: Path, trust: bool) -> None:
-    """Raise MmardError unless the code that builds the network has been run by this user before, or is trusted now."""
-    spec = architecture.spec
-    if not spec.is_code or (spec.kind == "module" and is_allowed_module(spec.name)):
+    """Raise MmardError unless this user has run before, or trusts now, the code that builds the network, and what it fetches."""
+    spec, code = architecture.spec, architecture.code
+    vouched = Trust(everything=trust, folder=path.parent)
+    if spec.fetches:
+        vouched.must_allow_place(f"network://{spec.name}", "student")
+    if not spec.is_code:
         return
     if spec.kind == "module":
-        Trust(everything=trust).must_allow_network(spec.name, "student")
+        vouched.must_allow_builder(spec.name, "student", spec.parameters)
         return
-    file, known = code_beside(path.parent, architecture.code), vouched_code(architecture.code)
+    file, known = code_beside(path.parent, code), vouched_code(spec.name, code)
     if file is None and known is None:
         raise MmardError(
             f"{path} is of the network {spec.name}, whose code is not beside it; put that file there, as {CODE}, unchanged"
         )
-    if file is not None and not (trust or is_vouched(architecture.code)):
+    if file is not None and not (trust or is_vouched(spec.name, code)):
         raise MmardError(
-            f"{path} is of a network that {file} builds, and you have not run that code before; if you know it, give --trust "
-            "(Python: trust=True)"
+            f"{path} is of a network that {file} builds, and you have not run {spec.name} of that code before; if you know "
+            "it, give --trust (Python: trust=True)"
         )
+    vouched.must_allow_places_in(spec.parameters, "student")
     if file is not None:
-        vouch_for_code(file, architecture.code)
+        vouch_for_code(spec.name, code, file)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -3,10 +3,11 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmard.utils.errors import MmardError
 from mmard.utils.files import sha256
@@ -15,7 +16,7 @@ from mmard.utils.text_files import read_text
 _KNOWN: set[str] = set()
 """Places that this process has used; their files in `state_folder` may be impossible to write."""
 _CODE: dict[str, Path] = {}
-"""SHA-256 → a file of code that this process may run."""
+"""SHA-256 → where a file of code lies that this process has run functions of."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,26 @@ class Trust:
                 f"that code, give --trust (Python: trust=True), or name it yourself: {word}"
             )
 
-    def must_allow_network(self, name: str, what: str, kept: Path | None = None) -> str:
-        """Raise MmardError unless the user's builder ``name`` may run; remember its code, that it may run again.
+    def must_allow_builder(self, name: str, what: str, parameters: Mapping[str, Any], kept: Path | None = None) -> str:
+        """Raise MmardError unless the function ``name`` may build a network or data; remember it, that it may run again.
+
+        To have run one function of a file vouches for no other, nor for other files and addresses in its parameters.
 
         Args:
             name: ``file.py:build`` or ``package.module:build``.
             what: ``student``, ``teacher``, ``data.name``, for the error.
+            parameters: those that the settings give it.
             kept: a run's copy of the file, for where there is none at its place any more.
 
         Returns:
             The SHA-256 of the file; empty for a module.
         """
         place, _, _ = name.rpartition(":")
+        self.must_allow_places_in(parameters, "data.parameters" if what == "data.name" else what)
         if not place.endswith(".py"):
-            if not is_allowed_module(name):
+            if not is_vouched(name):
                 self.must_allow_code(name, what)
-            _remember(f"code://{name}")
+            _remember(_call(name, ""))
             return ""
         file = Path(place).expanduser()
         named = file.is_file() or kept is None or not kept.is_file()
@@ -74,10 +79,21 @@ class Trust:
         if not file.is_file():
             raise MmardError(f"there is no file {file}")
         digest = sha256(file)
-        if not is_vouched(digest):
+        if not is_vouched(name, digest):
             (self if named else replace(self, own=frozenset())).must_allow_code(name, what)
-        vouch_for_code(file, digest)
+        vouch_for_code(name, digest, file)
         return digest
+
+    def must_allow_places_in(self, value: Any, what: str) -> None:
+        """Raise MmardError where a parameter is an address, or a file or folder that is there, which may not be read."""
+        if isinstance(value, str) and ("://" in value or os.path.lexists(Path(value).expanduser())):
+            self.must_allow_place(value, what)
+        elif isinstance(value, Mapping):
+            for key, part in value.items():
+                self.must_allow_places_in(part, f"{what}.{key}")
+        elif isinstance(value, list | tuple):
+            for part in value:
+                self.must_allow_places_in(part, what)
 
     def must_allow_place(self, place: str, what: str) -> None:
         """Raise MmardError unless a place (a path, an address, or ``hub://owner/name``) may be read; remember an allowed one.
@@ -118,35 +134,29 @@ def known_file(digest: str) -> Path | None:
         return None
 
 
-def vouch_for_code(file: Path, digest: str) -> None:
-    """Remember that the user runs the code in this file: the same code may run again, wherever it lies."""
+def vouch_for_code(name: str, digest: str, file: Path) -> None:
+    """Remember that the user runs ``name``, a function of this file: it may run again, wherever the same code lies."""
+    _remember(_call(name, digest))
     _CODE[digest] = file.resolve()
     with suppress(OSError):
         (state_folder() / f"code-{digest}").unlink(missing_ok=True)  # it may lie elsewhere by now
     _keep(state_folder() / f"code-{digest}", str(file.resolve()))
 
 
-def is_vouched(digest: str) -> bool:
-    """Tell whether the user has run code of this SHA-256 before, wherever it lay."""
-    return digest in _CODE or bool(
-        re.fullmatch("[0-9a-f]{64}", digest) and (state_folder() / f"code-{digest}").is_file()
-    )
+def is_vouched(name: str, digest: str = "") -> bool:
+    """Tell whether the user has run this function before: ``package.module:build``, or one of a file with this SHA-256."""
+    return _is_known(_call(name, digest))
 
 
-def vouched_code(digest: str) -> Path | None:
-    """Find the file of code that the user has run, by its SHA-256; None where it is gone, or its contents are others by now."""
-    if not is_vouched(digest):
+def vouched_code(name: str, digest: str) -> Path | None:
+    """Find the file of a function that the user has run; None where it is gone, or its contents are others by now."""
+    if not is_vouched(name, digest):
         return None
     try:
         found = _CODE.get(digest) or Path(read_text(state_folder() / f"code-{digest}").strip())
         return found if found.is_file() and sha256(found) == digest else None
     except (MmardError, OSError):
         return None
-
-
-def is_allowed_module(name: str) -> bool:
-    """Tell whether the user has run ``package.module:build`` before."""
-    return _is_known(f"code://{name}")
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -159,6 +169,11 @@ def inside(folder: Path, name: str) -> Path:
     if path.is_absolute() or ".." in path.parts or name.startswith("~"):
         raise MmardError(f"{name!r} leads out of {folder}; expected a file in it")
     return folder / path
+
+
+def _call(name: str, digest: str) -> str:
+    """Name a function for `_remember`: one of a file by the file's contents, wherever they lie."""
+    return f"code://{digest}:{name.rpartition(':')[2]}" if digest else f"code://{name}"
 
 
 def _key(place: str) -> str:
