@@ -135,6 +135,12 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "--method", "pgd_at", "engine.devices=3"], ["batch_size 128 does not divide by 3 processes"]),
         (["train", "--method", "mmard", "method.beta=inf"], ["'inf'", "expected a finite number"]),
         (["bench", "--method", "peeraid"], ["bench's plain step trains no companion"]),
+        (
+            ["train", "--method", "adr", "teachers.average=x"],
+            ["the student's own average", "leave out teachers.average"],
+        ),
+        (["train", "--method", "adr(tau=[2])"], ["method.tau is [2], expected a list of 2 numbers"]),
+        (["train", "--method", "peeraid(peer_settings={tau: 0})"], ["'tau' is 0: expected a number above 0"]),
         (["results", "README.md"], ["cannot read README.md"]),
         (["train", "data.seed=-1"], ["'data.seed' is -1"]),
         (["train", "out="], ["'out' is"]),
@@ -158,7 +164,10 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "/etc/passwd"], ["/etc/passwd is no recipe; expected settings in a .yaml file"]),
         (["train", "card.json"], ["card.json is no recipe, and there is no such file"]),
         (["train", "."], ["it is no run folder, for it has no settings.yaml"]),
-        (["train", "eps=0.1"], ["unknown setting 'eps'; did you mean attack.eps or threat.eps? known"]),
+        (
+            ["train", "eps=0.1"],
+            ["unknown setting 'eps'; did you mean attack.eps or attack.late.eps or threat.eps? known"],
+        ),
         (["train", "--method", "pgd_at", "out=${HOME}/x"], ["out=${HOME}/x: ${HOME is not replaced here"]),
         (
             ["train", "--method", "pgd_at", "data.held_out=0.001"],

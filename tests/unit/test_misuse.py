@@ -100,7 +100,7 @@ MISUSES: list[tuple[Callable[[], object], str]] = [
     (lambda: train(data={"nam": 1}), "unknown setting 'data.nam'"),
     (lambda: train(student=A or 3), "unknown model '3'"),
     (lambda: train(nonsense=1), "unknown setting 'nonsense'"),
-    (lambda: train(eps=0.1), "unknown setting 'eps'; did you mean attack.eps or threat.eps? known"),
+    (lambda: train(eps=0.1), "unknown setting 'eps'; did you mean attack.eps or attack.late.eps or threat.eps? known"),
     (lambda: train({"train": {"epoch": 3}}), "unknown setting 'train.epoch'; did you mean train.epochs"),
     (lambda: train({"train": {"epochs": "x"}}), "setting 'train.epochs' is 'x': expected a whole number"),
     (lambda: train({"train": {"lr": 1}, "train.lr": 2}), "the recipe: train.lr and"),
