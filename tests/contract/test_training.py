@@ -1,4 +1,4 @@
-"""The loop: resume is bit-equal, terms keep their state, a loss that is not finite stops, averages are averages."""
+"""The loop: resume is bit-equal, terms keep their state, a loss that is not finite stops, averages are averages; its validation."""
 
 import errno
 import math
@@ -12,18 +12,24 @@ from helpers import small_net
 from torch import Tensor, nn
 
 from mmard import Method, MmardError, Objective, Pgd, Threat, Views, term
+from mmard.attacks.pgd import untargeted
 from mmard.data.images import DataSet
+from mmard.diagnostics.triangle import triangle
 from mmard.methods import METHODS
 from mmard.models.weights import load_weights, metadata_of, read_state
 from mmard.runs.folder import RunFolder
 from mmard.terms import hard_adv, hard_nat
 from mmard.training.averaging import Average, Averaging
 from mmard.training.callbacks import Watcher
+from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
 from mmard.training.trainer import Trainer
+from mmard.training.validation import Validation
 from mmard.utils.files import write_whole
+from mmard.utils.numbers import seed_of
 
 pytestmark = pytest.mark.figures
+
 
 THREAT = Threat(eps=0.1)
 TIMED = (
@@ -304,3 +310,28 @@ def test_the_averages_statistics_do_not_depend_on_the_order_of_the_files(tiny: D
         first = net.features[0](tiny.train.batch(slice(None))[0])  # type: ignore[union-attr, index, operator]
     whole = first.var((0, 2, 3))
     torch.testing.assert_close(net.features[1].running_var, whole, rtol=0.05, atol=1e-4)  # type: ignore[union-attr, index]
+
+
+def test_accuracies_and_the_triangle_are_those_of_all_the_images(tiny: DataSet) -> None:
+    student, teacher, images = small_net(seed=1), small_net(seed=2), tiny.held_out
+    for net in (student.eval(), teacher.eval()):
+        net.net.get_parameter("fc.weight").data *= 5000  # sure of what they say
+    threat, part, seed = Threat(eps=0.1), 7, 3
+    asked = {"part": part, "seed": seed, "engine": Engine(accelerator="cpu")}
+    found = Validation(steps=2).judge(student, images, threat, teacher=teacher, **asked)
+
+    x, y, _ = images.batch(slice(None))
+    assert len(y) > part  # more than one batch
+    made = []
+    for start in range(0, len(y), part):
+        torch.manual_seed(seed_of(seed, "judge", start))
+        rows = slice(start, start + part)
+        made.append(untargeted(Pgd(steps=2, start="uniform"))(student, x[rows], y[rows], threat))
+    said = [net(at).detach() for net in (student, teacher) for at in (x, torch.cat(made))]
+    expected = {edge: value["adjusted"] for edge, value in triangle(*said).items()}
+    assert found["triangle"] == pytest.approx(expected, abs=1e-5)
+    assert max(expected.values()) > 0.01
+    assert found["clean"] == pytest.approx(100 * (said[0].argmax(1) == y).float().mean().item())
+    assert found["robust"] == pytest.approx(100 * (said[1].argmax(1) == y).float().mean().item())
+    alone = Validation(steps=2).judge(student, images, threat, **asked)
+    assert alone == {name: found[name] for name in ("clean", "robust")}

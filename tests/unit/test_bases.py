@@ -146,3 +146,16 @@ def test_a_copy_is_one_whole_file_with_the_figures_above(mmard: Run, tmp_path: P
     assert read_settings(tmp_path / "mine.yaml").resolved() == read_settings("rslad-cifar10-mobilenetv2").resolved()
     assert mmard("cp", "digits-rslad", "plain.yaml").returncode == 0
     assert (tmp_path / "plain.yaml").read_text() == recipes()["digits-rslad"].read_text()
+
+
+def test_a_mapping_for_a_section_changes_the_keys_it_names_and_leaves_the_others() -> None:
+    recipe, short = read_settings("digits-rslad"), {"epochs": 5}
+    assert recipe.train.batch_size != read_settings(None).train.batch_size  # the recipe has its own
+    changed = read_settings("digits-rslad", {"train": short})
+    assert changed.train == recipe.train.model_copy(update=short)
+    assert read_settings("digits-rslad", {"train": {}}).train == recipe.train
+
+
+def test_a_mapping_for_a_section_with_an_unknown_key_is_one_line() -> None:
+    with pytest.raises(MmardError, match=r"unknown setting 'train.epoch'; did you mean train.epochs"):
+        read_settings(None, {"train": {"epoch": 5}})

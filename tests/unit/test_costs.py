@@ -1,5 +1,6 @@
-"""What a step of each method costs, counted, against counts by hand; and the page that is made of it."""
+"""What a step of each method costs, counted, against counts by hand, and the page that is made of it; memory and energy."""
 
+import math
 import re
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from mmard.methods import (
     waypoints,
 )
 from mmard.methods.papers import paper_of
+from mmard.training import resources
+from mmard.training.engine import Engine
 from mmard.training.passes import ATTACK, LOSS, PassCounter, Passes, cost_of, page
 from mmard.utils.precision import tf32
 
@@ -112,3 +115,32 @@ def test_counting_leaves_method_and_flags_as_they_were() -> None:
     after = {k: v for m in method.modules() for k, v in m.state_dict().items()}
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+STATUS = Path("/proc/self/status")
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="only Linux says it there")
+def test_peak_memory_is_what_the_kernel_says() -> None:
+    held = torch.ones(32 * 2**20, dtype=torch.uint8)
+    found, said = resources.peak_mib(torch.device("cpu")), re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
+    assert said is not None
+    assert found == pytest.approx(int(said[1]) / 1024, rel=0.02)
+    assert found > len(held) / 2**20
+
+
+@pytest.mark.parametrize(("readings", "joules"), [((100.0, 130.5), 30.5), ((math.nan, math.nan), None)])
+def test_energy_is_the_difference_of_the_counter(
+    readings: tuple[float, float], joules: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter(readings)
+    monkeypatch.setattr(resources, "_counter", lambda device: lambda: next(said))
+    meter = resources.ResourceMeter(Engine(accelerator="cpu"))
+    meter.start()
+    assert meter.spent().get("joules") == joules
+
+
+def test_a_cpu_counts_no_energy() -> None:
+    meter = resources.ResourceMeter(Engine(accelerator="cpu"))
+    meter.start()
+    assert set(meter.spent()) == {"peak_mib"}

@@ -13,9 +13,12 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import mmard
-from mmard.core.views import Models
+from mmard.api.registry import build_method
+from mmard.core.views import Models, Views
+from mmard.methods import METHODS
 from mmard.training.passes import cost_of
 from mmard.training.step import make_example, outer_losses
+from mmard.utils.trust import Trust
 
 SRC = Path(mmard.__file__).parent
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,3 +194,21 @@ def test_the_docs_loop_of_accelerate_trains(tmp_path: Path) -> None:
     found["distiller"].step_number = 0
     found["accelerator"].load_state(str(tmp_path))
     assert found["distiller"].step_number == 2
+
+
+@pytest.mark.figures
+@pytest.mark.parametrize(("base", "share"), [("rslad", 0.0), ("ard", 0.0), ("adaad", 1.0)])
+def test_the_ends_of_the_example_robust_target_are_the_published_methods(base: str, share: float) -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(12, 5, dtype=torch.double), torch.randn(12, 5, dtype=torch.double)
+    models = Models({"student": lambda x: x.flatten(1) @ student, "teacher": lambda x: x.flatten(1) @ teacher})
+    x, x_adv = torch.rand(2, 4, 3, 2, 2, dtype=torch.double)
+    views = Views.of(x, torch.arange(4), torch.arange(4), models).moved_to(x_adv)
+    found, other = (
+        build_method(
+            {"name": f"{ROOT / 'examples/robust_target.py'}:build", "of": base, "share": s}, Trust(everything=True)
+        ).outer.total(views)
+        for s in (share, 0.5)
+    )
+    torch.testing.assert_close(found, METHODS[base]().outer.total(views))
+    assert not torch.allclose(found, other, rtol=1e-3)

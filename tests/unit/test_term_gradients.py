@@ -1,4 +1,4 @@
-"""Gradients of one size in every sample."""
+"""Gradients of terms in an attack: of one size in every sample, and held between some steps."""
 
 from dataclasses import replace
 
@@ -10,10 +10,13 @@ from mmard import MmardError, Pgd, Threat, term
 from mmard.core.objective import Objective, nothing
 from mmard.core.views import Models, Views
 from mmard.methods import fair, mmard, rslad
+from mmard.terms import drift
+from mmard.terms.held_gradient import reuse_gradient
 from mmard.terms.normalised_gradient import normalise_gradient
 from mmard.training.step import make_example
 
 pytestmark = pytest.mark.figures
+
 
 FIRST = torch.tensor([[3.0, -1.0, 2.0, -2.0], [0.3, 0.1, -0.1, 0.1], [0.0, 0.0, 0.0, 0.0]])  # one row a sample
 SECOND = torch.tensor([[-10.0, -40.0, -70.0, 80.0], [9.0, -3.0, 0.0, 0.0], [1e-9, -1e-9, 1e-9, -1e-9]])
@@ -63,3 +66,52 @@ def test_the_state_of_a_balanced_term_is_the_methods() -> None:
     """Counts of Fair-ARD live in its inner process: the trainer has to find them."""
     plain, level = fair(rslad()), mmard(fair(rslad()), balance=True, inner="drift", outer="none")
     assert [type(m) for m in level.modules()] == [type(m) for m in plain.modules()] != []
+
+
+WEIGHTS = torch.linspace(-1, 1, 12)
+
+
+@term("⟨w, x'⟩")
+def slope(v: Views) -> Tensor:
+    """Linear in x': holding its gradient changes nothing."""
+    return (v.adv.x.flatten(1) * WEIGHTS).sum(1)
+
+
+@term("‖x' − 0.6‖²")
+def bowl(v: Views) -> Tensor:
+    """Its gradient changes its sign on the way."""
+    return -(v.adv.x.flatten(1) - 0.6).square().sum(1)
+
+
+def example(inner: Objective, steps: int = 6) -> Tensor:
+    """x' of an attack in long steps from x = 0.5."""
+    x = torch.full((3, 3, 2, 2), 0.5)
+    method = replace(rslad(), inner=inner, maximizer=Pgd(steps=steps, step_size=0.08, start="none"))
+    views = Views.of(x, torch.zeros(3, dtype=torch.long), torch.arange(3), Models({}))
+    return make_example(method, views, torch.nn.Identity(), Threat(eps=0.3)).adv.x
+
+
+def test_a_linear_term_is_the_same_however_long_it_is_held() -> None:
+    exact = example(slope)
+    assert not torch.equal(exact, torch.full_like(exact, 0.5))
+    for every in (1, 2, 6):
+        assert torch.equal(example(reuse_gradient(slope, every)), exact)
+
+
+def test_a_held_gradient_is_that_of_the_last_look() -> None:
+    # exact: 0.58, 0.66, 0.58, 0.66 ...; looked at in steps 1, 4: +, +, + (to 0.74), then −, −, − (to 0.5); once: 0.8 and stays
+    assert torch.allclose(example(bowl), torch.tensor(0.66))
+    assert torch.allclose(example(reuse_gradient(bowl, 3)), torch.tensor(0.5))
+    assert torch.allclose(example(reuse_gradient(bowl, 6)), torch.tensor(0.8))
+
+
+def test_it_stands_in_a_sum_with_its_weight_and_says_what_it_is() -> None:
+    both = slope + 2 * reuse_gradient(bowl, 3)
+    assert str(both) == "⟨w, x'⟩ + 2·‖x' − 0.6‖² (∇ every 3 steps)"
+    assert reuse_gradient(drift, 1) is drift
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5])
+def test_a_wrong_number_is_one_line(every: int) -> None:
+    with pytest.raises(MmardError, match="expected a number of attack steps"):
+        reuse_gradient(drift, every)
