@@ -1,6 +1,7 @@
 """A teacher's temperature is another teacher's: in every method, over a run, and where the run finds it itself."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from helpers import blobs, small_net
 from test_training import Stops, assert_same_runs, same, trainer
 from torch import Tensor, nn
 
-from mmard import Distiller, Method, MmardError, Threat, losses, train
+from mmard import Distiller, Method, MmardError, Pgd, Threat, losses, train
 from mmard.api.registry import build_method
 from mmard.api.teacher_temperature import temperature_for
+from mmard.attacks.inner.adaptive import EarlyStop
 from mmard.core.views import Models, Views
 from mmard.data.images import DataSet
 from mmard.methods import METHODS
@@ -64,6 +66,10 @@ CASES: dict[str, tuple[Method, Method]] = {
     for inner, outer in [*((i, "contrast") for i in BOUNDARIES), *(("none", o) for o in TRIANGLES)]
 } | {
     "drift, held and balanced": tuple(METHODS["mmard"](inner="drift", every=3, balance=True, tau=t) for t in (0.3, 1.0)),
+    "samples that rest": tuple(
+        replace(METHODS["mmard"](inner="drift", every=2, tau=t), maximizer=EarlyStop(pgd=Pgd(steps=6), at="student"))
+        for t in (0.3, 1.0)
+    ),
     "introspection begun": (METHODS["iad"](begin=0.2, teacher_tau=0.3), METHODS["iad"](begin=0.2)),
 }  # fmt: skip
 
@@ -241,5 +247,6 @@ def test_a_wrong_temperature_is_one_line(tau: Any) -> None:
 def test_a_temperature_in_a_method_and_in_its_base_is_one_line() -> None:
     with pytest.raises(MmardError, match="tau stands in this method and in its base too"):
         build_method("mmard(igdm(rslad, tau=0.5), tau=0.5)")
+    assert str(build_method("mmard(rslad, outer=none, tau=0.5)")) == str(build_method("rslad(tau=0.5)"))
     assert "T(x)^(0.25→1)" in str(build_method("mmard(rslad(tau=[0.25, 1]), inner=drift)"))
     assert str(build_method("rslad(tau=1/2)")) == str(build_method({"name": "rslad", "tau": "0.5"}))
