@@ -207,6 +207,27 @@ def test_wrapped_students_and_any_module(tmp_path: Any) -> None:
         torch.distributed.destroy_process_group()
 
 
+class Half(nn.Module):
+    """A network that computes in half precision by itself, and BatchNorm in it that can be folded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).bfloat16()  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("make", [Half, lambda: torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))])
+def test_teachers_that_are_scripted_or_compute_in_half_precision(make: Callable[[], nn.Module]) -> None:
+    x, y, _ = batch()
+    teacher = make()
+    loss, _ = Distiller("rslad", net(0), teacher, THREAT).step(x, y)
+    assert loss.isfinite()
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
 def test_a_teacher_that_moves_is_followed_and_kept_in_evaluation_mode() -> None:
     """Such as an average of the student's own weights: a folded copy of it would stay behind."""
     x, y, _ = batch()
@@ -244,6 +265,18 @@ def on(x: Any = None, y: Any = None) -> Callable[[], object]:
     return lambda: distiller().step(given, labels if y is None else y(labels) if callable(y) else y)
 
 
+def test_a_teacher_is_no_part_of_the_student(tmp_path: Any) -> None:
+    """Frozen with the teacher, the student's own layers would not learn, and nothing would say so."""
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    student = nn.Sequential(body, nn.Linear(4, 4))
+    for teacher in (body, student):
+        with pytest.raises(MmardError, match=r"the student and the teacher share \d weights, such as 0\.1\.weight"):
+            Distiller("rslad", student, teacher, THREAT)
+        with pytest.raises(MmardError, match=r"give a copy as the teacher: copy.deepcopy\(net\)"):
+            mmard.distill(student, teacher, blobs(80), threat=THREAT, out=tmp_path, train__batch_size=16)
+        assert all(p.requires_grad for p in student.parameters())
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -263,6 +296,9 @@ def on(x: Any = None, y: Any = None) -> Callable[[], object]:
         (bad(student=small_net(classes=3)), "of other classes: the student 3, the teacher 4; expected the same of all"),
         (bad(student=nn.Identity()), r"the student gives \(2, 1, 8, 8\) for 2 images: not a fit"),
         (bad(student=nn.Sequential(nn.Flatten(), nn.Linear(9, 4))), "the student fails on images .2, 1, 8, 8.: RuntimeError"),
+        (bad(teacher=nn.Sequential(nn.Flatten(), nn.LazyLinear(4))), "the weights of the teacher are of a lazy module"),
+        (bad(teacher=small_net().to("meta")), "the weights of the teacher are on the device meta"),
+        (bad(student=nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).double()), "its weights are float64, expected float32: call"),
         (bad(teacher=small_net(channels=3)), "images have 1 channels, the model takes 3"),
         (on(x=lambda x: (x * 255).to(torch.uint8)), r"x is torch.uint8, expected floats in \[0, 1\]; x.float\(\) / 255"),
         (on(x=lambda x: (x - 0.5) / 0.2), r"pixels lie in \[.*normalise inside the network"),

@@ -153,6 +153,44 @@ def test_a_network_of_ones_own_code_is_judged_by_its_name(tmp_path: Path) -> Non
         mmard.Distiller("rslad", net, name, THREAT)
 
 
+def test_the_programs_random_numbers_and_device_are_its_own() -> None:
+    """An evaluation between two epochs of somebody's training changes nothing in it."""
+    x, y = arrays(12)
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    for meant in (None, "meta"):
+        torch.manual_seed(3)
+        net = small_net(seed=5)
+        torch.manual_seed(3)
+        torch.set_default_device(meant)
+        try:
+            mmard.evaluate(net, x, y, THREAT, "fgsm")
+        finally:
+            torch.set_default_device(None)
+        assert torch.equal(torch.rand(3), expected)
+
+
+class Shared(nn.Module):
+    """Two layers of the same weights, and a buffer of eight bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.Linear(64, 64)
+        self.net = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer, nn.Linear(64, 4))
+        self.register_buffer("scale", torch.ones(2).to(torch.float8_e4m3fn))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+def test_a_student_whose_layers_share_weights_is_kept_whole(tmp_path: Path) -> None:
+    student = Shared()
+    run = mmard.distill(student, small_net(seed=1), arrays(), out=tmp_path / "run", **QUICK, averaging__kind="none")
+    again = mmard.load_model(run.path / "last.safetensors", Shared())
+    for name, weight in student.state_dict().items():
+        assert torch.equal(again.state_dict()[f"net.{name}"].float(), weight.float())
+
+
 def judge(*given: Any, **options: Any) -> Callable[[], object]:
     return lambda: mmard.evaluate(*given, **{"attacks": "fgsm", **options})
 
@@ -183,6 +221,10 @@ X, Y = arrays(24)
         (judge(small_net(channels=3), X, Y, THREAT), "images have 1 channels, the model takes 3"),
         (judge(nn.Flatten(0), X, Y, THREAT), "the model gives"),
         (judge(nn.Linear(3, 4), X, Y, THREAT), "the model fails on images .* RuntimeError"),
+        (judge(nn.Sequential(nn.Flatten(), nn.LazyLinear(4)), X, Y, THREAT), "the weights of the model are of a lazy module"),
+        (judge(small_net(), X.to("meta"), Y, THREAT), "pixels are no array of numbers"),
+        (teach(student=nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).half()), "its weights are float16, expected float32: call"),
+        (teach(student=nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())), "the network to train has no weights"),
         (judge(small_net(), X, Y, THREAT, attacks="fgms"), "unknown attack 'fgms'"),
         (teach(data=7), "data is 7, expected a name, settings, or images"),
         (teach(data=(X, Y[:3])), "with 3 labels"),

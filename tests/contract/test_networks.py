@@ -49,6 +49,18 @@ def nothing(num_classes):
 
 def fails():
     return 1 / 0
+
+def ends():
+    raise SystemExit(3)
+
+def moves(num_classes, in_chans):
+    import os, torch
+    os.chdir("/")
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    torch.set_grad_enabled(False)
+    with torch.device("cpu"):
+        return Plain(num_classes, in_chans).float()
 """
 SHORT = {"method": "pgd_at", **{k.replace(".", "__"): v for k, v in (word.split("=") for word in QUICK)}}
 SHORT |= {"train__epochs": 1, "data__limit": 150, "data__test_limit": 50}
@@ -185,6 +197,7 @@ def test_a_recipe_of_somebody_else_runs_no_code(net: Path, elsewhere: Callable[[
     [
         ("net.py:nothing", "net.py:nothing gives a int, expected a network"),
         ("net.py:fails", "net.py:fails fails: ZeroDivisionError"),
+        ("net.py:ends", "net.py:ends fails: it ends the program"),
         ("net.py:biuld", "did you mean build?"),
         ("net.py:build(widht=3)", "unknown parameter of net.py:build 'widht'; did you mean width?"),
         ("net.py:build(width=wide)", "width of net.py:build is 'wide', expected a number"),
@@ -206,6 +219,16 @@ def test_bad_networks_are_one_line(net: Path, student: str, said: str) -> None:
         train(student=student, out="run", **SHORT)
     assert "\n" not in str(e.value)
     assert not Path("run").exists()
+
+
+def test_what_a_builder_changes_for_the_whole_process_comes_back(net: Path) -> None:
+    assert train(student="net.py:moves", out="run", **SHORT).best_file.is_file()
+    assert (Path.cwd(), torch.get_default_dtype(), str(torch.get_default_device())) == (
+        net.parent,
+        torch.float32,
+        "cpu",
+    )
+    assert torch.is_grad_enabled()
 
 
 def test_logits_are_the_first_of_a_tuple_or_an_attribute(net: Path) -> None:

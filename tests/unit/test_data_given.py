@@ -333,7 +333,9 @@ class Pickled:
         (lambda at: write_npz(at, x=X) | {"train": [str(at / "a.npz")]}, "npz needs data.train=FILE.npz, one file"),
         (lambda at: (at / "a.csv").write_text("file,sort\na.png,cat\n"), "columns file, sort; expected the header path,label"),
         (lambda at: (at / "a.csv").write_text("path,label\nno.png,cat\n"), "1 of 1 pictures .* are not there, such"),
-        (lambda at: (at / "a.csv").write_text("path,label\nno.png,\n"), "line 2: got no.png and no label, expected both"),
+        (lambda at: (at / "a.csv").write_text("path,label\nno.png,\n"), "line 2: got 'no.png' and no label, expected both"),
+        (lambda at: (at / "a.csv").write_text('path,label\n"a\nb,cat\n'), r"line 3: got 'a\\nb,cat' and no label, expected both"),
+        (lambda at: (at / "a.csv").write_text("path,label\na,cat\na,dog\n"), "line 3: 'a' has two labels, 'cat' and 'dog'"),
         (lambda at: (at / "a.csv").write_text(""), "has the columns none"),
         (lambda at: tar_of(at / "a.tar", [{"png": b"1"}]), "part/0000 has the files png and no label; expected .cls"),
         (lambda at: tar_of(at / "a.tar", [{"cls": b"1"}]), "there are no pictures in .*; expected pairs"),
@@ -372,3 +374,22 @@ def test_files_that_are_not_what_they_should_be_are_one_line(tmp_path: Path, wri
 def test_options_that_do_not_go_together_are_one_line(options: dict[str, Any], words: str) -> None:
     with pytest.raises(MmardError, match=words):
         given((X, Y), **options)
+
+
+@pytest.mark.parametrize("write", [by_npz, by_csv, by_tar, by_parquet])
+def test_test_images_that_are_training_images_are_told(tmp_path: Path, write: Any) -> None:
+    """Twice the same file; and parts that share no image are not told of."""
+    options = write(tmp_path, words=False)
+    with pytest.warns(UserWarning, match=r"(\d+) of \1 test images are training images too"):
+        load(**{**options, "test": options["train"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(**options, test_split=0.25)
+
+
+def test_pixels_of_another_byte_order_are_the_same() -> None:
+    x = np.random.default_rng(0).random((20, 1, 8, 8))
+    found, plain = (given((kind, [0, 1] * 10), test_split=0.5) for kind in (x.astype(">f8"), x))
+    assert torch.equal(pixels_of(found), pixels_of(plain))
+    with pytest.raises(MmardError, match=r"pixels are int64, expected uint8.*they fit: .astype\(numpy.uint8\)"):
+        given(((x * 255).astype(np.int64), [0, 1] * 10), test_split=0.5)

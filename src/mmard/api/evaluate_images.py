@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmard.api.evaluate import evaluate_run
 from mmard.api.evaluation_target import EvalTarget, versions
 from mmard.attacks.autoattack_pruning import in_parts
+from mmard.core.logits import must_have_values
 from mmard.core.threat import Threat
 from mmard.data.encoded import EncodedImages, Fit
 from mmard.data.given import part_of
@@ -117,6 +118,7 @@ def _together(source: Model, part: Part, load: Callable[[str | Path], Classifier
     else:
         model = source if isinstance(source, nn.Module) else load(_path(source))
         found = _in_memory(part, model.architecture.channels if isinstance(model, Classifier) else None)
+    must_have_values(model, "the model")
     device = next((weights.device for weights in model.parameters()), torch.device("cpu"))
     few = (found.pixels[:TRIED].to(device).float() / 255).to(memory_format=torch.channels_last)
     classes = answer(model, few, "the model").shape[1]
@@ -145,11 +147,5 @@ def _numbers(classes: int) -> tuple[str, ...]:
 
 
 def _plain(values: object) -> object:
-    """Take a tensor to the CPU, without gradient."""
-    return (
-        values.detach().cpu()
-        if isinstance(values, Tensor)
-        else np.asarray(values)
-        if hasattr(values, "__array__")
-        else values
-    )
+    """Make an array of what can be one; tensors stay."""
+    return np.asarray(values) if hasattr(values, "__array__") and not isinstance(values, Tensor) else values

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mmard.api.settings import NETWORKS, Settings
+from mmard.core.logits import must_be_apart
 from mmard.models.architectures import Architecture, Classifier, adopt, build
 from mmard.models.cards import as_teacher, fetched_by, in_zoo, load_foreign, load_model, must_take, zoo_cards
 from mmard.models.foreign import GIVEN, RAW, NetworkSpec, Normalisation, is_foreign
@@ -174,6 +175,8 @@ def load_teachers(
         if name in early:
             model = early[name]
         elif name in given:
+            if "student" in given:
+                must_be_apart(given["student"], given[name], name)
             model = adopt(given[name], classes, image[0]).eval()
         elif NetworkSpec.of(source).kind == GIVEN:
             raise MmardError(f"the {name} is a module given in Python: give it again, mmard.train(..., {name}=MODULE)")

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import shortened
@@ -103,3 +104,46 @@ def as_logits(value: object, count: int, who: str, classes: int | None = None) -
         kind = str(value.dtype).removeprefix("torch.")
         raise PredictionError("classifier", f"{who} gives numbers of kind {kind}, expected {wanted} in float32", cure)
     return value if value.dtype.itemsize >= torch.float32.itemsize else value.float()
+
+
+def must_have_values(network: nn.Module, who: str) -> None:
+    """Raise MmardError where weights are not there: of a lazy module, or on the device meta."""
+    for weight in network.parameters():
+        if is_lazy(weight) or weight.is_meta:
+            kind = (
+                "of a lazy module that has seen no images" if is_lazy(weight) else "on the device meta, without values"
+            )
+            raise MmardError(f"the weights of {who} are {kind}; call it on images first, or load its weights")
+
+
+def freeze(network: nn.Module, who: str) -> None:
+    """Keep gradients from a network's weights, also from those of a TorchScript module; its mode stays.
+
+    Raises:
+        MmardError: from `must_have_values`.
+    """
+    must_have_values(network, who)
+    for weight in network.parameters():
+        weight.requires_grad_(False)
+
+
+def must_be_apart(student: nn.Module, other: nn.Module, who: str) -> None:
+    """Raise MmardError where a teacher has weights of the student: freezing the one would stop the other from learning."""
+    theirs = {id(weight) for weight in other.parameters()}
+    shared = [name for name, weight in student.named_parameters() if id(weight) in theirs]
+    if shared:
+        raise MmardError(
+            f"the student and the {who} share {len(shared):,} weights, such as {shared[0]}, and teachers are frozen; give a "
+            f"copy as the {who}: copy.deepcopy(net)"
+        )
+
+
+def kind_of_weights(network: nn.Module) -> str:
+    """Say that a network's weights are of another kind than float32, for the message of one that fails; else empty.
+
+    >>> kind_of_weights(nn.Linear(2, 2).double())
+    '; its weights are float64, expected float32: call .float() on it'
+    """
+    kinds = {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}
+    said = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+    return f"; its weights are {said}, expected float32: call .float() on it" if said else ""

@@ -137,6 +137,11 @@ class Images:
         return mean_std(torch.split(self.pixels, 1000), self.channels)
 
 
+def _divided(kind: np.dtype) -> str:
+    """Say what makes pixels of a kind that is not read ones that are."""
+    return f"divide by {np.iinfo(kind).max}, or by the largest" if kind.kind in "iu" else "convert them"
+
+
 def levels(pixels: np.ndarray, count: int) -> Tensor:
     """Convert pixels (N, C, H, W), uint8 or floats in [0, 1], to uint8; ``count`` labels belong to them.
 
@@ -154,12 +159,11 @@ def levels(pixels: np.ndarray, count: int) -> Tensor:
     pixels = np.ascontiguousarray(pixels) if pixels.flags.writeable else np.array(pixels, order="C")  # no mapped file
     if pixels.dtype == np.uint8:
         return torch.from_numpy(pixels)
+    if not pixels.dtype.isnative:
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="))
     if pixels.dtype.kind != "f":
-        whole = (
-            f"divide by {np.iinfo(pixels.dtype).max}, or by the largest"
-            if pixels.dtype.kind in "iu"
-            else "convert them"
-        )
+        bytewise = pixels.dtype.kind in "iu" and 1 < pixels.max() <= 255 and pixels.min() >= 0
+        whole = "they fit: .astype(numpy.uint8)" if bytewise else _divided(pixels.dtype)
         raise MmardError(f"pixels are {pixels.dtype}, expected uint8, or floats in [0, 1]; {whole}")
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 1):  # also for NaN

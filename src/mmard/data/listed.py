@@ -9,6 +9,7 @@ import torch
 from mmard.data.columns import LABEL_COLUMNS, text_labels
 from mmard.data.parts import Table
 from mmard.utils.errors import MmardError, first_line, unknown
+from mmard.utils.numbers import shortened
 from mmard.utils.safe_open import must_be_itself
 
 PATHS = ("path", "file", "filename", "file_name", "filepath", "image", "img", "image_path")
@@ -27,15 +28,19 @@ def listed(files: list[str], image: str | None, label: str | None, split: str) -
     """
     import datasets
 
-    pictures, labels = list[str](), list[str]()
+    pictures, labels, known = list[str](), list[str](), dict[str, str]()
     for name in files:
         file = Path(name)
         for number, path, word in _lines(file, image, label):
             if not path or not word:
-                raise MmardError(
-                    f"{file}, line {number}: got {path or 'no path'} and {word or 'no label'}, expected both"
-                )
+                got = f"{shortened(path) if path else 'no path'} and {shortened(word) if word else 'no label'}"
+                raise MmardError(f"{file}, line {number}: got {got}, expected both")
             pictures.append(str(file.absolute().parent / Path(path).expanduser()))
+            if known.setdefault(pictures[-1], word) != word:
+                two = f"{shortened(known[pictures[-1]])} and {shortened(word)}"
+                raise MmardError(
+                    f"{file}, line {number}: {shortened(path)} has two labels, {two}; expected one a picture"
+                )
             labels.append(word)
     if missing := [path for path in pictures if not Path(path).is_file()]:
         raise MmardError(

@@ -1,7 +1,7 @@
 """From what a source holds to training and test images: the cut test split, the order of the classes, one shape for all."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from mmard.data.encoded import COLOURABLE, CURE, EncodedImages, Fit, Notes, fitted
 from mmard.data.images import Images, ImageSet, stratified
 from mmard.data.labels import Known, must_be_classes, renumbered
+from mmard.data.overlap import Mark, marks_of_arrays, marks_of_table, warn_of_shared
 from mmard.data.streaming import THREADS, Streamed
 from mmard.utils.errors import MmardError
 
@@ -37,6 +38,9 @@ class Part(Protocol):
     def take(self, rows: Tensor) -> Self:
         """Select the images in these rows; their indices stay."""
 
+    def marks(self) -> Iterator[Mark]:
+        """Yield what tells each picture from others, where that is cheap to know."""
+
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -58,6 +62,10 @@ class Table:
     def take(self, rows: Tensor) -> "Table":
         """Select the images in these rows; their indices stay."""
         return replace(self, labels=self.labels[rows], index=self.index[rows])
+
+    def marks(self) -> Iterator[Mark]:
+        """Yield the path or a digest of each picture."""
+        return marks_of_table(self.rows, self.image, self.index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +94,10 @@ class Arrays:
     def take(self, rows: Tensor) -> "Arrays":
         """Select the images in these rows; their indices stay."""
         return replace(self, pixels=self.pixels[rows], labels=self.labels[rows], index=self.index[rows])
+
+    def marks(self) -> Iterator[Mark]:
+        """Yield a digest of each image."""
+        return marks_of_arrays(self.pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +149,7 @@ def ready(splits: Mapping[str, Part], wanted: Wanted) -> Ready:
             not fit.
     """
     train, test = _two(splits, wanted)
+    warn_of_shared(train.marks(), test.marks())
     names = _classes_of(train)
     model = wanted.model
     if model is not None:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from mmard.core.logits import predict_logits
+from mmard.core.logits import freeze, kind_of_weights, predict_logits
 from mmard.models import robustbench
 from mmard.models.architectures import Architecture, Classifier, adopt, build
 from mmard.models.checkpoints import fit, read_checkpoint, weights_for
@@ -276,10 +276,8 @@ def must_take(model: Classifier, what: str, shape: torch.Size | tuple[int, ...])
         raise
     except Exception as e:  # a network from elsewhere fails in its own ways
         size = " x ".join(map(str, shape))
-        raise MmardError(
-            f"{what} cannot take images of {size} ({first_line(e)}); give a parameter such as img_size or image_size, or "
-            "other data"
-        ) from e
+        cure = kind_of_weights(model) or "; give a parameter such as img_size or image_size, or other data"
+        raise MmardError(f"{what} cannot take images of {size} ({first_line(e)}){cure}") from e
     finally:
         model.train(kept)
 
@@ -304,4 +302,5 @@ def load_teacher(source: str | Path, classes: int, channels: int) -> Classifier:
 def as_teacher(model: Classifier, source: str | Path, classes: int, channels: int) -> Classifier:
     """Freeze a classifier that was loaded before the data, after checking that it fits them."""
     must_fit(model, f"the teacher {source}", classes, channels)
-    return model.requires_grad_(False)
+    freeze(model, f"the teacher {source}")
+    return model

@@ -25,7 +25,12 @@ def save_tensors(
     Raises:
         MmardError: when the disk is full or not writable; the old file is untouched.
     """
-    flat = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    flat, seen = dict[str, Tensor](), set[int]()
+    for name, t in tensors.items():
+        plain = t.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        flat[name] = plain.clone() if place in seen else plain  # weights that two layers share stand under both names
+        seen.add(place)
     header = {**(metadata or {}), DIGEST: digest_of(flat, metadata or {})}
     write_whole(path, lambda part: save_file(flat, part, metadata=header), make_folder=make_folder)
 

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mmard.core.logits import PredictionError, logits_in, predict_logits
+from mmard.core.logits import (
+    PredictionError,
+    freeze,
+    kind_of_weights,
+    logits_in,
+    must_be_apart,
+    predict_logits,
+)
 from mmard.core.views import Predict, Views, held_still
 from mmard.models.architectures import adopt
 from mmard.models.folding import Folded, folded
@@ -91,8 +98,9 @@ class OwnNetworks:
 
     def __post_init__(self) -> None:
         self.bare = unwrapped(self.student)
-        for teacher in self.teachers.values():
-            teacher.eval().requires_grad_(False)
+        for name, teacher in self.teachers.items():
+            must_be_apart(self.bare, teacher, name)
+            freeze(teacher.eval(), f"the {name}")
 
     def predictor(self, network: Predict) -> Predict:
         """Return a network, or any function of images, as a function in the caller's precision."""
@@ -170,7 +178,8 @@ def answer(network: nn.Module, x: Tensor, who: str) -> Tensor:
     except Exception as e:  # whatever a network says of images that it was not made for
         if is_out_of_memory(e):
             raise
-        raise MmardError(f"{who} fails on images {tuple(x.shape)}: {type(e).__name__}: {first_line(e)}") from e
+        said = f"{type(e).__name__}: {first_line(e)}{kind_of_weights(network)}"
+        raise MmardError(f"{who} fails on images {tuple(x.shape)}: {said}") from e
 
 
 def _folded(network: nn.Module, x: Tensor, logits: Tensor) -> nn.Module:
@@ -179,7 +188,9 @@ def _folded(network: nn.Module, x: Tensor, logits: Tensor) -> nn.Module:
     if not isinstance(shadow, Folded):
         return network
     with torch.no_grad():
-        same = torch.allclose(shadow(x), logits, rtol=1e-3, atol=1e-3 * max(1.0, float(logits.abs().max())))
+        same = torch.allclose(
+            shadow(x).to(logits.dtype), logits, rtol=1e-3, atol=1e-3 * max(1.0, float(logits.abs().max()))
+        )
     return shadow if same else network
 
 

@@ -77,7 +77,9 @@ class Plan(Section):
 
     def optimizer_for(self, model: nn.Module, fused: bool = True) -> Optimizer:
         """Make the optimiser of the model's weights; ``fused``: all of an update in one kernel, where the device can."""
-        weights, fused = list(model.parameters()), fused and next(model.parameters()).device.type in ("cpu", "cuda")
+        if not (weights := list(model.parameters())):
+            raise MmardError("the network to train has no weights; expected some that can be learnt")
+        fused = fused and weights[0].device.type in ("cpu", "cuda")
         if self.optimizer == "adamw":
             return torch.optim.AdamW(weights, lr=self.lr, weight_decay=self.weight_decay, fused=fused)
         return torch.optim.SGD(

@@ -264,7 +264,7 @@ class Trainer:
         weights = [
             t for m in (self.student, *self.terms, *self.beside.values()) for t in (*m.parameters(), *m.buffers())
         ]
-        if not all(bool(t.isfinite().all()) for t in weights if t.is_floating_point()):
+        if not all(bool(t.float().isfinite().all()) for t in weights if t.is_floating_point()):
             raise not_finite(self.step - 1, "a weight")
 
     def _save(self) -> None:

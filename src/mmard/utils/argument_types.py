@@ -1,7 +1,7 @@
 """Type checks of the arguments of public functions: a wrong type is one line and no fault deep inside."""
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from inspect import signature
 from typing import Annotated, Any, ParamSpec, TypeVar, get_args
@@ -27,7 +27,8 @@ OF_NAMES = (
 def public(function: Callable[P, T], name: str | None = None) -> Callable[P, T]:
     """Check the types of a function's arguments by its annotations, and tell user errors from faults of the package.
 
-    The function works in float32, whatever the caller has made the default of new tensors.
+    The function works in float32 and begins on the CPU, whatever the caller has made the default of new tensors, and the caller's
+    random numbers go on as if it had drawn none.
 
     Args:
         name: under which users call it, for errors; None: its own.
@@ -49,7 +50,7 @@ def public(function: Callable[P, T], name: str | None = None) -> Callable[P, T]:
             if name in numbers and isinstance(value, bool):  # to Python, true is 1
                 raise MmardError(f"{called}: {name} is {value}, expected a whole number")
         try:
-            with _float32():
+            with _defaults():
                 return checked(*args, **given)
         except ValidationError as e:
             raise _mistake(e, called, names) from e
@@ -63,14 +64,17 @@ def public(function: Callable[P, T], name: str | None = None) -> Callable[P, T]:
 
 
 @contextmanager
-def _float32() -> Iterator[None]:
-    """Make float32 the default type of new tensors inside."""
-    callers = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(callers)
+def _defaults() -> Iterator[None]:
+    """Make new tensors float32 on the CPU inside, and give the caller's defaults and generators of random numbers back."""
+    callers, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
+    # A device that nobody has used yet stays so: its generator is as new afterwards too.
+    used = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=used), torch.device("cpu") if elsewhere else nullcontext():
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(callers)
 
 
 def _mistake(e: ValidationError, function: str, names: list[str]) -> Exception:

@@ -3,10 +3,14 @@
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 from mmard.utils.errors import MmardError, first_line, unknown
 
@@ -32,13 +36,42 @@ def function_at(name: str, file: Path | None = None) -> Callable[..., Any]:
 
 
 def run_foreign(call: Callable[[], T], place: str, what: str = "cannot be imported") -> T:
-    """Call foreign code; whatever it raises becomes a MmardError that names the ``place`` and ``what`` failed."""
+    """Call foreign code; whatever it raises becomes a MmardError that names the ``place`` and ``what`` failed.
+
+    What it changes for the whole process comes back: the working folder, the type and the device of new
+    tensors, and whether gradients are taken.
+    """
     try:
-        return call()
+        with _process_kept():
+            return call()
     except MmardError:
         raise
+    except SystemExit as e:
+        cure = "what is to run by itself belongs under if __name__ == '__main__':"
+        raise MmardError(f"{place} {what}: it ends the program (sys.exit); {cure}") from e
     except Exception as e:
         raise MmardError(f"{place} {what}: {type(e).__name__}: {first_line(e)}") from e
+
+
+@contextmanager
+def _process_kept() -> Iterator[None]:
+    """Give back the working folder and torch's defaults, where code inside changes them."""
+    folder, before = Path.cwd(), _defaults()
+    try:
+        yield
+    finally:
+        if Path.cwd() != folder:
+            os.chdir(folder)
+        if _defaults() != before:
+            kind, device, gradients = before
+            torch.set_default_dtype(kind)
+            torch.set_grad_enabled(gradients)
+            torch.set_default_device(None if device.type == "cpu" else device)
+
+
+def _defaults() -> tuple[torch.dtype, torch.device, bool]:
+    """Return the type and the device of new tensors, and whether gradients are taken."""
+    return torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
 
 
 def _from_file(path: Path) -> Any:

@@ -1,0 +1,51 @@
+"""Test images that are training images too: figures on them say nothing of images that a network has not seen."""
+
+import hashlib
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Mark = str | bytes
+"""What tells one picture from others: its path, or a digest of its bytes."""
+LARGEST = 1 << 30  # bytes of pictures that are looked at
+MOST = 300_000  # pictures of a table
+
+
+def warn_of_shared(train: Iterator[Mark], test: Iterator[Mark]) -> None:
+    """Warn where test pictures, the same to the bit or by their path, are training pictures."""
+    marks = list(test)
+    shared = set(marks).intersection(train) if marks else set()
+    if shared:
+        count = sum(mark in shared for mark in marks)
+        warnings.warn(
+            f"{count:,} of {len(marks):,} test images are training images too, and their accuracies flatter; leave them out of "
+            "one of the two",
+            stacklevel=2,
+        )
+
+
+def marks_of_arrays(pixels: Tensor) -> Iterator[Mark]:
+    """Yield a digest of each image (N, C, H, W) in memory; of none where they are too many to look at."""
+    if pixels.numel() <= LARGEST:
+        for image in pixels.numpy():
+            yield _digest(np.ascontiguousarray(image).tobytes())
+
+
+def marks_of_table(rows: Any, image: str, index: Tensor) -> Iterator[Mark]:
+    """Yield the path, or a digest of the file, of each picture in these rows of a table; of none where they are too many."""
+    small, plain = rows.data.nbytes <= LARGEST, rows.select_columns([image]).with_format("arrow")
+    for part in torch.split(index, 1000) if len(index) <= MOST else ():
+        for cell in plain[part.tolist()].column(image).to_pylist():
+            content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+            if isinstance(content, bytes) and small:
+                yield _digest(content)
+            elif isinstance(path, str) and content is None:
+                yield path
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()
