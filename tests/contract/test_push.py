@@ -14,6 +14,8 @@ import pytest
 from handmade import make_run
 from helpers import Run, small_net
 
+from mmard import MmardError
+from mmard.api.push import push
 from mmard.models.weights import save_weights
 
 hub = pytest.importorskip("huggingface_hub")
@@ -143,3 +145,24 @@ def test_what_cannot_be_pushed_is_one_line(
     (run / "best.safetensors").unlink()
     assert "has no weights yet (best.safetensors)" in refused(run, "me/net")
     assert fake.files == {}
+
+
+def test_links_out_of_the_folder_and_what_is_no_export_stay_here(run: Path, tmp_path: Path) -> None:
+    """A folder from somebody else may hold a link to any file of this machine."""
+    (tmp_path / "secret").write_bytes(b"key")
+    (run / "notes.bin").write_bytes(b"not for others")
+    (run / ".env.onnx").write_bytes(b"not for others")
+    assert {"notes.bin", ".env.onnx"}.isdisjoint(push(run, "me/net", dry_run=True).files)
+    (run / "model.xml").write_bytes(b"xml")
+    (run / "model.bin").write_bytes(b"bin")
+    assert {"model.xml", "model.bin"} <= push(run, "me/net", dry_run=True).files.keys()
+    (run / "model.pte").symlink_to(tmp_path / "secret")
+    with pytest.raises(MmardError, match=r"model\.pte is a link out of the run's folder"):
+        push(run, "me/net", dry_run=True)
+
+
+@pytest.mark.parametrize("secret", ["hf_" + "aB3" * 12, "https://me:word@host/x.npz"])
+def test_a_token_in_a_file_is_not_shown_to_all(run: Path, secret: str) -> None:
+    (run / "network.py").write_text(f"KEY = '{secret}'")
+    with pytest.raises(MmardError, match=r"network\.py holds a token or a password"):
+        push(run, "me/net", dry_run=True)

@@ -20,6 +20,7 @@ from mmard.utils.safe_open import must_be_itself
 from mmard.utils.text_files import read_text
 
 CARD = "README.md"
+SECRET = re.compile(rb"\bhf_[A-Za-z0-9]{30,}|\b[a-z]{2,8}://[\w.-]+:[^\s/@:\x00-\x1f\x7f-\xff]+@[\w-]")
 REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -75,15 +76,32 @@ def _files(folder: RunFolder) -> dict[str, bytes]:
     found = {CARD: read_text(folder.path / CARD).encode()}
     found["settings.yaml"] = yaml.safe_dump(portable(settings), sort_keys=False, allow_unicode=True).encode()
     named = [folder.best_file, folder.formula_file, folder.path / EXPORTS, *sorted(folder.path.glob("network*.py"))]
-    kinds = (*suffixes(), ".bin")
-    exported = [path for path in sorted(folder.path.iterdir()) if path.suffix in kinds]
-    for path in (*named, *exported):
+    for path in (*named, *_exported(folder.path)):
         if path.is_file():
             must_be_itself(path)
+            if not path.resolve().is_relative_to(folder.path.resolve()):
+                raise MmardError(
+                    f"{path} is a link out of the run's folder; put the file itself there, or remove the link"
+                )
             found[path.name] = path.read_bytes()
     for name, content in found.items():
         _must_name_no_folder(name, content, folder.path)
+        _must_hold_no_secret(name, content)
     return found
+
+
+def _exported(folder: Path) -> list[Path]:
+    """Find the exported files of a run; of .bin those alone that belong to an .xml of OpenVINO."""
+    shown = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    return [p for p in shown if p.suffix in suffixes() or (p.suffix == ".bin" and p.with_suffix(".xml").is_file())]
+
+
+def _must_hold_no_secret(name: str, content: bytes) -> None:
+    """Raise MmardError where a file holds a token of the hub, or an address with a password in it."""
+    if SECRET.search(content):
+        raise MmardError(
+            f"{name} holds a token or a password (hf_..., or NAME:PASSWORD@ in an address); take it out first"
+        )
 
 
 def _must_name_no_folder(name: str, content: bytes, run: Path) -> None:
