@@ -28,7 +28,7 @@ from mmard.report.chart import MOST_POINTS, Line, thinned, ticks
 from mmard.report.curve_charts import mean_line
 from mmard.report.page import Report
 from mmard.report.pictures import cards_of
-from mmard.report.render import render
+from mmard.report.render import section
 from mmard.report.setup_tables import checks_table, cost_table, diagnosis_tables
 from mmard.report.table import Table, TableCell, interval, mean_and_sd, number, table_files, words
 from mmard.runs.by_class import accuracy_by_class
@@ -229,7 +229,7 @@ def test_a_run_of_ten_thousand_epochs_makes_a_small_page(tmp_path: Path) -> None
 
 
 def test_words_from_files_are_never_markup(tmp_path: Path) -> None:
-    page = render("examples.html", groups=[("<u>", cards_of(shown(), "<script>alert(1)</script>"))])
+    page = section("examples", groups=[("<u>", cards_of(shown(), "<script>alert(1)</script>"))])
     assert "<script" not in page
     assert "<u>" not in page
     assert "&lt;b&gt;&amp;owl&lt;/b&gt;" in page

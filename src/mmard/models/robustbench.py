@@ -23,7 +23,7 @@ from mmard.utils.errors import MmardError, first_line, unknown
 from mmard.utils.files import read_json, write_json
 
 PREFIX = "robustbench:"
-INSTALL = "pip install robustbench 'setuptools<81' (it pins timm, so best in an environment of its own)"
+INSTALL = "pip install 'mmard[robustbench]' (it pins timm, so best in an environment of its own)"
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from mmard.diagnostics.triangle import EDGES
 from mmard.report.chart import Line, legend, line_chart
-from mmard.report.render import render
+from mmard.report.render import section
 from mmard.report.table import Table
 from mmard.runs.evaluation import JsonObject
 from mmard.runs.groups import Group, curve_of
@@ -38,7 +38,7 @@ def learning_curves(groups: Sequence[Group]) -> Markup:
     )
     edges = [_chart(groups, label, "nats", _edge(key)) for key, label in EDGES.items()]
     names, triangle = legend([group.name for group in groups]), Markup().join(edges)
-    return render("learning.html", legend=names, charts=Markup().join(charts), note=text, triangle=triangle)
+    return section("learning", legend=names, charts=Markup().join(charts), note=text, triangle=triangle)
 
 
 def _chart(groups: Sequence[Group], title: str, y_label: str, points: Callable[[Run], list[XY]]) -> Markup:
@@ -106,4 +106,4 @@ def accuracy_against_eps(groups: Sequence[Group], main: str, tables: Mapping[str
         "A sound curve never rises; how far it has fallen by 4 eps depends on eps."
     )
     shown = [group.name if lines[i].ys else f"{group.name} (none)" for i, group in enumerate(groups)]
-    return render("radius.html", tables=tables, legend=legend(shown), chart=picture, note=text)
+    return section("radius", tables=tables, legend=legend(shown), chart=picture, note=text)

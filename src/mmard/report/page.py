@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from mmard.report import curve_charts, result_tables, setup_tables
 from mmard.report import sections as section
-from mmard.report.render import asset, render
+from mmard.report.render import asset, page
 from mmard.report.table import Table
 from mmard.runs.evaluation import JsonObject
 from mmard.runs.groups import Group, main_evaluation_of
@@ -72,4 +72,4 @@ class Report:
         ]
         context = {"title": self.title, "about": self.about, "version": version}
         context |= {"style": asset("style.css"), "script": asset("script.js")}
-        return render("page.html", sections=[each for each in sections if each[2]], **context) + "\n"
+        return page(sections=[each for each in sections if each[2]], **context) + "\n"

@@ -12,9 +12,14 @@ _ENVIRONMENT = Environment(
 )
 
 
-def render(template: str, **context: Any) -> Markup:
-    """Fill a template of the folder templates/."""
-    return Markup(_ENVIRONMENT.get_template(template).render(**context).strip())
+def page(**context: Any) -> Markup:
+    """Fill templates/page.html."""
+    return Markup(_ENVIRONMENT.get_template("page.html").render(**context).strip())
+
+
+def section(name: str, **parts: Any) -> Markup:
+    """Fill the macro of that name in templates/sections.html."""
+    return Markup(getattr(_ENVIRONMENT.get_template("sections.html").module, name)(**parts).strip())
 
 
 def asset(name: str) -> Markup:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from mmard.report.chart import Line, dot_chart, legend
 from mmard.report.pictures import cards_of, figure_of
-from mmard.report.render import render
+from mmard.report.render import section
 from mmard.report.table import Table
 from mmard.runs.by_class import mean_accuracy_by_class
 from mmard.runs.findings import findings_of
@@ -35,12 +35,12 @@ Tables = Mapping[str, Table]
 
 def summary(groups: Sequence[Group], tables: Tables) -> Markup:
     """Show the main table, what the study says of differences, and each run."""
-    return render("summary.html", tables=tables, count=sum(len(group.runs) for group in groups))
+    return section("summary", tables=tables, count=sum(len(group.runs) for group in groups))
 
 
 def findings(groups: Sequence[Group], main: str, tables: Tables) -> Markup:
     """Show findings in plain words, and the checks that evaluations kept."""
-    return render("findings.html", tables=tables, findings=findings_of(groups, main))
+    return section("findings", tables=tables, findings=findings_of(groups, main))
 
 
 def by_class(groups: Sequence[Group], main: str, tables: Tables) -> Markup:
@@ -58,7 +58,7 @@ def by_class(groups: Sequence[Group], main: str, tables: Tables) -> Markup:
     chart = dot_chart("Accuracy by class, worst case", names, lines, "accuracy, %") if len(names) <= CHARTED else ""
     key = legend([line.name for line in lines] if len(groups) == 1 else [group.name for group in groups])
     worst = [(group.name, by) for _, group, by in found]
-    return render("classes.html", tables=tables, found=worst, is_open=len(groups) == 1, legend=key, chart=chart)
+    return section("classes", tables=tables, found=worst, is_open=len(groups) == 1, legend=key, chart=chart)
 
 
 def examples(groups: Sequence[Group], main: str) -> Markup:
@@ -70,7 +70,7 @@ def examples(groups: Sequence[Group], main: str) -> Markup:
             if evaluation is not None and evaluation.shown is not None:
                 found.append((group.name, cards_of(evaluation.shown, run.name)))
                 break
-    return render("examples.html", groups=found[:MOST_EXAMPLES])
+    return section("examples", groups=found[:MOST_EXAMPLES])
 
 
 def boundary(groups: Sequence[Group], tables: Tables) -> Markup:
@@ -78,7 +78,7 @@ def boundary(groups: Sequence[Group], tables: Tables) -> Markup:
     firsts = [next((r for r in g.runs if any(map(r.figure, FIGURES))), None) for g in groups]
     runs = [run for run in firsts if run is not None][:MOST_DIAGNOSES]
     figures = [_figure(run, name) for run in runs for name in FIGURES]
-    return render("boundary.html", tables=tables, figures=[figure for figure in figures if figure])
+    return section("boundary", tables=tables, figures=[figure for figure in figures if figure])
 
 
 def _figure(run: Run, name: str) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _figure(run: Run, name: str) -> dict[str, Any]:
 
 def cost(tables: Tables) -> Markup:
     """Show what training and evaluation took."""
-    return render("table.html", table=tables.get("cost"))
+    return section("table", table=tables.get("cost"))
 
 
 def settings(groups: Sequence[Group], tables: Tables) -> Markup:
@@ -112,7 +112,7 @@ def settings(groups: Sequence[Group], tables: Tables) -> Markup:
                 "settings": yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True),
             }
         )
-    return render("settings.html", tables=tables, groups=told, first=groups[0].name)
+    return section("settings", tables=tables, groups=told, first=groups[0].name)
 
 
 def _history(group: Group) -> list[str]:
@@ -130,4 +130,4 @@ def _history(group: Group) -> list[str]:
 
 def missing(found: Sequence[Missing]) -> Markup:
     """Show a line for each part that is not there, with its command."""
-    return render("missing.html", parts=found) if found else Markup()
+    return section("missing", parts=found) if found else Markup()

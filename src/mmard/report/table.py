@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from mmard.report.render import render
+from mmard.report.render import section
 from mmard.utils.csv_files import csv_text
 
 DASH = "–"
@@ -55,7 +55,7 @@ class Table:
 
     def html(self) -> Markup:
         """Write it with a button in each head that sorts; one row has nothing to sort."""
-        return render("table.html", table=self)
+        return section("table", table=self)
 
     def markdown(self) -> str:
         """Write it under a heading, with its note."""
