@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from helpers import QUICK, Run, small_net
 
 import mmard as package
 from mmard.api.artifacts import settings_and_formula_of
+from mmard.api.build import may_be_read
+from mmard.api.settings import read_settings
 from mmard.models.cards import load_model
 from mmard.models.tensor_files import load_tensors, save_tensors
 from mmard.models.weights import metadata_of, save_weights
@@ -262,14 +265,22 @@ def test_a_name_of_the_hub_in_a_header_is_no_request(
 def test_weights_read_no_files_elsewhere(mmard: Run, trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "theirs")
     (tmp_path / "private").mkdir()
-    for root, known in ((tmp_path / "private", False), (run / "../private", False), (run / "images", True)):
-        plant(run, data={"name": "imagefolder", "root": str(root)})
-        done = mmard("eval", run)
-        assert done.returncode == 2
-        assert ("--trust" in done.stderr) != known, done.stderr
     (run / "link").symlink_to(tmp_path / "private")
-    plant(run, data={"name": "imagefolder", "root": str(run / "link")})
-    refused(mmard("eval", run), "--trust")
+    (run / "link1").symlink_to(tmp_path / "private")
+    for kind, key, place, known in (
+        ("npz", "train", tmp_path / "private/a.npz", False),
+        ("npz", "train", run / "../private/a.npz", False),
+        ("npz", "train", run / "link/a.npz", False),
+        ("npz", "train", run / "a.npz", True),
+        ("webdataset", "train", run / "link{1..1}/a.tar", False),
+        ("imagefolder", "root", run / "images", False),  # with links in it, perhaps
+        ("csv", "train", run / "a.csv", False),  # with paths
+        ("parquet", "train", run / "a.parquet", False),
+    ):
+        plant(run, data={"name": kind, "root": None, "train": None, key: str(place)})
+        with nullcontext() if known else pytest.raises(MmardError, match="trust=True"):
+            may_be_read(read_settings(run))
+    refused(mmard("eval", run), "data.train", "--trust")
 
 
 def test_teachers_that_weights_name_are_not_loaded(

@@ -245,10 +245,11 @@ def _data_may_be_read(settings: Settings) -> None:
     if data.name not in SOURCES:  # a name of the hub, or of a folder that `datasets` takes for one
         settings.trust.must_allow_place(data.name if Path(data.name).exists() else f"hub://{data.name}", "data.name")
         return
-    for key in SOURCES[data.name].places:
+    source = SOURCES[data.name]
+    for key in source.places:
         given = getattr(data, key)
         for place in given if isinstance(given, list) else [given] if given else []:
-            settings.trust.must_allow_place(place, f"data.{key}")
+            settings.trust.must_allow_place(place, f"data.{key}", leads_on=source.leads_on)
 
 
 def engine_of(settings: Settings) -> Engine:

@@ -33,9 +33,9 @@ from mmard.models.weights import metadata_of
 from mmard.runs.folder import RunFolder
 from mmard.utils.errors import MmardError
 from mmard.utils.files import sha256
+from mmard.utils.packages import version_of
 from mmard.utils.portable_paths import bare, portable
 from mmard.utils.trust import Trust
-from mmard.utils.versions import version_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,9 +26,9 @@ from mmard.models.quantise import HOW, quantised
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import sha256
+from mmard.utils.packages import version_of
 from mmard.utils.portable_paths import portable
 from mmard.utils.trust import Trust, remember_file
-from mmard.utils.versions import version_of
 
 COMPARED = 256
 """Held-out images on which the export is compared with the network."""

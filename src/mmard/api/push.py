@@ -15,6 +15,7 @@ from mmard.runs.exports import EXPORTS
 from mmard.runs.folder import RunFolder
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError, first_line
+from mmard.utils.packages import optional
 from mmard.utils.portable_paths import portable
 from mmard.utils.safe_open import must_be_itself
 from mmard.utils.text_files import read_text
@@ -115,16 +116,15 @@ def _must_name_no_folder(name: str, content: bytes, run: Path) -> None:
 
 def _sent(upload: Upload, private: bool) -> str:
     """Upload the files in one commit; returns the address of the repository."""
-    try:
-        from huggingface_hub import CommitOperationAdd, HfApi, get_token
-    except ImportError as e:
-        raise MmardError("the hub needs one more package: pip install 'mmard[hub]'") from e
-    if not get_token():
+    hub = optional("huggingface_hub", "hub", "mmard push")
+    if not hub.get_token():
         raise MmardError(
             "there is no token for the hub; make one with write access and run: hf auth login (or set HF_TOKEN)"
         )
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
-    adds = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in upload.files.items()]
+    api = hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    adds = [
+        hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in upload.files.items()
+    ]
     try:
         made: Any = api.create_repo(upload.repo, private=private, exist_ok=True)
         api.create_commit(upload.repo, adds, commit_message="Upload a run of mmard")

@@ -27,8 +27,8 @@ from mmard.cli.study import study
 from mmard.cli.teacher import teacher
 from mmard.cli.train import train
 from mmard.utils.errors import Interrupted, MmardError, Note, as_mistake
+from mmard.utils.packages import version_of
 from mmard.utils.signals import Stopped, end_at_once, on_signals
-from mmard.utils.versions import version_of
 
 INTERRUPTED, UNEXPECTED = 130, 70  # exit codes, as shells and sysexits.h have them
 

@@ -8,7 +8,7 @@ import typer
 
 from mmard.cli import console
 from mmard.utils.errors import MmardError, unknown
-from mmard.utils.versions import version_of
+from mmard.utils.packages import version_of
 
 if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
     from mmard.report.page import Report

@@ -275,12 +275,14 @@ class Source:
         open: from the options to its splits: train, and test where it has one.
         options: those of `FileOptions` that mean something for it.
         places: those of them that say where the files lie; somebody else's settings need the user's word for these.
+        leads_on: the files may name pictures anywhere, by paths or links.
     """
 
     line: str
     open: Callable[[FileOptions], dict[str, Part]]
     options: frozenset[str] = frozenset()
     places: tuple[str, ...] = ()
+    leads_on: bool = True
 
 
 HUB = "OWNER/NAME"
@@ -302,7 +304,7 @@ SOURCES = {
     ),
     "npz": Source(
         "arrays in .npz files, with keys such as x and y, or x_train ... y_test (data.train=FILE.npz)",
-        _npz, _NAMED | {*_PLACES}, _PLACES,
+        _npz, _NAMED | {*_PLACES}, _PLACES, leads_on=False,
     ),
     "csv": Source(
         "pictures listed in CSV files with the columns path and label (data.train=FILE.csv)",
@@ -310,7 +312,7 @@ SOURCES = {
     ),
     "webdataset": Source(
         "tar files with 0001.jpg and 0001.cls or .json in them ('data.train=train-{000..099}.tar')",
-        _shards, _SHAPE | _FILES | {*_PLACES, "label"}, _PLACES,
+        _shards, _SHAPE | _FILES | {*_PLACES, "label"}, _PLACES, leads_on=False,
     ),
     CODE: Source("your own function that returns arrays or data sets, also package.module:build", _code, _NAMED | {"parameters"}),
     PYTHON: Source("images that a Python program gives: arrays, a torch Dataset, a datasets.Dataset", _given, _NAMED),

@@ -19,6 +19,7 @@ from mmard.utils.download import download_folder, fetched, is_fetched
 from mmard.utils.errors import MmardError, Note, first_line, unknown
 from mmard.utils.files import read_json, sha256
 from mmard.utils.layout import must_be_readable
+from mmard.utils.packages import optional
 from mmard.utils.safe_open import must_be_itself
 from mmard.utils.trust import inside
 from mmard.utils.validation import Section, validated
@@ -99,12 +100,9 @@ def _from_address(url: str, digest: str | None) -> Path:
 
 
 def _from_hub(where: dict[str, str]) -> Path:
+    hub = optional("huggingface_hub", "hub", "a card of weights on the hub")
     try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as e:
-        raise MmardError("weights on the hub need one more package: pip install 'mmard[data]'") from e
-    try:
-        return Path(hf_hub_download(where["repo"], where["filename"], revision=where.get("revision")))
+        return Path(hub.hf_hub_download(where["repo"], where["filename"], revision=where.get("revision")))
     except KeyError as e:
         raise MmardError(f"the card's 'hub' lacks {e}; expected repo and filename") from e
     except Exception as e:  # the hub's client has a dozen kinds of failure; all mean that the file did not come

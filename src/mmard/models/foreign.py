@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from mmard.utils.errors import MmardError, unknown
 from mmard.utils.files import sha256
 from mmard.utils.foreign_code import function_at, run_foreign
 from mmard.utils.numbers import shortened
+from mmard.utils.packages import optional
 from mmard.utils.text_files import NoYamlError, parse_yaml
 from mmard.utils.trust import is_vouched, vouched_code
 
@@ -213,14 +213,6 @@ def _own(spec: NetworkSpec, classes: int, channels: int, code: str) -> nn.Module
     return run_foreign(lambda: builder(**given), spec.name, "fails")  # type: ignore[no-any-return]
 
 
-def package(name: str, extra: str) -> Any:
-    """Import an optional package; raise MmardError with the line that installs it."""
-    try:
-        return import_module(name)
-    except ImportError as e:
-        raise MmardError(f"{extra}: networks need one more package: pip install 'mmard[{extra}]'") from e
-
-
 def must_be_known(name: str, known: Iterable[str], provider: str) -> None:
     """Raise MmardError with the nearest names where a provider has no network of this name."""
     if name not in (names := sorted(known)):
@@ -230,7 +222,7 @@ def must_be_known(name: str, known: Iterable[str], provider: str) -> None:
 
 
 def _timm(name: str, given: Mapping[str, Any], classes: int, channels: int) -> tuple[nn.Module, Normalisation]:
-    timm = package("timm", "timm")
+    timm = optional("timm", "timm", f"timm:{name}")
     must_be_known(name.partition(".")[0], timm.list_models(), "timm")
     if "checkpoint_path" in given:
         raise MmardError(f"timm:{name} takes its weights after an @: timm:{name}@FILE")
@@ -240,7 +232,7 @@ def _timm(name: str, given: Mapping[str, Any], classes: int, channels: int) -> t
 
 
 def _torchvision(name: str, given: Mapping[str, Any], classes: int, channels: int) -> tuple[nn.Module, Normalisation]:
-    models = package("torchvision.models", "torchvision")
+    models = optional("torchvision.models", "torchvision", f"torchvision:{name}")
     must_be_known(name, models.list_models(module=models), "torchvision")
     given, normalisation, weights = dict(given), RAW, None
     if given.pop("pretrained", False):
@@ -265,7 +257,7 @@ def _put(net: nn.Module, place: str, layer: nn.Module) -> None:
 
 
 def _hf(name: str, given: Mapping[str, Any], classes: int, channels: int) -> tuple[nn.Module, Normalisation]:
-    transformers = package("transformers", "hf")
+    transformers = optional("transformers", "hf", f"hf:{name}")
     given, auto = dict(given), transformers.AutoModelForImageClassification
     pretrained, kept = given.pop("pretrained", False), given.pop("config", None) or {}
     kept = {key: value for key, value in kept.items() if not key.endswith("_implementation")}  # may be code of the hub

@@ -1,6 +1,5 @@
 """Formats of exported models: ONNX, OpenVINO, ExecuTorch and torch.export. How each is made, written and run."""
 
-import importlib
 import json
 import tempfile
 import warnings
@@ -19,6 +18,7 @@ from mmard.models.onnx_runtime import RuntimeModel
 from mmard.models.runtimes import RUNTIMES
 from mmard.utils.errors import MmardError, chosen, first_line
 from mmard.utils.files import write_whole
+from mmard.utils.packages import optional
 
 LARGEST_BATCH = 64
 """Of an ExecuTorch program, whose memory is planned when it is made."""
@@ -113,11 +113,7 @@ def format_of(name: str) -> Format:
     """
     found = chosen("format", name, FORMATS)
     for package in found.packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as e:
-            what = "exported models need" if name == "onnx" else f"--format {name} needs"
-            raise MmardError(f"{what} more packages ({first_line(e)}): pip install 'mmard[{found.extra}]'") from e
+        optional(package, found.extra, "an exported model" if name == "onnx" else f"--format {name}")
     return found
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmard.utils.errors import MmardError, first_line
+from mmard.utils.packages import optional
 from mmard.utils.text_files import parse_json
 
 PROBED = 10_000_000  # values of an image up to which a graph is tried on made-up ones
@@ -16,12 +17,8 @@ PROBED = 10_000_000  # values of an image up to which a graph is tried on made-u
 
 def need_onnx() -> None:
     """Raise MmardError unless the packages that make and run ONNX files are installed."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as e:
-        raise MmardError(f"exported models need more packages ({first_line(e)}): pip install 'mmard[onnx]'") from e
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        optional(name, "onnx", "an exported model")
 
 
 class RuntimeModel(nn.Module):

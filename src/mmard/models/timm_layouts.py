@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmard.utils.errors import MmardError
+from mmard.utils.packages import optional
 
 DEPTH = 12
 STEM_WIDTHS = {"convnext_tiny": 48, "convnext_small": 48, "convnext_base": 64, "convnext_large": 96,
@@ -83,8 +84,4 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def _timm() -> Any:
-    try:
-        import timm
-    except ImportError as e:
-        raise MmardError("this layout is built by timm, which is not installed: pip install timm") from e
-    return timm
+    return optional("timm", "timm", "this layout")

@@ -18,6 +18,7 @@ from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import load_safely, read_json, write_json, write_text, write_whole
 from mmard.utils.layout import LAYOUT, LAYOUT_FILE, must_be_readable
 from mmard.utils.numbers import is_number
+from mmard.utils.packages import optional
 from mmard.utils.safe_open import open_to_append
 from mmard.utils.text_files import parse_json, read_text, read_yaml
 
@@ -285,11 +286,7 @@ def printable(text: Any) -> str:
 
 
 def _board(path: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as e:
-        raise MmardError("tensorboard=true needs one more package: pip install 'mmard[board]'") from e
-    return SummaryWriter(str(path))
+    return optional("torch.utils.tensorboard", "board", "tensorboard=true").SummaryWriter(str(path))
 
 
 def changes(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

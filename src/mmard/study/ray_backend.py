@@ -9,6 +9,7 @@ from typing import Any
 from mmard.study.jobs import Job
 from mmard.study.worker import as_dict, log_file, run_job
 from mmard.utils.errors import MmardError, first_line
+from mmard.utils.packages import optional
 from mmard.utils.safe_open import open_to_append
 
 RETRIES = 5
@@ -45,10 +46,7 @@ class RayBackend:
     """
 
     def __init__(self, jobs: int | None = None, threads: int | None = None) -> None:
-        try:
-            import ray
-        except ImportError as e:
-            raise MmardError("--engine ray needs one more package: pip install 'mmard[ray]'") from e
+        ray = optional("ray", "ray", "--engine ray")
         try:
             _must_answer(os.environ.get("RAY_ADDRESS", ""))
             ray.init(address="auto", log_to_driver=False, logging_level="ERROR", configure_logging=False)

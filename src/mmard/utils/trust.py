@@ -95,22 +95,26 @@ class Trust:
             for part in value:
                 self.must_allow_places_in(part, what)
 
-    def must_allow_place(self, place: str, what: str) -> None:
+    def must_allow_place(self, place: str, what: str, *, leads_on: bool = False) -> None:
         """Raise MmardError unless a place (a path, an address, or ``hub://owner/name``) may be read; remember an allowed one.
 
         A place that settings of foreign weights name may be read where it lies in their folder, where the command names it,
         and where this user has used it before, in any run.
 
+        Args:
+            leads_on: it may name other places, by paths or links in it, so that to lie in the folder is not enough.
+
         Raises:
             MmardError: for any other, before anything is read or fetched.
         """
-        if self.folder is not None and _lies_in(place, self.folder):
+        if self.folder is not None and not leads_on and _lies_in(place, self.folder):
             return
         word = place.removeprefix("hub://").removeprefix("network://")
+        where = "which may lead out of that folder" if leads_on else "outside of that folder"
         if self.folder is not None and not self.everything and word not in self.own and not _is_known(place):
             raise MmardError(
-                f"the settings in {self.folder} name {what}={word}, outside of that folder, which you have not used before; if "
-                f"it is what you want, name it yourself: {what}={word}, or give --trust (Python: trust=True)"
+                f"the settings in {self.folder} name {what}={word}, {where}, and which you have not used "
+                f"before; if it is what you want, name it yourself: {what}={word}, or give --trust (Python: trust=True)"
             )
         _remember(place)
 
@@ -182,7 +186,7 @@ def _key(place: str) -> str:
 
 
 def _lies_in(place: str, folder: Path) -> bool:
-    if "://" in place or any(letter in place for letter in "*?["):  # a pattern may match a link that leads elsewhere
+    if "://" in place or any(letter in place for letter in "*?[{"):  # a pattern may match a link that leads elsewhere
         return False
     return Path(place).expanduser().resolve().is_relative_to(folder.resolve())
 
