@@ -101,7 +101,7 @@ def test_a_network_of_one_size_says_so(
     layers: list[nn.Module], words: str, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = Classifier(nn.Sequential(*layers), Architecture(name="flat", classes=10, channels=1)).eval()
-    monkeypatch.setattr("mmard.api.export.load_model", lambda *_, **__: net)
+    monkeypatch.setattr("mmard.api.evaluation_target.load_model", lambda *_, **__: net)
     with pytest.raises(MmardError, match=rf"^{words}.* \(.*; export it without --dynamic-size$"):
         export(weights, dynamic_size=True)
     assert not weights.with_name("net.onnx").exists()
