@@ -146,7 +146,6 @@ def test_extra_images_from_the_command_line(mmard: Run, files: Path, by: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_processes_train_on_extra_images_as_one(mmard_process: Run, digits_teacher: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(METHOD)
     digits: Images = data_of(read_settings(None)).test
