@@ -171,6 +171,31 @@ def test_measuring_can_be_left_out_and_needs_no_threat(weights: Path, mmard: Run
     assert not (weights.parent / EXPORTS).exists()  # no run folder
 
 
+@pytest.mark.slow
+def test_a_run_of_a_module_and_arrays_is_exported_and_measured_with_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mmard.api.measure.all_threads", lambda: 1)
+    generator = torch.Generator().manual_seed(0)
+    data = torch.rand(80, 3, 8, 8, generator=generator), torch.arange(80) % 3
+    student, teacher = (nn.Sequential(nn.Flatten(), nn.Linear(192, 3)) for _ in range(2))
+    how: dict[str, Any] = {"teacher_check": "none", "train__batch_size": 20}
+    run = mmard.distill(student, teacher, data, "rslad", epochs=1, out="r", **how)
+    with pytest.raises(MmardError, match="given by a Python program"):
+        export(run, module=student)
+    with pytest.raises(MmardError, match="module=MODULE"):
+        export(run, data=data)
+    done = export(run, int8=True, module=student, data=data)
+    assert done.path == tmp_path / "r/model-int8.onnx" or done.path == Path("r/model-int8.onnx")
+    assert done.metadata["quantisation"].endswith("65 training images, seed 0")
+    found = measure(run, done.path, module=student, data=data)
+    assert [row.name for row in found.rows] == ["network", "model-int8.onnx"]
+    assert found.images == 8
+    assert found.threat == "L∞ 8/255"
+    assert (tmp_path / "r" / EXPORTS).exists()
+
+
 def record_of(*files: Path, images: int = 20) -> ExportRecord:
     """A record of files, as if they had been measured."""
     time = Timing(median=0.123, p95=45.6, runs=9)

@@ -19,9 +19,10 @@ from mmard.api.settings import Settings, settings_of_weights
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
+from mmard.data.given import is_images
 from mmard.data.images import Images, ImageSet, some
 from mmard.data.labels import Known, agreed
-from mmard.data.sources import must_be_used
+from mmard.data.sources import PYTHON, must_be_used
 from mmard.evaluation.cache import DiskCache, fingerprint
 from mmard.evaluation.checks.messages import CheckError
 from mmard.evaluation.suite import AttackSpec, choose_attacks, suite
@@ -48,6 +49,7 @@ class EvalTarget:
         metadata: what the file says: settings of its training, among others.
         network: of a network from elsewhere, the words that name it and its weights; empty for any other.
         module: a network given in Python, which the weights are loaded into.
+        images: given in Python, in place of data that settings name; see `mmard.data.given.parts_of`.
     """
 
     path: Path
@@ -55,6 +57,7 @@ class EvalTarget:
     metadata: dict[str, Any]
     network: str = ""
     module: nn.Module | None = None
+    images: object = None
 
     @staticmethod
     def of(
@@ -62,17 +65,18 @@ class EvalTarget:
         surrogate: str | None = None,
         module: nn.Module | None = None,
         *,
+        images: object = None,
         trust: bool = False,
     ) -> "EvalTarget":
         """Find the weights and read their metadata; training may have been on another machine."""
         if is_foreign(source) and surrogate is None:
-            return EvalTarget._of_network(str(source), trust)
+            return replace(EvalTarget._of_network(str(source), trust), images=images)
         path = find_model(source.path if isinstance(source, RunFolder) else source)
         if module is not None:
-            return EvalTarget(path, None, metadata_of(path), module=module)
+            return EvalTarget(path, None, metadata_of(path), module=module, images=images)
         if exported := opened(path, surrogate, Trust(everything=trust, folder=path.parent)):
             return EvalTarget(path, exported, exported.model.metadata)
-        return EvalTarget(path, None, metadata_of(weights_file(path)))
+        return EvalTarget(path, None, metadata_of(weights_file(path)), images=images)
 
     @staticmethod
     def _of_network(words: str, trust: bool) -> "EvalTarget":
@@ -104,11 +108,12 @@ class EvalTarget:
         return _with_paths(found, self.path.parent) if isinstance(found, dict) else {}
 
     def settings(self, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
-        """Join the settings that the weights were trained with and those of this evaluation.
+        """Join the settings that the weights were trained with and those of this evaluation; images are data of the name python.
 
         Raises:
             MmardError: where neither says on which data.
         """
+        words = {**words, "data.name": PYTHON} if self.images is not None else words
         if not self.says("data", words):
             cure = "name it: data.name=digits, or data.name=parquet data.train=... data.test=..."
             raise MmardError(f"{self.path} does not say which data it is for, nor does the command; {cure}")
@@ -165,6 +170,11 @@ class EvalTarget:
         }
 
 
+def images_in(words: dict[str, Any]) -> Any:
+    """Take the images that Python gives as ``data`` out of these settings; None where there are none."""
+    return words.pop("data") if is_images(words.get("data")) else None
+
+
 def _with_paths(told: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Take data and teachers from the run folder around the weights, where it names the same: its paths are whole."""
     try:
@@ -199,7 +209,9 @@ class EvalModel:
         model = source.load(settings.trust)  # its faults come before images are decoded
         if isinstance(model, Exported):
             model.model.must_answer()
-        test = data_of(settings, source.known(), stream=True).test  # the training images are not used
+        test = data_of(
+            settings, source.known(), stream=True, given=source.images
+        ).test  # the training images are not used
         whole = len(test) if settings.data.test_limit is None else math.inf
         if isinstance(model, Exported):
             return EvalModel(model.on(device, test), some(test, limit, seed=0).to(device), whole, model.surrogate)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import InstanceOf
 from torch import Tensor, nn
 
 from mmard.api.build import data_of
-from mmard.api.evaluation_target import EvalTarget
+from mmard.api.evaluation_target import EvalTarget, images_in
 from mmard.api.exported import must_allow_surrogate
 from mmard.api.settings import Settings
 from mmard.core.threat import Threat
@@ -23,6 +24,7 @@ from mmard.models.formats import FORMATS, LARGEST_BATCH, Format, format_of, open
 from mmard.models.onnx_export import PORTS, Agreement, bytes_of, compare, onnx_of
 from mmard.models.onnx_runtime import RuntimeModel
 from mmard.models.quantise import HOW, quantised
+from mmard.runs.folder import RunFolder
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import sha256
@@ -56,17 +58,10 @@ class Delivery:
 
 @public
 def export(
-    source: str | Path,
-    to: str | Path | None = None,
-    *,
-    int8: bool = False,
-    calibration: int = 512,
-    format: str = "onnx",
-    dynamic_size: bool = False,
-    force: bool = False,
-    trust: bool = False,
-    **overrides: Any,
-) -> Delivery:
+    source: str | Path | InstanceOf[RunFolder], to: str | Path | None = None, *,
+    int8: bool = False, calibration: int = 512, format: str = "onnx", dynamic_size: bool = False, force: bool = False,
+    module: InstanceOf[nn.Module] | None = None, trust: bool = False, **overrides: Any,
+) -> Delivery:  # fmt: skip
     """Export a model and compare the file with the network on held-out images: pixels in [0, 1] in, logits out, any batch.
 
     No file that is written names a folder of this machine.
@@ -79,28 +74,31 @@ def export(
         format: ``onnx``, ``openvino``, ``executorch`` or ``torch``; see `mmard.models.formats.FORMATS`.
         dynamic_size: take images of any height and width; tried on a second size.
         force: replace a file that is there.
+        module: for a run whose network was given in Python: one like it.
         trust: read and fetch the data that the weights name, though this user has never used them.
-        **overrides: settings, dots as double underscores: ``data__name=...``.
+        **overrides: settings, dots as double underscores: ``data__name=...``; ``data`` may be images, as of `mmard.distill`.
 
     Raises:
         MmardError: for a mistake in the input, and a float export that is not the network up to rounding; nothing is written then.
     """
     kind = _allowed(format, int8, dynamic_size)
+    source = source.path if isinstance(source, RunFolder) else source
     path = find_model(source)
     target = _target(Path(source).expanduser(), path, to, kind, int8)
     must_be_free(target, force)
-    return _written(source, target, {"trust": trust, **overrides}, kind, calibration if int8 else None, dynamic_size)
+    words = {key.replace("__", "."): value for key, value in overrides.items()} | {"trust": trust}
+    known = EvalTarget.of(source, module=module, images=images_in(words))
+    return _written(known, target, words, kind, calibration if int8 else None, dynamic_size)
 
 
 def _written(
-    source: str | Path, target: Path, overrides: dict[str, Any], kind: Format, calibration: int | None, any_size: bool
+    known: EvalTarget, target: Path, words: dict[str, Any], kind: Format, calibration: int | None, any_size: bool
 ) -> Delivery:
-    """Write the export of the model behind ``source`` to ``target``."""
-    trust = overrides.pop("trust")
-    known, words = EvalTarget.of(source), {key.replace("__", "."): value for key, value in overrides.items()}
+    """Write the export of the model to ``target``."""
+    trust = words.pop("trust")
     settings = known.settings(words, trust=trust)
     path, loaded = known.path, known.load(settings.trust)
-    data = data_of(settings, known.known(), stream=True)
+    data = data_of(settings, known.known(), stream=True, given=known.images)
     model = loaded if isinstance(loaded, Classifier) else known.load_for(data.test)
     must_fit(model, str(path), len(data.test.classes), data.test.channels)
     metadata = _metadata(known, target, model, data) | _declared(known, settings, words)

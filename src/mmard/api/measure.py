@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import InstanceOf
 from torch import Tensor, nn
 
 import mmard
 from mmard.api.artifacts import keep_card
 from mmard.api.build import engine_of
-from mmard.api.evaluation_target import EvalModel, EvalTarget
+from mmard.api.evaluation_target import EvalModel, EvalTarget, images_in
 from mmard.core.threat import Threat
 from mmard.data.images import Images
 from mmard.evaluation.exported import choose_exported, exported_suite
@@ -30,6 +31,7 @@ from mmard.models.cards import find_model, weights_file
 from mmard.models.formats import open_exported, size_of
 from mmard.models.runtimes import all_threads, latencies
 from mmard.runs.exports import Accuracy, ExportRecord, ExportRow, Timing, keep_exports
+from mmard.runs.folder import RunFolder
 from mmard.runs.record import is_run
 from mmard.utils.argument_types import public
 from mmard.utils.files import sha256
@@ -44,14 +46,10 @@ Tell = Callable[[str], None]
 
 @public
 def measure(
-    source: str | Path,
-    exported: str | Path,
-    *,
-    images: int = 128,
-    trust: bool = False,
-    on_progress: Tell = lambda _: None,
-    **overrides: Any,
-) -> ExportRecord:
+    source: str | Path | InstanceOf[RunFolder], exported: str | Path, *,
+    images: int = 128, module: InstanceOf[nn.Module] | None = None, trust: bool = False,
+    on_progress: Tell = lambda _: None, **overrides: Any,
+) -> ExportRecord:  # fmt: skip
     """Measure an exported file, the network that it was made from, and the network's teacher where that is at hand.
 
     Latency of batches of 1 and 32, on one thread and on all; size; the most memory of a process that runs it; accuracy, clean
@@ -62,15 +60,17 @@ def measure(
         source: run folder, weights or card that it was made from.
         exported: the file.
         images: accuracies are of about so many test images, every class in proportion.
+        module: for a run whose network was given in Python: one like it.
         trust: read and fetch the data that the weights name, though this user has never used them.
         on_progress: hears what is being measured.
-        **overrides: settings, dots as double underscores.
+        **overrides: settings, dots as double underscores; ``data`` may be images, as of `mmard.distill`.
 
     Raises:
         MmardError: for any mistake in the input.
     """
     path, words = Path(exported).expanduser(), {key.replace("__", "."): value for key, value in overrides.items()}
-    known = EvalTarget.of(source, None, trust=trust)
+    source = source.path if isinstance(source, RunFolder) else source
+    known = EvalTarget.of(source, None, module, images=images_in(words), trust=trust)
     settings = known.settings(words, trust=trust)
     subject = EvalModel.of(known, settings, images, engine_of(settings).device)
     threat = known.threat(settings, words, needed=False) if known.says("threat", words) else None
