@@ -173,6 +173,15 @@ def test_a_normalisation_beside_the_weights_goes_into_the_card(there: Path) -> N
     assert facts["std"] == [0.25] * 3
 
 
+def test_few_images_are_examined_and_the_verdict_says_how_few(there: Path) -> None:
+    save_weights(there / "t.safetensors", small_net(10), {})
+    found = examine("t.safetensors", epochs=1, data__name="digits", data__limit=60, threat__eps=0.1)
+    assert found.advice.verdict != "good"
+    assert any("6 held-out images say next to nothing" in reason for reason in found.advice.reasons)
+    with pytest.raises(MmardError, match=r"train\.batch_size means nothing to an examination"):
+        examine("t.safetensors", data__name="digits", threat__eps=0.1, train__batch_size=16)
+
+
 def test_the_command_trains_small_networks_once_and_prints_what_they_show(mmard: Run, tmp_path: Path) -> None:
     save_weights(tmp_path / "t.safetensors", small_net(10), {"settings": {"data": {"name": "digits"}}})
     settings = ("data.name=digits", "data.limit=300", "threat.eps=0.1")

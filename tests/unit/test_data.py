@@ -230,7 +230,10 @@ def test_parquet_files_and_an_undecodable_image(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         ({"name": "parquet"}, "needs both data.train"),
-        ({"name": "parquet", "train": "no.parquet", "test": "no.parquet"}, "cannot load data set 'parquet'"),
+        (
+            {"name": "parquet", "train": "no.parquet", "test": "no.parquet"},
+            "no file no.parquet, which data.train names; give",
+        ),
         ({"name": "imagefolder"}, "needs data.root"),
         ({"name": "cifra10"}, "unknown data set 'cifra10'"),
         ({"name": "digits", "held_out": 1.5}, "no share"),

@@ -35,6 +35,9 @@ IMAGES = 5000
 """The training images that are read, and that small networks learn from; a tenth of them is held out."""
 SMALL: Mapping[str, Mapping[str, Any]] = {"natural": {"method": "standard"}, "robust": {"method": "pgd_at"}}
 NET, EPOCHS = "cnn-16-3", 10
+BATCH, FEW = 128, 16
+"""Images in a batch of a small network; and where there are not as many to train on."""
+SECTIONS = ("data", "threat", "engine")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +102,9 @@ def examine(
     """
     request = Request(limit, batch_size, epochs, seed, target_entropy)
     words = {key.replace("__", "."): str(v) if isinstance(v, Path) else v for key, v in overrides.items()}
+    for word in words:
+        if word.split(".")[0] not in SECTIONS:
+            raise MmardError(f"{word} means nothing to an examination; expected settings of data, threat and engine")
     teacher = _Teacher.of(str(source), words, trust)
     found = _examined(teacher, {"natural": natural, "robust": robust}, request, on_progress, watch)
     found.save(folder := Path(to).expanduser() if to is not None else teacher.folder())
@@ -140,7 +146,7 @@ def _examined(
     data, device = data_of(teacher.settings, teacher.known, stream=True), Engine().device
     model, (limit, part, seed) = teacher.load(data), (request.limit, request.batch_size, request.seed)
     what = teacher.described(model, data, seed)
-    small = _small(given, teacher, (request.epochs, seed), watch)
+    small = _small(given, teacher, _Training(request.epochs, seed, len(data.train)), watch)
     for name, net in _nets(small):
         must_fit(net, name, len(data.test.classes), data.test.channels)
         net.to(device)
@@ -257,7 +263,20 @@ def _carded(path: Path) -> tuple[Path, Path | None]:
     return card, card
 
 
-def _small(given: Mapping[str, str | None], teacher: _Teacher, how: tuple[int, int], watch: Watch) -> Nets:
+@dataclass(frozen=True)
+class _Training:
+    """The training of small networks on so many images."""
+
+    epochs: int
+    seed: int
+    images: int
+
+    def small_batches(self) -> dict[str, int]:
+        """Return settings of smaller batches, where the images do not fill one of the usual size."""
+        return {"batch_size": min(FEW, self.images)} if self.images < BATCH else {}
+
+
+def _small(given: Mapping[str, str | None], teacher: _Teacher, how: "_Training", watch: Watch) -> Nets:
     """Load the small networks, or train those that are not given."""
     found: Nets = {"natural": {}, "robust": {}}
     for kind, word in given.items():
@@ -269,13 +288,14 @@ def _small(given: Mapping[str, str | None], teacher: _Teacher, how: tuple[int, i
     return found
 
 
-def _trained(kind: str, teacher: _Teacher, how: tuple[int, int], watch: Watch) -> str:
+def _trained(kind: str, teacher: _Teacher, how: "_Training", watch: Watch) -> str:
     """Train a small network on the images that are not held out, unless that was done before; returns its run folder."""
-    epochs, seed = how
-    own: dict[str, Any] = {**SMALL[kind], "student": NET, "normalize": "data", "seed": seed}
+    epochs = how.epochs
+    own: dict[str, Any] = {**SMALL[kind], "student": NET, "normalize": "data", "seed": how.seed}
     own |= {"data": teacher.settings.data.model_dump(exclude_defaults=True) | {"augment": "crop+flip"}}
     own |= {"threat": {"eps": teacher.threat.eps, "norm": teacher.threat.norm}, "validation": {"every": epochs}}
     own |= {"train": {"epochs": epochs, "schedule": "one_cycle", "warmup": 0.3, "nesterov": True, "weight_decay": 5e-4}}
+    own["train"] |= how.small_batches()
     if kind == "robust":
         own |= {"attack": {"steps": 3, "step_size": teacher.threat.eps / 2}}
     name = hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:8]

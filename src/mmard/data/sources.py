@@ -262,6 +262,9 @@ def _files(given: str | Sequence[str], key: str) -> list[str]:
         if path.is_dir():
             raise MmardError(f"data.{key}={one} is a folder; give its files: 'data.{key}={one}/*.parquet'")
         must_be_itself(path)
+        if not (path.exists() or "://" in one or set(one) & set("*?[{")):
+            cure = f"give data.{key}=FILE, or other data: data.name=uoft-cs/cifar10, say (docs/data.md)"
+            raise MmardError(f"there is no file {one}, which data.{key} names; {cure}")
         patterns.append(glob.escape(str(path.absolute())) if path.exists() else one if "://" in one else str(path))
     return patterns
 

@@ -27,6 +27,8 @@ LITTLE = 0.15
 SAAD's finding (arXiv 2512.10275); the number is ours."""
 SURE = 0.5
 """Of the entropy that is aimed at: below this a teacher is confident (arXiv 2605.21999 gives no number)."""
+ENOUGH = 20
+"""Held-out images below which nothing is said with confidence."""
 HARDEST = 0.25
 """The share of the images of which `Lessons.unlearnable` takes the hardest."""
 Row = dict[str, float | int | None]
@@ -249,9 +251,15 @@ def advice(row: Row, logits: Tensor, target: float | None = None, below: str | N
             f"under attack it is right on {robust:.0%}, and a small network trained without any teacher on {small:.0%}: there "
             "is nothing to gain"
         )
-    care = _cares(row, aim, tau)
+    care = _few(len(logits)) + _cares(row, aim, tau)
     reasons = (*poor, *care) or (_praise(row),)
     return Advice("poor" if poor else "with care" if care else "good", reasons, tau, aim)
+
+
+def _few(images: int) -> list[str]:
+    if images >= ENOUGH:
+        return []
+    return [f"{images} held-out images say next to nothing: hold out more (data.held_out=0.5), or bring more pictures"]
 
 
 def _cares(row: Row, aim: float, tau: float) -> list[str]:

@@ -43,7 +43,8 @@ class BatchLoader:
     def __post_init__(self) -> None:
         size, count = self.batch_size, len(self.images)
         if size > count:
-            raise MmardError(f"train.batch_size {size} > {count} training images; choose a smaller one")
+            cure = f"choose a smaller one, such as train.batch_size={max(1, count // 2)}"
+            raise MmardError(f"train.batch_size {size} > {count} training images; {cure}")
         if size % self.engine.world:
             raise MmardError(f"train.batch_size {size} does not divide by {self.engine.world} processes")
         self.steps_per_epoch = count // size
