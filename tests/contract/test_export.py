@@ -26,7 +26,7 @@ from mmard.evaluation.exported import choose_exported, exported_suite, straight_
 from mmard.evaluation.loop import Execution
 from mmard.evaluation.run import run_attacks
 from mmard.evaluation.suite import choose_attacks
-from mmard.models.architectures import FAMILIES, Architecture, Classifier, build
+from mmard.models.architectures import FAMILIES, Architecture, Classifier, adopt, build
 from mmard.models.cards import load_foreign
 from mmard.models.onnx_export import bytes_of, compare, onnx_of
 from mmard.models.onnx_runtime import RuntimeModel
@@ -500,3 +500,20 @@ def test_a_surrogate_whose_function_fails_is_one_line(tmp_path: Path) -> None:
     must_allow_named(words := f"{tmp_path}/own.py:build@{tmp_path}/own.pt", "surrogate", Trust())
     with pytest.raises(MmardError, match=r"own.py:build fails: ZeroDivisionError: division by zero"):
         load_foreign(words, 10, 1)
+
+
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layer(x.flatten(1))
+        return 2 * logits if float(logits.detach().sum()) > 0 else logits
+
+
+def test_what_stops_the_exporter_is_said() -> None:
+    with pytest.raises(MmardError, match=r"cannot be exported: .*data-dependent") as e:
+        onnx_of(adopt(Branches(), 4, 1), (8, 8))
+    assert "\n" not in str(e.value)
+    assert "\x1b" not in str(e.value)

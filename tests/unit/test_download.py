@@ -171,6 +171,7 @@ def test_a_file_that_changed_since_is_refused(server: Server) -> None:
     [
         ("file:///etc/passwd", "no address to fetch from"),
         ("weights.pt", "no address to fetch from"),
+        ("http://[::1", "is no address to fetch from .Invalid IPv6 URL."),
         ("http://example.com/w.pt", "unprotected; give its sha256"),
     ],
 )

@@ -52,7 +52,7 @@ def onnx_of(model: Classifier, size: tuple[int, int], any_size: bool = False) ->
                 verbose=False,
             )
         except Exception as e:  # the exporter has many kinds of refusal, and all mean the same
-            raise MmardError(f"{model.architecture.name} cannot be exported: {first_line(e)}") from e
+            raise MmardError(f"{model.architecture.name} cannot be exported: {_reason(e)}") from e
     assert program is not None  # it is None only for the old exporter
     return without_traces(program.model_proto)
 
@@ -139,3 +139,11 @@ def compare(network: nn.Module, other: nn.Module, images: Tensor, batch_size: in
     gap, allowed = (a - b).abs(), TOLERANCE * max(1.0, a.abs().max().item())
     agree = torch.eq(a.argmax(1), b.argmax(1)).double().mean().item()
     return Agreement(len(images), gap.max().item(), gap.mean().item(), allowed, agree)
+
+
+def _reason(e: Exception) -> str:
+    """Return what stopped the exporter, whose own error says only in which of its steps that was."""
+    inner: BaseException = e
+    while inner.__cause__ is not None:
+        inner = inner.__cause__
+    return first_line(inner) if isinstance(inner, Exception) else first_line(e)

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import sha256, write_json
@@ -76,7 +76,7 @@ class _Place:
 
     @staticmethod
     def of(url: str) -> "_Place":
-        name = re.sub(r"[^\w.+-]", "-", unquote(urlsplit(url).path).rpartition("/")[2]).lstrip(".-") or "file"
+        name = re.sub(r"[^\w.+-]", "-", unquote(_parts_of(url).path).rpartition("/")[2]).lstrip(".-") or "file"
         folder = download_folder() / hashlib.sha256(url.encode()).hexdigest()[:16]
         return _Place(url, folder, folder / (name if "." in name else f"{name}.pt"))
 
@@ -95,8 +95,16 @@ class _Place:
         write_json(self.folder / "known.json", {"url": self.url, **facts})
 
 
+def _parts_of(url: str) -> SplitResult:
+    """Split an address; raise MmardError for one that cannot be, such as http://[::1."""
+    try:
+        return urlsplit(url)
+    except ValueError as e:
+        raise MmardError(f"{url} is no address to fetch from ({first_line(e)}); expected https://...") from e
+
+
 def _checked_address(url: str, digest: str | None) -> None:
-    parts = urlsplit(url)
+    parts = _parts_of(url)
     if parts.scheme not in ("https", "http") or not parts.hostname:
         raise MmardError(f"{url} is no address to fetch from; expected https://...")
     if parts.scheme == "http" and digest is None and parts.hostname not in LOCAL:
@@ -152,8 +160,9 @@ def _refusal(place: _Place, e: urllib.error.HTTPError) -> str:
     if e.code >= 500 or e.code in (408, 429):
         return f"the server says {e.code} {e.reason}"
     cure = {401: "it wants a login", 403: "it wants a login, or permission", 404: "is the address still right?"}
+    said = " ".join(str(e.reason).split())
     raise MmardError(
-        f"{place.url} did not come: the server says {e.code} {e.reason}; {cure.get(e.code, 'see its page in a browser')}"
+        f"{place.url} did not come: the server says {e.code} {said}; {cure.get(e.code, 'see its page in a browser')}"
     ) from e
 
 
