@@ -16,13 +16,14 @@ from torch import nn
 from mmard import MmardError, load_model
 from mmard.api.evaluate import evaluate_run
 from mmard.api.export import export
-from mmard.api.networks import given_in, student_architecture
+from mmard.api.networks import given_in, student_architecture, teachers_of
 from mmard.api.settings import read_settings
 from mmard.api.train import train
 from mmard.models.architectures import Architecture, adopt, build
 from mmard.models.foreign import PROVIDERS, NetworkSpec, is_foreign
 from mmard.models.tensor_files import load_tensors, save_tensors
 from mmard.models.weights import architecture_facts, keep_code, save_weights
+from mmard.utils.trust import Trust
 
 NET = """
 from torch import nn
@@ -170,6 +171,13 @@ def test_to_have_run_a_function_vouches_for_nothing_else(
     save_tensors(weights, tensors, header)
     with pytest.raises(MmardError, match=rf"{names}.*--trust"):
         load_model(weights)
+
+
+def test_weights_in_somebodys_folder_fetch_no_configuration_for_a_teacher(tmp_path: Path) -> None:
+    teacher = f"hf:somebody/net@{tmp_path / 'w.safetensors'}"
+    theirs = read_settings(None, {"teacher": teacher}).trusting(Trust(folder=tmp_path))
+    with pytest.raises(MmardError, match=r"name teacher=hf:somebody/net, outside.*--trust"):
+        teachers_of(theirs)
 
 
 def test_a_file_that_changed_is_another_run(net: Path) -> None:

@@ -81,7 +81,7 @@ def must_allow_teacher(settings: Settings, name: str, source: str) -> None:
         trust.must_allow_builder(spec.name, key, spec.parameters)
     if spec.weights:
         trust.must_allow_place(spec.weights, key)
-    elif spec.kind != GIVEN:  # it fetches its own
+    if spec.fetches or not (spec.weights or spec.kind == GIVEN):  # it fetches its configuration, or its own weights
         trust.must_allow_place(f"network://{spec.name}", key)
 
 
