@@ -75,7 +75,7 @@ def test_a_module_of_ones_own_is_distilled_judged_and_loaded_again(
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "120 test images, L∞ 0.1"
     assert [line.split("  ")[0] for line in shown[1:5]] == ["clean", "FGSM", "PGD-20", "worst case"]
-    again = mmard.load_model(run.path, Plain())
+    again = mmard.load_model(run, Plain())  # type: ignore[arg-type]
     assert mmard.evaluate(again, x, y, attacks="none").attacks == ("clean",)
     with torch.no_grad():
         right = (again(x)[0] if isinstance(again(x), tuple) else again(x)).argmax(1) == y

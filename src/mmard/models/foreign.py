@@ -217,7 +217,7 @@ def must_be_known(name: str, known: Iterable[str], provider: str) -> None:
     """Raise MmardError with the nearest names where a provider has no network of this name."""
     if name not in (names := sorted(known)):
         near = get_close_matches(name, names, n=4, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = f"; did you mean {' or '.join(near)}?" if near else ";"
         raise MmardError(f"{provider} has no network {name!r} for classification{hint} it has {len(names):,}")
 
 

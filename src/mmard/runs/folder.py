@@ -51,6 +51,10 @@ class RunFolder:
     def __repr__(self) -> str:
         return f"RunFolder({str(self.path)!r})"
 
+    def __fspath__(self) -> str:
+        """Return the folder: a run stands wherever a path may, in this package and in Python's own functions."""
+        return str(self.path)
+
     def lock(self) -> None:
         """Keep other processes out until `close`; the lock goes with the process, however that ends."""
         try:

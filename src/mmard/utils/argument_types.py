@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import wraps
 from inspect import signature
+from os import PathLike
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_args
 
 import torch
@@ -45,7 +47,8 @@ def public(function: Callable[P, T], name: str | None = None) -> Callable[P, T]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        given = renamed_arguments(kwargs, names)
+        given = {key: _as_path(value) for key, value in renamed_arguments(kwargs, names).items()}
+        args = tuple(map(_as_path, args))  # type: ignore[assignment]
         for name, value in (*zip(names, args, strict=False), *given.items()):
             if name in numbers and isinstance(value, bool):  # to Python, true is 1
                 raise MmardError(f"{called}: {name} is {value}, expected a whole number")
@@ -61,6 +64,11 @@ def public(function: Callable[P, T], name: str | None = None) -> Callable[P, T]:
             raise mistake from e
 
     return call
+
+
+def _as_path(value: Any) -> Any:
+    """Take a run, or whatever else stands for a file or folder, as its path."""
+    return Path(value) if isinstance(value, PathLike) and not isinstance(value, Path) else value
 
 
 @contextmanager
