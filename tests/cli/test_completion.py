@@ -47,7 +47,7 @@ def test_values_are_those_of_the_code() -> None:
     [
         ("mmard ex", 1, ["export"]),
         ("mmard train digits-rs", 2, ["digits-rslad"]),
-        ("mmard train digits-rslad data.augm", 3, ["data.augment="]),
+        ("mmard train digits-rslad data.on_e", 3, ["data.on_error="]),
         ("mmard train digits-rslad threat.norm = l", 5, ["linf", "l2"]),  # as bash breaks it
         ("mmard train digits-rslad threat.norm =", 4, ["linf", "l2"]),
         ("mmard train --method rsl", 3, ["rslad"]),
