@@ -135,7 +135,12 @@ def in_zoo(source: str | Path) -> Path:
     path, name = Path(source).expanduser(), str(source).removeprefix(ZOO).removesuffix(".json")
     if str(source).startswith(ZOO):
         if name not in zoo_cards():
-            raise unknown("teacher in zoo", name, zoo_cards())
+            raise unknown(
+                "teacher in zoo",
+                name,
+                zoo_cards(),
+                "a clone of the project has all of zoo/, an installation the small ones",
+            )
         return zoo_cards()[name]
     packaged = path.parent == Path("zoo") and path.suffix in ("", ".json") and not path.exists()
     return zoo_cards().get(path.stem, path) if packaged else path

@@ -125,9 +125,14 @@ def evaluations_in(run: Path) -> list[Path]:
 
 
 def find_evaluation(run: Path, checkpoint: str, request: Mapping[str, Any]) -> Path | None:
-    """Find the folder of the evaluation of a checkpoint (``best`` or ``last``) with exactly these options."""
+    """Find the folder of the evaluation of a checkpoint (``best`` or ``last``) with these options; checks change no verdict."""
+
+    def without_checks(options: object) -> object:
+        return {k: v for k, v in options.items() if k != "checks"} if isinstance(options, Mapping) else options
+
+    wanted = without_checks(request)
     of_checkpoint = (folder for folder in evaluations_in(run) if folder.name.startswith(checkpoint))
-    return next((folder for folder in of_checkpoint if read_table(folder).get("asked") == request), None)
+    return next((folder for folder in of_checkpoint if without_checks(read_table(folder).get("asked")) == wanted), None)
 
 
 def read_scores(folder: Path) -> EvaluationRecord:
