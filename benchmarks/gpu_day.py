@@ -3,7 +3,8 @@
     python benchmarks/gpu_day.py docs/results/cifar10-gpu/plan/plan.yaml --minutes 50 --jobs 14 --pack OUT
 
 In the plan ``teachers`` maps a name to settings, run into ``runs/teachers/NAME``; ``studies`` lists study files in the order of
-their value. A cell waits for the teacher whose folder its settings name. ``evaluate`` is the teachers' evaluation.
+their value; an entry may choose ``rows`` and ``seeds``, or ``judge`` a teacher ``by`` an evaluation. A cell waits for the teacher
+whose folder its settings name.
 A run is an ordinary run folder, so the same command goes on where it was. What is packed: records, weights, logs.
 """
 
