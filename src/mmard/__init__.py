@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmard.models.cards import load_model
     from mmard.utils.errors import MmardError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "Distiller",
     "Method",

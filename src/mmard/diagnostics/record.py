@@ -43,7 +43,7 @@ class Diagnosis:
     @property
     def facts(self) -> dict[str, Any]:
         """Return ``metadata`` by its old name, with a note."""
-        warnings.warn(Note("diagnosis.facts is metadata now; the old name goes with the next version"), stacklevel=2)
+        warnings.warn(Note("diagnosis.facts is metadata now; the old name goes with version 0.3"), stacklevel=2)
         return self.metadata
 
     @property

@@ -123,7 +123,7 @@ class Scores:
     def facts(self) -> dict[str, Any]:
         """Return ``metadata`` by its old name, with a note."""
         warnings.warn(
-            Note("scores.facts is scores.metadata now; the old name goes with the next version"), stacklevel=2
+            Note("scores.facts is scores.metadata now; the old name goes with version 0.3"), stacklevel=2
         )
         return self.metadata
 

@@ -18,7 +18,7 @@ class Watcher:
     def __init_subclass__(cls) -> None:
         if "judged" in vars(cls):
             warnings.warn(
-                Note(f"{cls.__name__}.judged is epoch_ended now; the old name goes with the next version"), stacklevel=2
+                Note(f"{cls.__name__}.judged is epoch_ended now; the old name goes with version 0.3"), stacklevel=2
             )
             cls.epoch_ended = vars(cls)["judged"]  # type: ignore[method-assign]
         super().__init_subclass__()

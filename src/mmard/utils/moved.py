@@ -1,4 +1,4 @@
-"""Old names of modules: importing one warns with the new name, and works until the next version."""
+"""Old names of modules: importing one warns with the new name, and works until version 0.3."""
 
 import sys
 import warnings
@@ -79,7 +79,7 @@ class _Moved(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         new = f"mmard.{MOVED[module.__name__.removeprefix('mmard.')]}"
-        warnings.warn(Note(f"{module.__name__} is {new} now; the old name goes with the next version"), stacklevel=2)
+        warnings.warn(Note(f"{module.__name__} is {new} now; the old name goes with version 0.3"), stacklevel=2)
         names = {k: v for k, v in vars(import_module(new)).items() if not k.startswith("__")}
         module.__dict__.update(
             names | {old: names[now] for old, now in RENAMED.items() if now in names and old not in names}
@@ -102,7 +102,7 @@ def forward(package: str, module: str, names: Collection[str] | None = None) -> 
         if found is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         warnings.warn(
-            Note(f"{package}.{name} is {module}.{name} now; the old name goes with the next version"), stacklevel=2
+            Note(f"{package}.{name} is {module}.{name} now; the old name goes with version 0.3"), stacklevel=2
         )
         return found
 
@@ -115,7 +115,7 @@ def renamed_arguments(given: dict[str, Any], known: Collection[str]) -> dict[str
     for old in ARGUMENTS.keys() & given.keys() - set(known):
         if ARGUMENTS[old] in known:
             warnings.warn(
-                Note(f"{old}= is {ARGUMENTS[old]}= now; the old name goes with the next version"), stacklevel=3
+                Note(f"{old}= is {ARGUMENTS[old]}= now; the old name goes with version 0.3"), stacklevel=3
             )
             now[ARGUMENTS[old]] = now.pop(old)
     return now
