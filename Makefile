@@ -1,6 +1,7 @@
 # make demo   set up and run the main job on embedded data (three minutes on two cores once installed)
 # make test   set up and run the tests but the slow ones, which CI runs with `pytest -m slow`
 # make check  what must hold before a commit: lint, format, types, tests
+# make docs   build the documentation as a site, site/index.html; any warning is an error
 # The versions in constraints.txt are installed; for the newest: make demo CONSTRAINTS=
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(addprefix -c
 
 QUICK := -m "not slow" -n 2 --dist loadfile  # two processes, a file of tests each: one makes what its tests share
 
-.PHONY: demo test check format clean
+.PHONY: demo test check docs format clean
 
 .venv/user: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
@@ -32,6 +33,9 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest $(QUICK)
+
+docs: .venv/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .
