@@ -176,11 +176,12 @@ HEAD = """# Methods and what they cost
 
 Made by `python -m mmard.training.passes > docs/methods.md`; do not edit.
 
-Forward / backward passes of each network in one step with the method's own attack (PGD-10 but for natural training), counted in
-the trainer's step, late in a run. A backward pass to the weights and one to the images count the same. S student, T teacher.
-Wrappers (`mmard`, `igdm`, `fair`, `awp`, `rpat`, `waypoints`) stand on their default base, and take any other.
-`tau` of `rslad`, `adaad`, `saad`, `saad_c`, `igdm`, `mmard` and `teacher_tau` of `ard`, `iad`, `iad_2`, `adaiad` make the teacher's
-predictions sharper or softer ([teachers](teachers.md#how-soft-it-teaches)); at 1, the default, they are the papers' methods.
+Forward / backward passes of each network in one step with the method's own attack (PGD-10 but for natural training),
+counted in the trainer's step, late in a run. A backward pass to the weights and one to the images count the same. S
+student, T teacher. Wrappers (`mmard`, `igdm`, `fair`, `awp`, `rpat`, `waypoints`) stand on their default base, and take
+any other. `tau` of `rslad`, `adaad`, `saad`, `saad_c`, `igdm`, `mmard` and `teacher_tau` of `ard`, `iad`, `iad_2`,
+`adaiad` make the teacher's predictions sharper or softer ([teachers](teachers.md#how-soft-it-teaches)); at 1, the
+default, they are the papers' methods.
 
 | method | paper | network | in the attack | in the loss |
 |---|---|---|---:|---:|
@@ -196,7 +197,7 @@ def page() -> str:
             first = f"`{name}` | {paper_of(METHODS[name])}" if i == 0 else " | "
             rows.append(f"| {first} | {network} | {of['attack']} | {of['loss']} |\n")
         line = (METHODS[name].__doc__ or "").strip().splitlines()[0]
-        parts.append(f"\n## {name}\n{line}\n\n```\n{method}\n```\n")
+        parts.append(f"\n## {name}\n{line}\n\n```text\n{method}\n```\n")
     return HEAD + "".join(rows) + "".join(parts)
 
 
