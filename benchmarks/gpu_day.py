@@ -4,7 +4,8 @@
 
 In the plan ``teachers`` maps a name to settings, run into ``runs/teachers/NAME``; ``studies`` lists study files in the order of
 their value; an entry may choose ``rows`` and ``seeds``, or ``judge`` a teacher ``by`` an evaluation. A cell waits for the teacher
-whose folder its settings name.
+whose folder its settings name. ``judge: false`` in an entry trains and does not judge; ``again`` judges its cells once more, by
+another evaluation; ``keep`` names the rows whose best weights come home.
 A run is an ordinary run folder, so the same command goes on where it was. What is packed: records, weights, logs.
 """
 
@@ -28,6 +29,7 @@ from mmard.study.spec import Evaluation, read_study
 TEACHERS = Path("runs/teachers")
 LEFT = {"checkpoint.pt", ".lock"}
 MIB = 1 << 20
+LARGEST = 15 * MIB
 PACK_EVERY = 100.0
 
 
@@ -38,8 +40,8 @@ class OutOfTimeError(Exception):
 class Clock(Listener):
     """Says a line for what begins and ends, packs now and then, and stops everything when the time is over."""
 
-    def __init__(self, minutes: float, pack: Path) -> None:
-        self.begun, self.pack = time.monotonic(), pack
+    def __init__(self, minutes: float, pack: Path, keep: list[str]) -> None:
+        self.begun, self.pack, self.keep = time.monotonic(), pack, keep
         self.end, self.packed = self.begun + 60 * minutes, self.begun
 
     def say(self, text: str) -> None:
@@ -59,11 +61,23 @@ class Clock(Listener):
             raise OutOfTimeError
         if now > self.packed + PACK_EVERY:
             self.packed = now
-            pack(self.pack)
+            pack(self.pack, self.keep)
 
 
-def pack(to: Path) -> None:
-    """Write what must come home: records, best and last weights of the cells, teachers in half precision."""
+def shares(files: list[Path]) -> list[list[Path]]:
+    """Deal out files in their order, each share small enough to come home as one."""
+    dealt: list[list[Path]] = []
+    size = LARGEST
+    for path in files:
+        if size + path.stat().st_size > LARGEST:
+            dealt, size = [*dealt, []], 0
+        dealt[-1].append(path)
+        size += path.stat().st_size
+    return dealt
+
+
+def pack(to: Path, keep: list[str]) -> None:
+    """Write what must come home: records, best weights of the rows to keep, teachers in half precision."""
     to.mkdir(parents=True, exist_ok=True)
     runs = sorted(
         path for path in Path("runs").rglob("*") if path.is_file() and path.name not in LEFT and path.suffix != ".part"
@@ -72,9 +86,8 @@ def pack(to: Path) -> None:
         "records": [p for p in runs if p.suffix not in (".safetensors", ".png") and p.stat().st_size < MIB],
         "verdicts": [p for p in runs if p.name == "verdicts.safetensors"],
     }
-    for study in Path("runs/studies").glob("*"):
-        weights = [p for p in runs if study in p.parents and p.suffix == ".safetensors"]
-        kinds |= {f"{study.name}-{which}": [p for p in weights if p.stem == which] for which in ("best", "last")}
+    weights = [p for row in keep for p in runs if p.name == "best.safetensors" and row in p.parts]
+    kinds |= {f"weights-{i}": some for i, some in enumerate(shares(weights))}
     for kind, files in kinds.items():
         part = Path(f"runs/.{kind}.part")  # a kill leaves the last whole one in its place
         with tarfile.open(part, "w:gz") as file:
@@ -90,12 +103,12 @@ def pack(to: Path) -> None:
 def jobs_of(plan: dict[str, Any]) -> list[Job]:
     """List the teachers, then the cells by the order of the studies, then the teachers' evaluations where the plan has them."""
     jobs, names = [], {}
-    for name, given in plan["teachers"].items():
+    for name, given in plan.get("teachers", {}).items():
         out = str(TEACHERS / name)
         names[out] = name
         jobs.append(Job(name, read_settings({**plan.get("common", {}), **given, "out": out}, trust=True)))
     for entry in plan["studies"]:
-        if "judge" in entry:
+        if isinstance(entry.get("judge"), str):
             teacher = next(job for job in jobs if job.name == entry["judge"])
             jobs.append(Job(f"{teacher.name} judged", teacher.settings, Evaluation(**entry["by"]), needs=teacher.name))
             continue
@@ -105,7 +118,12 @@ def jobs_of(plan: dict[str, Any]) -> list[Job]:
             if "rows" in entry and not set(entry["rows"]) & set(cell.labels.values()):
                 continue
             needs = names.get(cell.settings.teacher or "", entry.get("after"))
-            jobs.append(Job(f"{study.folder.name}/{cell.name}", cell.settings, study.evaluate, needs=needs))
+            name = f"{study.folder.name}/{cell.name}"
+            if "again" in entry:
+                jobs.append(Job(f"{name} again", cell.settings, Evaluation(**entry["again"]), needs=name))
+            else:
+                by = None if entry.get("judge") is False else study.evaluate
+                jobs.append(Job(name, cell.settings, by, needs=needs))
     first: dict[str, Job] = {}
     for job in jobs:
         first.setdefault(job.name, job)  # a cell that two entries name runs at the first
@@ -119,8 +137,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=14)
     parser.add_argument("--pack", type=Path, default=Path("runs/pack"))
     asked = parser.parse_args()
-    clock = Clock(asked.minutes, asked.pack)
-    jobs = [job for job in jobs_of(yaml.safe_load(asked.plan.read_text())) if job.state() != "done"]
+    plan = yaml.safe_load(asked.plan.read_text())
+    keep = plan.get("keep", [])
+    clock = Clock(asked.minutes, asked.pack, keep)
+    jobs = [job for job in jobs_of(plan) if job.state() != "done"]
     clock.say(f"{len(jobs)} jobs")
     try:
         failed = run_all(jobs, LocalBackend(slots(asked.jobs, 1, gpus())), clock)
@@ -128,7 +148,7 @@ def main() -> None:
     except OutOfTimeError:
         clock.say("out of time; the same command goes on")
     finally:
-        pack(asked.pack)
+        pack(asked.pack, keep)
 
 
 if __name__ == "__main__":
