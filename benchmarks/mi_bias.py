@@ -1,6 +1,6 @@
 """How far off each estimator of mutual information is, where the value is known in closed form.
 
-    python benchmarks/mi_bias.py > table.md      # under a minute on one core; docs/mutual_information.md holds it
+    python benchmarks/mi_bias.py > table.md      # under a minute on one core; docs/mmard.md holds it
 
 Predictions of the discrete cases: a class z, uniform over K, seen through a symmetric channel twice (z' agrees with z with
 probability ``agree``); each prediction is one-hot ("hard"), or a draw of a Dirichlet distribution of concentration 4 whose mean

@@ -72,7 +72,7 @@ def mutual_information(a: Tensor, b: Tensor, *, corrected: bool = False, shuffle
         corrected: take off what chance gives. C is the mean of I over ``shuffles`` fixed shuffles of b, H the entropy of
             P_row; the estimate I − C·(H − I)/(H − C) is 0 for strangers and H where I reaches its ceiling. (The adjusted
             mutual information of clusterings, Vinh et al., 2010, JMLR 11, eq. 5, times H, for soft predictions.)
-            Bias and spread by K and B: docs/mutual_information.md. It can be a little below 0.
+            Bias and spread by K and B: docs/mmard.md. It can be a little below 0.
     """
     p, q = a.softmax(1), b.softmax(1)
     ratio = _log_ratio(p, q)

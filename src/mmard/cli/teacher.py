@@ -40,7 +40,7 @@ def teacher(
 
     Weights of somebody else get a card, where their names and shapes tell the layout. Small networks show what a student's attack
     makes of the teacher; they are trained once, in minutes, and kept in runs/small-nets/. Writes teacher.json and
-    samples.safetensors. The advice is by rules of thumb; docs/teachers.md says which.
+    samples.safetensors. The advice is by rules of thumb; docs/softness.md says which.
     """
     console.must_be_settings(words, teacher)
     options: dict[str, Any] = {"natural": natural, "robust": robust, "limit": limit, "epochs": epochs, "seed": seed}

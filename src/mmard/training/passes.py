@@ -180,8 +180,8 @@ Forward / backward passes of each network in one step with the method's own atta
 counted in the trainer's step, late in a run. A backward pass to the weights and one to the images count the same. S
 student, T teacher. Wrappers (`mmard`, `igdm`, `fair`, `awp`, `rpat`, `waypoints`) stand on their default base, and take
 any other. `tau` of `rslad`, `adaad`, `saad`, `saad_c`, `igdm`, `mmard` and `teacher_tau` of `ard`, `iad`, `iad_2`,
-`adaiad` make the teacher's predictions sharper or softer ([teachers](teachers.md#how-soft-it-teaches)); at 1, the
-default, they are the papers' methods.
+`adaiad` make the teacher's predictions sharper or softer ([softness](softness.md#tau-a-sharper-or-softer-teacher)); at
+1, the default, they are the papers' methods.
 
 | method | paper | network | in the attack | in the loss |
 |---|---|---|---:|---:|
