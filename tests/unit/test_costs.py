@@ -1,4 +1,4 @@
-"""What a step of each method costs, counted, against counts by hand, and the page that is made of it; memory and energy."""
+"""What a step of each method costs, counted, against counts by hand; memory and energy."""
 
 import math
 import re
@@ -31,10 +31,8 @@ from mmard.methods import (
 from mmard.methods.papers import paper_of
 from mmard.training import resources
 from mmard.training.engine import Engine
-from mmard.training.passes import ATTACK, LOSS, PassCounter, Passes, cost_of, page
+from mmard.training.passes import ATTACK, LOSS, PassCounter, Passes, cost_of
 from mmard.utils.precision import tf32
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
 
 # network → forwards and backwards in the attack, in the loss
 BY_HAND: dict[str, tuple[Method, dict[str, tuple[int, int, int, int]]]] = {
@@ -77,12 +75,6 @@ def test_every_method_names_its_paper() -> None:
     assert papers["saad_c"] == "Lee and Chung, TMLR 2026, arXiv 2512.10275"
     assert papers["mtard"] == "Zhao et al., ECCV 2022"
     assert paper_of(test_every_method_names_its_paper) == ""  # type: ignore[arg-type]
-
-
-def test_the_page_is_what_the_code_says() -> None:
-    made = page()
-    assert PAGE.read_text(encoding="utf-8") == made, "make it anew: python -m mmard.training.passes > docs/methods.md"
-    assert all(f"\n## {name}\n" in made for name in METHODS)
 
 
 def test_listing_everything_imports_nothing_slow() -> None:

@@ -42,8 +42,7 @@ class Engine:
         precision: the one in use, by name.
         choice: what ``auto`` chose and why, in a line; empty where a precision was requested by name.
 
-    Warns:
-        of ``bf16-mixed`` on a CPU that emulates it, with how much slower it is.
+    A CPU that emulates ``bf16-mixed`` is named in a warning, with how much slower it is.
 
     Raises:
         MmardError: when the machine does not have the requested devices or precision.

@@ -13,8 +13,6 @@ from torch.optim import Optimizer
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import MissingModelError
-from mmard.methods import METHODS
-from mmard.methods.papers import paper_of
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
 from mmard.training.update import Update
@@ -170,36 +168,3 @@ def in_words(cost: Mapping[str, Mapping[str, Passes]]) -> str:
     """Write a cost: ``student 10/10 in the attack, 2/2 in the loss; teacher ... (forward/backward)``."""
     each = (f"{name} {of['attack']} in the attack, {of['loss']} in the loss" for name, of in cost.items())
     return "; ".join(each).replace(" / ", "/") + " (forward/backward)"
-
-
-HEAD = """# Methods and what they cost
-
-Made by `python -m mmard.training.passes > docs/methods.md`; do not edit.
-
-Forward / backward passes of each network in one step with the method's own attack (PGD-10 but for natural training),
-counted in the trainer's step, late in a run. A backward pass to the weights and one to the images count the same. S
-student, T teacher. Wrappers (`mmard`, `igdm`, `fair`, `awp`, `rpat`, `waypoints`) stand on their default base, and take
-any other. `tau` of `rslad`, `adaad`, `saad`, `saad_c`, `igdm`, `mmard` and `teacher_tau` of `ard`, `iad`, `iad_2`,
-`adaiad` make the teacher's predictions sharper or softer ([softness](softness.md#tau-a-sharper-or-softer-teacher)); at
-1, the default, they are the papers' methods.
-
-| method | paper | network | in the attack | in the loss |
-|---|---|---|---:|---:|
-"""
-
-
-def page() -> str:
-    """Write the page docs/methods.md."""
-    methods = {name: builder() for name, builder in METHODS.items()}
-    rows, parts = [], []
-    for name, method in methods.items():
-        for i, (network, of) in enumerate(cost_of(method).items()):
-            first = f"`{name}` | {paper_of(METHODS[name])}" if i == 0 else " | "
-            rows.append(f"| {first} | {network} | {of['attack']} | {of['loss']} |\n")
-        line = (METHODS[name].__doc__ or "").strip().splitlines()[0]
-        parts.append(f"\n## {name}\n{line}\n\n```text\n{method}\n```\n")
-    return HEAD + "".join(rows) + "".join(parts)
-
-
-if __name__ == "__main__":
-    print(page(), end="")
