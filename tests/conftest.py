@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,29 @@ from mmard.models.weights import save_weights
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 hypothesis.settings.register_profile("untimed", deadline=None)  # no test hangs on how busy the machine is
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skips", action="store_true", help="a test that skips fails: for CI, which has what tests need"
+    )
+
+
+def counted(report: Any, config: pytest.Config) -> Any:
+    """The report of a test or a file of tests, as a failure if it was skipped and ``--no-skips`` is given."""
+    if report.skipped and not hasattr(report, "wasxfail") and config.getoption("no_skips"):
+        report.outcome, report.longrepr = "failed", f"--no-skips: {report.longrepr[-1]}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    return counted((yield), item.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
+    return counted((yield), collector.config)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -416,6 +416,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.torchvision
 @pytest.mark.parametrize("student", STUDENTS)
 def test_networks_of_timm_and_torchvision_are_distilled_judged_and_exported(
     student: str, small: dict[str, Any], tmp_path: Path
@@ -434,6 +435,7 @@ def test_networks_of_timm_and_torchvision_are_distilled_judged_and_exported(
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 4)
 
 
+@pytest.mark.torchvision
 def test_names_that_providers_do_not_have_are_one_line() -> None:
     for provider, wrong, near in (("timm", "resnet10", "resnet10t"), ("torchvision", "resnet19", "resnet18")):
         pytest.importorskip(provider, reason="the extra is not installed here: mmard[timm,torchvision]")
@@ -441,6 +443,7 @@ def test_names_that_providers_do_not_have_are_one_line() -> None:
             build(Architecture(name=f"{provider}:{wrong}", classes=10))
 
 
+@pytest.mark.torchvision
 def test_torchvision_of_one_channel_and_deit_of_224() -> None:
     pytest.importorskip("torchvision", reason="the extra is not installed here: mmard[torchvision]")
     one = build(Architecture(name="torchvision:mobilenet_v3_small", classes=5, channels=1)).eval()
