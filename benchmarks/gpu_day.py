@@ -5,17 +5,25 @@
 In the plan ``teachers`` maps a name to settings, run into ``runs/teachers/NAME``; ``studies`` lists study files in the order of
 their value; an entry may choose ``rows`` and ``seeds``, or ``judge`` a teacher ``by`` an evaluation. A cell waits for the teacher
 whose folder its settings name. ``judge: false`` in an entry trains and does not judge; ``again`` judges its cells once more, by
-another evaluation; ``keep`` names the rows whose best weights come home.
+another evaluation; ``keep`` maps rows to the weights of theirs that come home, in half precision.
 A run is an ordinary run folder, so the same command goes on where it was. What is packed: records, weights, logs.
 """
 
 import argparse
+import multiprocessing
+import os
 import shutil
+import sys
 import tarfile
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import datasets  # noqa: F401  (these three so that the processes forked from here need not import them)
+import lightning_fabric  # noqa: F401
+import pyautoattack  # noqa: F401
+import torch
 import yaml
 
 from mmard.api.settings import read_settings
@@ -23,13 +31,16 @@ from mmard.models.weights import load_weights, metadata_of, save_weights
 from mmard.study.grid import cells_of
 from mmard.study.jobs import Job
 from mmard.study.local_backend import LocalBackend, gpus, slots
-from mmard.study.queue import Listener, run_all
+from mmard.study.queue import Backend, Listener, run_all
 from mmard.study.spec import Evaluation, read_study
+from mmard.study.worker import as_dict, log_file, run_job
 
 TEACHERS = Path("runs/teachers")
 LEFT = {"checkpoint.pt", ".lock"}
+NOT_RECORDS = {".safetensors", ".png", ".half"}
 MIB = 1 << 20
 LARGEST = 15 * MIB
+FORK = multiprocessing.get_context("fork")
 PACK_EVERY = 100.0
 
 
@@ -40,8 +51,8 @@ class OutOfTimeError(Exception):
 class Clock(Listener):
     """Says a line for what begins and ends, packs now and then, and stops everything when the time is over."""
 
-    def __init__(self, minutes: float, pack: Path, keep: list[str]) -> None:
-        self.begun, self.pack, self.keep = time.monotonic(), pack, keep
+    def __init__(self, minutes: float, pack: Path) -> None:
+        self.begun, self.pack = time.monotonic(), pack
         self.end, self.packed = self.begun + 60 * minutes, self.begun
 
     def say(self, text: str) -> None:
@@ -61,7 +72,55 @@ class Clock(Listener):
             raise OutOfTimeError
         if now > self.packed + PACK_EVERY:
             self.packed = now
-            pack(self.pack, self.keep)
+            pack(self.pack, {})
+
+
+class Forked:
+    """A `Backend` that forks this process, which has imported what a run needs: that took a quarter of a short run's time."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.running: list[tuple[Job, BaseProcess]] = []
+
+    def room(self) -> bool:
+        return len(self.running) < self.count
+
+    def start(self, job: Job) -> None:
+        process = FORK.Process(target=_run, args=(job,), daemon=True)
+        process.start()
+        self.running.append((job, process))
+
+    def ended(self) -> list[tuple[Job, str | None]]:
+        over = [entry for entry in self.running if not entry[1].is_alive()]
+        self.running = [entry for entry in self.running if entry not in over]
+        return [(job, None if process.exitcode == 0 else f"ended by {process.exitcode}") for job, process in over]
+
+    def stop(self) -> None:
+        for _, process in self.running:
+            process.kill()
+            process.join()
+
+
+def _run(job: Job) -> None:
+    """Run a job in this process, its output in its log."""
+    log = log_file(job.settings.out)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    error = run_job(as_dict(job))
+    if error:
+        print(f"error: {error}")
+    sys.stdout.flush()
+    os._exit(1 if error else 0)
+
+
+def backend(jobs: int) -> Backend:
+    """Choose forks where a GPU can be had in one, else processes that begin anew."""
+    trial = FORK.Process(target=lambda: torch.zeros(1, device="cuda"))
+    trial.start()
+    trial.join()
+    return LocalBackend(slots(jobs, 1, gpus())) if trial.exitcode else Forked(jobs)
 
 
 def shares(files: list[Path]) -> list[list[Path]]:
@@ -76,21 +135,22 @@ def shares(files: list[Path]) -> list[list[Path]]:
     return dealt
 
 
-def pack(to: Path, keep: list[str]) -> None:
-    """Write what must come home: records, best weights of the rows to keep, teachers in half precision."""
+def pack(to: Path, keep: dict[str, list[str]]) -> None:
+    """Write what must come home: records, and in half precision teachers and the weights to keep."""
     to.mkdir(parents=True, exist_ok=True)
     runs = sorted(
         path for path in Path("runs").rglob("*") if path.is_file() and path.name not in LEFT and path.suffix != ".part"
     )
     kinds = {
-        "records": [p for p in runs if p.suffix not in (".safetensors", ".png") and p.stat().st_size < MIB],
+        "records": [p for p in runs if p.suffix not in NOT_RECORDS and p.stat().st_size < MIB],
         "verdicts": [p for p in runs if p.name == "verdicts.safetensors"],
     }
-    weights = [p for row in keep for p in runs if p.name == "best.safetensors" and row in p.parts]
+    ended = [p.parent for p in runs if p.name == "last.safetensors"]
+    weights = [_half(p / name) for row, names in keep.items() for p in ended if p.parent.name == row for name in names]
     kinds |= {f"weights-{i}": some for i, some in enumerate(shares(weights))}
     for kind, files in kinds.items():
         part = Path(f"runs/.{kind}.part")  # a kill leaves the last whole one in its place
-        with tarfile.open(part, "w:gz") as file:
+        with tarfile.open(part, "w:gz", compresslevel=1) as file:
             for path in files:
                 file.add(path, arcname=str(path))
         shutil.move(part, to / f"{kind}.tgz")
@@ -98,6 +158,14 @@ def pack(to: Path, keep: list[str]) -> None:
         half = to / f"{best.parent.name}.safetensors"
         if (best.parent / "last.safetensors").exists() and not half.exists():
             save_weights(half, load_weights(best).half(), metadata_of(best))
+
+
+def _half(weights: Path) -> Path:
+    """Write weights in half precision beside them."""
+    half = weights.with_suffix(".half")
+    if not half.exists():
+        save_weights(half, load_weights(weights).half(), metadata_of(weights))
+    return half
 
 
 def jobs_of(plan: dict[str, Any]) -> list[Job]:
@@ -120,7 +188,8 @@ def jobs_of(plan: dict[str, Any]) -> list[Job]:
             needs = names.get(cell.settings.teacher or "", entry.get("after"))
             name = f"{study.folder.name}/{cell.name}"
             if "again" in entry:
-                jobs.append(Job(f"{name} again", cell.settings, Evaluation(**entry["again"]), needs=name))
+                again = Evaluation(**entry["again"])
+                jobs.append(Job(f"{name} {again.checkpoint} {again.attacks}", cell.settings, again, needs=name))
             else:
                 by = None if entry.get("judge") is False else study.evaluate
                 jobs.append(Job(name, cell.settings, by, needs=needs))
@@ -138,17 +207,16 @@ def main() -> None:
     parser.add_argument("--pack", type=Path, default=Path("runs/pack"))
     asked = parser.parse_args()
     plan = yaml.safe_load(asked.plan.read_text())
-    keep = plan.get("keep", [])
-    clock = Clock(asked.minutes, asked.pack, keep)
+    clock = Clock(asked.minutes, asked.pack)
     jobs = [job for job in jobs_of(plan) if job.state() != "done"]
     clock.say(f"{len(jobs)} jobs")
     try:
-        failed = run_all(jobs, LocalBackend(slots(asked.jobs, 1, gpus())), clock)
+        failed = run_all(jobs, backend(asked.jobs), clock)
         clock.say(f"done; failed: {failed or 'none'}")
     except OutOfTimeError:
         clock.say("out of time; the same command goes on")
     finally:
-        pack(asked.pack, keep)
+        pack(asked.pack, plan.get("keep", {}))
 
 
 if __name__ == "__main__":
