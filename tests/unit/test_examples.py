@@ -124,6 +124,22 @@ def test_the_docs_call_distils_and_judges(
     assert "clean" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the test set has no image")
+def test_the_docs_run_of_ones_own_is_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images = blobs(200)
+    found = {"x": images.pixels.float() / 255, "y": images.labels, "student": small_net()}
+    quick = {"train__batch_size": 50, "attack__steps": 1, "teacher_check": "none", "threat": mmard.Threat(eps=0.1)}
+    found["run"] = mmard.distill(
+        found["student"], small_net(seed=1), (found["x"], found["y"]), method="mmard", epochs=1, out="run", **quick
+    )
+    exec(blocks("docs/export.md")[0], found)
+    assert "model-int8.onnx" in capsys.readouterr().out
+
+
 def test_the_docs_plain_loop_trains() -> None:
     found = own_loop(1)
     assert has_moved(found["student"])
