@@ -170,7 +170,7 @@ def things(tmp_path_factory: pytest.TempPathFactory, digits_teacher: Path) -> Pa
     for part in ("train", "test"):
         for name in ("cat", "dog"):
             (folder / "pictures" / part / name).mkdir(parents=True)
-            for i in range(20):
+            for i in range(40):
                 pixels = torch.randint(256, (8, 8, 3), generator=draw, dtype=torch.uint8)
                 Image.fromarray(pixels.numpy()).save(folder / "pictures" / part / name / f"{i}.png")
     return folder
