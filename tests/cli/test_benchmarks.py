@@ -1,4 +1,4 @@
-"""`mmard bench` answers with the method's own counts, and the scripts of benchmarks/ run on what is there."""
+"""`mmard bench` counts a method's passes and trains until an accuracy; the scripts of benchmarks/ run on what is there."""
 
 import importlib.util
 import json
@@ -6,11 +6,15 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from helpers import Run
+from helpers import Run, blobs
 
 from mmard import load_model
+from mmard.evaluation.scores import Scores
+from mmard.runs.folder import RunFolder
 
 
 def test_bench_compares_a_method_with_the_plain_step_and_its_base(mmard: Run, tmp_path: Path) -> None:
@@ -92,6 +96,130 @@ def test_a_plain_step_keeps_the_students_average(mmard: Run, tmp_path: Path) -> 
     plain_step(adr(decay=0.75), networks, optimizer, Threat(eps=0.1), torch.rand(5, 3, 2, 2), torch.arange(5) % 4)
     assert not torch.equal(student[1].weight, before[1].weight)
     torch.testing.assert_close(average[1].weight, 0.75 * before[1].weight + 0.25 * student[1].weight)
+
+
+@pytest.fixture
+def two_classes(tmp_path: Path) -> None:
+    """A recipe of a second: of two classes AutoAttack-quick is APGD-CE alone."""
+    for seed, (name, count) in enumerate((("train", 120), ("test", 40))):
+        x, y, _ = blobs(count, classes=2, seed=seed).batch(slice(None))
+        np.savez(tmp_path / f"{name}.npz", x=(255 * x).byte().numpy(), y=y.numpy())
+    (tmp_path / "mine.yaml").write_text("""
+method: pgd_at
+student: cnn-4-2
+data: {name: npz, train: train.npz, test: test.npz, held_out: 0.25}
+threat: {eps: 0.05}
+attack: {steps: 2}
+train: {epochs: 2, batch_size: 15, lr: 0.1}
+""")
+
+
+def to_accuracy(mmard: Run, percent: float, *words: object) -> dict[str, Any]:
+    """Run the benchmark and read its record."""
+    done = mmard("bench", "mine.yaml", "--to-accuracy", percent, "--json", "record.json", *words)
+    assert done.returncode == 0, done.stderr
+    record: dict[str, Any] = json.loads(Path("record.json").read_text())
+    return record
+
+
+@pytest.mark.usefixtures("two_classes")
+def test_a_run_ends_at_the_accuracy_and_only_its_steps_are_timed(mmard: Run) -> None:
+    own = "pgd_at attack.kind=n-fgsm train.lr=0.02"
+    words = ["--method", "trades", "--method", own, "--seeds", 2]
+    record = to_accuracy(mmard, 90, *words)
+    assert (record["accuracy"], record["attack"], record["data"]) == (90, "AutoAttack-quick", "npz")
+    assert record["images"] == {"train": 90, "held_out": 30}
+    assert "one step of 1 eps" in record["methods"][own]["formula"]
+    assert "PGD-2" in record["methods"]["trades"]["formula"]
+    for method in record["methods"].values():
+        assert [run["seed"] for run in method["runs"]] == [0, 1]
+        for run in method["runs"]:
+            assert run["reached"] == (run["held_out"] >= 90)
+            assert run["reached"] or run["epochs"] == 2
+            assert (run["steps"], run["test_images"]) == (6 * run["epochs"], 40)
+            assert run["schedule_seconds"] == pytest.approx(run["seconds"] * 2 / run["epochs"])
+            assert run["images_per_second"] == pytest.approx(90 * run["epochs"] / run["seconds"])
+    folders = sorted(Path("runs/to-accuracy").glob("*/seed-*"))
+    assert len(folders) == 4
+    for folder in folders:
+        kept, lines = json.loads((folder / "to_accuracy.json").read_text()), RunFolder(folder).metrics()
+        assert kept["seconds"] == pytest.approx(sum(line["seconds"] for line in lines))
+        assert all(line["robust"] < 90 for line in lines[:-1])
+        tested = Scores.load(next(folder.glob("eval/*"))).accuracy("AutoAttack-quick")
+        assert kept["test"] == pytest.approx(100 * tested)
+    assert to_accuracy(mmard, 90, *words) == record  # nothing is trained or judged twice
+
+
+@pytest.mark.usefixtures("two_classes")
+def test_a_benchmark_that_is_stopped_goes_on(mmard: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, save = [], RunFolder.save
+
+    def stop_at_the_second(folder: RunFolder, state: dict[str, Any]) -> None:
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(state["step"])
+        save(folder, state)
+
+    words = ["train.lr=1e-6", "--out", "here"]
+    with monkeypatch.context() as stopped:
+        stopped.setattr(RunFolder, "save", stop_at_the_second)
+        done = mmard("bench", "mine.yaml", "--to-accuracy", 100, *words)
+        assert done.returncode == 130
+        assert "stopped; the same command goes on" in done.stderr
+    run = to_accuracy(mmard, 100, *words)["methods"]["pgd_at"]
+    assert [r["epochs"] for r in run["runs"]] == [2]
+    assert run["seconds"] == {"median": None, "low": None, "high": None}
+    (folder,) = Path("here").glob("*/seed-0")
+    assert [line["epoch"] for line in RunFolder(folder).metrics()] == [1, 2]
+
+
+def test_without_cifar_10_the_benchmark_is_on_digits_and_says_so(mmard: Run) -> None:
+    done = mmard("bench", "--to-accuracy", 20, "--method", "peeraid(lam=3)")
+    assert "recipe digits-rslad, on the embedded digits" in done.stdout
+    assert "cifar10-jpeg-train.parquet" in done.stdout
+    assert done.returncode == 2  # before it trains anything
+
+
+def test_an_epoch_that_was_cut_in_two_counts_whole() -> None:
+    """A stop within an epoch leaves the seconds of its second part; its images per second are known."""
+    from mmard.api.settings import read_settings
+    from mmard.bench.accuracy import figures_of
+
+    settings = read_settings(None, {"train.batch_size": 10, "train.epochs": 4, "validation.target": 50})
+    lines = [
+        {"step": 20, "epoch": 1, "seconds": 4.0, "images_per_second": 50.0},
+        {"step": 40, "epoch": 2, "seconds": 1.0, "images_per_second": 25.0, "robust": 50.0, "clean": 60.0},
+    ]
+    figures = figures_of(lines, settings)
+    assert figures["seconds"] == 4 + 8
+    assert (figures["reached"], figures["schedule_seconds"], figures["images_per_second"]) == (True, 24, 400 / 12)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--to-accuracy", "0"], "--to-accuracy is 0, expected percent of the images, above 0 and at most 100"),
+        (["--to-accuracy", "100.5"], "--to-accuracy is 100.5, expected percent"),
+        (["--to-accuracy", "nan"], "--to-accuracy is nan, expected percent"),
+        (["--to-accuracy", "20", "--method", "mtard"], "natural"),
+        (["--to-accuracy", "20", "teacher=null"], "the method asks for a 'teacher' model"),
+        (["--to-accuracy", "20", "--method", "rslda"], "did you mean rslad"),
+        (["--to-accuracy", "20", "--method", "rslad train.lr"], "'train.lr' is no setting"),
+        (["--to-accuracy", "20", "--method", "rslad", "--method", "rslad"], "--method 'rslad' is given twice"),
+        (["--to-accuracy", "20", "validation.target=3"], "validation.target is not a setting of this benchmark"),
+        (["--to-accuracy", "20", "seed=3"], "say --seeds 3"),
+        (["--to-accuracy", "20", "engine.devices=2"], "that of one process"),
+        (["--to-accuracy", "20", "--batch", "4"], "--batch has a meaning only without --to-accuracy"),
+        (["--seeds", "2"], "--seeds has a meaning only with --to-accuracy"),
+        (["--method", "rslad", "--method", "ard"], "got 2 methods, expected one"),
+    ],
+)
+def test_what_no_benchmark_can_be_is_one_line(mmard: Run, digits_teacher: Path, words: list[str], said: str) -> None:
+    taught = [] if "teacher=null" in words else [f"teacher={digits_teacher}"]
+    done = mmard("bench", "digits-rslad", *words, *taught)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_day.py"

@@ -90,6 +90,14 @@ def test_every_recipe_is_valid_and_shows_its_formula(name: str, mmard: Run) -> N
     Settings.model_validate(yaml.safe_load(settings))
 
 
+@pytest.mark.parametrize("tau", ["0.5", "auto"])
+def test_show_counts_the_passes_of_a_step_with_the_settings_attack(mmard: Run, tau: str) -> None:
+    counts = "student 1/1 in the attack, 2/2 in the loss; teacher 1/0 in the attack, 1/0 in the loss (forward/backward)"
+    shown = mmard("show", "cifar10-cheap", f"method=mmard(rslad(tau={tau}))").stdout
+    assert f"cost:  {counts}; worth student 8, teacher 2 forward passes" in shown
+    assert "worth student 26, teacher 1 forward passes" in mmard("show", "digits-rslad").stdout
+
+
 def test_cp_makes_a_recipe_to_change(mmard: Run, tmp_path: Path) -> None:
     assert mmard("cp", "digits-rslad", "mine.yaml").returncode == 0
     shown = mmard("show", "mine.yaml", "threat.eps=8/255", "method.alpha=1/2")

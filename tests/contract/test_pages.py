@@ -26,6 +26,7 @@ from PIL import Image
 
 from mmard.api.registry import build_method
 from mmard.api.settings import parse_overrides, read_settings
+from mmard.bench.accuracy import with_settings
 from mmard.cli.app import COMMANDS, app
 from mmard.cli.recipe_words import split_words
 from mmard.models.cards import Card
@@ -124,8 +125,10 @@ def check(words: list[str]) -> None:
                 read_settings(recipe if recipe and recipe.islower() and "/" not in recipe else None, overrides)
             elif name != "study":
                 read_settings(None, parse_overrides(settings))
-            if (method := given.get("method")) and ".py" not in method:
-                build_method(method.replace("auto", "0.5"), Trust())
+            methods = given.get("method") or []
+            for method in [methods] if isinstance(methods, str) else methods:
+                if ".py" not in method:
+                    build_method(with_settings(method)[0].replace("auto", "0.5"), Trust())
         case ["mmard", option]:
             assert option.startswith("--")
         case ["pip", "install", *what]:

@@ -15,6 +15,8 @@ from mmard import Method, MmardError, Objective, Pgd, Threat, Views, term
 from mmard.attacks.pgd import untargeted
 from mmard.data.images import DataSet
 from mmard.diagnostics.triangle import triangle
+from mmard.evaluation.run import run_attacks
+from mmard.evaluation.suite import choose_attacks, suite
 from mmard.methods import METHODS
 from mmard.models.weights import load_weights, metadata_of, read_state
 from mmard.runs.folder import RunFolder
@@ -335,3 +337,22 @@ def test_accuracies_and_the_triangle_are_those_of_all_the_images(tiny: DataSet) 
     assert found["robust"] == pytest.approx(100 * (said[1].argmax(1) == y).float().mean().item())
     alone = Validation(steps=2).judge(student, images, threat, **asked)
     assert alone == {name: found[name] for name in ("clean", "robust")}
+
+
+def test_validation_by_autoattack_is_an_evaluations_and_ends_a_run_at_its_target(tiny: DataSet, tmp_path: Path) -> None:
+    by = Validation(attack="autoattack-quick")
+    free = trainer(tiny, tmp_path / "free", validation=by)
+    free.fit()
+    found = [line["robust"] for line in free.folder.metrics()]
+    specs = choose_attacks("autoattack-quick", suite(seed=free.seed))
+    scores = run_attacks(load_weights(tmp_path / "free/last.safetensors"), tiny.held_out, THREAT, specs)
+    assert found[-1] == pytest.approx(100 * scores.accuracy("AutoAttack-quick"))
+    assert max(found) > 0
+    by, first = by.changed(target=max(found)), 1 + found.index(max(found))
+    for _ in range(2):  # the second one goes on with what is over
+        ended = trainer(tiny, tmp_path / "ended", validation=by)
+        ended.fit()
+        assert [line["epoch"] for line in ended.folder.metrics()] == [*range(1, first + 1)]
+    assert metadata_of(tmp_path / "ended/last.safetensors")["epoch"] == first
+    with pytest.raises(MmardError, match=r"validation\.target"):
+        trainer(tiny, tmp_path / "ended").fit()

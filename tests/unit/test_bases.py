@@ -9,8 +9,10 @@ import yaml
 from helpers import Run
 
 from mmard import MmardError
+from mmard.api.build import resolve
 from mmard.api.recipe_files import recipes, with_bases
 from mmard.api.settings import Settings, read_settings
+from mmard.attacks.inner.compose import Inner
 from mmard.study.spec import StudyFile
 
 PUBLISHED = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
@@ -65,6 +67,18 @@ def test_other_data_forget_where_the_bases_data_are(write: Callable[..., Path]) 
     write("base.yaml", "data: {name: parquet, train: a.parquet, test: b.parquet, held_out: 0.3}\n")
     data = read_settings(write("mine.yaml", "base: base.yaml\ndata: {name: digits}\n")).data
     assert (data.name, data.train, data.test, data.held_out) == ("digits", None, None, 0.3)
+
+
+def test_an_attack_of_one_step_takes_the_place_of_a_bases_pgd(write: Callable[..., Path]) -> None:
+    write("base.yaml", "attack: {steps: 5, step_size: 2/255, start: uniform, guard: 10}\n")
+    for made in (
+        read_settings(write("mine.yaml", "base: base.yaml\nattack: {kind: n-fgsm}\n")),
+        read_settings("base.yaml", {"attack.kind": "n-fgsm"}),
+    ):
+        assert made.attack == Inner(kind="n-fgsm", guard=10)
+    both = read_settings("base.yaml", {"attack": {"kind": "n-fgsm", "steps": 3}})
+    with pytest.raises(MmardError, match=r"attack\.steps does not go with attack\.kind=n-fgsm"):
+        resolve(both)
 
 
 def test_a_study_a_recipe_and_a_command_change_a_recipe_alike(write: Callable[..., Path]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from mmard.api.build import method_of
 from mmard.api.evaluation_target import EvalModel
 from mmard.api.settings import Settings, read_settings
+from mmard.api.teacher_temperature import filled
 from mmard.core.threat import Threat
 from mmard.data.images import some
 from mmard.evaluation.curve import curve as curve_of
@@ -22,6 +23,7 @@ from mmard.runs.evaluation import CURVE, EXAMPLES, read_scores
 from mmard.runs.folder import RunFolder, printable
 from mmard.runs.record import is_run
 from mmard.training.engine import Engine
+from mmard.training.passes import cost_of, in_words
 from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json, write_json
 
@@ -125,6 +127,17 @@ def formula_of(settings: Settings, folder: RunFolder | None = None) -> str:
         return str(method_of(settings))
     except MmardError:
         return ""
+
+
+def cost_line(settings: Settings) -> str:
+    """Return the passes of a step of a method, with the settings' attack; empty where they cannot be counted."""
+    known = settings.model_copy(update={"method": filled(settings.method, 1.0)})  # no temperature changes a count
+    try:
+        cost = cost_of(method_of(known))
+    except MmardError:
+        return ""
+    whole = ", ".join(f"{name} {sum(each.in_forwards for each in of.values())}" for name, of in cost.items())
+    return f"cost:  {in_words(cost)}; worth {whole} forward passes"
 
 
 def _in_header(weights: Path) -> str:

@@ -95,6 +95,16 @@ class AutoAttack:
         with torch.no_grad():
             return attack.perturb(x.contiguous(), y)  # type: ignore[no-any-return]
 
+    def in_turn(self, predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+        """Run each `stage` on the images that are still correctly classified after those before it. (B, C, H, W) → the same."""
+        x_adv = x.clone()
+        for name in self.stages:
+            with torch.no_grad():
+                rows = torch.eq(predict(x_adv).argmax(1), y).nonzero().squeeze(1)
+            if len(rows):
+                x_adv[rows] = self.stage(name, predict, x[rows], y[rows], threat)
+        return x_adv
+
     def package(self, predict: Predict, x: Tensor, threat: Threat) -> Any:
         """Build the package's attack object for this threat and for images such as ``x``.
 

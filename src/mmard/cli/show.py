@@ -7,13 +7,13 @@ from mmard.cli.recipe_words import Words, split_words
 
 
 def show(words: Words = None, trust: console.Trusted = False) -> None:
-    """Show the resolved settings of a recipe or a run folder, and the method as its formula.
+    """Show the resolved settings of a recipe or a run folder, the method as its formula, and the passes of its step.
 
     A run folder's is the one it was trained with. A method from a file that a recipe names is not run for this without --trust.
     """
     import yaml
 
-    from mmard.api.artifacts import formula_of
+    from mmard.api.artifacts import cost_line, formula_of
     from mmard.api.registry import names_of
     from mmard.api.settings import read_settings
     from mmard.runs.folder import RunFolder
@@ -30,3 +30,5 @@ def show(words: Words = None, trust: console.Trusted = False) -> None:
             f"method {names}: not built, for it is not all of this package; --trust builds it and shows its formula"
         )
     console.say(formula)
+    if cost := cost_line(settings):
+        console.say(cost)

@@ -122,9 +122,7 @@ class Scores:
     @property
     def facts(self) -> dict[str, Any]:
         """Return ``metadata`` by its old name, with a note."""
-        warnings.warn(
-            Note("scores.facts is scores.metadata now; the old name goes with version 0.3"), stacklevel=2
-        )
+        warnings.warn(Note("scores.facts is scores.metadata now; the old name goes with version 0.3"), stacklevel=2)
         return self.metadata
 
     def accuracy(self, attack: str) -> float:

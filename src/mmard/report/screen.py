@@ -1,5 +1,6 @@
 """Tables of results, for the screen and for Markdown."""
 
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,6 +79,59 @@ def bench_table(figures: dict[str, Any]) -> ScreenTable:
         cells = [f"{ms:.0f}", f"{figures['images_per_second'][name]:.1f}", f"{share:.0%}" if share else "–"]
         table.add_row(name, *cells, f"{memory:.0f}" if memory else "–")
     return table
+
+
+def to_accuracy_table(record: Mapping[str, Any]) -> ScreenTable:
+    """Make the table of seconds until an accuracy: a method a row, the median of its runs and the range of their seconds."""
+    table = ScreenTable(
+        title=f"Training until {record['attack']} leaves {record['accuracy']:g} % of the held-out images right",
+        title_justify="left",
+        caption=_where(record),
+        caption_justify="left",
+    )
+    heads = ("method", "seconds", "epochs", "steps", "images/s", "held-out %", "test %", "all epochs, s")
+    for head in heads:
+        table.add_column(head, justify="left" if head == "method" else "right", overflow="fold")
+    for label, method in record["methods"].items():
+        table.add_row(label, *_to_accuracy_cells(method))
+    return table
+
+
+def _to_accuracy_cells(method: Mapping[str, Any]) -> list[str]:
+    runs, taken = method["runs"], method["seconds"]
+    missed = sum(not run["reached"] for run in runs)
+    seconds = "not reached" if taken["median"] is None else f"{taken['median']:.1f}"
+    if len(runs) > 1 and taken["median"] is not None:
+        seconds += (
+            f" ({taken['low']:.1f}–{taken['high']:.1f})"
+            if taken["high"] is not None
+            else f" (from {taken['low']:.1f} on)"
+        )
+    if missed and len(runs) > 1:
+        seconds += f", {missed} of {len(runs)} runs not"
+
+    def middle(key: str) -> float:
+        return float(statistics.median(run[key] for run in runs))
+
+    whole = all(run["epochs"] == method["planned_epochs"] for run in runs)
+    epochs = f"{middle('epochs'):g} of {method['planned_epochs']}"
+    counts = [f"{middle('steps'):,.0f}", f"{middle('images_per_second'):,.0f}"]
+    accuracies = [f"{middle('held_out'):.2f}", f"{middle('test'):.2f}"]
+    return [seconds, epochs, *counts, *accuracies, f"{'' if whole else '≈ '}{middle('schedule_seconds'):.1f}"]
+
+
+def _where(record: Mapping[str, Any]) -> str:
+    """Say on what data and machines the runs were made."""
+    runs = [run for method in record["methods"].values() for run in method["runs"]]
+    images, tested = record["images"], "/".join(f"{n:,}" for n in sorted({run["test_images"] for run in runs}))
+    machines = {f"{run['device']}, threads: {run['threads']}, {run['precision']}" for run in runs}
+    seeds = max(len(method["runs"]) for method in record["methods"].values())
+    lines = [
+        f"{record['data']}, {record['threat']}; images: {images['train']:,} train, {images['held_out']:,} held out, {tested} test",
+        *sorted(machines),
+        "one run of each method" if seeds == 1 else f"median (range) of {seeds} runs of each method",
+    ]
+    return "\n".join(lines)
 
 
 def compare_table(results: Mapping[str, Rows]) -> ScreenTable:

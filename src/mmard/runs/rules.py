@@ -46,9 +46,8 @@ Rule = Callable[[Run, EvaluationRecord | None], str | None]
 
 def _unfinished(run: Run, _: EvaluationRecord | None) -> str | None:
     done, planned = run.epochs
-    early = (
-        run.settings.get("validation", {}).get("patience") if isinstance(run.settings.get("validation"), dict) else None
-    )
+    validation = run.settings.get("validation")
+    early = isinstance(validation, dict) and (validation.get("patience") or validation.get("target"))
     return None if run.finished else f"epoch {done} of {planned}" + (" (it may stop early)" if early else "")
 
 

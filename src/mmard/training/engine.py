@@ -124,6 +124,11 @@ class Engine:
                 f"killed from outside; {cure}"
             ) from e
 
+    def synchronize(self) -> None:
+        """Wait until the device has done all the work that it was given, so that a clock can be read."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Wrap a model for training (precision, gradient averaging); returns it and its optimiser."""
         with warnings.catch_warnings():

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmard.training.engine import Engine
 from mmard.utils.errors import MmardError
@@ -17,6 +17,13 @@ def not_finite(step: int, what: str) -> MmardError:
         f"{what} is not finite at step {step}; the last good checkpoint is kept. "
         "Try a smaller train.lr, or train.clip=1, in a new out="
     )
+
+
+def must_be_finite(step: int, *modules: nn.Module) -> None:
+    """Raise MmardError where a weight or buffer is not finite after this step."""
+    tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+    if not all(bool(t.float().isfinite().all()) for t in tensors if t.is_floating_point()):
+        raise not_finite(step, "a weight")
 
 
 class LossMeter:

@@ -30,13 +30,13 @@ from mmard.training.engine import Engine
 from mmard.training.extension import Extension
 from mmard.training.fingerprint import identity_of, must_be_of
 from mmard.training.loader import BatchLoader
-from mmard.training.meter import LossMeter, not_finite
+from mmard.training.meter import LossMeter, must_be_finite
 from mmard.training.micro_batch import MicroBatch, images_at_once
 from mmard.training.resources import ResourceMeter
 from mmard.training.schedule import Plan
 from mmard.training.stopping import StopRequest
 from mmard.training.update import Update
-from mmard.training.validation import VALIDATION_BATCH, Validation, chosen_by, is_better
+from mmard.training.validation import Validation, chosen_by, is_better
 from mmard.utils.errors import MmardError, first_line, is_out_of_memory
 from mmard.utils.numbers import seed_of
 from mmard.utils.signals import Stopped, on_signals
@@ -104,7 +104,7 @@ class Trainer:
         self.made_with = identity_of(
             student=self.student, teachers=self.teachers, method=self.method, threat=self.threat, images=self.train,
             seed=self.seed, scale=self.scale, train=plan.model_dump(),
-            averaging=self.averaging.model_dump(), validation=self.validation.model_dump(),
+            averaging=self.averaging.model_dump(), validation=self.validation.identity(),
             data={
                 "augment": self.augmentation, **(self.extra.identity() if self.extra else {}),
                 **({"augment_late": late.model_dump()} if (late := self.late_augmentation) else {}),
@@ -118,7 +118,7 @@ class Trainer:
         self.beside = {companion.name: companion.net for companion in self.update.companions}
         self.average = Average(self.averaging.in_run_of(plan.epochs), self.student)
         self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
-        self.validations_without_improvement = 0
+        self.validations_without_improvement, self.reached = 0, False
         self.at_once: int | None = None
         self.cost, self.stop = ResourceMeter(engine), StopRequest(engine)
         self.restored = False
@@ -177,7 +177,7 @@ class Trainer:
 
     @property
     def _is_over(self) -> bool:
-        return self.step == self.total or self.validation.ends(self.validations_without_improvement)
+        return self.step == self.total or self.reached or self.validation.ends(self.validations_without_improvement)
 
     def _start_clock(self) -> None:
         self._clock, self.loader.waited = (self.step, time.perf_counter()), 0.0
@@ -186,6 +186,7 @@ class Trainer:
     def _pace(self) -> dict[str, float]:
         """Measure the steps since the clock was started; validation is not in it."""
         since, clock = self._clock
+        self.engine.synchronize()
         seconds = time.perf_counter() - clock
         images = (self.step - since) * self.plan.batch_size
         return {
@@ -227,8 +228,8 @@ class Trainer:
         """Validate on the held-out split; save the weights if they are the best so far, or the last."""
         self.engine.average_buffers(self.student, *self.terms, *self.beside.values())
         model = self.average.model_to_judge(self._heeding(self.loader.natural()))
-        fits = self.at_once if self.micro_batch and self.at_once else VALIDATION_BATCH
-        part = min(VALIDATION_BATCH, self.plan.batch_size, fits)
+        part = self.validation.images_at_once(self.plan.batch_size)
+        part = min(part, self.at_once) if self.micro_batch and self.at_once else part
         validated = self.validation.judge(
             model, self.held_out, self.threat, part=part, seed=self.seed, engine=self.engine,
             teacher=self.beside.get("teacher") or self.teachers.get("teacher"), look=self.stop.look,
@@ -236,7 +237,7 @@ class Trainer:
         found = {"clean": validated["clean"], "robust": validated["robust"], "epoch": float(epoch)}
         images, natural = len(self.held_out), not self.method.inner
         by, gained = chosen_by(found, images, natural), "clean" if natural else "robust"
-        better = found[gained] > self.best[gained]
+        better, self.reached = found[gained] > self.best[gained], self.validation.is_reached(found["robust"])
         self.validations_without_improvement = 0 if better else self.validations_without_improvement + 1
         if is_better(found, self.best, images, natural):
             self.best = found
@@ -261,11 +262,7 @@ class Trainer:
     def _check_finite(self) -> None:
         """Raise MmardError before anything is saved; the last update may break weights that no loss has seen yet."""
         self.meter.check()
-        weights = [
-            t for m in (self.student, *self.terms, *self.beside.values()) for t in (*m.parameters(), *m.buffers())
-        ]
-        if not all(bool(t.float().isfinite().all()) for t in weights if t.is_floating_point()):
-            raise not_finite(self.step - 1, "a weight")
+        must_be_finite(self.step - 1, self.student, *self.terms, *self.beside.values())
 
     def _save(self) -> None:
         self._check_finite()
@@ -281,6 +278,7 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "looks_without_gain": self.validations_without_improvement,
+            "reached": self.reached,
             "at_once": self.at_once,
             "precision": self.engine.precision,
             "companions": {companion.name: companion.state_dict() for companion in self.update.companions},
@@ -339,6 +337,7 @@ class Trainer:
             self.meter.load_state_dict(state["meter"])
             self.step, self.best, self.at_once = state["step"], state["best"], state.get("at_once")
             self.validations_without_improvement = state.get("looks_without_gain", 0)
+            self.reached = state.get("reached", False)
             self.history = state.get("history", [])
             self.record, self.pending = state.get("record"), state.get("pending")
             if begun := state.get("precision"):

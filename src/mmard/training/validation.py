@@ -1,13 +1,16 @@
 """Validation of a student during training, and early stopping."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from mmard import losses
+from mmard.attacks.autoattack import AutoAttack
 from mmard.attacks.pgd import Pgd, untargeted
+from mmard.core.method import Attack
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images
@@ -16,25 +19,43 @@ from mmard.models.architectures import Classifier
 from mmard.training.engine import Engine
 from mmard.utils.numbers import seed_of
 from mmard.utils.precision import full_precision
-from mmard.utils.validation import Count, Section
+from mmard.utils.validation import Count, Number, Section
 
 NOISE = 3  # so many held-out images that are right under attack say nothing
 VALIDATION_BATCH = 250  # held-out images attacked at once, or as many as a batch has
+AUTOATTACK_BATCH = 500  # by AutoAttack, as in evaluations: images that are broken leave the batch
 
 
 class Validation(Section):
-    """The evaluation of checkpoints on the held-out split: PGD with cross-entropy, uniform start.
+    """The evaluation of checkpoints on the held-out split.
 
     Args:
         every: epochs between two validations; the last epoch is always validated.
-        steps: of the attack, each a quarter of eps.
+        attack: ``pgd`` with cross-entropy and a uniform start, or ``autoattack-quick``: APGD-CE, then APGD-T.
+        steps: of the PGD, each a quarter of eps.
+        target: the run ends early once the robust accuracy is so many percent; None: it does not.
         patience: the run ends early after so many validations in a row without a better robust accuracy;
             None: never. (Robust overfitting: Rice et al., 2020, arXiv 2002.11569.)
     """
 
     every: Count = 1
+    attack: Literal["pgd", "autoattack-quick"] = "pgd"
     steps: Count = 10
+    target: Annotated[Number, Field(gt=0, le=100)] | None = None
     patience: Count | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings by which a checkpoint knows its run; later ones only where they are not the defaults."""
+        later = {"attack", "target"}
+        return self.model_dump(exclude=later) | self.model_dump(include=later, exclude_defaults=True)
+
+    def images_at_once(self, batch_size: int) -> int:
+        """Return how many held-out images are attacked at once, for this batch size of training."""
+        return min(VALIDATION_BATCH, batch_size) if self.attack == "pgd" else AUTOATTACK_BATCH
+
+    def is_reached(self, robust: float) -> bool:
+        """Tell whether a robust accuracy in percent is the one at which the run ends."""
+        return self.target is not None and robust >= self.target
 
     def ends(self, validations_without_improvement: int) -> bool:
         """Tell whether the run ends early after so many epochs without improvement."""
@@ -57,7 +78,7 @@ class Validation(Section):
         ``part`` images at a time; alike however many processes share the work. ``look`` is called after each part, equally
         often in each process.
         """
-        attack, networks = untargeted(Pgd(steps=self.steps, start="uniform")), [model, *([teacher] if teacher else [])]
+        attack, networks = self._attack(part, seed, len(images.classes)), [model, *([teacher] if teacher else [])]
         said = torch.zeros(len(networks), 2, len(images), len(images.classes), device=engine.device)
         with held_still(*networks), full_precision():
             for start in range(engine.rank * part, len(images) + engine.rank * part, engine.world * part):
@@ -73,6 +94,11 @@ class Validation(Section):
         clean, robust = (100 * torch.eq(logits.argmax(1), images.labels).float().mean().item() for logits in said[0])
         found = {"clean": clean, "robust": robust}
         return found if teacher is None else found | {"triangle": _informations(*said.flatten(0, 1).cpu())}
+
+    def _attack(self, part: int, seed: int, classes: int) -> Attack:
+        if self.attack == "pgd":
+            return untargeted(Pgd(steps=self.steps, start="uniform"))
+        return AutoAttack(protocol="quick", batch_size=part, seed=seed, classes=classes).in_turn
 
 
 def chosen_by(found: Mapping[str, float], images: int, natural: bool) -> str:

@@ -114,8 +114,6 @@ def renamed_arguments(given: dict[str, Any], known: Collection[str]) -> dict[str
     now = dict(given)
     for old in ARGUMENTS.keys() & given.keys() - set(known):
         if ARGUMENTS[old] in known:
-            warnings.warn(
-                Note(f"{old}= is {ARGUMENTS[old]}= now; the old name goes with version 0.3"), stacklevel=3
-            )
+            warnings.warn(Note(f"{old}= is {ARGUMENTS[old]}= now; the old name goes with version 0.3"), stacklevel=3)
             now[ARGUMENTS[old]] = now.pop(old)
     return now

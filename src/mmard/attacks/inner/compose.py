@@ -13,6 +13,8 @@ from mmard.utils.errors import MmardError
 from mmard.utils.validation import Count, Number, Positive, Section
 
 SINGLE: dict[str, OneStep] = {"rs-fgsm": RS_FGSM, "n-fgsm": N_FGSM}
+OF_SEVERAL_STEPS = ("steps", "step_size", "start", "stop_at", "warm_start")
+"""Settings of `Inner` that mean nothing to one step."""
 PARTS = {
     "kind: pgd": "the method's own PGD, with steps, step_size, start",
     **{f"kind: {name}": str(process) for name, process in SINGLE.items()},
@@ -111,7 +113,7 @@ class Inner(Section):
 
     def _single(self, threat: Threat) -> IterativeAttack:
         process = SINGLE[str(self.kind)]
-        for name in ("steps", "step_size", "start", "stop_at", "warm_start"):
+        for name in OF_SEVERAL_STEPS:
             if getattr(self, name) not in (None, False):
                 raise MmardError(
                     f"attack.{name} does not go with attack.kind={self.kind}, which has one step and a start of its own; "
