@@ -35,7 +35,7 @@ check: .venv/dev
 	$(BIN)/pytest $(QUICK)
 
 docs: .venv/dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -8,16 +8,16 @@ import inspect
 import logging
 import posixpath
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
-from typer.models import ArgumentInfo, OptionInfo
+from typer.main import get_command
 
 import mmard
-from mmard.api.settings import SECTIONS, Settings
-from mmard.cli.app import COMMANDS, common
+from mmard.api.settings import Settings
+from mmard.cli.app import app
 from mmard.core.threat import in_255ths
 from mmard.evaluation.checks.messages import AFTER, BEFORE
 from mmard.methods import METHODS
@@ -37,10 +37,10 @@ ROOMS = {name: f"mmard.{name}" for name in (
 """Modules with a page each, by the name of the page."""
 NAMED = re.compile(r"(?<![\w/.])docs/([\w/-]+)\.md")
 """A page of the documentation, as docstrings and help name it."""
+SECTIONS = [name for name, info in Settings.model_fields.items() if isinstance(info.default, Section)]
 LIMITS = {"minimum": "from {}", "exclusiveMinimum": "above {}", "maximum": "to {}", "exclusiveMaximum": "below {}"}
 KINDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false", "null": "none",
          "object": "keys and values"}  # fmt: skip
-NOTHING = inspect.Parameter.empty
 
 
 def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
@@ -77,7 +77,7 @@ def escaped(text: str) -> str:
     return "".join(part if i % 2 else re.sub(r"([\\*_<>\[\]#|])", r"\\\1", part) for i, part in enumerate(parts))
 
 
-def item(name: str, traits: list[str], sentence: str) -> str:
+def item(name: str, traits: Iterable[str], sentence: str) -> str:
     """Write an item of a list: a name, what may stand there, and what it is for."""
     given = "; ".join(filter(None, traits))
     return f"- {name}{f' ({given})' if given else ''}{f': {escaped(sentence)}' if sentence else ''}"
@@ -85,39 +85,31 @@ def item(name: str, traits: list[str], sentence: str) -> str:
 
 def commands() -> Iterator[str]:
     """Write every command: what it does, how it is called, its arguments and options."""
-    for name, function in COMMANDS.items():
-        told, _, rest = inspect.cleandoc(function.__doc__ or "").partition("\n\n")
-        given = list(parameters(function))
-        words = "".join(
-            f" {info.metavar or name.upper()}" for name, info, *_ in given if isinstance(info, ArgumentInfo)
-        )
-        yield f"## mmard {name}"
+    group = get_command(app)
+    for name, command in {**group.commands, "": group}.items():  # type: ignore[attr-defined]
+        told, _, rest = inspect.cleandoc(command.help or "").partition("\n\n")
+        given = [each for each in command.params if not each.hidden and each.name != "help"]
+        taken = "".join(f" {word(each)}" for each in given if each.param_type_name == "argument")
+        yield f"## mmard {name}".rstrip()
         yield escaped(told)
-        yield f"```sh\nmmard {name} [OPTIONS]{words}\n```"
+        yield f"```sh\nmmard {name or 'COMMAND'} [OPTIONS]{taken}\n```"
         yield escaped(rest)
-        yield "\n".join(option(*each) for each in given)
-    yield "## mmard"
-    yield "\n".join(option(*each) for each in parameters(common))
+        yield "\n".join(option(each) for each in given)
 
 
-def parameters(function: Callable[..., Any]) -> Iterator[tuple[str, ArgumentInfo | OptionInfo, Any, Any]]:
-    """Yield the arguments and options of a command: name, what typer is told, type, default."""
-    hints = get_type_hints(function, include_extras=True)
-    for name, parameter in inspect.signature(function).parameters.items():
-        if get_origin(hints[name]) is Annotated:
-            kind, info = get_args(hints[name])[:2]
-            if not info.hidden:
-                yield name, info, kind, parameter.default
+def word(argument: Any) -> str:
+    """Write an argument of a command as its usage does: in brackets, where it may be left out."""
+    name = argument.metavar or argument.name.upper()
+    return name if argument.required or name.startswith("[") else f"[{name}]"
 
 
-def option(name: str, info: ArgumentInfo | OptionInfo, kind: Any, default: Any) -> str:
+def option(of: Any) -> str:
     """Write an argument or an option of a command."""
-    words = [info.metavar or name.upper()] if isinstance(info, ArgumentInfo) else info.param_decls
-    shown = ", ".join(f"`{word}`" for word in words or [f"--{name.replace('_', '-')}"])
-    limits = [f"{word} {end}" for word, end in (("from", info.min), ("to", info.max)) if end is not None]
-    needed = ["required"] * (default is NOTHING and isinstance(info, ArgumentInfo))
-    preset = [] if default in (NOTHING, None, False) else [f"default `{default}`"]
-    return item(shown, [" ".join(limits), *needed, *preset], info.help or "")
+    names = [word(of)] if of.param_type_name == "argument" else [*of.opts, *of.secondary_opts]
+    ends = [(words, getattr(of, end, None)) for words, end in (("from", "min"), ("to", "max"))]
+    limits = " ".join(f"{words} {end}" for words, end in ends if end is not None)
+    default = "" if of.default in (None, False, ()) else f"default `{of.default}`"
+    return item(", ".join(f"`{name}`" for name in names), [limits, default], of.help or "")
 
 
 def python() -> Iterator[str]:
@@ -168,30 +160,24 @@ def checks() -> Iterator[str]:
 
 def settings() -> Iterator[str]:
     """Write every setting: the values it takes, its default, and what it is for."""
-    yield "## A run"
-    own = {key: field for key, field in fields(Settings).items() if key.split(".")[0] not in SECTIONS}
-    yield "\n".join(setting_items(own))
-    for name in Settings.model_fields:
-        if name in SECTIONS:
-            model = type(Settings.model_fields[name].default)
-            yield f"## {name}"
-            yield escaped((model.__doc__ or "").splitlines()[0])
-            yield "\n".join(setting_items(fields(model, f"{name}.")))
+    found = fields(Settings)
+    for section in ("", *SECTIONS):
+        model = type(Settings.model_fields[section].default) if section else Settings
+        yield f"## {section or 'A run'}"
+        yield escaped((model.__doc__ or "").splitlines()[0])
+        own = [key for key in found if (key.split(".")[0] if "." in key else "") == section and key not in SECTIONS]
+        yield "\n".join(item(f"`{key}`{{ #{key} }}", found[key][:2], found[key][2]) for key in own)
 
 
-def setting_items(found: dict[str, tuple[dict[str, Any], str]]) -> Iterator[str]:
-    """Write settings as items of a list."""
-    for key, (schema, sentence) in found.items():
-        default = f"default {in_words(schema['default'])}" if "default" in schema else ""
-        yield item(f"`{key}`{{ #{key} }}", [values(schema), default], sentence)
-
-
-def fields(model: type[Section], prefix: str = "") -> dict[str, tuple[dict[str, Any], str]]:
-    """Return the JSON schema and the sentence of each setting of a section, and of those within it."""
-    told, found = sentences(model), {}
-    schemas = model.model_json_schema()["properties"]
+def fields(model: type[Section], prefix: str = "") -> dict[str, tuple[str, str, str]]:
+    """Return of each setting of a section, and of those within it, the values, the default and the sentence."""
+    told, schema = sentences(model), model.model_json_schema()
+    found = {}
     for name, info in model.model_fields.items():
-        found[prefix + name] = (schemas[name], told.get(name, ""))
+        default = (
+            "required" if info.is_required() else f"default {in_words(info.get_default(call_default_factory=True))}"
+        )
+        found[prefix + name] = (values(schema["properties"][name]), default, told.get(name, "").replace("None", "none"))
         for inner in (info.annotation, *get_args(info.annotation)):
             if isinstance(inner, type) and issubclass(inner, Section):
                 found |= fields(inner, f"{prefix}{name}.")
@@ -224,17 +210,13 @@ def values(schema: dict[str, Any]) -> str:
 
 def in_words(value: Any) -> str:
     """Write a value as a recipe has it."""
-    if isinstance(value, dict | list | tuple):
-        return (
-            "empty"
-            if not value
-            else f"[{', '.join(map(in_words, value))}]"
-            if not isinstance(value, dict)
-            else "as below"
-        )
-    if isinstance(value, float):
-        return in_255ths(value)
-    return {None: "none", True: "true", False: "false", "": "empty"}.get(value, str(value))
+    if isinstance(value, dict):
+        return "its own defaults" if value else "empty"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(in_words, value))}]" if value else "empty"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "true", False: "false"}[value]
+    return in_255ths(value) if isinstance(value, float) else str(value) or "empty"
 
 
 LISTS = {each.__name__: each for each in (commands, python, methods, checks, settings)}

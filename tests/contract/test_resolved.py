@@ -80,9 +80,9 @@ def test_what_is_resolved_is_the_settings_own_sections() -> None:
     [
         (Plan, {"lr": "fast"}, "setting 'lr' is 'fast': expected a number such as 8/255 or 0.03"),
         (Plan, {"lr": True}, "setting 'lr' is True: expected a number"),
-        (Plan, {"epochs": 0}, "epochs is 0, expected a whole number, at least 1"),
+        (Plan, {"epochs": 0}, "setting 'epochs' is 0: expected a number not below 1"),
         (Plan, {"epoch": 3}, "unknown setting 'epoch'; did you mean epochs"),
-        (Averaging, {"decay": 1}, "averaging: decay 1 is in"),
+        (Averaging, {"decay": 1}, "setting 'decay' is 1: expected a number below 1"),
         (Validation, {"patience": 0}, "setting 'patience' is 0: expected a number not below 1"),
     ],
 )

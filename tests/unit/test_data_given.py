@@ -363,7 +363,7 @@ def test_files_that_are_not_what_they_should_be_are_one_line(tmp_path: Path, wri
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"test_split": 1.5}, r"data.test_split=1.5 is no share of the images; expected for instance 0.2"),
+        ({"test_split": 1.5}, "'test_split' is 1.5: expected a number below 1"),
         ({"test_split": 0.99}, "leaves no training image of class"),
         ({"test_split": 0.2, "resize": 9}, "data.resize and data.fit are ways to a data.size, which is not given"),
         ({"test_split": 0.2, "size": 8, "resize": 4}, "data.resize=4 with data.size=8"),

@@ -22,7 +22,7 @@ from mmard.utils.errors import MmardError
 from mmard.utils.numbers import shortened
 from mmard.utils.text_files import NoYamlError, parse_yaml
 from mmard.utils.trust import Trust
-from mmard.utils.validation import Count, Number, Section, Seed, plain, validated
+from mmard.utils.validation import Count, Fraction, NotNegative, Positive, Section, Seed, plain, validated
 
 
 def _parts(value: Any) -> Any:
@@ -51,34 +51,51 @@ NETWORKS = ("student", "teacher")
 
 
 class DataSettings(FileOptions):
-    """The settings of the data set; see ``mmard ls data``. ``stream`` leaves the training images on disk.
+    """The settings of the data set; see ``mmard ls data``.
 
-    ``channels`` are by default what the files are: 1 where all are grey, else 3. ``on_error: skip`` leaves out broken images.
-    ``augment_late`` augments otherwise from some time on: ``{kind: idbh, after: 0.5}`` from half of the run on.
-    ``extra`` is an .npz file of further training images, which are ``extra_ratio`` of each batch; ``extra_labels`` says whether the
-    ``file`` or the ``teacher`` labels them, by default the file where it can. No teacher is trained on them.
+    Args:
+        held_out: share of the training images to choose checkpoints on.
+        limit, test_limit: only so many training or test images, classes in proportion.
+        seed: of the held-out split and of the limits.
+        extra: an .npz file of further training images, such as generated ones; no teacher is trained on them.
+        extra_ratio, extra_labels: their share of each batch; and who labels them, None: the file where it can, else the teacher.
+        augment: random changes of the training images (docs/runs.md).
+        augment_late: another kind of it from some time on: ``{kind: idbh, after: 0.5}``.
     """
 
-    held_out: Number = 0.1
+    held_out: Fraction = 0.1
     limit: Count | None = None
     test_limit: Count | None = None
     seed: Seed = 0
     extra: str | None = None
-    extra_ratio: Annotated[Number, Field(gt=0, lt=1)] = 0.7
+    extra_ratio: Fraction = 0.7
     extra_labels: Literal["file", "teacher"] | None = None
     augment: Kind = "none"
     augment_late: LateAugmentation | None = None
 
 
 class ThreatSettings(Section):
-    """The ball in which examples are made and evaluated."""
+    """The ball in which examples are made and evaluated.
 
-    eps: Number = 8 / 255
+    Args:
+        eps: its radius, for pixels in [0, 1].
+        norm: ``linf`` bounds each pixel's change, ``l2`` the length of all of them.
+    """
+
+    eps: NotNegative = 8 / 255
     norm: Literal["linf", "l2"] = "linf"
 
 
 class EngineSettings(Section):
-    """The settings of device, precision and processes; see `Engine`, and `Trainer` for ``micro_batch`` and ``compile``."""
+    """The settings of device, precision and processes.
+
+    Args:
+        accelerator: kind of device; ``auto``: a GPU where there is one.
+        devices, nodes: devices of a machine, and machines; each device has a process.
+        precision: of training and its attack; see `Engine`. Evaluation is always in float32.
+        micro_batch: images at once through the networks, whose gradients add up; ``auto``: as many as fit; None: all of a batch.
+        compile: compile the networks by torch.compile.
+    """
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     devices: Count = 1
@@ -91,15 +108,22 @@ class EngineSettings(Section):
 class Settings(Section):
     """All the settings of a run.
 
-    ``method`` is a name or ``{name: ..., parameter: value}``, and so is ``student``; ``teacher`` a run folder, weights or a card,
-    or a network from elsewhere with its weights, ``timm:resnet18@weights.pt`` (docs/networks.md), and
-    ``teacher_recipe`` the recipe that trains it where there is none yet; ``teachers`` further networks by name, such as
-    ``teachers.natural``. ``teachers.robust`` is another name of ``teacher``.
-    ``teacher_check: none`` skips the check of teachers before training (docs/teachers.md).
-    ``normalize: data`` subtracts the training images' mean inside the network.
-    ``scale`` multiplies the KL terms; ``1/num_classes`` is for scripts that average KL over classes.
-    ``tracking`` names who else hears of the run: ``[tensorboard, mlflow, wandb]``; ``tensorboard: true`` is the old word for one.
-    ``licence`` of the weights is for their card.
+    Args:
+        about: a line on what the recipe does.
+        method: a name, ``mmard(rslad, gamma=1)``, ``{name: ..., parameter: value}`` or ``file.py:function``.
+        student: an architecture, or a network from elsewhere (docs/networks.md), perhaps as ``{name: ..., parameter: value}``.
+        normalize: ``data`` subtracts the training images' mean inside the network and divides by their deviation.
+        teacher: a run folder, weights or a card, or a network from elsewhere with its weights, ``timm:resnet18@weights.pt``.
+        teacher_recipe: trains the teacher where there is none yet.
+        teachers: further networks by name, such as ``teachers.natural``; ``teachers.robust`` is another name of ``teacher``.
+        teacher_check: ``none`` skips the check of teachers before training (docs/teachers.md).
+        out: the run folder.
+        seed: of weights, order of images, augmentation and attacks.
+        scale: multiplies the KL terms; ``1/num_classes`` is for scripts that average KL over classes.
+        checkpoint_every: steps between checkpoints within an epoch; None: one at its end.
+        tensorboard: old word for ``tracking: [tensorboard]``.
+        tracking: who else hears of the run: ``[tensorboard, mlflow, wandb]``.
+        licence: of the weights, for their card.
     """
 
     about: str = ""
@@ -112,7 +136,7 @@ class Settings(Section):
     teacher_check: Literal["stop", "none"] = "stop"
     out: Annotated[str, Field(min_length=1)] = "runs/run"
     seed: Seed = 0
-    scale: Literal["1/num_classes"] | Annotated[Number, Field(gt=0)] = 1.0
+    scale: Literal["1/num_classes"] | Positive = 1.0
     checkpoint_every: Count | None = None
     tensorboard: bool = False
     tracking: Annotated[list[str], BeforeValidator(_trackers)] = Field(default_factory=list)

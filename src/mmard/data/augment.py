@@ -6,17 +6,16 @@ image's own; a teacher's soft label is its prediction for the mixed image, so no
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from mmard.core.threat import per_sample
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import share_of_run
-from mmard.utils.validation import Number, Section
+from mmard.utils.validation import Positive, Section
 
 Kind = Literal[
     "none", "crop", "flip", "crop+flip", "crop+flip+cutmix", "idbh", "idbh+cutmix", "zoom+flip", "zoom+flip+cutmix"
@@ -28,10 +27,15 @@ ERASED = (0.02, 0.33)  # share of an image's area
 
 
 class LateAugmentation(Section):
-    """Another kind later: from ``after`` on (epochs; below 1: share of the run) images are augmented by ``kind``."""
+    """Another kind of augmentation later.
+
+    Args:
+        kind: the kind from then on.
+        after: epochs until then; below 1: share of the run.
+    """
 
     kind: Kind
-    after: Annotated[Number, Field(gt=0)] = 0.5
+    after: Positive = 0.5
 
 
 def kind_at(progress: float, epochs: int, kind: str, late: LateAugmentation | None) -> str:

@@ -20,16 +20,16 @@ from mmard.data.parts import TEST_SPLITS, Arrays, Part, Wanted, ready
 from mmard.data.shards import expanded, sharded
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.safe_open import must_be_itself
-from mmard.utils.validation import Count, Number, Section, Seed
+from mmard.utils.validation import Count, Fraction, Section, Seed
 
 
 class FileOptions(Section):
     """The options for reading the files of a data set.
 
     Attributes:
-        name: one of `SOURCES`.
+        name: a source of ``mmard ls data``, a data set of the hub, or ``file.py:function``.
         train, test: parquet files (paths, globs or lists); a path that is there is no glob.
-        root: of an image folder.
+        root: the image folder.
         image, label: the image and the label column (or key), where there are several.
         size: make every image size×size (shorter side resized, then the centre); needed where sizes differ.
         resize: resize the shorter side to this first, such as 256 for ``size: 224``.
@@ -54,7 +54,7 @@ class FileOptions(Section):
     fit: Literal["crop", "stretch", "pad"] = "crop"
     channels: Literal[1, 3] | None = None
     stream: bool = False
-    test_split: Number | None = None
+    test_split: Fraction | None = None
     test_seed: Seed = 0
     on_error: Literal["stop", "skip"] = "stop"
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -114,7 +114,7 @@ def load(
     """Load a data set and cut its held-out split.
 
     Args:
-        name: one of `SOURCES`.
+        name: a source of ``mmard ls data``, a data set of the hub, or ``file.py:function``.
         held_out: share of the training set to choose checkpoints and settings on.
         limit, test_limit: keep about so many images of each, every class in proportion.
         seed: of the splits.

@@ -6,9 +6,7 @@ student sees ½x + ½x' in training mode after the base's images, then x where t
 """
 
 from dataclasses import replace
-from typing import Annotated
 
-from pydantic import Field
 from torch import Tensor
 
 from mmard.core.method import Method, as_method
@@ -17,7 +15,7 @@ from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.methods.pgd_at import pgd_at
 from mmard.utils.errors import MmardError
-from mmard.utils.validation import NotNegative, Number
+from mmard.utils.validation import Fraction, NotNegative
 
 CITATION = Citation(
     authors="Wang and Liu",
@@ -37,9 +35,7 @@ def perceived(v: Views, share: float = 0.5) -> Tensor:
     return (middle - between).square().mean(1)
 
 
-def rpat(
-    base: Method | None = None, *, lam: NotNegative = 1.0, share: Annotated[Number, Field(gt=0, lt=1)] = 0.5
-) -> Method:
+def rpat(base: Method | None = None, *, lam: NotNegative = 1.0, share: Fraction = 0.5) -> Method:
     """RPAT (Wang 2025): any base (PGD-AT), and logits that go straight from x to x'."""
     base = as_method(base, pgd_at)
     if any(t.name == perceived.terms[0][1].name for t in base.outer.within()):

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from mmard.utils.errors import MmardError
 from mmard.utils.numbers import beginning
-from mmard.utils.validation import Number, Section
+from mmard.utils.validation import NotNegative, Section, Share
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -26,15 +25,8 @@ class Averaging(Section):
     """
 
     kind: Literal["none", "ema", "swa"] = "none"
-    decay: Number = 0.999
-    start: Number = 0.0
-
-    def model_post_init(self, _: Any) -> None:
-        """Raise MmardError where a number is out of its range."""
-        if not 0 <= self.decay < 1:
-            raise MmardError(f"averaging: decay {self.decay:g} is in [0, 1)")
-        if not self.start >= 0:
-            raise MmardError(f"averaging: start {self.start:g} is in epochs, or a share of the run below 1")
+    decay: Share = 0.999
+    start: NotNegative = 0.0
 
     def in_run_of(self, epochs: int) -> "Averaging":
         """Convert the start to a share of a run of so many epochs.

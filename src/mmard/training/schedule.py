@@ -1,15 +1,16 @@
 """Schedule of training: epochs, batch size, the optimiser, and the learning rate as a function of progress alone."""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
 from mmard.utils.errors import MmardError
-from mmard.utils.numbers import must_be_whole_number, must_lie_within, share_of_run
-from mmard.utils.validation import Number, Section
+from mmard.utils.numbers import share_of_run
+from mmard.utils.validation import AsWritten, Count, NotNegative, Positive, Section, Share
 
 
 class Plan(Section):
@@ -18,50 +19,46 @@ class Plan(Section):
     Args:
         epochs: passes over the training set.
         batch_size: images per step over all processes; a last, smaller batch of an epoch is left out.
-        lr, momentum, weight_decay: of SGD; AdamW takes lr and weight_decay.
+        optimizer: ``sgd`` with momentum, or ``adamw``.
+        lr: learning rate at its highest.
+        momentum: of SGD.
+        weight_decay: of SGD (added to the gradient) and of AdamW (decoupled).
         schedule: ``constant``; ``cosine`` goes to 0; ``one_cycle`` rises over ``warmup``, then falls to 0, linearly;
             ``piecewise`` multiplies lr by ``decay`` after each of the ``milestones`` (epochs; below 1: shares of the run).
+        milestones: of ``piecewise``: epochs; below 1: shares of the run.
+        decay: factor of ``piecewise`` at each milestone.
         hold: a cosine begins to fall so late (epochs; below 1: share of the run).
         warmup: share of the run over which lr rises linearly from 0 (one_cycle: where it peaks).
         clip: largest L2 norm of the gradient; None: no limit.
         nesterov: Nesterov's momentum.
     """
 
-    epochs: int = 30
-    batch_size: int = 128
+    epochs: Count = 30
+    batch_size: Count = 128
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Number = 0.1
-    momentum: Number = 0.9
+    lr: Annotated[float, Field(ge=0, le=100), AsWritten] = (
+        0.1  # more is a slip of the pen, and ends in a loss that is not finite
+    )
+    momentum: Annotated[float, Field(ge=0, le=1), AsWritten] = 0.9
     nesterov: bool = False
-    weight_decay: Number = 2e-4
+    weight_decay: Annotated[float, Field(ge=0, le=10), AsWritten] = 2e-4
     schedule: Literal["piecewise", "cosine", "one_cycle", "constant"] = "cosine"
-    milestones: tuple[Number, ...] = (0.7, 0.9)
-    decay: Number = 0.1
-    hold: Number = 0.0
-    warmup: Number = 0.0
-    clip: Number | None = None
+    milestones: tuple[NotNegative, ...] = (0.7, 0.9)
+    decay: Annotated[float, Field(ge=0, le=1), AsWritten] = 0.1
+    hold: NotNegative = 0.0
+    warmup: Share = 0.0
+    clip: Positive | None = None
 
     def model_post_init(self, _: Any) -> None:
         """Raise MmardError where the parts do not go together."""
-        must_be_whole_number(epochs=self.epochs, batch_size=self.batch_size)
-        # A larger rate is a slip of the pen, and only ends in a loss that is not finite.
-        must_lie_within(0, 100, lr=self.lr)
-        must_lie_within(0, 1, momentum=self.momentum, decay=self.decay)
-        must_lie_within(0, 10, weight_decay=self.weight_decay)
         if self.hold and (self.schedule != "cosine" or not 0 < share_of_run(self.hold, self.epochs) < 1):
             raise MmardError(
                 f"hold {self.hold:g} is when a cosine of {self.epochs} epochs begins to fall; this is {self.schedule}"
             )
-        if any(m < 0 for m in self.milestones):
-            raise MmardError(f"milestones {self.milestones} are epochs, or shares of the run below 1; none is below 0")
-        if not 0 <= self.warmup < 1:
-            raise MmardError(f"warmup {self.warmup:g} is a share of the run, in [0, 1)")
-        if self.clip is not None and not self.clip > 0:
-            raise MmardError(f"clip {self.clip:g} is a norm above 0")
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
             raise MmardError("nesterov needs a momentum above 0")
-        if self.schedule == "one_cycle" and not 0 < self.warmup < 1:
-            raise MmardError(f"one_cycle peaks at warmup {self.warmup:g}; expected a share of the run such as 0.3")
+        if self.schedule == "one_cycle" and self.warmup == 0:
+            raise MmardError("one_cycle peaks at warmup 0; expected a share of the run such as 0.3")
 
     def lr_at(self, progress: float) -> float:
         """Return the learning rate when this share of the run is done."""

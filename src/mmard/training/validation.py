@@ -19,7 +19,7 @@ from mmard.models.architectures import Classifier
 from mmard.training.engine import Engine
 from mmard.utils.numbers import seed_of
 from mmard.utils.precision import full_precision
-from mmard.utils.validation import Count, Number, Section
+from mmard.utils.validation import AsWritten, Count, Section
 
 NOISE = 3  # so many held-out images that are right under attack say nothing
 VALIDATION_BATCH = 250  # held-out images attacked at once, or as many as a batch has
@@ -41,7 +41,7 @@ class Validation(Section):
     every: Count = 1
     attack: Literal["pgd", "autoattack-quick"] = "pgd"
     steps: Count = 10
-    target: Annotated[Number, Field(gt=0, le=100)] | None = None
+    target: Annotated[float, Field(gt=0, le=100), AsWritten] | None = None
     patience: Count | None = None
 
     def identity(self) -> dict[str, Any]:

@@ -25,13 +25,18 @@ EXPECTED = {
     "greater_than": "expected a number above {gt:g}",
     "less_than": "expected a number below {lt:g}",
     "greater_than_equal": "expected a number not below {ge:g}",
+    "less_than_equal": "expected a number not above {le:g}",
 }  # pydantic's kinds of fault
 
 
-Number = Annotated[float, BeforeValidator(parse_number)]
+AsWritten = BeforeValidator(parse_number)
+"""Behind a number's limits, so that they stand in the JSON schema, too."""
+Number = Annotated[float, AsWritten]
 """A number as people write it: 8/255, 1e-3."""
-Positive = Annotated[Number, Field(gt=0)]
-NotNegative = Annotated[Number, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0), AsWritten]
+NotNegative = Annotated[float, Field(ge=0), AsWritten]
+Share = Annotated[float, Field(ge=0, lt=1), AsWritten]
+Fraction = Annotated[float, Field(gt=0, lt=1), AsWritten]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 

@@ -31,6 +31,8 @@ class Late(Section):
     """More steps later: from the share ``after`` of the run on the inner attack takes ``steps`` steps.
 
     Args:
+        after: share of the run from which on.
+        steps: of the attack from then on.
         eps: radius of its ball from then on; None: as before.
         step_size: length of those steps; None: the method's own, a quarter of the radius.
     """
@@ -38,26 +40,28 @@ class Late(Section):
     after: Number
     steps: Count
     eps: Positive | None = None
-    step_size: Number | None = None
+    step_size: Positive | None = None
 
 
 class Inner(Section):
     """Changes to a method's PGD; None leaves its own.
 
     Args:
-        kind: ``pgd`` or one of `SINGLE`.
+        kind: ``pgd``, or an attack of one step: ``rs-fgsm``, ``n-fgsm``.
         eps: radius of the ball in training, where it is not the threat's.
-        steps, step_size, start: of the PGD, see `Pgd`.
-        stop_at: see `EarlyStop`.
-        warm_start: see `WarmStart`.
-        late: see `Late` and `StepSwitch`.
-        guard: steps after a collapse, see `CollapseGuard`.
+        steps: gradient steps of the PGD.
+        step_size: length of a step in the threat's norm; None: a quarter of the radius, the whole of it for one step.
+        start: where the PGD begins: at the image, beside it (``gaussian``), or anywhere in the ball (``uniform``).
+        stop_at: a sample rests once the ``student`` gets it wrong, or once the ``teacher`` names another class than for the image.
+        warm_start: each attack of a sample starts where its last one ended.
+        late: more steps later.
+        guard: steps from the epoch on in which held-out robust accuracy collapses; see `CollapseGuard`.
     """
 
     kind: Literal["pgd", "rs-fgsm", "n-fgsm"] | None = None
     eps: Positive | None = None
-    steps: int | None = None
-    step_size: Number | None = None
+    steps: Count | None = None
+    step_size: Positive | None = None
     start: Start | None = None
     stop_at: StopAt | None = None
     warm_start: bool = False
