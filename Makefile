@@ -1,7 +1,7 @@
 # make demo   set up and run the main job on embedded data (three minutes on two cores once installed)
 # make test   set up and run the tests but the slow ones, which CI runs with `pytest -m slow`
 # make check  what must hold before a commit: lint, format, types, tests
-# make docs   build the documentation as a site, site/index.html; any warning is an error
+# make docs   build the documentation as a site; any warning is an error. To read it: python3 -m http.server -d site
 # The versions in constraints.txt are installed; for the newest: make demo CONSTRAINTS=
 
 PYTHON ?= python3

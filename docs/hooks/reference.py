@@ -153,9 +153,8 @@ def paper(citation: Citation | None) -> str:
 def checks() -> Iterator[str]:
     """Write the checks of an evaluation: what a finding means, and what to do."""
     for title, found in (("Before the attacks", BEFORE), ("Of the verdicts", AFTER)):
-        rows = [f"| `{name}` | {escaped(means)} | {escaped(do)} |" for name, (means, do) in found.items()]
         yield f"## {title}"
-        yield "\n".join(["| check | what a finding means | what to do |", "|---|---|---|", *rows])
+        yield "\n".join(f"- `{name}`: {escaped(means)}. **Do:** {escaped(do)}." for name, (means, do) in found.items())
 
 
 def settings() -> Iterator[str]:

@@ -74,7 +74,7 @@ def test_every_method_check_and_public_name_is_in_the_reference(reference: Modul
     assert "[arXiv 2108.07969](https://arxiv.org/abs/2108.07969)" in methods
     assert "- `alpha` (default `0.8333`)" in methods
     checks = text(reference.checks)
-    assert [name for name in ALL if f"| `{name}` | " not in checks] == []
+    assert [name for name in ALL if f"- `{name}`: {reference.escaped(ALL[name][0])}. **Do:** " not in checks] == []
     names = set(re.findall(r"^(?:::: mmard\.|## )(\w+)$", text(reference.python), re.MULTILINE))
     assert names == set(mmard.__all__)
     modules = {each.stem for each in (ROOT / "src/mmard").iterdir() if each.is_dir() or each.suffix == ".py"}
