@@ -2,6 +2,7 @@
 # make test   set up and run the tests but the slow ones, which CI runs with `pytest -m slow`
 # make check  what must hold before a commit: lint, format, types, tests
 # make docs   build the documentation as a site; any warning is an error. To read it: python3 -m http.server -d site
+# make dist   build the wheel and the source archive, and try them in fresh environments (DIST= is for `.ci/dist.py --help`)
 # The versions in constraints.txt are installed; for the newest: make demo CONSTRAINTS=
 
 PYTHON ?= python3
@@ -9,9 +10,10 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
 
-QUICK := -m "not slow" -n 2 --dist loadfile  # two processes, a file of tests each: one makes what its tests share
+MARK ?= not slow
+QUICK := -m "$(MARK)" -n 2 --dist loadfile  # two processes, a file of tests each: one makes what its tests share
 
-.PHONY: demo test check docs format clean
+.PHONY: demo test check docs dist format clean
 
 .venv/user: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
@@ -36,6 +38,9 @@ check: .venv/dev
 
 docs: .venv/dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: .venv/dev
+	$(BIN)/python .ci/dist.py $(DIST)
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

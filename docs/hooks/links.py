@@ -24,7 +24,8 @@ NAMED = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what no page of docs/ is, and what its pages or the navigation name."""
     root = Path(config.config_file_path).parent
-    waiting = [Path(file.abs_src_path) for file in files.documentation_pages() if file.abs_src_path]
+    pages = [file.abs_src_path for file in files.documentation_pages() if file.abs_src_path]
+    waiting = [Path(path) for path in pages if path.endswith(".md")]
     waiting += [root / name for name in NAMED]
     while waiting:
         path = waiting.pop()

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmard.diagnostics.teaching import Lessons, Small, advice, lessons, temperat
 from mmard.models.architectures import Architecture, build
 from mmard.models.cards import find_model, load_teacher
 from mmard.models.recognise import card_facts
+from mmard.models.robustbench import network
 from mmard.models.weights import save_weights
 
 DIGITS = {"data__name": "digits", "data__limit": 300, "threat__eps": 0.1}
@@ -325,6 +327,18 @@ def test_a_model_of_robustbench_goes_by_its_name(zoo: Path, name: str, file: str
 def test_a_name_that_the_zoo_does_not_have(zoo: Path, source: str, words: str) -> None:
     with pytest.raises(MmardError, match=words):
         find_model(f"robustbench:{source}")
+
+
+@pytest.mark.torchvision
+def test_the_package_itself_says_what_a_model_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if find_spec("robustbench") is None:
+        pytest.skip("the extra is not installed here: mmard[robustbench]")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = "robustbench:cifar10/Linf/Addepalli2022Efficient_RN18"
+    card = json.loads(find_model(source).read_text())
+    assert card["claimed"] == {"clean": 85.71, "autoattack": 52.48, "threat": "Linf 8/255"}
+    net, _ = network(source)
+    assert net.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_without_the_package_the_line_says_how_to_get_it(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
