@@ -48,7 +48,8 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
     from mkdocs.structure.files import File
 
     for name, module in ROOMS.items():
-        text = f"# {module}\n\n::: {module}\n    options: {{ show_root_heading: false, show_root_toc_entry: false, show_submodules: true }}\n"
+        options = "{ show_root_heading: false, show_root_toc_entry: false, show_submodules: true }"
+        text = f"# {module}\n\n::: {module}\n    options: {options}\n"
         files.append(File.generated(config, f"reference/python/{name}.md", content=text))
     return files
 
