@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from mmard.core.method import Method
 from mmard.core.threat import Threat
+from mmard.core.views import Models, Views
 from mmard.methods import METHODS
-from mmard.methods.adr import adr
+from mmard.methods.adr import adr, rectified
 from mmard.methods.ard import ard
 from mmard.methods.awp import awp
 from mmard.methods.ciard import PushLoss, ciard
@@ -33,6 +34,7 @@ from mmard.training.companions import TrainedCompanion
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
 from mmard.training.update import Update
+from mmard.utils.errors import MmardError
 
 from . import nets
 from .cases import ce, kl, p
@@ -363,6 +365,27 @@ def test_adr_is_its_formula(progress: float) -> None:
     at = pgd(loss, "uniform")
     torch.testing.assert_close(step(progress), at, rtol=0, atol=1e-5)
     assert_close(step.gradient(), slopes(loss(at).mean(), s))
+
+
+def test_labels_of_two_temperatures_stand_side_by_side() -> None:
+    """What terms share at a point is of one τ and one λ."""
+    x, y = images()
+    n = {name: rounded(nets.Tiny(2, seed)) for name, seed in (("student", 1), ("average", 8))}
+    views = Views.of(x, y, torch.arange(len(y)), Models(n))
+    sharp, soft = rectified.given(tau=(0.5, 0.5)), rectified.given(tau=(5.0, 5.0))
+    apart = [objective.total(Views.of(x, y, torch.arange(len(y)), Models(n))) for objective in (sharp, soft)]
+    assert not torch.allclose(*apart)
+    torch.testing.assert_close((sharp + soft).total(views), apart[0] + apart[1])
+
+
+def test_waypoints_without_a_way_are_one_line() -> None:
+    x, y = images()
+    update = Update(
+        method=waypoints(), threat=Threat(eps=0.0), student=nets.Tiny(2, 1).float(),
+        teachers={"teacher": nets.Tiny(2, 2).float()}, plan=Plan(), engine=Engine("cpu"),
+    )  # fmt: skip
+    with pytest.raises(MmardError, match="give eps above 0"):
+        update(x.float(), y, torch.arange(len(y)), 0.0)
 
 
 def test_rebat_is_its_formula() -> None:

@@ -22,7 +22,7 @@ from mmard.core.views import Models, Point, Views, held_still
 from mmard.models.cards import load_model
 from mmard.models.foreign import is_foreign
 from mmard.runs.folder import RunFolder
-from mmard.terms.softness import UnknownTemperatureError, is_unknown
+from mmard.terms.temperature import UnknownTemperatureError, is_unknown
 from mmard.training.awp import state_kept
 from mmard.training.companions import averages_are_not_given, begun
 from mmard.training.descent import LearningCompanion, descend
@@ -31,10 +31,10 @@ from mmard.training.own_loop import (
     Collected,
     OwnNetworks,
     UntimedViews,
-    answer,
     as_batch,
+    checked_logits,
+    forward_logits,
     must_be_labels,
-    says,
     unwrapped,
 )
 from mmard.training.step import make_example, must_be_pixels, outer_losses
@@ -131,7 +131,7 @@ class Distiller:
             x, y = as_batch(x, y)
             self._networks.autocast = Autocast.here(x.device.type)
             with self._networks.autocast.outside():
-                self._settle(x, y)
+                self._place_and_check(x, y)
                 index = torch.arange(len(y), device=x.device) if index is None else index
                 loss, log = self._learnt(x, y, index) if learns else self._validated(x, y, index)
                 return loss, {name: mean.detach() for name, mean in log.items()}
@@ -145,10 +145,10 @@ class Distiller:
         with torch.inference_mode(False):
             x, y = as_batch(x, y)
             with Autocast.here(x.device.type).outside(), full_precision():
-                self._settle(x, y)
+                self._place_and_check(x, y)
                 with held_still(student := self._networks.bare):
                     must_be_pixels(x, student, self.threat)
-                    predict = partial(predict_logits, partial(says, student), who="the student")
+                    predict = partial(predict_logits, partial(forward_logits, student), who="the student")
                     return untargeted(maximizer)(predict, x, y, self.threat)
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -235,15 +235,15 @@ class Distiller:
             )
             return torch.stack(list(log.values())).sum().detach(), log
 
-    def _settle(self, x: Tensor, y: Tensor) -> None:
-        """Check the batch, and on a new device the networks, which move there."""
-        new = self._networks.settle(x)
+    def _place_and_check(self, x: Tensor, y: Tensor) -> None:
+        """Check the labels; on a new device move the networks there, and check them."""
+        new = self._networks.place_and_check(x)
         if new:
             for module in (*self._terms, *self.companions.values()):
                 module.to(x.device)
             for name, net in self.companions.items():
-                answer(net, x[:2], f"the {name}")
-        if new or x.device.type == "cpu":  # elsewhere each look would wait for the device
+                checked_logits(net, x[:2], f"the {name}")
+        if new or x.device.type == "cpu":  # elsewhere each check would wait for the device
             must_be_labels(y, self._networks.classes)
 
     def _companion(self, name: str, given: Mapping[str, nn.Module]) -> LearningCompanion:

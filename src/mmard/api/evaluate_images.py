@@ -30,7 +30,7 @@ from mmard.models.cards import load_model
 from mmard.models.folding import folded
 from mmard.models.foreign import is_foreign
 from mmard.runs.folder import RunFolder
-from mmard.training.own_loop import answer
+from mmard.training.own_loop import checked_logits
 from mmard.utils.argument_types import Names, public
 from mmard.utils.errors import MmardError
 from mmard.utils.portable_paths import portable
@@ -121,7 +121,7 @@ def _together(source: Model, part: Part, load: Callable[[str | Path], Classifier
     must_have_values(model, "the model")
     device = next((weights.device for weights in model.parameters()), torch.device("cpu"))
     few = (found.pixels[:TRIED].to(device).float() / 255).to(memory_format=torch.channels_last)
-    classes = answer(model, few, "the model").shape[1]
+    classes = checked_logits(model, few, "the model").shape[1]
     highest = int(part.labels.max())
     if highest >= classes or (not part.numbers and len(part.names) != classes):
         said = f"labels go up to {highest}" if part.numbers else f"labels are {len(part.names)} words"

@@ -16,7 +16,7 @@ from mmard.api.settings import Settings
 from mmard.data.images import DataSet, some
 from mmard.diagnostics.teaching import SOFT, temperature
 from mmard.models.architectures import Classifier
-from mmard.terms.softness import AUTO, is_unknown
+from mmard.terms.temperature import AUTO, is_unknown
 from mmard.training.engine import Engine
 from mmard.training.validation import VALIDATION_BATCH
 from mmard.utils.errors import MmardError

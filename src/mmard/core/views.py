@@ -104,7 +104,7 @@ class Point:
         at = "" if self.teacher_tau == 1 else f", teacher at {self.teacher_tau}"
         return self._keep(f"once: {key}{at}", compute)
 
-    def softened(self, tau: float) -> "Point":
+    def at_temperature(self, tau: float) -> "Point":
         """Divide the teacher's logits by ``tau``; what is known of the networks is shared."""
         return replace(self, teacher_tau=tau)
 
@@ -174,10 +174,10 @@ class Views:
         """Replace the adversarial point; cached values of the natural one are kept."""
         return self._changed(adv=self.point(x_adv))
 
-    def softened(self, tau: float) -> "Views":
+    def at_temperature(self, tau: float) -> "Views":
         """Divide the teacher's logits by ``tau`` at every point; cached values of the networks are shared."""
-        nat = self.nat.softened(tau)
-        return self._changed(nat=nat, adv=nat if self.adv is self.nat else self.adv.softened(tau))
+        nat = self.nat.at_temperature(tau)
+        return self._changed(nat=nat, adv=nat if self.adv is self.nat else self.adv.at_temperature(tau))
 
     def of_rows(self, rows: Tensor) -> "Views":
         """Restrict the views to the samples ``rows`` (R,); cached values are kept."""

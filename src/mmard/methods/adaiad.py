@@ -9,7 +9,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.terms import introspect, soft_moved, soft_moved_hot
-from mmard.terms.softness import Tau, soften
+from mmard.terms.temperature import Tau, at_temperature
 from mmard.utils.validation import NotNegative, Positive
 
 CITATION = Citation(
@@ -25,7 +25,7 @@ def adaiad(power: NotNegative = 0.1, begin: NotNegative = 0.3, tau: Positive = 1
     outer = introspect.given(power=power, begin=begin) + soft_moved_hot.given(tau=tau)
     return Method(
         name="adaiad",
-        inner=soften(soft_moved, teacher_tau, "teacher_tau"),
-        outer=soften(outer, teacher_tau, "teacher_tau"),
+        inner=at_temperature(soft_moved, teacher_tau, "teacher_tau"),
+        outer=at_temperature(outer, teacher_tau, "teacher_tau"),
         maximizer=Pgd(steps=10, start="gaussian"),
     )

@@ -51,7 +51,7 @@ def _rectify(v: Views, tau: tuple[float, float], lam: tuple[float, float]) -> Te
 @term("CE(S(x'), P) [P = λᵢ·A(x)^τ + (1−λᵢ)·y, τ {tau}, λ {lam}]")
 def rectified(v: Views, tau: tuple[float, float] = (2.5, 2.0), lam: tuple[float, float] = (0.7, 0.95)) -> Tensor:
     """Measure the cross-entropy of the student at x' with the rectified label."""
-    target: Tensor = v.nat.once("ADR's labels", lambda: _rectify(v, tau, lam))
+    target: Tensor = v.nat.once(f"ADR's labels, τ {tau}, λ {lam}", lambda: _rectify(v, tau, lam))
     return -(target * log_probs(v.adv.student)).sum(1)
 
 

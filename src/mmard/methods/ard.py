@@ -10,7 +10,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv, hard_nat, soft_adv_hot
-from mmard.terms.softness import Tau, soften
+from mmard.terms.temperature import Tau, at_temperature
 from mmard.utils.validation import Positive
 
 CITATION = Citation(
@@ -27,7 +27,7 @@ def ard(alpha: float = 1.0, tau: Positive = 30.0, attack_in_train_mode: bool = F
     return Method(
         name="ard",
         inner=hard_adv,
-        outer=alpha * soften(soft_adv_hot.given(tau=tau), teacher_tau, "teacher_tau") + (1 - alpha) * hard_nat,
+        outer=alpha * at_temperature(soft_adv_hot.given(tau=tau), teacher_tau, "teacher_tau") + (1 - alpha) * hard_nat,
         maximizer=Pgd(steps=10, start="uniform"),
         attack_in_train_mode=attack_in_train_mode,
     )

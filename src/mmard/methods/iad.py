@@ -11,7 +11,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv, introspect, soft_adv_hot, soft_moved_natural, trusted
-from mmard.terms.softness import Tau, soften
+from mmard.terms.temperature import Tau, at_temperature
 from mmard.utils.validation import NotNegative, Positive
 
 CITATION = Citation(
@@ -32,7 +32,7 @@ def iad(
     return Method(
         name="iad",
         inner=hard_adv,
-        outer=soften(outer, teacher_tau, "teacher_tau"),
+        outer=at_temperature(outer, teacher_tau, "teacher_tau"),
         maximizer=Pgd(steps=10, start="uniform"),
         attack_in_train_mode=attack_in_train_mode,
     )
@@ -42,7 +42,7 @@ def iad_2(
     power: NotNegative = 0.1, begin: NotNegative = 0.2, attack_in_train_mode: bool = False, teacher_tau: Tau = 1.0
 ) -> Method:
     """IAD-II (Zhu 2022): labels, a robust and a natural teacher, and the student's own soft labels."""
-    own = soften(0.5 * (trusted + introspect).given(power=power, begin=begin), teacher_tau, "teacher_tau")
+    own = at_temperature(0.5 * (trusted + introspect).given(power=power, begin=begin), teacher_tau, "teacher_tau")
     return Method(
         name="iad_2",
         inner=hard_adv,

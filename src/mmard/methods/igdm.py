@@ -12,7 +12,7 @@ from mmard.core.method import Method, as_method
 from mmard.methods.papers import Citation
 from mmard.methods.rslad import rslad
 from mmard.terms import gradient_match
-from mmard.terms.softness import Tau, soften_method
+from mmard.terms.temperature import Tau, method_at_temperature
 from mmard.utils.errors import MmardError
 
 CITATION = Citation(
@@ -40,4 +40,4 @@ def igdm(
         raise MmardError(f"igdm has no published alpha for this base ({known}); give one, such as alpha=1")
     weight = PUBLISHED[base.name] if alpha is None else alpha
     outer = base.outer + weight * gradient_match.given(epochs=200 if ramp_by_200 else 0)
-    return soften_method(replace(base, outer=outer), tau)
+    return method_at_temperature(replace(base, outer=outer), tau)

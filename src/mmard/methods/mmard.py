@@ -14,7 +14,7 @@ from mmard.methods.rslad import rslad
 from mmard.terms import BOUNDARIES, TRIANGLES
 from mmard.terms.held_gradient import reuse_gradient
 from mmard.terms.normalised_gradient import normalise_gradient
-from mmard.terms.softness import Tau, soften_method
+from mmard.terms.temperature import Tau, method_at_temperature
 from mmard.utils.errors import MmardError, chosen
 
 CITATION = Citation(
@@ -37,7 +37,7 @@ def mmard(
     less dependent on their teacher, on CIFAR-10 (JPEG) it bought clean accuracy. No inner term made a better one, and each costs.
     ``every``: attack steps from one gradient of the boundary term (a forward and a backward of the teacher) to the next.
     ``balance``: the two gradients of the attack are brought to one size in each sample, so that beta is their ratio.
-    ``tau`` divides the teacher's logits (`mmard.terms.softness`) in base and both terms; for the base's alone give it to the base.
+    ``tau`` divides the teacher's logits (`mmard.terms.temperature`) in base and both terms; for the base's alone it is the base's.
     """
     if inner == "none" and (beta, every, balance) != (1.0, 1, False):
         raise MmardError(
@@ -51,7 +51,7 @@ def mmard(
     triangle = chosen("outer term", outer, {**TRIANGLES, "none": nothing})
     maximizer = base.maximizer or Pgd(steps=10)
     whole = replace(base, inner=ascended, outer=base.outer + gamma * triangle, maximizer=maximizer)
-    return soften_method(whole, tau)
+    return method_at_temperature(whole, tau)
 
 
 def _joined(base: Objective, beta: float, boundary: Objective, balance: bool) -> Objective:

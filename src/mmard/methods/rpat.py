@@ -1,4 +1,4 @@
-"""RPAT, robust perception: what the student says half-way to x' is to lie half-way between what it says at x and at x'.
+"""RPAT, robust perception: the student's logits half-way to x' are to lie half-way between its logits at x and at x'.
 
 On any base (PGD-AT): + λ·MSE(s(½x + ½x'), ½s(x) + ½s(x')), logits s, the mean over classes, with the gradient into all three. The
 student sees ½x + ½x' in training mode after the base's images, then x where the base has not shown it. The paper's RPAT++

@@ -1,14 +1,14 @@
 """RSLAD, robust soft label distillation: the teacher's natural prediction is the label everywhere, in the attack too.
 
 The release averages the KL over classes (``scale: 1/num_classes`` in the settings). ``tau``, not the paper's, divides the
-teacher's logits (`mmard.terms.softness`): below 1 its targets are sharper.
+teacher's logits (`mmard.terms.temperature`): below 1 its targets are sharper.
 """
 
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.terms import soft_adv, soft_nat
-from mmard.terms.softness import Tau, soften
+from mmard.terms.temperature import Tau, at_temperature
 
 CITATION = Citation(
     authors="Zi et al.",
@@ -23,7 +23,7 @@ def rslad(alpha: float = 5 / 6, tau: Tau = 1.0) -> Method:
     """RSLAD (Zi 2021): robust soft labels, KL(T(x)‖·) in the attack and in both parts of the loss."""
     return Method(
         name="rslad",
-        inner=soften(soft_adv, tau),
-        outer=soften(alpha * soft_adv + (1 - alpha) * soft_nat, tau),
+        inner=at_temperature(soft_adv, tau),
+        outer=at_temperature(alpha * soft_adv + (1 - alpha) * soft_nat, tau),
         maximizer=Pgd(steps=10, start="gaussian"),
     )

@@ -22,7 +22,7 @@ from mmard.core.objective import Objective, term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import gradient_match
-from mmard.terms.softness import Tau, soften
+from mmard.terms.temperature import Tau, at_temperature
 from mmard.utils.validation import Positive
 
 CITATION = Citation(
@@ -91,8 +91,8 @@ def saad(
     )
     return Method(
         name="saad",
-        inner=soften(linear_label, tau),
-        outer=soften(outer, tau),
+        inner=at_temperature(linear_label, tau),
+        outer=at_temperature(outer, tau),
         maximizer=Pgd(steps=10, start="gaussian"),
     )
 

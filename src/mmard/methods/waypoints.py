@@ -1,9 +1,10 @@
-"""Way points: the attack's iterates as further samples, after an idea of DARWIN (its formulas are others, and not had here).
+"""Way points: the attack's iterates as further samples, after an idea of DARWIN (our formulas: the paper's were not to be had).
 
 On any base (RSLAD): + γ·Σ_k w_k·KL(T(x_k)‖S(x_k)), x_k the attack's iterates at a third and at two thirds of its steps, and
 w = softmax_k(−|m_T(x_k)|/κ) with m_T the teacher's logit margin of its class at x: the iterate nearer the teacher's
 boundary counts for more. ``uniform`` weighs both alike: the control. BatchNorm sees them after the base's images, in this order.
-``tau`` divides the teacher's logits in base, targets and margins (`mmard.terms.softness`).
+With one or two steps both way points are the same iterate.
+``tau`` divides the teacher's logits in base, targets and margins (`mmard.terms.temperature`).
 """
 
 from dataclasses import replace
@@ -17,7 +18,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.methods.rslad import rslad
-from mmard.terms.softness import Tau, soften_method
+from mmard.terms.temperature import Tau, method_at_temperature
 from mmard.utils.errors import MmardError
 from mmard.utils.validation import NotNegative, Positive
 
@@ -40,10 +41,8 @@ class WayPoints(nn.Module):
 
     def watch(self, v: Views) -> Tensor:
         """Remember the iterate at which the attack takes a gradient, in an inner term that is 0."""
-        self._of, self._way = (
-            v.nat.x,
-            v.nat.once("the attack's way", list),
-        )  # of this attack, and no other on these images
+        self._of = v.nat.x
+        self._way = v.nat.once("the attack's way", list)  # of this attack, and no other on these images
         self._way.append(v.adv.x.detach())
         return torch.zeros_like(v.adv.x.flatten(1)[:, 0])
 
@@ -53,7 +52,7 @@ class WayPoints(nn.Module):
             return torch.zeros_like(v.nat.student[:, 0])  # no example yet
         if self._of is not v.nat.x:
             raise MmardError(
-                "waypoints keeps the attack's iterates of a whole batch, and here are none; leave out attack.stop_at"
+                "waypoints keeps the attack's iterates of a whole batch, and here are none; give eps above 0, no attack.stop_at"
             )
         known = len(self._way)  # the start is the first of them, x' itself is not among them
         points = [v.point(self._way[min(round(k * known / 3), known - 1)]) for k in (1, 2)]
@@ -86,4 +85,4 @@ def waypoints(
     weights = "w = ½" if uniform else f"w = softmax(−|m_T|/{kappa:g})"
     followed = term(f"Σ w·KL(T(x_k)‖S(x_k)) [k = ⅓, ⅔ of the way, {weights}]", divergence=True)(points.follow)
     whole = replace(base, inner=base.inner + 0.0 * watched, outer=base.outer + gamma * followed)
-    return soften_method(whole, tau)
+    return method_at_temperature(whole, tau)

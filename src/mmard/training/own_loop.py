@@ -26,7 +26,7 @@ from mmard.utils.distributed import over_processes
 from mmard.utils.errors import MmardError, first_line, is_out_of_memory
 from mmard.utils.numbers import shortened
 
-TRIED = 2  # images
+TRIED = 2  # images on which each network is run before the first step
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -107,7 +107,7 @@ class OwnNetworks:
 
         def predict(x: Tensor) -> Tensor:
             with self.autocast.inside():
-                return says(network, x)
+                return forward_logits(network, x)
 
         return predict
 
@@ -127,11 +127,11 @@ class OwnNetworks:
                 shadow.refresh()
         return {name: self.predictor(shadow) for name, shadow in self._folded.items()}
 
-    def settle(self, x: Tensor) -> bool:
-        """Move the teachers to the device of images (B, C, H, W) and check every network's answer, where that is new.
+    def place_and_check(self, x: Tensor) -> bool:
+        """Move the teachers to the device of images (B, C, H, W) and check every network's logits, where the device is new.
 
         Returns:
-            Whether it was.
+            Whether the device was new.
 
         Raises:
             MmardError: for a student elsewhere, and a network that fails on the images or gives no logits of the same classes.
@@ -145,26 +145,28 @@ class OwnNetworks:
             return False
         if (weights := next(self.bare.parameters(), None)) is not None and weights.device != x.device:
             raise MmardError(f"images are on {x.device} and the student on {weights.device}; expected one device")
-        answered = dict[str, int]()
+        classes = dict[str, int]()
         for name, network in {"student": self.bare, **self.teachers}.items():
             network.to(x.device)
-            plain = answer(network, x[:TRIED], f"the {name}")
-            answered[name] = plain.shape[1]
+            plain = checked_logits(network, x[:TRIED], f"the {name}")
+            classes[name] = plain.shape[1]
             self._folded[name] = _folded(network, x[:TRIED], plain)
-        if len(set(answered.values())) > 1:
-            told = ", ".join(f"the {name} {count}" for name, count in answered.items())
-            raise MmardError(f"the networks give logits of other classes: {told}; expected the same of all")
-        self.classes, self._device = answered["student"], x.device
+        if len(set(classes.values())) > 1:
+            counts = ", ".join(f"the {name} {count}" for name, count in classes.items())
+            raise MmardError(
+                f"the networks give logits of different numbers of classes: {counts}; expected the same of all"
+            )
+        self.classes, self._device = classes["student"], x.device
         return True
 
 
-def says(network: Predict, x: Tensor) -> Tensor:
+def forward_logits(network: Predict, x: Tensor) -> Tensor:
     """Return the network's logits: what it gives, the first of a tuple, or ``.logits``."""
     output: object = network(x)
     return output if isinstance(output, Tensor) else logits_in(output)
 
 
-def answer(network: nn.Module, x: Tensor, who: str) -> Tensor:
+def checked_logits(network: nn.Module, x: Tensor, who: str) -> Tensor:
     """Compute logits in evaluation mode without gradient; a failure of the network is one line.
 
     Raises:
@@ -172,14 +174,14 @@ def answer(network: nn.Module, x: Tensor, who: str) -> Tensor:
     """
     try:
         with held_still(network), torch.no_grad():
-            return predict_logits(partial(says, network), x, who)
+            return predict_logits(partial(forward_logits, network), x, who)
     except PredictionError:
         raise
-    except Exception as e:  # whatever a network says of images that it was not made for
+    except Exception as e:  # a network may fail in any way on images that it was not made for
         if is_out_of_memory(e):
             raise
-        said = f"{type(e).__name__}: {first_line(e)}{kind_of_weights(network)}"
-        raise MmardError(f"{who} fails on images {tuple(x.shape)}: {said}") from e
+        fault = f"{type(e).__name__}: {first_line(e)}{kind_of_weights(network)}"
+        raise MmardError(f"{who} fails on images {tuple(x.shape)}: {fault}") from e
 
 
 def _folded(network: nn.Module, x: Tensor, logits: Tensor) -> nn.Module:

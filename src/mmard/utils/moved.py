@@ -41,6 +41,7 @@ MOVED = {
     "terms.fairness": "methods.fair",
     "terms.gradient": "terms.gradient_matching",
     "terms.push": "methods.ciard",
+    "terms.softness": "terms.temperature",
     "terms.transfer": "methods.saad",
     "terms.two_teachers": "terms.multi_teacher",
 }
@@ -55,6 +56,7 @@ RENAMED = {
     "Late": "StepSwitch",
     "Push": "PushLoss",
     "Scene": "Comparison",
+    "Softness": "Temperature",
     "Stop": "StopAt",
     "Temperatures": "TeacherTemperatures",
     "Tick": "OnProgress",
@@ -67,6 +69,8 @@ RENAMED = {
     "evaluate": "run_attacks",
     "held": "reuse_gradient",
     "in_our_words": "expectation",
+    "soften": "at_temperature",
+    "soften_method": "method_at_temperature",
 }
 """What names of the moved modules are called now."""
 ARGUMENTS = {"tick": "on_progress", "twin": "surrogate"}

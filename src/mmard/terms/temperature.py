@@ -1,4 +1,4 @@
-"""Softness of a teacher: its logits divided by a temperature, T^τ = softmax(t/τ), wherever a method's terms use it."""
+"""Temperature of a teacher: its logits are divided by τ, T^τ = softmax(t/τ), wherever a method's terms use them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -34,21 +34,21 @@ class UnknownTemperatureError(MmardError):
 
 
 @dataclass(frozen=True)
-class Softness:
+class Temperature:
     """A teacher's temperature τ over a run: from ``first`` in the first step linearly to ``last`` at the end; None: unknown yet."""
 
     first: float | None
     last: float | None
 
     @staticmethod
-    def of(tau: Any, name: str = "tau") -> "Softness":
+    def of(tau: Any, name: str = "tau") -> "Temperature":
         """Read a `Tau`; ``name`` is the parameter's.
 
         Raises:
             MmardError: for what is none, and for a temperature outside of [0.01, 100].
         """
         if isinstance(tau, str) and tau == AUTO:
-            return Softness(None, None)
+            return Temperature(None, None)
         given = [tau[AUTO]] if isinstance(tau, Mapping) and list(tau) == [AUTO] else tau
         pair = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         try:
@@ -62,7 +62,7 @@ class Softness:
                 f"{name} is {wrong[0]:g}, expected a temperature from {COLDEST:g} to {HOTTEST:g}: below 1 the teacher's "
                 "targets are sharper than they are, above softer"
             )
-        return Softness(ends[0], ends[-1])
+        return Temperature(ends[0], ends[-1])
 
     def at(self, v: Views) -> float:
         """Return the temperature of this step.
@@ -82,11 +82,11 @@ class Softness:
 
 
 @dataclass(frozen=True)
-class Softened:
-    """Stand in for a term: the same one with the teacher's logits divided by τ."""
+class AtTemperature:
+    """A term with the teacher's logits divided by τ."""
 
     term: Term
-    softness: Softness
+    temperature: Temperature
 
     @property
     def parts(self) -> tuple[Term, ...]:
@@ -94,13 +94,13 @@ class Softened:
         return (self.term,)
 
     def __call__(self, v: Views) -> Tensor:
-        return self.term(v.softened(self.softness.at(v)))
+        return self.term(v.at_temperature(self.temperature.at(v)))
 
 
-def soften(objective: Objective, tau: Tau, name: str = "tau") -> Objective:
+def at_temperature(objective: Objective, tau: Tau, name: str = "tau") -> Objective:
     """Divide the teacher's logits by τ in an objective's terms; at τ = 1 it is the objective itself.
 
-    Only the network named ``teacher`` is softened, and only that: the student's temperature stays 1, a natural teacher its own.
+    Only the network named ``teacher`` has it: the student's temperature stays 1, a natural teacher's its own.
 
     Args:
         name: the parameter's, for errors.
@@ -108,30 +108,30 @@ def soften(objective: Objective, tau: Tau, name: str = "tau") -> Objective:
     Raises:
         MmardError: for a τ that is none, and where one of the terms has a τ already.
     """
-    softness = Softness.of(tau, name)
-    if softness == Softness(1.0, 1.0):
+    temperature = Temperature.of(tau, name)
+    if temperature == Temperature(1.0, 1.0):
         return objective
-    if any(isinstance(t.function, Softened) for t in objective.within()):
+    if any(isinstance(t.function, AtTemperature) for t in objective.within()):
         raise MmardError(f"{name} stands in this method and in its base too, and a teacher has one; give it once")
-    terms = ((w, replace(t, formula=_marked(str(t), softness), function=Softened(t, softness), params=()))
+    terms = ((w, replace(t, formula=_marked(str(t), temperature), function=AtTemperature(t, temperature), params=()))
              for w, t in objective.terms)  # fmt: skip
     return Objective(tuple(terms))
 
 
-def soften_method(method: Method, tau: Tau) -> Method:
-    """Divide the teacher's logits by τ in all that the student and its examples are made by; see `soften`."""
-    return replace(method, inner=soften(method.inner, tau), outer=soften(method.outer, tau))
+def method_at_temperature(method: Method, tau: Tau) -> Method:
+    """Divide the teacher's logits by τ in all that the student and its examples are made by; see `at_temperature`."""
+    return replace(method, inner=at_temperature(method.inner, tau), outer=at_temperature(method.outer, tau))
 
 
 def is_unknown(method: Method) -> bool:
     """Tell whether a temperature of the method is ``auto`` and not known yet."""
     terms = (*method.inner.within(), *method.outer.within())
-    return any(t.function.softness.first is None for t in terms if isinstance(t.function, Softened))
+    return any(t.function.temperature.first is None for t in terms if isinstance(t.function, AtTemperature))
 
 
-def _marked(formula: str, softness: Softness) -> str:
+def _marked(formula: str, temperature: Temperature) -> str:
     """Write τ at each T of a formula, or behind it where T stands otherwise; one without a teacher stays."""
-    marked = AT_ONE_POINT.sub(lambda t: f"{t[0]}^{softness}", HOT.sub(lambda t: f"({t[0]}^{softness})", formula))
+    marked = AT_ONE_POINT.sub(lambda t: f"{t[0]}^{temperature}", HOT.sub(lambda t: f"({t[0]}^{temperature})", formula))
     if OTHERWISE.search(formula) or (marked == formula and "S(x" not in formula):
-        return f"{formula} [T^{softness}]"
+        return f"{formula} [T^{temperature}]"
     return marked

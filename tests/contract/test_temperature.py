@@ -22,7 +22,7 @@ from mmard.methods import METHODS
 from mmard.models.weights import save_weights
 from mmard.runs.folder import RunFolder
 from mmard.terms import BOUNDARIES, TRIANGLES, soft_adv
-from mmard.terms.softness import Softness, soften
+from mmard.terms.temperature import Temperature, at_temperature
 from mmard.training.callbacks import Watcher
 from mmard.training.step import make_example, outer_losses
 from mmard.utils.trust import Trust
@@ -90,8 +90,8 @@ def test_a_temperature_is_another_teacher(name: str) -> None:
 @pytest.mark.parametrize("name", SOFT)
 def test_at_one_a_method_is_the_papers(name: str) -> None:
     assert str(METHODS[name](**{OWN.get(name, "tau"): 1})) == str(METHODS[name]())
-    assert soften(soft_adv, 1.0) is soft_adv
-    assert soften(soft_adv, [1, "1"]) is soft_adv
+    assert at_temperature(soft_adv, 1.0) is soft_adv
+    assert at_temperature(soft_adv, [1, "1"]) is soft_adv
 
 
 def sharp(call: str, **parameters: Any) -> Method:
@@ -119,7 +119,7 @@ def test_the_file_of_the_study_gives_the_same_run(
 
 
 def test_a_temperature_rises_over_the_run_and_a_resumed_run_is_bit_equal(tiny: DataSet, tmp_path: Path) -> None:
-    rising = Softness.of([0.25, 1])
+    rising = Temperature.of([0.25, 1])
     views = [Views.of(*blobs(2).batch(slice(None)), Models({}), progress) for progress in (0.0, 0.5, 1.0)]
     assert [rising.at(v) for v in views] == [0.25, 0.625, 1.0]
     run = lambda folder, **more: trainer(tiny, folder, METHODS["rslad"](tau=[0.25, 1]), **more)  # noqa: E731
@@ -226,7 +226,7 @@ def test_auto_where_nothing_measures_it_is_one_line(taught: dict[str, Any], tmp_
 
 def test_auto_in_a_method_of_ones_own(taught: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
-        "from mmard.methods import METHODS\nfrom mmard.terms.softness import Tau\n"
+        "from mmard.methods import METHODS\nfrom mmard.terms.temperature import Tau\n"
         "def build(tau: Tau = 1.0):\n    return METHODS['rslad'](tau=tau)\n"
     )
     own = train({**taught, "method": {"name": f"{tmp_path}/own.py:build", "tau": "auto"}}, out=str(tmp_path / "own"))
