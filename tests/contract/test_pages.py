@@ -46,7 +46,7 @@ SMALL = {
     "train": "data.limit=200 train.epochs=1 train.batch_size=50 attack.steps=1 validation.steps=1 teacher_check=none",
     "eval": "--attacks fgsm --limit 20 --checks none",
     "export": "--calibration 20 --images 20 --no-measure",
-    "diagnose": "--limit 20 --trust",
+    "diagnose": "--limit 20 --trust --methods rslad,adaad",
     "bench": "--batch 2 --size 8 --repeats 1 --student cnn-4-2 --teacher cnn-4-2",
     "study": "--dry-run",
     "teacher": "--limit 20 --epochs 1",
