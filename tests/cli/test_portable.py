@@ -1,8 +1,13 @@
-"""What is handed on names no folder of this machine, and a run still goes on here."""
+"""What is handed on names no folder, user or host of this machine, and a run still goes on here."""
 
+import getpass
 import json
+import os
+import platform
 import re
 import shutil
+import socket
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +15,32 @@ import pytest
 import yaml
 from helpers import QUICK, Run, small_net
 
+from mmard.api.push import push
 from mmard.models.weights import metadata_of, save_weights
 from mmard.runs.archive import records_in
 from mmard.utils.portable_paths import bare, portable
 
 SECRET = "home-of-somebody"
+USER, HOST = "user-of-somebody", "host-of-somebody"
+
+
+@pytest.fixture(autouse=True)
+def somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give user and host names that stand nowhere by chance."""
+    for name in ("USER", "LOGNAME", "USERNAME"):
+        monkeypatch.setenv(name, USER)
+    real = os.uname()
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result((real[0], HOST, *real[2:])))
+    monkeypatch.setattr(platform, "node", lambda: HOST)
+    for name in ("gethostname", "getfqdn"):
+        monkeypatch.setattr(socket, name, lambda *_: HOST)
+    assert (getpass.getuser(), socket.gethostname(), os.uname().nodename) == (USER, HOST, HOST)
+
+
+def must_name_nothing(content: bytes, name: object, *places: Path) -> None:
+    """Assert that a file names neither folders of this machine nor its user or host."""
+    for word in (SECRET, USER, HOST, *map(str, places)):
+        assert word.encode() not in content, (name, word)
 
 
 @pytest.fixture
@@ -69,7 +95,7 @@ def test_a_run_and_what_is_made_of_it(
     ]
     assert {path.suffix for path in written} >= {".md", ".json", ".html", ".csv", ".safetensors"}
     for path in written:
-        assert SECRET not in path.read_bytes().decode(errors="replace"), path
+        must_name_nothing(path.read_bytes(), path, tmp_path)
     assert SECRET not in scores.parent.name
     told = metadata_of(run / "best.safetensors")["settings"]
     assert (told["teacher"], told["data"]["train"]) == ("teacher.safetensors", "train.parquet")
@@ -88,8 +114,10 @@ def test_an_exported_file(mmard: Run, tmp_path: Path, far: Path, data: list[str]
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     assert mmard("train", *data, *SHORT, "method=pgd_at", f"out={far}/run").returncode == 0
-    assert mmard("export", far / "run", "--to", "model.onnx").returncode == 0
-    assert SECRET.encode() not in (tmp_path / "model.onnx").read_bytes()
+    assert mmard("export", far / "run", "--to", "model.onnx", "--no-measure").returncode == 0
+    assert mmard("export", far / "run", "--format", "torch", "--no-measure").returncode == 0
+    for path in (tmp_path / "model.onnx", *unzipped(far / "run/model.pt2", tmp_path / "parts")):
+        must_name_nothing(path.read_bytes(), path, tmp_path)
     metadata = {p.key: json.loads(p.value) for p in onnx.load(str(tmp_path / "model.onnx")).metadata_props}
     assert metadata["source"] == "best.safetensors"
     words = ["model.onnx", "--attacks", "pgd-20", "--limit", "20", "--checks", "none", *data[1:3]]
@@ -97,6 +125,24 @@ def test_an_exported_file(mmard: Run, tmp_path: Path, far: Path, data: list[str]
     assert "float surrogate" not in done.stderr  # this user's file of this digest is found again
     assert done.returncode == 0, done.stderr
     assert "transfer" in done.stdout
+
+
+def unzipped(file: Path, to: Path) -> list[Path]:
+    """Unpack an archive, because names within are compressed."""
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(to)
+    return [path for path in to.rglob("*") if path.is_file()]
+
+
+def test_what_is_pushed(mmard: Run, tmp_path: Path, far: Path, data: list[str]) -> None:
+    pytest.importorskip("onnxscript")
+    assert mmard("train", *data, *SHORT, "method=pgd_at", f"out={far}/run").returncode == 0
+    assert mmard("eval", far / "run", "--attacks", "none").returncode == 0
+    assert mmard("export", far / "run", "--images", "20").returncode == 0
+    files = push(far / "run", "me/net", dry_run=True).files
+    assert {"README.md", "best.safetensors", "settings.yaml", "exports.json"} < set(files)
+    for name, content in files.items():
+        must_name_nothing(content, name, tmp_path)
 
 
 def test_a_study_that_is_kept_beside_a_page(mmard: Run, tmp_path: Path, far: Path) -> None:

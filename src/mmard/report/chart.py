@@ -12,6 +12,12 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 30, 44
 COLOURS = 8
 MOST_POINTS = 400
 """Points of a curve that are drawn; its paper is about as many pixels wide."""
+FEWEST_POINTS = 20
+"""Points of a curve that are drawn however many there are in its chart."""
+MOST_DOTS = 300
+"""Points of a chart up to which each is a dot that tells its figures."""
+CHART_POINTS = 2_400
+"""Points of all the curves of a chart."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +99,23 @@ def legend(names: Sequence[str]) -> Markup:
 
 
 def line_chart(
-    title: str, lines: Sequence[Line], x_label: str, y_label: str, marks: Sequence[tuple[float, str]] = ()
+    title: str,
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    marks: Sequence[tuple[float, str]] = (),
+    points: int = CHART_POINTS,
 ) -> Markup:
-    """Draw curves as SVG; ``marks`` are dashed upright lines with a word each. Nothing where no curve has a point."""
-    lines = [thinned(line) for line in lines if line.ys]
+    """Draw curves as SVG; ``marks`` are dashed upright lines with a word each. Nothing where no curve has a point.
+
+    Args:
+        points: of all the curves together; each has its share of them, from `FEWEST_POINTS` to `MOST_POINTS`.
+    """
+    lines = [line for line in lines if line.ys]
     if not lines:
         return Markup()
+    lines = [thinned(line, min(MOST_POINTS, max(FEWEST_POINTS, points // len(lines)))) for line in lines]
+    dotted = sum(len(line.ys) for line in lines) <= min(MOST_DOTS, points)
     xs = [x for line in lines for x in line.xs]
     ys = [y for line in lines for part in (line.ys, line.low, line.high) for y in part]
     frame = PlotArea(ticks(min(xs), max(xs)), ticks(min(0.0, *ys), max(*ys, 0.0) or 1.0))
@@ -108,16 +125,17 @@ def line_chart(
         parts.append(f'<path class="mark" d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
         parts.append(f'<text class="small" x="{x + 4:.1f}" y="{TOP + 10}">{escape(word)}</text>')
     parts += [_band(line, frame) for line in lines if line.low]
-    parts += [_curve(line, frame) for line in lines]
+    parts += [_curve(line, frame, dotted or len(line.ys) == 1) for line in lines]
     return _svg(title, parts, f"{title}. {y_label} against {x_label}. " + "; ".join(map(_said, lines)))
 
 
-def _curve(line: Line, frame: PlotArea) -> str:
+def _curve(line: Line, frame: PlotArea, dotted: bool) -> str:
     spots = [(frame.x(x), frame.y(y)) for x, y in zip(line.xs, line.ys, strict=True)]
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in spots)
     dots = "".join(
         f'<circle class="dot" cx="{px:.1f}" cy="{py:.1f}" r="2.6"><title>{escape(line.name)}: {y:.4g} at {x:.4g}</title></circle>'
         for (px, py), x, y in zip(spots, line.xs, line.ys, strict=True)
+        if dotted
     )
     return f'<g class="{style_of(line.number)}"><path class="curve" d="{path}"/>{dots}</g>'
 

@@ -3,11 +3,12 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from markupsafe import Markup
 
 from mmard.diagnostics.triangle import EDGES
-from mmard.report.chart import Line, legend, line_chart
+from mmard.report.chart import CHART_POINTS, Line, legend, line_chart
 from mmard.report.render import section
 from mmard.report.table import Table
 from mmard.runs.evaluation import JsonObject
@@ -19,13 +20,18 @@ MOST_BANDS = 3
 """Groups up to which their range is drawn; more bands hide each other."""
 
 
-def learning_curves(groups: Sequence[Group]) -> Markup:
-    """Draw clean and robust accuracy on the held-out split, how far robustness fell from its best, loss; the triangle below."""
+def learning_curves(groups: Sequence[Group], points: int = CHART_POINTS) -> Markup:
+    """Draw clean and robust accuracy on the held-out split, how far robustness fell from its best, loss; the triangle below.
+
+    Args:
+        points: at most, of a chart.
+    """
+    chart = partial(_chart, groups, points)
     charts = [
-        _chart(groups, "Robust, held-out split", "accuracy, %", lambda run: _over_epochs(run.validations, "robust")),
-        _chart(groups, "Clean, held-out split", "accuracy, %", lambda run: _over_epochs(run.validations, "clean")),
-        _chart(groups, "Robust overfitting", "points below the best so far", _fallen),
-        _chart(groups, "Training loss", "outer loss, nats", lambda run: _over_epochs(run.metrics, "loss")),
+        chart("Robust, held-out split", "accuracy, %", lambda run: _over_epochs(run.validations, "robust")),
+        chart("Clean, held-out split", "accuracy, %", lambda run: _over_epochs(run.validations, "clean")),
+        chart("Robust overfitting", "points below the best so far", _fallen),
+        chart("Training loss", "outer loss, nats", lambda run: _over_epochs(run.metrics, "loss")),
     ]
     if not any(charts):
         return Markup()
@@ -36,16 +42,16 @@ def learning_curves(groups: Sequence[Group]) -> Markup:
         "Robust: under the validation's PGD, on images held out from training. Robust overfitting is how far robust accuracy has "
         "fallen from the best look so far; 0 is none. Losses of different methods are not comparable."
     )
-    edges = [_chart(groups, label, "nats", _edge(key)) for key, label in EDGES.items()]
+    edges = [chart(label, "nats", _edge(key)) for key, label in EDGES.items()]
     names, triangle = legend([group.name for group in groups]), Markup().join(edges)
     return section("learning", legend=names, charts=Markup().join(charts), note=text, triangle=triangle)
 
 
-def _chart(groups: Sequence[Group], title: str, y_label: str, points: Callable[[Run], list[XY]]) -> Markup:
+def _chart(groups: Sequence[Group], most: int, title: str, y_label: str, points: Callable[[Run], list[XY]]) -> Markup:
     lines = [mean_line(group.name, i, [points(run) for run in group.runs]) for i, group in enumerate(groups)]
     if len(groups) > MOST_BANDS:
         lines = [replace(line, low=(), high=()) for line in lines]
-    return line_chart(title, lines, "epoch", y_label)
+    return line_chart(title, lines, "epoch", y_label, points=most)
 
 
 def mean_line(name: str, number: int, curves: Sequence[Sequence[XY]]) -> Line:
@@ -80,7 +86,9 @@ def _edge(key: str) -> Callable[[Run], list[XY]]:
     return points
 
 
-def accuracy_against_eps(groups: Sequence[Group], main: str, tables: Mapping[str, Table]) -> Markup:
+def accuracy_against_eps(
+    groups: Sequence[Group], main: str, tables: Mapping[str, Table], points: int = CHART_POINTS
+) -> Markup:
     """Draw accuracy at each radius, the eps of training marked, with the table below."""
     lines, details, eps = [], [], []
     for i, group in enumerate(groups):
@@ -97,7 +105,7 @@ def accuracy_against_eps(groups: Sequence[Group], main: str, tables: Mapping[str
     norms = {c.get("norm") for group in groups for run in group.runs if (c := curve_of(run, main)) is not None}
     unit = "L∞ radius, of a pixel's range" if norms == {"linf"} else "radius"
     marks = [(at, "eps") for at in dict.fromkeys(eps)]
-    picture = line_chart("Accuracy under attack, by the radius of the ball", lines, unit, "accuracy, %", marks)
+    picture = line_chart("Accuracy under attack, by the radius of the ball", lines, unit, "accuracy, %", marks, points)
     if not picture:
         return Markup()
     text = (

@@ -5,11 +5,36 @@ from dataclasses import dataclass, field
 
 from mmard.report import curve_charts, result_tables, setup_tables
 from mmard.report import sections as section
+from mmard.report.chart import CHART_POINTS
 from mmard.report.render import asset, page
 from mmard.report.table import Table
 from mmard.runs.evaluation import JsonObject
 from mmard.runs.groups import Group, main_evaluation_of
 from mmard.runs.missing import Missing, missing_of
+
+MOST_BYTES = 1_500_000
+"""Of a page, which is sent by mail and opened on phones."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much of what may be long a page shows.
+
+    Attributes:
+        points: of a chart.
+        cells: of a table.
+        pictures: bytes of the examples; the figures of diagnoses have as many.
+        settings: groups whose settings are written out.
+    """
+
+    points: int = CHART_POINTS
+    cells: int = 5_000
+    pictures: int = 500_000
+    settings: int = 50
+
+    def halved(self) -> "Room":
+        """Return half of it."""
+        return Room(self.points // 2, self.cells // 2, self.pictures // 2, self.settings // 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,19 +80,27 @@ class Report:
         return missing_of(self.groups, self.main)
 
     def html(self, version: str) -> str:
-        """Write the whole page as one file."""
-        tables = {table.key: table for table in self.tables()}
+        """Write the whole page as one file; where it has more than `MOST_BYTES`, less of what is long, down to one of each."""
+        tables, room = self.tables(), Room()
+        text = self._page(version, tables, room)
+        while len(text.encode()) > MOST_BYTES and room.cells:
+            room = room.halved()
+            text = self._page(version, tables, room)
+        return text
+
+    def _page(self, version: str, whole: Sequence[Table], room: Room) -> str:
+        tables = {table.key: table.shortened(room.cells) for table in whole}
         groups, main = self.groups, self.main
         sections = [
             ("summary", "Summary", section.summary(groups, tables)),
             ("know", "What to know", section.findings(groups, main, tables)),
-            ("curves", "Learning curves", curve_charts.learning_curves(groups)),
-            ("radius", "Accuracy against eps", curve_charts.accuracy_against_eps(groups, main, tables)),
+            ("curves", "Learning curves", curve_charts.learning_curves(groups, room.points)),
+            ("radius", "Accuracy against eps", curve_charts.accuracy_against_eps(groups, main, tables, room.points)),
             ("by-class", "Classes", section.by_class(groups, main, tables)),
-            ("examples", "Examples", section.examples(groups, main)),
-            ("boundary", "Teacher's boundary", section.boundary(groups, tables)),
+            ("examples", "Examples", section.examples(groups, main, room.pictures)),
+            ("boundary", "Teacher's boundary", section.boundary(groups, tables, room.pictures)),
             ("costs", "Cost", section.cost(tables)),
-            ("settings", "Formula and settings", section.settings(groups, tables)),
+            ("settings", "Formula and settings", section.settings(groups, tables, room.settings)),
             ("missing", "Not there yet", section.missing(self.missing())),
         ]
         context = {"title": self.title, "about": self.about, "version": version}

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ from mmard.utils.errors import first_line
 
 LARGEST = 96
 """Pixels of a side; larger pictures are made smaller, for the page to stay light."""
+EXACT = 32
+"""Pixels of a side up to which a picture keeps every pixel; larger ones are JPEG."""
 
 
-def cards_of(examples: Examples, run: str) -> dict[str, Any]:
-    """Collect what the page shows of a run's examples: a note, and a card an image."""
+def cards_of(examples: Examples, run: str, room: int) -> dict[str, Any]:
+    """Collect what the page shows of a run's examples: a note, and a card an image.
+
+    Args:
+        room: bytes of the pictures together; the first image is shown whatever it takes.
+    """
     eps = float(str(examples.metadata.get("eps", "0")) or 0)
     names = examples.metadata.get("classes")
     classes = [str(name) for name in names] if isinstance(names, list) else []
@@ -28,7 +35,15 @@ def cards_of(examples: Examples, run: str) -> dict[str, Any]:
         f"{run}: {attack}, {threat}. Every class in proportion, not chosen by how they fare. In the middle x' − x, grey where "
         "nothing changed, stretched so that the largest change is black or white."
     )
-    return {"note": note, "cards": [_card(examples, i, classes) for i in range(len(examples.x))]}
+    cards: list[dict[str, Any]] = []
+    for i in range(len(examples.x)):
+        card = _card(examples, i, classes)
+        room -= sum(len(image["url"]) for image in card["images"])
+        if room < 0 and cards:
+            note += f" Of {len(examples.x)} images the first {len(cards)}: the page has no room for more."
+            break
+        cards.append(card)
+    return {"note": note, "cards": cards}
 
 
 def _card(examples: Examples, i: int, classes: list[str]) -> dict[str, Any]:
@@ -49,7 +64,7 @@ def _card(examples: Examples, i: int, classes: list[str]) -> dict[str, Any]:
     return {
         "kind": "fooled" if fooled else "kept" if adversarial == label else "wrong",
         "label": name,
-        "images": [{"url": data_url(_picture(pixels)), "alt": alt} for alt, pixels in told.items()],
+        "images": [_image(pixels, alt) for alt, pixels in told.items()],
         "natural": _said(classes, natural, label, sure[0]),
         "adversarial": _said(classes, adversarial, label, sure[1]),
     }
@@ -64,6 +79,11 @@ def _name(classes: list[str], k: int) -> str:
     return classes[k] if 0 <= k < len(classes) else str(k)
 
 
+def _image(pixels: Tensor, alt: str) -> dict[str, str]:
+    picture = _picture(pixels)
+    return {"url": data_url(picture, "png" if max(picture.size) <= EXACT else "jpeg"), "alt": alt}
+
+
 def _picture(pixels: Tensor) -> Image.Image:
     """Make a picture of pixels (C, H, W) in [0, 1]."""
     levels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
@@ -72,19 +92,27 @@ def _picture(pixels: Tensor) -> Image.Image:
     return picture
 
 
-def data_url(picture: Image.Image) -> str:
-    """Encode a picture as a data URL of a PNG."""
+def data_url(picture: Image.Image, kind: str = "png") -> str:
+    """Encode a picture as a data URL: as ``png``, which keeps every pixel, or as ``jpeg``."""
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    picture.save(file, kind, optimize=True)
+    return f"data:image/{kind};base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def figure_of(path: Path, alt: str, faults: list[str]) -> dict[str, str] | None:
-    """Read a figure of a run folder, in fewer colours; None, with a line in ``faults``, where it cannot be read."""
+def figure_of(path: Path, alt: str, faults: list[str], room: int) -> dict[str, str] | None:
+    """Read a figure of a run folder, in fewer colours and, to fit into ``room`` bytes, smaller.
+
+    Returns None, with a line in ``faults``, where it cannot be read.
+    """
     try:
-        with Image.open(path) as picture:
-            small = picture.convert("RGB").quantize(64)
+        with Image.open(path) as file:
+            picture = file.convert("RGB")
     except (OSError, ValueError, SyntaxError) as e:  # what Pillow says of files that are no pictures
         faults.append(f"cannot read {path}: {first_line(e)}")
         return None
-    return {"url": data_url(small), "alt": alt}
+    url = data_url(picture.quantize(64))
+    while len(url) > room and max(picture.size) > LARGEST:
+        side = 0.9 * min(1.0, math.sqrt(room / len(url)))
+        picture.thumbnail((max(1, int(side * picture.width)), max(1, int(side * picture.height))))
+        url = data_url(picture.quantize(64))
+    return {"url": url, "alt": alt}

@@ -1,5 +1,6 @@
 """The tables of results in a report: accuracies, curves, classes, comparisons."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ from mmard.runs.by_class import ClassAccuracy, mean_accuracy_by_class
 from mmard.runs.evaluation import JsonObject
 from mmard.runs.groups import Group, accuracy, attacks_of, curve_of
 from mmard.utils.numbers import mean_sd
+
+CHARTED = 20
+"""Classes up to which they are drawn, and stand in their own order in the table."""
 
 
 def accuracy_table(groups: Sequence[Group], main: str) -> Table | None:
@@ -169,14 +173,16 @@ def classes_table(groups: Sequence[Group], main: str) -> Table | None:
     found = [(group, by) for group in groups if (by := mean_accuracy_by_class(group, main)) is not None]
     if not found:
         return None
+    first = found[0][1]
     names = list(dict.fromkeys(name for _, by in found for name in by.names))
+    if many := len(names) > CHARTED:
+        names.sort(key=lambda name: first.robust[first.names.index(name)] if name in first.names else math.inf)
     titles = [f"{group.name}: {what}, %" for group, _ in found for what in ("worst case", "clean")]
     titles = [t.partition(": ")[2] for t in titles] if len(found) == 1 else titles
-    rows = [
-        [words(name), _count(found[0][1], name), *(c for _, by in found for c in _of_class(by, name))] for name in names
-    ]
+    rows = [[words(name), _count(first, name), *(c for _, by in found for c in _of_class(by, name))] for name in names]
     worst = "; ".join(f"{group.name}: {by.names[by.worst]}, {by.robust[by.worst]:.1f} %" for group, by in found)
-    note = f"Worst class – {worst}. Means over seeds. Of {found[0][1].source}: right under every attack of it."
+    order = f" The least robust of {found[0][0].name} first." if many else ""
+    note = f"Worst class – {worst}.{order} Means over seeds. Of {found[0][1].source}: right under every attack of it."
     return Table("classes", "Accuracy by class", ["class", "images", *titles], rows, note=note)
 
 

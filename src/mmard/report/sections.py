@@ -1,14 +1,17 @@
 """The sections of a report: each collects what its template shows, and is empty where there is nothing to show."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 from markupsafe import Markup
 
+from mmard.evaluation.examples import Examples
 from mmard.report.chart import Line, dot_chart, legend
 from mmard.report.pictures import cards_of, figure_of
 from mmard.report.render import section
+from mmard.report.result_tables import CHARTED
 from mmard.report.table import Table
 from mmard.runs.by_class import mean_accuracy_by_class
 from mmard.runs.findings import findings_of
@@ -20,8 +23,8 @@ from mmard.runs.record import FIGURES, Run
 MOST_EXAMPLES = 6
 """Groups whose examples are shown."""
 MOST_DIAGNOSES = 3
-CHARTED = 20
-"""Classes up to which they are drawn."""
+MOST_DOTS = 1_000
+"""Classes of all the groups up to which they are drawn."""
 ALTS = {
     "margins": "distribution of the teacher's margin at each method's examples; further left is nearer to its boundary",
     "slices": "planes through an image, its example and the teacher's nearest boundary, with both networks' boundaries",
@@ -55,38 +58,38 @@ def by_class(groups: Sequence[Group], main: str, tables: Tables) -> Markup:
     if len(groups) == 1:
         by = found[0][2]
         lines = [Line("worst case", 0, range(len(names)), by.robust), Line("clean", 1, range(len(names)), by.clean)]
-    chart = dot_chart("Accuracy by class, worst case", names, lines, "accuracy, %") if len(names) <= CHARTED else ""
+    few = len(names) <= CHARTED and len(names) * len(lines) <= MOST_DOTS
+    chart = dot_chart("Accuracy by class, worst case", names, lines, "accuracy, %") if few else ""
     key = legend([line.name for line in lines] if len(groups) == 1 else [group.name for group in groups])
     worst = [(group.name, by) for _, group, by in found]
     return section("classes", tables=tables, found=worst, is_open=len(groups) == 1, legend=key, chart=chart)
 
 
-def examples(groups: Sequence[Group], main: str) -> Markup:
-    """Show images and their examples, of the first run of each group that has some."""
-    found: list[tuple[str, dict[str, Any]]] = []
+def examples(groups: Sequence[Group], main: str, room: int) -> Markup:
+    """Show images and their examples, of the first run of each group that has some; ``room`` is bytes of all the pictures."""
+    found: list[tuple[str, str, Examples]] = []
     for group in groups:
         for run in group.runs:
             evaluation = evaluation_with(run, lambda e: e.shown, main)
             if evaluation is not None and evaluation.shown is not None:
-                found.append((group.name, cards_of(evaluation.shown, run.name)))
+                found.append((group.name, run.name, evaluation.shown))
                 break
-    return section("examples", groups=found[:MOST_EXAMPLES])
+    found = found[:MOST_EXAMPLES]
+    return section("examples", groups=[(name, cards_of(each, run, room // len(found))) for name, run, each in found])
 
 
-def boundary(groups: Sequence[Group], tables: Tables) -> Markup:
-    """Show the tables of the diagnoses, and the figures of the first run that has some in each group."""
+def boundary(groups: Sequence[Group], tables: Tables, room: int) -> Markup:
+    """Show the tables of the diagnoses, and the figures of the first run that has some in each group; in ``room`` bytes."""
     firsts = [next((r for r in g.runs if any(map(r.figure, FIGURES))), None) for g in groups]
     runs = [run for run in firsts if run is not None][:MOST_DIAGNOSES]
-    figures = [_figure(run, name) for run in runs for name in FIGURES]
-    return section("boundary", tables=tables, figures=[figure for figure in figures if figure])
+    paths = [(run, name, path) for run in runs for name in FIGURES if (path := run.figure(name)) is not None]
+    figures = [_figure(*each, room // len(paths)) for each in paths]
+    return section("boundary", tables=tables, figures=figures)
 
 
-def _figure(run: Run, name: str) -> dict[str, Any]:
-    path = run.figure(name)
-    if path is None:
-        return {}
+def _figure(run: Run, name: str, path: Path, room: int) -> dict[str, Any]:
     faults: list[str] = []
-    image = figure_of(path, ALTS[name], faults)
+    image = figure_of(path, ALTS[name], faults, room)
     return {"title": f"{TITLES[name]}, {run.name}", "is_open": name == FIGURES[0], "image": image, "faults": faults}
 
 
@@ -95,11 +98,11 @@ def cost(tables: Tables) -> Markup:
     return section("table", table=tables.get("cost"))
 
 
-def settings(groups: Sequence[Group], tables: Tables) -> Markup:
-    """Show formula, what differs from the first group, and all of the settings."""
+def settings(groups: Sequence[Group], tables: Tables, most: int) -> Markup:
+    """Show formula and what differs from the first group; of the first ``most`` groups all of the settings."""
     first = groups[0].runs[0].settings
     told = []
-    for group in groups:
+    for i, group in enumerate(groups):
         run = group.runs[0]
         changed = differences({**first, "seed": 0, "out": ""}, {**run.settings, "seed": 0, "out": ""})
         told.append(
@@ -109,7 +112,7 @@ def settings(groups: Sequence[Group], tables: Tables) -> Markup:
                 "formula": run.formula,
                 "history": _history(group),
                 "differences": [] if group is groups[0] else changed,
-                "settings": yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True),
+                "settings": yaml.safe_dump(run.settings, sort_keys=False, allow_unicode=True) if i < most else "",
             }
         )
     return section("settings", tables=tables, groups=told, first=groups[0].name)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from markupsafe import Markup
 
@@ -52,6 +52,14 @@ class Table:
     rows: Sequence[Sequence[TableCell]]
     words: int = 1
     note: str = ""
+
+    def shortened(self, cells: int) -> "Table":
+        """Return it with as many of its first rows as ``cells`` cells make, and a note where rows are left out."""
+        most = max(1, cells // len(self.columns))
+        if len(self.rows) <= most:
+            return self
+        left_out = f"The first {most:,} of {len(self.rows):,} rows; --also csv writes them all."
+        return replace(self, rows=self.rows[:most], note=f"{left_out} {self.note}".rstrip())
 
     def html(self) -> Markup:
         """Write it with a button in each head that sorts; one row has nothing to sort."""
