@@ -1,5 +1,6 @@
 """Extra images in every batch: their exact share, their labels, the same on resume and with several processes."""
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,6 +14,7 @@ from test_training import Stops, assert_same_runs, trainer
 from mmard import MmardError
 from mmard.data.extra import UNKNOWN, Extra, spread
 from mmard.data.images import DataSet, Images
+from mmard.data.overlap import warn_of_shared_extra
 from mmard.methods import METHODS
 from mmard.training.engine import Engine
 from mmard.training.loader import BatchLoader
@@ -192,3 +194,14 @@ def test_the_places_of_extra_images_are_evenly_spread() -> None:
         places = spread(count, total)
         assert int(places.sum()) == count
         assert torch.equal(torch.cat([spread(count, total, 0, 3), spread(count, total, 3)]), places)
+
+
+def test_extra_images_that_are_test_images_are_told(tiny: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = torch.cat([MORE.pixels, tiny.test.in_memory().pixels[:7]]).numpy()
+    with pytest.warns(UserWarning, match="7 of 80 test images are images of data.extra too"):
+        warn_of_shared_extra(both, tiny.test)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_shared_extra(MORE.pixels.numpy(), tiny.test)
+        monkeypatch.setattr("mmard.data.overlap.LARGEST", both.size - 1)  # too much to look at
+        warn_of_shared_extra(both, tiny.test)

@@ -461,3 +461,10 @@ def test_a_configuration_of_the_hub_is_kept_with_the_weights(
     (tmp_path / "hub" / "config.json").unlink()
     assert load_model(run)(torch.rand(2, 3, 32, 32)).shape == (2, 4)
     train(str(run), resume=True)
+
+
+@pytest.mark.parametrize("name", ["timm:hf-hub:a/b", "timm:hf-hub:timm/resnet10t.c3_in1k(drop_rate=0.1)@w.pt"])
+def test_a_network_on_timms_hub_is_one_line(name: str) -> None:
+    assert is_foreign(name)
+    with pytest.raises(MmardError, match=r"expected timm:NAME, the architecture.*timm:NAME@FILE"):
+        NetworkSpec.of(name)

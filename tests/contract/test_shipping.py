@@ -21,7 +21,7 @@ from mmard.models.onnx_export import compare
 from mmard.models.weights import save_weights
 from mmard.report.card import card
 from mmard.report.export_table import export_table
-from mmard.runs.exports import EXPORTS, Accuracy, ExportRecord, ExportRow, Timing, keep_exports, read_exports
+from mmard.runs.exports import EXPORTS, Accuracy, ExportRecord, ExportRow, Timing, keep_exports, loss_of, read_exports
 from mmard.runs.record import read_run
 from mmard.utils.files import sha256
 
@@ -220,3 +220,27 @@ def test_a_later_measurement_keeps_what_still_is_as_it_was(tmp_path: Path) -> No
     assert cells["clean, %"] == ["–", "50.0 (40–60)"]
     assert "1 image, 1 threads, ms" not in cells
     assert json.loads((tmp_path / EXPORTS).read_text())["images"] == 30
+
+
+@pytest.mark.parametrize(
+    ("clean", "told"), [(88.0, None), (82.5, "model-int8.onnx loses 7.5 points of clean accuracy")]
+)
+def test_a_file_that_loses_much_accuracy_is_told_with_what_helps(clean: float, told: str | None) -> None:
+    rows = [
+        ExportRow(name=name, file=name, sha256=name, clean=Accuracy(value=value, low=value, high=value))
+        for name, value in (("other.onnx", 10.0), ("model-int8.onnx", clean))
+    ]
+    network = ExportRow(name="network", clean=Accuracy(value=90, low=90, high=90))
+    record = ExportRecord(mmard="1", cpu="c", threads=1, images=9, rows=[network, *rows])
+    said = loss_of(record, "model-int8.onnx")
+    assert (said is None) == (told is None)
+    assert said is None or (said.startswith(str(told)) and "--calibration 2048" in said)
+
+
+def test_the_comparison_says_the_scale_of_the_logits() -> None:
+    first, second = (nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False)) for _ in range(2))
+    for net, weight in ((first, 2.0), (second, 1.5)):
+        nn.init.constant_(net[1].weight, weight)
+    found = compare(first, second, torch.ones(3, 1, 2, 2))
+    assert (found.scale, found.largest) == (8.0, 2.0)
+    assert str(found).startswith("logits of up to 8 differ by up to 2 (mean 2)")

@@ -21,6 +21,7 @@ from mmard.core.views import MissingModelError, Models, Views
 from mmard.data.extra import Extra, keys_in
 from mmard.data.images import DataSet
 from mmard.data.labels import Known, agreed
+from mmard.data.overlap import warn_of_shared_extra
 from mmard.data.sources import SOURCES, is_code, load, must_be_used, unused
 from mmard.methods.fair import ClassWeights
 from mmard.methods.waypoints import WayPoints
@@ -192,6 +193,7 @@ def extra_of(settings: Settings, data: DataSet) -> Extra | None:
         raise MmardError(
             f"{given.extra} has no labels that are used, and no teacher is given to label them; give teacher=RUN"
         )
+    warn_of_shared_extra(extra.pixels, data.test)
     return extra
 
 

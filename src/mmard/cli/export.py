@@ -1,6 +1,7 @@
 """`mmard export`, as the command line takes it."""
 
 import shlex
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,7 +78,11 @@ def _measure(source: str, path: Path, how: dict[str, Any]) -> None:
     """Measure the file and print the table."""
     from mmard.api.measure import measure
     from mmard.report.export_table import export_screen
+    from mmard.runs.exports import loss_of
+    from mmard.utils.files import sha256
 
     with console.out.status("measuring") as status:
         found = measure(source, path, on_progress=lambda what: status.update(line(f"measuring {what}")), **how)
     console.out.print(export_screen(found))
+    if (lost := loss_of(found, sha256(path))) is not None:
+        warnings.warn(lost, stacklevel=2)

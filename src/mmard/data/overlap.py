@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from mmard.data.images import ImageSet
 
 Mark = str | bytes
 """What tells one picture from others: its path, or a digest of its bytes."""
@@ -15,23 +18,30 @@ LARGEST = 1 << 30  # bytes of pictures that are looked at
 MOST = 300_000  # pictures of a table
 
 
-def warn_of_shared(train: Iterator[Mark], test: Iterator[Mark]) -> None:
-    """Warn where test pictures, the same to the bit or by their path, are training pictures."""
+def warn_of_shared(train: Iterator[Mark], test: Iterator[Mark], what: str = "training images") -> None:
+    """Warn where test pictures, the same to the bit or by their path, are training pictures; ``what`` these are called."""
     marks = list(test)
     shared = set(marks).intersection(train) if marks else set()
     if shared:
         count = sum(mark in shared for mark in marks)
         warnings.warn(
-            f"{count:,} of {len(marks):,} test images are training images too, and their accuracies flatter; leave them out of "
-            "one of the two",
+            f"{count:,} of {len(marks):,} test images are {what} too, and their accuracies flatter; leave them out of one of "
+            "the two",
             stacklevel=2,
         )
 
 
-def marks_of_arrays(pixels: Tensor) -> Iterator[Mark]:
+def warn_of_shared_extra(extra: NDArray[np.uint8], test: ImageSet) -> None:
+    """Warn where test images are extra training images, to the bit; not where one of the two is too much to look at."""
+    if max(extra.size, len(test) * test.shape.numel()) <= LARGEST:
+        warn_of_shared(marks_of_arrays(extra), marks_of_arrays(test.in_memory().pixels), "images of data.extra")
+
+
+def marks_of_arrays(pixels: Tensor | NDArray[np.uint8]) -> Iterator[Mark]:
     """Yield a digest of each image (N, C, H, W) in memory; of none where they are too many to look at."""
-    if pixels.numel() <= LARGEST:
-        for image in pixels.numpy():
+    images = np.asarray(pixels)
+    if images.size <= LARGEST:
+        for image in images:
             yield _digest(np.ascontiguousarray(image).tobytes())
 
 

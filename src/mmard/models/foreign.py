@@ -36,7 +36,8 @@ ELSEWHERE = {
 }
 GIVEN = "given"
 """The kind of a module that was given in Python: ``given:MyNet`` can be built by nobody else."""
-_NAME = r"(?!zoo:)(?P<place>.*?\.py|[A-Za-z_][\w.]*):(?!//)(?P<what>[\w./~-]+)"
+_HUB = "timm:hf-hub:"
+_NAME = r"(?!zoo:)(?P<place>.*?\.py|[A-Za-z_][\w.]*):(?!//)(?P<what>(?:hf-hub:)?[\w./~-]+)"
 _NETWORK = re.compile(rf"(?P<name>{_NAME})(?:\((?P<given>.*)\))?(?:@(?P<weights>.+))?", re.DOTALL)
 CLASSES = ("num_classes", "classes", "n_classes", "num_labels")
 CHANNELS = ("in_chans", "channels", "in_channels", "num_channels")
@@ -77,6 +78,11 @@ class NetworkSpec:
         if not isinstance(given, str):
             parts = {**_parts_of(name), **parts}
             name = parts.pop("name")
+        if name.startswith(_HUB):
+            raise MmardError(
+                f"{name} is fetched from the hub, which is not done for timm's networks; expected timm:NAME, the architecture, "
+                "with the hub's weights as a file after an @: timm:NAME@FILE"
+            )
         own = {key: _numbers(parts.pop(key, None) or (), key) for key in ("mean", "std")}
         texts = {"weights": str(parts.pop("weights", None) or ""), "key": parts.pop("key", None)}
         return NetworkSpec(name=name, parameters=parts, **own, **texts)  # type: ignore[arg-type]

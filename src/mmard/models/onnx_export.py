@@ -110,6 +110,7 @@ class Agreement:
         largest, mean: absolute difference of two logits.
         allowed: the largest that a float export may have.
         agree: share of the images in the same class.
+        scale: the network's largest absolute logit.
     """
 
     images: int
@@ -117,6 +118,7 @@ class Agreement:
     mean: float
     allowed: float
     agree: float
+    scale: float
 
     def must_be_close(self, what: str) -> None:
         """Raise MmardError unless the logits are the same up to rounding."""
@@ -127,7 +129,7 @@ class Agreement:
             )
 
     def __str__(self) -> str:
-        said = f"logits differ by up to {self.largest:.2g} (mean {self.mean:.2g})"
+        said = f"logits of up to {self.scale:.2g} differ by up to {self.largest:.2g} (mean {self.mean:.2g})"
         return f"{said} from the network's on {self.images} held-out images, the class is the same on {self.agree:.1%}"
 
 
@@ -136,9 +138,9 @@ def compare(network: nn.Module, other: nn.Module, images: Tensor, batch_size: in
     """Compare the logits of two networks on images (N, C, H, W) in [0, 1]."""
     parts = torch.split(images, batch_size)
     a, b = (torch.cat([model(x) for x in parts]) for model in (network, other))
-    gap, allowed = (a - b).abs(), TOLERANCE * max(1.0, a.abs().max().item())
+    gap, scale = (a - b).abs(), a.abs().max().item()
     agree = torch.eq(a.argmax(1), b.argmax(1)).double().mean().item()
-    return Agreement(len(images), gap.max().item(), gap.mean().item(), allowed, agree)
+    return Agreement(len(images), gap.max().item(), gap.mean().item(), TOLERANCE * max(1.0, scale), agree, scale)
 
 
 def _reason(e: Exception) -> str:

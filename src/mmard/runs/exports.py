@@ -9,6 +9,8 @@ from mmard.utils.files import read_json, sha256, write_json
 from mmard.utils.validation import Section, validated
 
 EXPORTS = "exports.json"
+MUCH = 5.0
+"""Points of clean accuracy that an export may lose without a word."""
 
 
 class Timing(Section):
@@ -87,6 +89,17 @@ def keep_exports(folder: Path, record: ExportRecord) -> ExportRecord:
     whole = record.changed(rows=[*teacher[:1], *files, *teacher[1:]])
     write_json(folder / EXPORTS, whole.model_dump(mode="json"))
     return whole
+
+
+def loss_of(record: ExportRecord, sha256: str) -> str | None:
+    """Say how much clean accuracy an exported file loses, with what helps; None where it is not `MUCH`."""
+    network, made = record.rows[0].clean, next((row for row in record.rows if row.sha256 == sha256), None)
+    if made is None or made.clean is None or network is None or network.value - made.clean.value <= MUCH:
+        return None
+    return (
+        f"{made.name} loses {network.value - made.clean.value:.1f} points of clean accuracy ({network.value:.1f} → "
+        f"{made.clean.value:.1f} %); calibrate on more images (--calibration 2048), or ship the float file"
+    )
 
 
 def _is_there(folder: Path, row: ExportRow) -> bool:
