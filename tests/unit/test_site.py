@@ -140,16 +140,18 @@ def test_the_site_is_built_without_a_warning_and_needs_no_other(tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_fault_of_a_page_fails_the_build(tmp_path: Path) -> None:
-    """A dead link, a dead anchor, a name that is none, a page outside the navigation; without the pages that take long."""
+    """A dead link, a dead anchor, a name that is none, a page outside the navigation or gone; without pages that take long."""
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
         (tmp_path / name).write_text("# A page\n")
     (tmp_path / "docs/lost.md").write_text(
         "# Lost\n\n[gone](gone.md) [anchor](data.md#nowhere) [name][mmard.nothing]\n"
     )
+    with (tmp_path / "docs/reference/checks.md").open("a") as page:
+        page.write("\nAs help names pages: docs/absent.md.\n")
     excluded = "/hooks/\n  /gallery.py\n  /reference/python/\n  /reference/python.md\n"
     (tmp_path / "mkdocs.yml").write_text(f"INHERIT: {ROOT / 'mkdocs.yml'}\nexclude_docs: |\n  {excluded}")
     done = build(tmp_path / "mkdocs.yml", tmp_path / "site")
     assert done.returncode == 1
-    for fault in ("'gone.md'", "'data.md#nowhere'", "'mmard.nothing'", "- lost.md"):
+    for fault in ("'gone.md'", "'data.md#nowhere'", "'mmard.nothing'", "- lost.md", "names docs/absent.md"):
         assert fault in done.stderr
