@@ -1,4 +1,4 @@
-# make demo   set up and run the main job on embedded data (three minutes on two cores once installed)
+# make demo   set up and run the main job on embedded data (under three minutes on two cores once installed)
 # make test   set up and run the tests but the slow ones, which CI runs with `pytest -m slow`
 # make check  what must hold before a commit: lint, format, types, tests
 # make docs   build the documentation as a site; any warning is an error. To read it: python3 -m http.server -d site
@@ -8,7 +8,12 @@
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
+# What an installation says is shown where it fails.
+define install
+	@echo "installing mmard with $(1) into .venv: some minutes the first time"
+	@$(BIN)/pip install --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS)) -e '.[$(1)]' >.venv/install.log 2>&1 \
+		|| { cat .venv/install.log; exit 1; }
+endef
 
 MARK ?= not slow
 QUICK := -m "$(MARK)" -n 2 --dist loadfile  # two processes, a file of tests each: one makes what its tests share
@@ -16,16 +21,16 @@ QUICK := -m "$(MARK)" -n 2 --dist loadfile  # two processes, a file of tests eac
 .PHONY: demo test check docs dist format clean
 
 .venv/user: pyproject.toml $(CONSTRAINTS)
-	$(PYTHON) -m venv .venv
-	$(INSTALL) -e '.[all]'
-	touch $@
+	@$(PYTHON) -m venv .venv
+	$(call install,all)
+	@touch $@
 
 .venv/dev: .venv/user
-	$(INSTALL) -e '.[dev]'
-	touch $@
+	$(call install,dev)
+	@touch $@
 
 demo: .venv/user
-	$(BIN)/mmard demo
+	@$(BIN)/mmard demo
 
 test: .venv/dev
 	$(BIN)/pytest $(QUICK)

@@ -1,4 +1,4 @@
-"""Evaluation with a progress bar, for the command line and the demo."""
+"""Evaluation with a progress bar, for the command line."""
 
 from pathlib import Path
 from typing import Any
