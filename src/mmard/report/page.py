@@ -18,7 +18,7 @@ MOST_BYTES = 1_500_000
 
 @dataclass(frozen=True)
 class Room:
-    """How much of what may be long a page shows.
+    """The room of a page: of what may be long it shows so much.
 
     Attributes:
         points: of a chart.
