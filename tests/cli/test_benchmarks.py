@@ -125,7 +125,7 @@ def to_accuracy(mmard: Run, percent: float, *words: object) -> dict[str, Any]:
 @pytest.mark.usefixtures("two_classes")
 def test_a_run_ends_at_the_accuracy_and_only_its_steps_are_timed(mmard: Run) -> None:
     own = "pgd_at attack.kind=n-fgsm train.lr=0.02"
-    words = ["--method", "trades", "--method", own, "--seeds", 2]
+    words = ["--method", "trades", "--method", own, "--seeds", 2, "engine.precision=auto"]
     record = to_accuracy(mmard, 90, *words)
     assert (record["accuracy"], record["attack"], record["data"]) == (90, "AutoAttack-quick", "npz")
     assert record["images"] == {"train": 90, "held_out": 30}
@@ -136,6 +136,7 @@ def test_a_run_ends_at_the_accuracy_and_only_its_steps_are_timed(mmard: Run) -> 
         for run in method["runs"]:
             assert run["reached"] == (run["held_out"] >= 90)
             assert run["reached"] or run["epochs"] == 2
+            assert run["precision"] in ("32-true", "bf16-mixed")  # what auto chose
             assert (run["steps"], run["test_images"]) == (6 * run["epochs"], 40)
             assert run["schedule_seconds"] == pytest.approx(run["seconds"] * 2 / run["epochs"])
             assert run["images_per_second"] == pytest.approx(90 * run["epochs"] / run["seconds"])
@@ -188,7 +189,15 @@ def test_an_epoch_that_was_cut_in_two_counts_whole() -> None:
     settings = read_settings(None, {"train.batch_size": 10, "train.epochs": 4, "validation.target": 50})
     lines = [
         {"step": 20, "epoch": 1, "seconds": 4.0, "images_per_second": 50.0},
-        {"step": 40, "epoch": 2, "seconds": 1.0, "images_per_second": 25.0, "robust": 50.0, "clean": 60.0},
+        {
+            "step": 40,
+            "epoch": 2,
+            "seconds": 1,
+            "images_per_second": 25.0,
+            "robust": 50.0,
+            "clean": 60,
+            "precision": "tf32",
+        },
     ]
     figures = figures_of(lines, settings)
     assert figures["seconds"] == 4 + 8

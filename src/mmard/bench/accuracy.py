@@ -16,7 +16,7 @@ import torch
 from mmard.api.build import Resolved, data_of, resolve
 from mmard.api.measure import processor
 from mmard.api.settings import Settings, parse_overrides, read_settings
-from mmard.api.train import UNIMPORTANT, Watch, as_begun, train_resolved
+from mmard.api.train import UNIMPORTANT, Watch, train_resolved
 from mmard.evaluation.scores import CLEAN, Scores
 from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json, write_json
@@ -148,7 +148,7 @@ def run_to_accuracy(resolved: Resolved, watch: Watch, judge: Judge) -> dict[str,
             "test_clean": 100 * scores.accuracy(CLEAN),
             "test_images": len(scores.index),
         }
-        settings = as_begun(resolved.settings, folder)
+        settings = resolved.settings
         write_json(file, figures_of(folder.metrics(), settings) | tested | machine_of(settings))
     return read_json(file)
 
@@ -172,6 +172,7 @@ def figures_of(metrics: Sequence[Mapping[str, Any]], settings: Settings) -> dict
         "schedule_seconds": seconds * settings.train.epochs / last["epoch"],
         "held_out": last["robust"],
         "held_out_clean": last["clean"],
+        "precision": last["precision"],
     }
 
 
@@ -181,7 +182,6 @@ def machine_of(settings: Settings) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if cuda else processor(),
         "threads": torch.get_num_threads(),
-        "precision": settings.engine.precision,
         "torch": torch.__version__,
     }
 
