@@ -19,7 +19,7 @@ from zipfile import ZipFile
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
-UNIONS = ("dev", "ci")  # of the others, and of tools for this clone
+UNIONS = ("dev",)  # of others, and of tools for this clone
 TORCH = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("torch=="))
 LIGHT = ("", "data", "onnx", "hf", "board", "hub", "loops", "all")
 

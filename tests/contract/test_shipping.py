@@ -28,6 +28,7 @@ from mmard.utils.files import sha256
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
+EXTRA = [pytest.param(name, marks=pytest.mark.extra) for name in ("openvino", "executorch")]
 PACKAGES = {"onnx": "onnx", "openvino": "openvino", "executorch": "executorch.exir", "torch": "torch"}
 HERE = (Path(mmard.__file__).parent, Path(sys.prefix), Path.home(), Path(torch.__file__).parent)
 
@@ -47,7 +48,7 @@ def test_every_format_is_tried() -> None:
     assert PACKAGES.keys() == FORMATS.keys()
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ["onnx", "torch", *EXTRA])
 def test_a_file_agrees_with_the_network_and_names_no_folder_of_this_machine(name: str, weights: Path) -> None:
     pytest.importorskip(PACKAGES[name])
     done = export(weights, format=name)
@@ -68,6 +69,7 @@ def test_a_file_agrees_with_the_network_and_names_no_folder_of_this_machine(name
     assert export(weights, format=name, force=True).path.stat().st_mtime_ns > before
 
 
+@pytest.mark.extra
 def test_an_int8_file_of_openvino_is_what_onnx_is(weights: Path) -> None:
     pytest.importorskip("openvino")
     done = export(weights, int8=True, format="openvino", calibration=64)
@@ -77,7 +79,7 @@ def test_an_int8_file_of_openvino_is_what_onnx_is(weights: Path) -> None:
     assert 0 < done.comparison.largest < 0.5
 
 
-@pytest.mark.parametrize("name", ["onnx", "torch", "openvino"])
+@pytest.mark.parametrize("name", ["onnx", "torch", EXTRA[0]])
 def test_a_file_of_any_size_takes_another_size(name: str, weights: Path) -> None:
     pytest.importorskip(PACKAGES[name])
     done = export(weights, format=name, dynamic_size=True)

@@ -126,6 +126,7 @@ def test_tensorboard_is_a_tracker_too(tmp_path: Path) -> None:
     assert list(run.path.glob("tensorboard/events*"))
 
 
+@pytest.mark.extra
 def test_mlflow_in_its_file_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -150,6 +151,7 @@ def test_mlflow_in_its_file_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert os.fsencode(tmp_path) not in kept
 
 
+@pytest.mark.extra
 def test_wandb_offline_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
