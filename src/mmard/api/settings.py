@@ -10,9 +10,10 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 
 from mmard.api.recipe_files import is_package_file, recipe_file, with_bases
 from mmard.api.registry import names_of, spec_of
-from mmard.attacks.inner.compose import OF_SEVERAL_STEPS, SINGLE, Inner
+from mmard.api.replaced_settings import forget_replaced
+from mmard.attacks.inner.compose import Inner
 from mmard.data.augment import Kind, LateAugmentation
-from mmard.data.sources import FileOptions, unused
+from mmard.data.sources import FileOptions
 from mmard.models.foreign import NetworkSpec, is_foreign
 from mmard.training.averaging import Averaging
 from mmard.training.schedule import Plan
@@ -235,8 +236,7 @@ def settings_in(recipe: str | Path | dict[Any, Any], *, trust: bool = False) -> 
 
 def _change(raw: dict[str, Any], changes: dict[str, Any]) -> None:
     """Apply settings by dotted key to those that are there."""
-    _forget_other_data(raw, changes)
-    _forget_several_steps(raw, changes)
+    forget_replaced(raw, changes)
     for key, value in changes.items():
         _put(raw, key, value)
 
@@ -284,22 +284,6 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list | tuple):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _texts(part)
-
-
-def _forget_other_data(raw: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """Drop settings of a recipe's data, where ``overrides`` name other data for which they mean nothing."""
-    data, name = raw.get("data"), overrides.get("data.name")
-    if isinstance(data, dict) and isinstance(name, str) and name != data.get("name", "digits"):
-        for key in unused(name, list(data)):
-            del data[key]
-
-
-def _forget_several_steps(raw: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """Drop a recipe's settings of a PGD, where ``overrides`` name an attack of one step in its place."""
-    attack = raw.get("attack")
-    if isinstance(attack, dict) and overrides.get("attack.kind") in SINGLE:
-        for key in OF_SEVERAL_STEPS:
-            attack.pop(key, None)
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
