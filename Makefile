@@ -1,4 +1,4 @@
-# make demo   set up and run the main job on embedded data (under three minutes on two cores once installed)
+# make demo   set up and run the main job on embedded data
 # make test   set up and run the tests but the slow ones, which CI runs with `pytest -m slow`
 # make check  what must hold before a commit: lint, format, types, tests
 # make docs   build the documentation as a site; any warning is an error. To read it: python3 -m http.server -d site
