@@ -23,7 +23,7 @@ NAMED = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add what no page of docs/ is, and what its pages or the navigation name."""
-    root = Path(config.config_file_path).parent
+    root = Path(config.config_file_path).resolve().parent
     pages = [file.abs_src_path for file in files.documentation_pages() if file.abs_src_path]
     waiting = [Path(path) for path in pages if path.endswith(".md")]
     waiting += [root / name for name in NAMED]
@@ -37,7 +37,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Write the links of a page as the site has them."""
-    root, source = Path(config.config_file_path).parent, getattr(page.file, "origin", page.file.abs_src_path)
+    root, source = Path(config.config_file_path).resolve().parent, getattr(page.file, "origin", page.file.abs_src_path)
     here = posixpath.dirname(page.file.src_uri) or "."
 
     def moved(link: re.Match[str]) -> str:
