@@ -119,7 +119,7 @@ def main() -> None:
     read.add_argument("--turns", type=int, default=1)
     read.add_argument("--share", type=float, default=1.0, help="of the iterations and queries")
     read.add_argument("--seed", type=int, default=0)
-    read.add_argument("--device", type=torch.device, default="cpu")
+    read.add_argument("--device", type=torch.device, default="cpu", help="of networks and images")
     read.add_argument("--other-seed", action="store_true")
     read.add_argument("--json", type=Path)
     given = read.parse_args()
@@ -128,10 +128,8 @@ def main() -> None:
     words = {**parse_overrides(given.words[1:]), "data.stream": True}
     settings = read_settings(read_settings(None, {**metadata.get("settings", {}), "engine": {}}), words)
     images = some(data_of(settings).test, given.limit, seed=0).to(given.device)
-    threat, model = (
-        Threat(**settings.threat.model_dump()),
-        load_model(path).eval().requires_grad_(False).to(given.device),
-    )
+    threat = Threat(**settings.threat.model_dump())
+    model = load_model(path).eval().requires_grad_(False).to(given.device)
     warnings.simplefilter("ignore")
     size = -(-len(images) // given.turns)
     auto = Short(protocol=given.protocol, batch_size=size, seed=given.seed, share=given.share)

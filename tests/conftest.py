@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def counted(report: Any, config: pytest.Config) -> Any:
-    """The report of a test or a file of tests, as a failure if it was skipped and ``--no-skips`` is given."""
+    """Turn the report of a test, or of a file of tests, that skipped into a failure where ``--no-skips`` is given."""
     if report.skipped and not hasattr(report, "wasxfail") and config.getoption("no_skips"):
         report.outcome, report.longrepr = "failed", f"--no-skips: {report.longrepr[-1]}"
     return report

@@ -214,6 +214,7 @@ def test_an_epoch_that_was_cut_in_two_counts_whole() -> None:
         (["--to-accuracy", "20", "teacher=null"], "the method asks for a 'teacher' model"),
         (["--to-accuracy", "20", "--method", "rslda"], "did you mean rslad"),
         (["--to-accuracy", "20", "--method", "rslad train.lr"], "'train.lr' is no setting"),
+        (["--to-accuracy", "20", "--method", "rslad 'a"], "No closing quotation; expected a method and settings"),
         (["--to-accuracy", "20", "--method", "rslad", "--method", "rslad"], "--method 'rslad' is given twice"),
         (["--to-accuracy", "20", "validation.target=3"], "validation.target is not a setting of this benchmark"),
         (["--to-accuracy", "20", "seed=3"], "say --seeds 3"),

@@ -74,6 +74,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "--method", "os:boom:"], ["os:boom"]),
         (["train", "teachers.student=README.md"], ["teachers.student is no name for a further network", "teacher="]),
         (["train", "--method", "mmard(beta=2026-13-01)"], ["method.beta is '2026-13-01'", "expected a number"]),
+        (["train", "digits-rslad", "attack.kind=[n-fgsm]"], ["'attack.kind'"]),
         (["train", "attack.steps=0"], ["'attack.steps' is 0: expected a number not below 1"]),
         (["train", "--method", "mmard(rslad"], ["unknown method 'mmard(rslad'"]),
         (

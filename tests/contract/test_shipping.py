@@ -21,7 +21,16 @@ from mmard.models.onnx_export import compare
 from mmard.models.weights import save_weights
 from mmard.report.card import card
 from mmard.report.export_table import export_table
-from mmard.runs.exports import EXPORTS, Accuracy, ExportRecord, ExportRow, Timing, keep_exports, loss_of, read_exports
+from mmard.runs.exports import (
+    EXPORTS,
+    Accuracy,
+    ExportRecord,
+    ExportRow,
+    Timing,
+    keep_exports,
+    lost_accuracy,
+    read_exports,
+)
 from mmard.runs.record import read_run
 from mmard.utils.files import sha256
 
@@ -234,7 +243,7 @@ def test_a_file_that_loses_much_accuracy_is_told_with_what_helps(clean: float, t
     ]
     network = ExportRow(name="network", clean=Accuracy(value=90, low=90, high=90))
     record = ExportRecord(mmard="1", cpu="c", threads=1, images=9, rows=[network, *rows])
-    said = loss_of(record, "model-int8.onnx")
+    said = lost_accuracy(record, "model-int8.onnx")
     assert (said is None) == (told is None)
     assert said is None or (said.startswith(str(told)) and "--calibration 2048" in said)
 

@@ -1,4 +1,4 @@
-"""Settings of a recipe that mean nothing any more, once others take the place of what they are about."""
+"""Settings of a recipe that mean nothing once others take the place of what they are about."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from mmard.data.sources import unused
 
 
 def forget_replaced(raw: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """Drop them from a recipe's plain settings, before the overrides, by dotted key, are applied."""
+    """Drop settings of a recipe that mean nothing beside ``overrides``, by dotted key, which are applied after this."""
     _forget_other_data(raw, overrides)
     _forget_several_steps(raw, overrides)
 
@@ -22,7 +22,7 @@ def _forget_other_data(raw: dict[str, Any], overrides: dict[str, Any]) -> None:
 
 def _forget_several_steps(raw: dict[str, Any], overrides: dict[str, Any]) -> None:
     """Drop a recipe's settings of a PGD, where ``overrides`` name an attack of one step in its place."""
-    attack = raw.get("attack")
-    if isinstance(attack, dict) and overrides.get("attack.kind") in SINGLE:
+    attack, kind = raw.get("attack"), overrides.get("attack.kind")
+    if isinstance(attack, dict) and isinstance(kind, str) and kind in SINGLE:
         for key in OF_SEVERAL_STEPS:
             attack.pop(key, None)

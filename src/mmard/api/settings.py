@@ -59,7 +59,8 @@ class DataSettings(FileOptions):
         limit, test_limit: only so many training or test images, classes in proportion.
         seed: of the held-out split and of the limits.
         extra: an .npz file of further training images, such as generated ones; no teacher is trained on them.
-        extra_ratio, extra_labels: their share of each batch; and who labels them, None: the file where it can, else the teacher.
+        extra_ratio: the extra images' share of each batch.
+        extra_labels: who labels the extra images; None: the file where it can, else the teacher.
         augment: random changes of the training images (docs/runs.md).
         augment_late: another kind of it from some time on: ``{kind: idbh, after: 0.5}``.
     """

@@ -57,7 +57,7 @@ def usual_recipe() -> tuple[str, str]:
     missing = [str(file) for file in (data.train, data.test) if not Path(str(file)).is_file()]
     if not missing:
         return CIFAR10, f"recipe {CIFAR10}: CIFAR-10 (JPEG)"
-    return DIGITS, f"recipe {DIGITS}, on the embedded digits: {' and '.join(missing)} of recipe {CIFAR10} is not there"
+    return DIGITS, f"recipe {DIGITS}, on the embedded digits: recipe {CIFAR10} wants {' and '.join(missing)}"
 
 
 def entries_of(
@@ -121,7 +121,12 @@ def with_settings(text: str) -> tuple[str, dict[str, Any]]:
     for i, letter in enumerate(text):
         depth += {"(": 1, ")": -1}.get(letter, 0)
         if letter == " " and depth == 0:
-            return text[:i], parse_overrides(shlex.split(text[i:]))
+            try:
+                return text[:i], parse_overrides(shlex.split(text[i:]))
+            except ValueError as e:
+                raise MmardError(
+                    f"--method {text!r}: {e}; expected a method and settings, 'rslad train.lr=0.05'"
+                ) from e
     return text, {}
 
 

@@ -78,11 +78,11 @@ def _measure(source: str, path: Path, how: dict[str, Any]) -> None:
     """Measure the file and print the table."""
     from mmard.api.measure import measure
     from mmard.report.export_table import export_screen
-    from mmard.runs.exports import loss_of
+    from mmard.runs.exports import lost_accuracy
     from mmard.utils.files import sha256
 
     with console.out.status("measuring") as status:
         found = measure(source, path, on_progress=lambda what: status.update(line(f"measuring {what}")), **how)
     console.out.print(export_screen(found))
-    if (lost := loss_of(found, sha256(path))) is not None:
+    if (lost := lost_accuracy(found, sha256(path))) is not None:
         warnings.warn(lost, stacklevel=2)

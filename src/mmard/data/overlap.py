@@ -19,7 +19,7 @@ MOST = 300_000  # pictures of a table
 
 
 def warn_of_shared(train: Iterator[Mark], test: Iterator[Mark], what: str = "training images") -> None:
-    """Warn where test pictures, the same to the bit or by their path, are training pictures; ``what`` these are called."""
+    """Warn where test pictures, the same to the bit or by their path, are training pictures; ``what`` names these."""
     marks = list(test)
     shared = set(marks).intersection(train) if marks else set()
     if shared:

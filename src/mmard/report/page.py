@@ -18,12 +18,12 @@ MOST_BYTES = 1_500_000
 
 @dataclass(frozen=True)
 class Room:
-    """The room of a page: of what may be long it shows so much.
+    """The room of a page: how much it shows, at most, of what may be long.
 
     Attributes:
-        points: of a chart.
+        points: of all the curves of a chart.
         cells: of a table.
-        pictures: bytes of the examples; the figures of diagnoses have as many.
+        pictures: bytes of all the examples, and again of all the figures of diagnoses.
         settings: groups whose settings are written out.
     """
 
@@ -33,7 +33,7 @@ class Room:
     settings: int = 50
 
     def halved(self) -> "Room":
-        """Return half of it."""
+        """Return half of the room."""
         return Room(self.points // 2, self.cells // 2, self.pictures // 2, self.settings // 2)
 
 

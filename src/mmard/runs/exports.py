@@ -91,7 +91,7 @@ def keep_exports(folder: Path, record: ExportRecord) -> ExportRecord:
     return whole
 
 
-def loss_of(record: ExportRecord, sha256: str) -> str | None:
+def lost_accuracy(record: ExportRecord, sha256: str) -> str | None:
     """Say how much clean accuracy an exported file loses, with what helps; None where it is not `MUCH`."""
     network, made = record.rows[0].clean, next((row for row in record.rows if row.sha256 == sha256), None)
     if made is None or made.clean is None or network is None or network.value - made.clean.value <= MUCH:

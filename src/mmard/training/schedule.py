@@ -36,9 +36,7 @@ class Plan(Section):
     epochs: Count = 30
     batch_size: Count = 128
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Annotated[float, Field(ge=0, le=100), AsWritten] = (
-        0.1  # more is a slip of the pen, and ends in a loss that is not finite
-    )
+    lr: Annotated[float, Field(ge=0, le=100), AsWritten] = 0.1  # more is a slip of the pen, and no loss stays finite
     momentum: Annotated[float, Field(ge=0, le=1), AsWritten] = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0, le=10), AsWritten] = 2e-4
