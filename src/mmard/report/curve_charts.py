@@ -24,7 +24,7 @@ def learning_curves(groups: Sequence[Group], points: int = CHART_POINTS) -> Mark
     """Draw clean and robust accuracy on the held-out split, how far robustness fell from its best, loss; the triangle below.
 
     Args:
-        points: at most, of a chart.
+        points: of all the curves of a chart.
     """
     chart = partial(_chart, groups, points)
     charts = [
@@ -47,11 +47,11 @@ def learning_curves(groups: Sequence[Group], points: int = CHART_POINTS) -> Mark
     return section("learning", legend=names, charts=Markup().join(charts), note=text, triangle=triangle)
 
 
-def _chart(groups: Sequence[Group], most: int, title: str, y_label: str, points: Callable[[Run], list[XY]]) -> Markup:
-    lines = [mean_line(group.name, i, [points(run) for run in group.runs]) for i, group in enumerate(groups)]
+def _chart(groups: Sequence[Group], points: int, title: str, y_label: str, values: Callable[[Run], list[XY]]) -> Markup:
+    lines = [mean_line(group.name, i, [values(run) for run in group.runs]) for i, group in enumerate(groups)]
     if len(groups) > MOST_BANDS:
         lines = [replace(line, low=(), high=()) for line in lines]
-    return line_chart(title, lines, "epoch", y_label, points=most)
+    return line_chart(title, lines, "epoch", y_label, points=points)
 
 
 def mean_line(name: str, number: int, curves: Sequence[Sequence[XY]]) -> Line:

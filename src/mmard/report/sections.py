@@ -23,8 +23,8 @@ from mmard.runs.record import FIGURES, Run
 MOST_EXAMPLES = 6
 """Groups whose examples are shown."""
 MOST_DIAGNOSES = 3
-MOST_DOTS = 1_000
-"""Classes of all the groups up to which they are drawn."""
+MOST_CLASSES = 1_000
+"""Classes, counted in each group, up to which they are drawn."""
 ALTS = {
     "margins": "distribution of the teacher's margin at each method's examples; further left is nearer to its boundary",
     "slices": "planes through an image, its example and the teacher's nearest boundary, with both networks' boundaries",
@@ -58,7 +58,7 @@ def by_class(groups: Sequence[Group], main: str, tables: Tables) -> Markup:
     if len(groups) == 1:
         by = found[0][2]
         lines = [Line("worst case", 0, range(len(names)), by.robust), Line("clean", 1, range(len(names)), by.clean)]
-    few = len(names) <= CHARTED and len(names) * len(lines) <= MOST_DOTS
+    few = len(names) <= CHARTED and len(names) * len(lines) <= MOST_CLASSES
     chart = dot_chart("Accuracy by class, worst case", names, lines, "accuracy, %") if few else ""
     key = legend([line.name for line in lines] if len(groups) == 1 else [group.name for group in groups])
     worst = [(group.name, by) for _, group, by in found]
