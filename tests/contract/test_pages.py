@@ -57,7 +57,7 @@ SMALL = {
 """
 SLOW = {"performance.md", "export.md", "inner_process.md", "judge.md", "diagnose.md"}
 """Pages whose blocks take more than some seconds even so; that their commands are taken is a quick test."""
-OTHERS = {"ray", "cd", "export", "curl", "python", "source", ".", "nvidia-cuda-mps-control"}
+OTHERS = {"ray", "cd", "export", "curl", "python", "python3", "source", ".", "nvidia-cuda-mps-control"}
 """Words of the shell on pages that nothing here can check."""
 
 
@@ -138,7 +138,7 @@ def check(words: list[str]) -> None:
         case ["python" | "python3", file, *_] if file.endswith(".py"):
             assert (ROOT / file).is_file()
         case [word, *_]:
-            assert word in OTHERS | {"python", "python3"}, words
+            assert word in OTHERS, words
 
 
 def assert_extras(words: str) -> None:
