@@ -297,6 +297,17 @@ def test_a_run_that_ended_early_needs_more_patience(tiny: DataSet, tmp_path: Pat
         ).fit()
 
 
+def test_a_run_that_reached_its_target_goes_on_no_further(tiny: DataSet, tmp_path: Path) -> None:
+    plan, aimed = CONSTANT.changed(epochs=8), Validation(target=1e-3)
+    trainer(tiny, tmp_path, plan=plan, validation=aimed, averaging=NO_AVERAGE).fit()
+    assert len(RunFolder(tmp_path).metrics()) < 8
+    longer = plan.changed(epochs=9)
+    with pytest.raises(MmardError, match=r"ended at its validation\.target, 0\.001 %"):
+        trainer(
+            tiny, tmp_path, plan=longer, validation=aimed, averaging=NO_AVERAGE, extension=extension(longer, plan)
+        ).fit()
+
+
 # --- signals
 
 

@@ -15,6 +15,7 @@ from mmard.methods import (
     METHODS,
     adaad,
     adr,
+    ard,
     awp,
     ciard,
     fair,
@@ -48,6 +49,7 @@ BY_HAND: dict[str, tuple[Method, dict[str, tuple[int, int, int, int]]]] = {
     "fair": (fair(rslad()), {"student": (10, 10, 2, 2), "teacher": (1, 0, 0, 0)}),
     "adr": (adr(), {"student": (10, 10, 1, 1), "average": (1, 0, 0, 0)}),
     "rebat": (rebat(), {"student": (10, 10, 1, 1), "average": (0, 0, 1, 0)}),
+    "ard in training mode": (ard(attack_in_train_mode=True), {"student": (10, 10, 2, 2), "teacher": (0, 0, 1, 0)}),
     "rpat": (rpat(), {"student": (10, 10, 3, 3)}),
     "waypoints": (waypoints(), {"student": (10, 10, 4, 4), "teacher": (1, 0, 2, 0)}),
     "awp": (awp(rslad(), begin=200), {"student": (10, 10, 4, 4), "teacher": (1, 0, 0, 0)}),
@@ -57,11 +59,15 @@ BY_HAND: dict[str, tuple[Method, dict[str, tuple[int, int, int, int]]]] = {
 @pytest.mark.parametrize("name", BY_HAND)
 def test_counts_are_those_by_hand(name: str) -> None:
     method, expected = BY_HAND[name]
+    cost = cost_of(method)
     found = {
         network: (of["attack"].forward, of["attack"].backward, of["loss"].forward, of["loss"].backward)
-        for network, of in cost_of(method).items()
+        for network, of in cost.items()
     }
     assert found == expected
+    assert [of["attack"].weights for of in cost.values()] == [0] * len(
+        cost
+    )  # an attack asks for no gradient of weights
 
 
 def test_every_method_names_its_paper() -> None:

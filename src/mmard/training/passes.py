@@ -63,7 +63,7 @@ class PassCounter:
         def backward(network: nn.Module) -> None:
             count = self.counts[name][self.phase]
             count.backward += 1
-            count.weights += network.training
+            count.weights += network.training and any(p.requires_grad for p in network.parameters())
 
         def forward(network: nn.Module, _inputs: object, output: Tensor) -> None:
             self.counts[name][self.phase].forward += 1

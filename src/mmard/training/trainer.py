@@ -318,6 +318,7 @@ class Trainer:
             self.watcher.told(describe_extension(entry))
 
     def _extended(self, extension: Extension) -> dict[str, Any]:
+        self.validation.must_go_on(self.reached)
         return extension.entry(
             self.step, self.steps_per_epoch, self.plan, self.averaging, self.validation, self.validations_without_improvement,
             self.method,

@@ -17,6 +17,7 @@ from mmard.data.images import Images
 from mmard.diagnostics.triangle import EDGES
 from mmard.models.architectures import Classifier
 from mmard.training.engine import Engine
+from mmard.utils.errors import MmardError
 from mmard.utils.numbers import seed_of
 from mmard.utils.precision import full_precision
 from mmard.utils.validation import AsWritten, Count, Section
@@ -56,6 +57,13 @@ class Validation(Section):
     def is_reached(self, robust: float) -> bool:
         """Tell whether a robust accuracy in percent is the one at which the run ends."""
         return self.target is not None and robust >= self.target
+
+    def must_go_on(self, reached: bool) -> None:
+        """Raise MmardError where a run that is to be extended has reached its target."""
+        if reached:
+            raise MmardError(
+                f"the run ended at its validation.target, {self.target:g} %, and goes on no further; expected another out="
+            )
 
     def ends(self, validations_without_improvement: int) -> bool:
         """Tell whether the run ends early after so many epochs without improvement."""
