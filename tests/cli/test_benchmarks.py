@@ -212,9 +212,11 @@ def test_an_epoch_that_was_cut_in_two_counts_whole() -> None:
         (["--to-accuracy", "nan"], "--to-accuracy is nan, expected percent"),
         (["--to-accuracy", "20", "--method", "mtard"], "natural"),
         (["--to-accuracy", "20", "teacher=null"], "the method asks for a 'teacher' model"),
+        (["--to-accuracy", "20", "teacher=none"], "the method asks for a 'teacher' model"),
         (["--to-accuracy", "20", "--method", "rslda"], "did you mean rslad"),
         (["--to-accuracy", "20", "--method", "rslad train.lr"], "'train.lr' is no setting"),
         (["--to-accuracy", "20", "--method", "rslad 'a"], "No closing quotation; expected a method and settings"),
+        (["--to-accuracy", "20", "--json", "."], ". is no plain file and cannot be replaced by one; write elsewhere"),
         (["--to-accuracy", "20", "--method", "rslad", "--method", "rslad"], "--method 'rslad' is given twice"),
         (["--to-accuracy", "20", "validation.target=3"], "validation.target is not a setting of this benchmark"),
         (["--to-accuracy", "20", "seed=3"], "say --seeds 3"),
@@ -225,7 +227,7 @@ def test_an_epoch_that_was_cut_in_two_counts_whole() -> None:
     ],
 )
 def test_what_no_benchmark_can_be_is_one_line(mmard: Run, digits_teacher: Path, words: list[str], said: str) -> None:
-    taught = [] if "teacher=null" in words else [f"teacher={digits_teacher}"]
+    taught = [] if {"teacher=null", "teacher=none"} & set(words) else [f"teacher={digits_teacher}"]
     done = mmard("bench", "digits-rslad", *words, *taught)
     assert done.returncode == 2
     assert said in done.stderr

@@ -288,6 +288,8 @@ def test_the_teachers_of_the_package_are_found_from_anywhere(tmp_path: Path, mon
         match=r"unknown teacher in zoo 'cifar10'; did you mean .*cifar10-cnn-32-7.* a clone of the project has all",
     ):
         find_model("zoo:cifar10")
+    with pytest.raises(MmardError, match=r"no model at zoo/large\.json; .* a clone of the project has all of zoo/"):
+        find_model("zoo/large.json")
     (tmp_path / "zoo").mkdir()
     (tmp_path / "zoo/cifar10-cnn-32-7.json").write_text("{}")  # the user's own goes first
     assert find_model("zoo/cifar10-cnn-32-7.json") == Path("zoo/cifar10-cnn-32-7.json")

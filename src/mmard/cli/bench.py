@@ -50,9 +50,11 @@ def bench(
     [bold]mmard bench --to-accuracy 20 --method rslad --method pgd_at[/bold]   training until a student is so robust
     """
     from mmard.api.settings import Settings
-    from mmard.utils.files import write_json
+    from mmard.utils.files import must_take_a_file, write_json
 
     console.must_be_settings(words or (), bench, Settings.model_fields)
+    if to is not None:
+        must_take_a_file(to)
     networks = {key: name for key, name in (("student", student), ("teacher", teacher)) if name}
     shape = {"batch": batch, "size": size, "repeats": repeats}
     if to_accuracy is None:

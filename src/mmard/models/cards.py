@@ -110,6 +110,7 @@ def _from_hub(where: dict[str, str]) -> Path:
 
 
 ZOO = "zoo:"
+ALL_OF_ZOO = "a clone of the project has all of zoo/, an installation the small ones"
 INSTALLED = Path(__file__).resolve().parents[1] / "zoo"
 """The teachers of an installed package; in a clone they are in ``zoo/``."""
 
@@ -135,12 +136,7 @@ def in_zoo(source: str | Path) -> Path:
     path, name = Path(source).expanduser(), str(source).removeprefix(ZOO).removesuffix(".json")
     if str(source).startswith(ZOO):
         if name not in zoo_cards():
-            raise unknown(
-                "teacher in zoo",
-                name,
-                zoo_cards(),
-                "a clone of the project has all of zoo/, an installation the small ones",
-            )
+            raise unknown("teacher in zoo", name, zoo_cards(), ALL_OF_ZOO)
         return zoo_cards()[name]
     packaged = path.parent == Path("zoo") and path.suffix in ("", ".json") and not path.exists()
     return zoo_cards().get(path.stem, path) if packaged else path
@@ -153,7 +149,8 @@ def find_model(source: str | Path) -> Path:
         must_be_readable(path)
         path = path / "best.safetensors"
     if not path.is_file():
-        raise MmardError(f"no model at {source}; expected a run folder, a .safetensors file or a card (.json)")
+        cure = f"; {ALL_OF_ZOO}: {ZOO}{f', {ZOO}'.join(zoo_cards())}" if path.parent == Path("zoo") else ""
+        raise MmardError(f"no model at {source}; expected a run folder, a .safetensors file or a card (.json){cure}")
     if path.suffix not in (".safetensors", ".json", ".onnx") and (path.parent / "settings.yaml").is_file():
         raise MmardError(
             f"{source} is a part of the run {path.parent}, and no model; give the run folder: {path.parent}"

@@ -37,7 +37,7 @@ def write_whole(path: Path, write: Callable[[Path], object], *, make_folder: boo
     Raises:
         MmardError: when the disk is full or not writable; the old file is untouched.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
         if make_folder:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +58,14 @@ def write_whole(path: Path, write: Callable[[Path], object], *, make_folder: boo
         kept = "; the file from before is kept" if path.exists() else ""
         reason = first_line(e) if isinstance(e, OSError) or not code else os.strerror(code)
         raise MmardError(f"cannot write {path}: {reason}{kept}; {_cure(code, path)}") from e
+
+
+def must_take_a_file(path: Path) -> None:
+    """Raise MmardError where no file can be written, before the work whose result is to stand there."""
+    _make_room(path)
+    probe = path.with_name(f".{path.name}.probe")
+    write_whole(probe, Path.touch)
+    probe.unlink()
 
 
 def _make_room(path: Path) -> None:
