@@ -216,6 +216,7 @@ def test_an_epoch_that_was_cut_in_two_counts_whole() -> None:
         (["--to-accuracy", "20", "--method", "rslda"], "did you mean rslad"),
         (["--to-accuracy", "20", "--method", "rslad train.lr"], "'train.lr' is no setting"),
         (["--to-accuracy", "20", "--method", "rslad 'a"], "No closing quotation; expected a method and settings"),
+        (["--to-accuracy", "10"], "one class for every image has 10.4 % of the held-out images under any attack"),
         (["--to-accuracy", "20", "--json", "."], ". is no plain file and cannot be replaced by one; write elsewhere"),
         (["--to-accuracy", "20", "--method", "rslad", "--method", "rslad"], "--method 'rslad' is given twice"),
         (["--to-accuracy", "20", "validation.target=3"], "validation.target is not a setting of this benchmark"),

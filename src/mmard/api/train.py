@@ -307,6 +307,7 @@ def _trainer(
     extension: Extension | None = None,
 ) -> Trainer:
     settings, method = resolved.settings, resolved.method
+    resolved.validation.must_ask_for_more_than(data.held_out.labels)
     classes = len(data.train.classes)
     mean, std = data.train.mean_std() if settings.normalize == "data" else ((), ())
     shape = classes, data.train.shape

@@ -65,6 +65,15 @@ class Validation(Section):
                 f"the run ended at its validation.target, {self.target:g} %, and goes on no further; expected another out="
             )
 
+    def must_ask_for_more_than(self, labels: Tensor) -> None:
+        """Raise MmardError for a target that a student reaches by one class for every image, which no attack changes."""
+        share = 100 * torch.bincount(labels).max().item() / len(labels)
+        if self.is_reached(share):
+            raise MmardError(
+                f"validation.target is {self.target:g}, and one class for every image has {share:.1f} % of the held-out "
+                "images under any attack; expected more"
+            )
+
     def ends(self, validations_without_improvement: int) -> bool:
         """Tell whether the run ends early after so many epochs without improvement."""
         return self.patience is not None and validations_without_improvement >= self.patience
