@@ -28,8 +28,9 @@ x, y, _ = images.in_memory().batch(slice(None))
 
 # %% [markdown]
 # ## Train
-# A teacher by adversarial training, a student of it by RSLAD with MMARD's contrast, and the same network trained as
-# usual. For your own pictures change the data, the networks and the threat, and nothing else.
+# A teacher by adversarial training (`pgd_at`: it learns the labels of images that an attack has moved), a student of it
+# by RSLAD with MMARD's contrast, and the same network trained as usual. [Words and names](start.html#words-and-names)
+# says what these methods do. For your own pictures change the data, the networks and the threat, and nothing else.
 
 # %%
 usual = {
@@ -101,7 +102,8 @@ for name in models:
 # %% [markdown]
 # ## Look at the boundaries
 # Slices through the space of images: the image at the origin, to the right the direction that the attack took, upwards a
-# random direction of the same length. A colour is a class that the network gives; inside the dashed diamond is the ball.
+# random direction of the same length. A colour is a class that the network gives; inside the dashed diamond is the ball
+# (a diamond, because both directions move every pixel by eps, and together they may not move it by more).
 # To the right the usual network changes its mind early, inside the ball; upwards it rarely does. So noise is no
 # test of robustness, and an attack is. Distillation has pushed the boundary outwards.
 
