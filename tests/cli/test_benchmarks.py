@@ -259,7 +259,9 @@ evaluate: {attacks: fgsm, limit: 30}
     plan = f"""
 common: {{{", ".join(SMALL.strip().splitlines())}, student: cnn-4-3}}
 teachers: {{robust: {{method: pgd_at}}}}
-studies: [{{study: study.yaml, rows: [rslad]}}, {{judge: robust, by: {{attacks: fgsm, limit: 30}}}}, {{study: study.yaml}}]
+studies: [{{study: study.yaml, rows: [rslad]}}, {{judge: robust, by: {{attacks: fgsm, limit: 30}}}}, {{study: study.yaml}},
+  {{study: study.yaml, rows: [rslad], again: {{attacks: fgsm, limit: 30, checkpoint: last}}}}]
+keep: {{rslad: [best.safetensors, last.safetensors]}}
 """
     for name, text in (("base", SMALL), ("study", study), ("plan", plan)):
         (tmp_path / f"{name}.yaml").write_text(text)
@@ -273,11 +275,11 @@ studies: [{{study: study.yaml, rows: [rslad]}}, {{judge: robust, by: {{attacks: 
     told = run(5)
     assert "done; failed: none" in told
     assert told.index("- robust:") < told.index("+ small/rslad/seed-0")
-    assert "4 jobs" in told
+    assert "5 jobs" in told
     assert load_model(tmp_path / "home/robust.safetensors").architecture.classes == 10
     with tarfile.open(tmp_path / "home/records.tgz") as file:
-        assert sum(name.endswith("scores.json") for name in file.getnames()) == 3
-    with tarfile.open(tmp_path / "home/small-best.tgz") as file:
+        assert sum(name.endswith("scores.json") for name in file.getnames()) == 4
+    with tarfile.open(tmp_path / "home/weights-0.tgz") as file:
         assert len(file.getnames()) == 2
     assert "0 jobs" in run(5)  # nothing is done twice
 
