@@ -455,7 +455,7 @@ def test_a_configuration_of_the_hub_is_kept_with_the_weights(
 ) -> None:
     transformers = pytest.importorskip("transformers", reason="the extra is not installed here: mmard[hf]")
     monkeypatch.chdir(tmp_path)
-    config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
+    config = transformers.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic")
     config.save_pretrained("hub")
     run = train(student="hf:hub", method="pgd_at", out="run", **small).path
     (tmp_path / "hub" / "config.json").unlink()

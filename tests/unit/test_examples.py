@@ -174,7 +174,7 @@ def test_the_docs_trainer_of_hugging_face_trains_and_evaluates(tmp_path: Path) -
     transformers = pytest.importorskip("transformers", reason="the extra dev has transformers")
     pytest.importorskip("accelerate", reason="transformers trains by it")
     config = transformers.ResNetConfig(
-        num_channels=1, embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=4
+        num_channels=1, embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", num_labels=4
     )
     torch.manual_seed(0)
     student = transformers.ResNetForImageClassification(config)
