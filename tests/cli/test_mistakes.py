@@ -62,8 +62,8 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "--method", "mmard(standard)"], ["this base makes none", "base=rslad"]),
         (["train", "--method", "mmard(rslad, base=trades)"], ["base stands twice"]),
         (["train", "--method", "mmard(gamma=1, gamma=2)"], ["gamma stands twice"]),
-        (["train", "--method", "ard(tau=0)"], ["method.tau is 0, expected a number above 0"]),
-        (["train", "--method", "iad(power=-1)"], ["method.power is -1, expected a number not below 0"]),
+        (["train", "--method", "ard(tau=0)"], ["method.tau is 0", ", expected a number above 0"]),
+        (["train", "--method", "iad(power=-1)"], ["method.power is -1", ", expected a number not below 0"]),
         (["train", "--method", "awp(pgd_at, gamma=true)"], ["method.gamma is True, expected a number"]),
         (["train", "--method", "absld(drops=5)"], ["method.drops is 5, expected a list of numbers"]),
         (["train", "--method", "absld(drops=[a])"], ["method.drops is 'a', expected a number"]),
@@ -420,10 +420,10 @@ def test_data_without_images_or_with_one_class_is_one_line(mmard: Run, tmp_path:
         (tmp_path / "one" / split / "red").mkdir(parents=True)
         for i in range(20):
             image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "one" / split / "red" / f"{i}.png")
-        (tmp_path / "none" / split).mkdir(parents=True)
+        (tmp_path / "bare" / split).mkdir(parents=True)
     common = ["--method", "pgd_at", "data.name=imagefolder"]
     assert_one_line(mmard("train", *common, "data.root=one"), "all of one class")
-    assert_one_line(mmard("train", *common, "data.root=none"), "cannot load data set 'imagefolder'")
+    assert_one_line(mmard("train", *common, "data.root=bare"), "cannot load data set 'imagefolder'")
 
 
 def test_two_names_of_one_teacher_in_a_recipe_are_one_line(mmard: Run, tmp_path: Path) -> None:

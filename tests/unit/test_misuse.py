@@ -266,13 +266,6 @@ def test_a_run_folder_prints_as_its_path(tmp_path: Path) -> None:
     assert repr(RunFolder(tmp_path / "a")) == f"RunFolder({str(tmp_path / 'a')!r})"
 
 
-def test_none_is_null_where_no_value_is_called_so() -> None:
-    words = {"teacher": "none", "validation.patience": "None", "normalize": "none", "teacher_check": "none"}
-    settings = read_settings("digits-rslad", words)
-    assert (settings.teacher, settings.validation.patience) == (None, None)
-    assert (settings.normalize, settings.teacher_check) == ("none", "none")
-
-
 def test_a_setting_that_would_be_another_argument_is_none() -> None:
     assert as_keywords({"threat.eps": 0.1}) == {"threat__eps": 0.1}
     for name in ("source", "on_progress", "to"):

@@ -38,6 +38,8 @@ def shortened(value: Any) -> str:
     >>> shortened("x" * 99)
     "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"
     """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)  # -1, however it was read
     try:
         text = " ".join(repr(value).split())
     except Exception:  # a number of more digits than Python writes; somebody's class

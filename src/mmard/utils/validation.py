@@ -71,15 +71,6 @@ class Section(BaseModel):
             raise ValueError("expected a number")
         return value
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _none_is_null(cls, value: Any, info: ValidationInfo) -> Any:
-        """Read ``none`` as YAML's null where that may stand and no value is called so: ``teacher=none`` is no folder."""
-        if not isinstance(value, str) or value.lower() != "none":
-            return value
-        kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
-        return None if type(None) in kinds and value not in kinds else value
-
 
 def _kinds(annotation: Any) -> Iterator[Any]:
     """Yield all types that an annotation is made of."""
