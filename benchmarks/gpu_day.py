@@ -115,9 +115,15 @@ def _run(job: Job) -> None:
     os._exit(1 if error else 0)
 
 
+def _find_the_one_gpu() -> None:
+    """End this process with 0 only where there is one GPU, and it works here."""
+    works = torch.cuda.device_count() == 1 and len(torch.zeros(1, device="cuda")) == 1
+    sys.exit(0 if works else 1)
+
+
 def backend(jobs: int) -> Backend:
-    """Choose forks where a GPU can be had in one, else processes that begin anew."""
-    trial = FORK.Process(target=lambda: torch.zeros(1, device="cuda"))
+    """Choose forks where the one GPU can be had in them, else processes that begin anew, dealt out over the GPUs."""
+    trial = FORK.Process(target=_find_the_one_gpu)
     trial.start()
     trial.join()
     return LocalBackend(slots(jobs, 1, gpus())) if trial.exitcode else Forked(jobs)
@@ -146,7 +152,8 @@ def pack(to: Path, keep: dict[str, list[str]]) -> None:
         "verdicts": [p for p in runs if p.name == "verdicts.safetensors"],
     }
     ended = [p.parent for p in runs if p.name == "last.safetensors"]
-    weights = [_half(p / name) for row, names in keep.items() for p in ended if p.parent.name == row for name in names]
+    kept = [p / name for row, names in keep.items() for p in ended if p.parent.name == row for name in names]
+    weights = [_half(path, path.with_suffix(".half")) for path in kept]
     kinds |= {f"weights-{i}": some for i, some in enumerate(shares(weights))}
     for kind, files in kinds.items():
         part = Path(f"runs/.{kind}.part")  # a kill leaves the last whole one in its place
@@ -155,17 +162,15 @@ def pack(to: Path, keep: dict[str, list[str]]) -> None:
                 file.add(path, arcname=str(path))
         shutil.move(part, to / f"{kind}.tgz")
     for best in TEACHERS.glob("*/best.safetensors"):
-        half = to / f"{best.parent.name}.safetensors"
-        if (best.parent / "last.safetensors").exists() and not half.exists():
-            save_weights(half, load_weights(best).half(), metadata_of(best))
+        if (best.parent / "last.safetensors").exists():
+            _half(best, to / f"{best.parent.name}.safetensors")
 
 
-def _half(weights: Path) -> Path:
-    """Write weights in half precision beside them."""
-    half = weights.with_suffix(".half")
-    if not half.exists():
-        save_weights(half, load_weights(weights).half(), metadata_of(weights))
-    return half
+def _half(weights: Path, to: Path) -> Path:
+    """Write weights in half precision, once."""
+    if not to.exists():
+        save_weights(to, load_weights(weights).half(), metadata_of(weights))
+    return to
 
 
 def jobs_of(plan: dict[str, Any]) -> list[Job]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import StrictBool, StrictStr, TypeAdapter, ValidationError
 
 from mmard.utils.errors import MmardError
+from mmard.utils.numbers import shortened
 from mmard.utils.text_files import parse_yaml
 from mmard.utils.validation import Number, expectation
 
@@ -60,7 +61,7 @@ def typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
         if fault["type"] in ("missing", "too_long"):
             raise MmardError(f"{key} is {value!r}, expected a list of {len(parts)} numbers") from e
         example = " of numbers such as [215, 260]" if fault["type"] == "tuple_type" else ""
-        raise MmardError(f"{key} is {fault['input']!r}, {expectation(fault)}{example}") from e
+        raise MmardError(f"{key} is {shortened(fault['input'])}, {expectation(fault)}{example}") from e
     return int(found) if kind is int and found == int(found) else found
 
 

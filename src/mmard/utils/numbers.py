@@ -33,13 +33,15 @@ def parse_number(value: Any) -> float:
 
 
 def shortened(value: Any) -> str:
-    """Show a user's value within a line.
+    """Show a user's value within a line; a whole number as one, however it was read.
 
+    >>> shortened(-1.0), shortened(0.5)
+    ('-1', '0.5')
     >>> shortened("x" * 99)
     "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"
     """
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        value = int(value)  # -1, however it was read
+        value = int(value)
     try:
         text = " ".join(repr(value).split())
     except Exception:  # a number of more digits than Python writes; somebody's class
