@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none o
 
 STUDENTS = ("rslad", "mmard")
 TEACHER_EPOCHS = 20
-"""Of the recipe's 30: the last ten bring the teacher less than the one seed of the students can tell."""
+"""Of the recipe's 30, for a shorter demo; its figures are not those of the recipes (docs/performance.md)."""
 
 
 def demo(
