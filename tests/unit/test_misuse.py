@@ -174,6 +174,11 @@ def run(mmard: Run, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def test_no_teacher_is_no_folder_called_none() -> None:
+    for word in ("none", "None"):
+        assert read_settings("digits-rslad", {"teacher": word}).teacher is None
+
+
 def test_names_and_paths_come_in_all_their_forms_and_scores_print_a_table(run: Path) -> None:
     few: dict[str, Any] = {"limit": "8", "examples": 0}
     one = evaluate(run, ["fgsm", "square"], **few)

@@ -45,6 +45,11 @@ def _network(value: Any) -> Any:
     return str(NetworkSpec.of(value)) if isinstance(value, Mapping) else value
 
 
+def _teacher(value: Any) -> Any:
+    """Read ``none`` as no teacher: it is no folder of that name."""
+    return None if isinstance(value, str) and value.lower() == "none" else value
+
+
 Parts = Annotated[int | Literal["auto"] | None, BeforeValidator(_parts)]
 Network = Annotated[str, BeforeValidator(_network)]
 NETWORKS = ("student", "teacher")
@@ -132,7 +137,7 @@ class Settings(Section):
     method: str | dict[str, Any] = "rslad"
     student: Network = "cnn-16-3"
     normalize: Literal["none", "data"] = "none"
-    teacher: Network | None = None
+    teacher: Annotated[Network | None, BeforeValidator(_teacher)] = None
     teacher_recipe: str | None = None
     teachers: dict[str, Network] = Field(default_factory=dict)
     teacher_check: Literal["stop", "none"] = "stop"
