@@ -5,6 +5,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -320,7 +321,7 @@ def test_accuracies_and_the_triangle_are_those_of_all_the_images(tiny: DataSet) 
         net.net.get_parameter("fc.weight").data *= 5000  # sure of what they say
     threat, part, seed = Threat(eps=0.1), 7, 3
     asked = {"part": part, "seed": seed, "engine": Engine(accelerator="cpu")}
-    found = Validation(steps=2).judge(student, images, threat, teacher=teacher, **asked)
+    found = Validation(steps=2).judge([student, teacher], images, threat, **asked)
 
     x, y, _ = images.batch(slice(None))
     assert len(y) > part  # more than one batch
@@ -335,7 +336,7 @@ def test_accuracies_and_the_triangle_are_those_of_all_the_images(tiny: DataSet) 
     assert max(expected.values()) > 0.01
     assert found["clean"] == pytest.approx(100 * (said[0].argmax(1) == y).float().mean().item())
     assert found["robust"] == pytest.approx(100 * (said[1].argmax(1) == y).float().mean().item())
-    alone = Validation(steps=2).judge(student, images, threat, **asked)
+    alone = Validation(steps=2).judge([student], images, threat, **asked)
     assert alone == {name: found[name] for name in ("clean", "robust")}
 
 
@@ -356,3 +357,19 @@ def test_validation_by_autoattack_is_an_evaluations_and_ends_a_run_at_its_target
     assert metadata_of(tmp_path / "ended/last.safetensors")["epoch"] == first
     with pytest.raises(MmardError, match=r"validation\.target"):
         trainer(tiny, tmp_path / "ended").fit()
+
+
+def test_no_attack_of_the_validation_takes_more_images_at_once_than_a_step(tiny: DataSet, tmp_path: Path) -> None:
+    taken: list[int] = []
+
+    class Watched(Validation):
+        def judge(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            taken.append(kwargs["part"])
+            return super().judge(*args, **kwargs)
+
+    for attack in ("pgd", "autoattack-quick"):
+        plan = Plan(epochs=1, batch_size=20, lr=0.05)
+        run = trainer(tiny, tmp_path / attack, plan=plan, validation=Watched(attack=attack, steps=1))
+        assert run.plan.batch_size < len(run.held_out)
+        run.fit()
+        assert set(taken) == {run.plan.batch_size}

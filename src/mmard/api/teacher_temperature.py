@@ -18,7 +18,7 @@ from mmard.diagnostics.teaching import SOFT, temperature
 from mmard.models.architectures import Classifier
 from mmard.terms.temperature import AUTO, is_unknown
 from mmard.training.engine import Engine
-from mmard.training.validation import VALIDATION_BATCH
+from mmard.training.validation import validation_batch
 from mmard.utils.errors import MmardError
 from mmard.utils.precision import full_precision
 
@@ -47,7 +47,7 @@ def with_temperature(
     if leaves_open(settings.method):
         shape = len(data.train.classes), data.train.shape
         teacher = load_teachers(settings, resolved.given, early, shape)["teacher"]
-        tau, told = _measured(teacher, data, engine, min(VALIDATION_BATCH, resolved.plan.batch_size))
+        tau, told = _measured(teacher, data, engine, validation_batch(resolved.plan.batch_size))
         settings = settings.model_copy(update={"method": filled(settings.method, tau)})
     method = method_of(settings, resolved.threat)
     if is_unknown(method):

@@ -37,7 +37,7 @@ from mmard.training.extension import EXTENDABLE, Extension
 from mmard.training.teacher_check import TeacherCheck
 from mmard.training.tracking import TRACKERS, Tracking, must_be_installed
 from mmard.training.trainer import Trainer
-from mmard.training.validation import VALIDATION_BATCH
+from mmard.training.validation import validation_batch
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError
 from mmard.utils.files import write_text
@@ -195,7 +195,7 @@ def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
                 images=trainer.held_out,
                 threat=trainer.threat,
                 seed=settings.seed,
-                part=min(VALIDATION_BATCH, trainer.plan.batch_size),
+                part=validation_batch(trainer.plan.batch_size),
                 claimed=claimed,
                 robust=name == "teacher",
                 foreign=foreign,

@@ -36,7 +36,7 @@ from mmard.training.resources import ResourceMeter
 from mmard.training.schedule import Plan
 from mmard.training.stopping import StopRequest
 from mmard.training.update import Update
-from mmard.training.validation import Validation, chosen_by, is_better
+from mmard.training.validation import Validation, chosen_by, is_better, validation_batch
 from mmard.utils.errors import MmardError, first_line, is_out_of_memory
 from mmard.utils.numbers import seed_of
 from mmard.utils.signals import Stopped, on_signals
@@ -228,11 +228,12 @@ class Trainer:
         """Validate on the held-out split; save the weights if they are the best so far, or the last."""
         self.engine.average_buffers(self.student, *self.terms, *self.beside.values())
         model = self.average.model_to_judge(self._heeding(self.loader.natural()))
-        part = self.validation.images_at_once(self.plan.batch_size)
+        teacher = self.beside.get("teacher") or self.teachers.get("teacher")
+        part = validation_batch(self.plan.batch_size)
         part = min(part, self.at_once) if self.micro_batch and self.at_once else part
         validated = self.validation.judge(
-            model, self.held_out, self.threat, part=part, seed=self.seed, engine=self.engine,
-            teacher=self.beside.get("teacher") or self.teachers.get("teacher"), look=self.stop.look,
+            [model, teacher] if teacher else [model], self.held_out, self.threat, part=part, seed=self.seed,
+            engine=self.engine, look=self.stop.look,
         )  # fmt: skip
         found = {"clean": validated["clean"], "robust": validated["robust"], "epoch": float(epoch)}
         images, natural = len(self.held_out), not self.method.inner

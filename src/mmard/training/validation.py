@@ -1,6 +1,6 @@
 """Validation of a student during training, and early stopping."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -15,7 +15,6 @@ from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images
 from mmard.diagnostics.triangle import EDGES
-from mmard.models.architectures import Classifier
 from mmard.training.engine import Engine
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import seed_of
@@ -23,8 +22,12 @@ from mmard.utils.precision import full_precision
 from mmard.utils.validation import AsWritten, Count, Section
 
 NOISE = 3  # so many held-out images that are right under attack say nothing
-VALIDATION_BATCH = 250  # held-out images attacked at once, or as many as a batch has
-AUTOATTACK_BATCH = 500  # by AutoAttack, as in evaluations: images that are broken leave the batch
+VALIDATION_BATCH = 250  # held-out images attacked at once, at most
+
+
+def validation_batch(batch_size: int) -> int:
+    """Return how many held-out images are attacked at once: never more than training is known to have memory for."""
+    return min(VALIDATION_BATCH, batch_size)
 
 
 class Validation(Section):
@@ -49,10 +52,6 @@ class Validation(Section):
         """Return the settings by which a checkpoint knows its run; later ones only where they are not the defaults."""
         later = {"attack", "target"}
         return self.model_dump(exclude=later) | self.model_dump(include=later, exclude_defaults=True)
-
-    def images_at_once(self, batch_size: int) -> int:
-        """Return how many held-out images are attacked at once, for this batch size of training."""
-        return min(VALIDATION_BATCH, batch_size) if self.attack == "pgd" else AUTOATTACK_BATCH
 
     def is_reached(self, robust: float) -> bool:
         """Tell whether a robust accuracy in percent is the one at which the run ends."""
@@ -80,22 +79,23 @@ class Validation(Section):
 
     def judge(
         self,
-        model: Classifier,
+        networks: Sequence[nn.Module],
         images: Images,
         threat: Threat,
         *,
         part: int,
         seed: int,
         engine: Engine,
-        teacher: nn.Module | None = None,
         look: Callable[[], object] = lambda: None,
     ) -> dict[str, Any]:
         """Measure clean and robust accuracy in percent and, with a teacher, the triangle's mutual informations in nats.
 
-        ``part`` images at a time; alike however many processes share the work. ``look`` is called after each part, equally
-        often in each process.
+        Args:
+            networks: the student and, where there is one, its teacher.
+            part: images at a time; the figures are the same however many processes share the work.
+            look: called after each part, equally often in each process.
         """
-        attack, networks = self._attack(part, seed, len(images.classes)), [model, *([teacher] if teacher else [])]
+        attack = self._attack(part, seed, len(images.classes))
         said = torch.zeros(len(networks), 2, len(images), len(images.classes), device=engine.device)
         with held_still(*networks), full_precision():
             for start in range(engine.rank * part, len(images) + engine.rank * part, engine.world * part):
@@ -103,14 +103,14 @@ class Validation(Section):
                     rows = slice(start, start + part)
                     x, y, _ = images.batch(rows)
                     torch.manual_seed(seed_of(seed, "judge", start))
-                    points = x, attack(model, x, y, threat)
+                    points = x, attack(networks[0], x, y, threat)
                     with torch.no_grad():
                         said[:, :, rows] = torch.stack([torch.stack([net(at) for at in points]) for net in networks])
                 look()
         said = engine.all_reduce_sum(said)
         clean, robust = (100 * torch.eq(logits.argmax(1), images.labels).float().mean().item() for logits in said[0])
         found = {"clean": clean, "robust": robust}
-        return found if teacher is None else found | {"triangle": _informations(*said.flatten(0, 1).cpu())}
+        return found if len(networks) == 1 else found | {"triangle": _informations(*said.flatten(0, 1).cpu())}
 
     def _attack(self, part: int, seed: int, classes: int) -> Attack:
         if self.attack == "pgd":
