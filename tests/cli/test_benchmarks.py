@@ -1,6 +1,7 @@
 """`mmard bench` counts a method's passes and trains until an accuracy; the scripts of benchmarks/ run on what is there."""
 
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -179,6 +180,31 @@ def test_without_cifar_10_the_benchmark_is_on_digits_and_says_so(mmard: Run) -> 
     assert "recipe digits-rslad, on the embedded digits" in done.stdout
     assert "cifar10-jpeg-train.parquet" in done.stdout
     assert done.returncode == 2  # before it trains anything
+
+
+def test_the_table_of_a_benchmark_fits_a_narrow_screen_whatever_its_methods_are_called() -> None:
+    from rich.console import Console
+
+    from mmard.report.screen import to_accuracy_table
+
+    run = {
+        "reached": True, "epochs": 7, "steps": 1234, "images_per_second": 4321, "held_out": 20.31, "test": 19.5,
+        "schedule_seconds": 311, "test_images": 10_000, "device": "a machine", "threads": 1, "precision": "32-true",
+    }  # fmt: skip
+    own = "mmard(rslad(tau=0.5)) attack.kind=n-fgsm train.epochs=15"
+    missed = {"planned_epochs": 15, "seconds": {"median": 123.4, "low": 110.1, "high": None}}
+    methods = {
+        own: {**missed, "seconds": {"median": 123.4, "low": 110.1, "high": 140.2}, "runs": [run] * 3},
+        "rslad": {**missed, "runs": [run, run, {**run, "reached": False}]},
+    }
+    shared = {"accuracy": 20, "attack": "AutoAttack-quick", "data": "parquet", "threat": "L∞, eps 8/255"}
+    record = {**shared, "images": {"train": 45_000, "held_out": 2_500}, "methods": methods}
+
+    screen = Console(width=80, record=True, file=io.StringIO())
+    screen.print(to_accuracy_table(record))
+    text = screen.export_text()
+    for words in (f"1: {own}", "2: rslad", " 123.4 │", " 110.1–140.2 │", " from 110.1 │", " 1 of 3 not │"):
+        assert words in text, words
 
 
 def test_an_epoch_that_was_cut_in_two_counts_whole() -> None:

@@ -82,33 +82,32 @@ def bench_table(figures: dict[str, Any]) -> ScreenTable:
 
 
 def to_accuracy_table(record: Mapping[str, Any]) -> ScreenTable:
-    """Make the table of seconds until an accuracy: a method a row, the median of its runs and the range of their seconds."""
+    """Make the table of seconds until an accuracy: a method a row, the median of its runs and the range of their seconds.
+
+    What each row's method is, with its settings, stands below the table: beside seven figures it fits no narrow screen.
+    """
+    methods = record["methods"]
     table = ScreenTable(
         title=f"Training until {record['attack']} leaves {record['accuracy']:g} % of the held-out images right",
         title_justify="left",
-        caption=_where(record),
+        caption="\n".join([*(f"{i}: {label}" for i, label in enumerate(methods, 1)), *_where(record)]),
         caption_justify="left",
     )
-    heads = ("method", "seconds", "epochs", "steps", "images/s", "held-out %", "test %", "all epochs, s")
-    for head in heads:
-        table.add_column(head, justify="left" if head == "method" else "right", overflow="fold")
-    for label, method in record["methods"].items():
-        table.add_row(label, *_to_accuracy_cells(method))
+    for head in ("#", "seconds", "epochs", "steps", "images/s", "held-out %", "test %", "all epochs, s"):
+        table.add_column(head, justify="right", overflow="fold", no_wrap=head == "seconds")
+    for i, method in enumerate(methods.values(), 1):
+        table.add_row(str(i), *_to_accuracy_cells(method))
     return table
 
 
 def _to_accuracy_cells(method: Mapping[str, Any]) -> list[str]:
     runs, taken = method["runs"], method["seconds"]
     missed = sum(not run["reached"] for run in runs)
-    seconds = "not reached" if taken["median"] is None else f"{taken['median']:.1f}"
+    seconds = ["not reached" if taken["median"] is None else f"{taken['median']:.1f}"]
     if len(runs) > 1 and taken["median"] is not None:
-        seconds += (
-            f" ({taken['low']:.1f}–{taken['high']:.1f})"
-            if taken["high"] is not None
-            else f" (from {taken['low']:.1f} on)"
-        )
+        seconds.append(f"from {taken['low']:.1f}" if missed else f"{taken['low']:.1f}–{taken['high']:.1f}")
     if missed and len(runs) > 1:
-        seconds += f", {missed} of {len(runs)} runs not"
+        seconds.append(f"{missed} of {len(runs)} not")
 
     def middle(key: str) -> float:
         return float(statistics.median(run[key] for run in runs))
@@ -117,21 +116,21 @@ def _to_accuracy_cells(method: Mapping[str, Any]) -> list[str]:
     epochs = f"{middle('epochs'):g} of {method['planned_epochs']}"
     counts = [f"{middle('steps'):,.0f}", f"{middle('images_per_second'):,.0f}"]
     accuracies = [f"{middle('held_out'):.2f}", f"{middle('test'):.2f}"]
-    return [seconds, epochs, *counts, *accuracies, f"{'' if whole else '≈ '}{middle('schedule_seconds'):.1f}"]
+    schedule = f"{'' if whole else '≈ '}{middle('schedule_seconds'):.1f}"
+    return ["\n".join(seconds), epochs, *counts, *accuracies, schedule]
 
 
-def _where(record: Mapping[str, Any]) -> str:
+def _where(record: Mapping[str, Any]) -> list[str]:
     """Say on what data and machines the runs were made."""
     runs = [run for method in record["methods"].values() for run in method["runs"]]
     images, tested = record["images"], "/".join(f"{n:,}" for n in sorted({run["test_images"] for run in runs}))
     machines = {f"{run['device']}, threads: {run['threads']}, {run['precision']}" for run in runs}
     seeds = max(len(method["runs"]) for method in record["methods"].values())
-    lines = [
+    return [
         f"{record['data']}, {record['threat']}; images: {images['train']:,} train, {images['held_out']:,} held out, {tested} test",
         *sorted(machines),
-        "one run of each method" if seeds == 1 else f"median (range) of {seeds} runs of each method",
+        "one run of each method" if seeds == 1 else f"median, and below it the range, of {seeds} runs of each method",
     ]
-    return "\n".join(lines)
 
 
 def compare_table(results: Mapping[str, Rows]) -> ScreenTable:
