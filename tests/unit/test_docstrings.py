@@ -1,9 +1,16 @@
 """Docstrings say what is done: the first line is a sentence, a function's begins with a verb; and the names in them exist."""
 
 import ast
+import builtins
+import importlib
+import io
 import re
+import tokenize
 from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -100,3 +107,56 @@ def test_a_parameter_that_was_renamed_is_found() -> None:
     docstring = "Read it.\n\nArgs:\n    kept: where verdicts are:\n        in a file.\n    rows: (N,).\n\nReturns: it."
     assert listed(docstring) == ["kept", "rows"]
     assert set(listed(docstring)) - names_in(node) == {"kept"}
+
+
+NAME = re.compile(r"(?<!`)`([A-Za-z_][\w.]*)`(?!`)")
+
+
+@cache
+def words_of_the_source() -> set[str]:
+    """All names in the code of the package, and words that stand alone in strings: no comments, no sentences."""
+    text = "".join(path.read_text(encoding="utf-8") for path in FILES)
+    tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+    names = {token.string for token in tokens if token.type == tokenize.NAME}
+    return names | {token.string.strip("\"'") for token in tokens if token.type == tokenize.STRING}
+
+
+def exists(name: str, module: ModuleType) -> bool:
+    """Tell whether a name in a docstring of a module is one: of the module, the package, Python or a library."""
+    head, *rest = name.split(".")
+    if head == "mmard" or hasattr(module, head):
+        return has(mmard if head == "mmard" else getattr(module, head), rest)
+    if rest:
+        return head in words_of_the_source() or find_spec(head) is not None
+    return hasattr(builtins, head) or head in words_of_the_source()
+
+
+def has(thing: object, names: list[str]) -> bool:
+    """Tell whether a module or a class has a name, that one the next, and so on; of an object's own nothing is known."""
+    if not names:
+        return True
+    if isinstance(thing, ModuleType) and not hasattr(thing, names[0]):
+        path = f"{thing.__name__}.{names[0]}"
+        return find_spec(path) is not None and has(importlib.import_module(path), names[1:])
+    if not hasattr(thing, names[0]):
+        return names[0] in vars(thing).get("__annotations__", {})
+    return has(getattr(thing, names[0]), names[1:])
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.stem != "__main__"], ids=lambda path: path.relative_to(SRC).as_posix()
+)
+def test_names_in_docstrings_are_names(path: Path) -> None:
+    parts = path.relative_to(SRC).with_suffix("").parts
+    module = importlib.import_module(".".join(("mmard", *parts)).removesuffix(".__init__"))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, documented)]
+    said = {name for node in nodes for name in NAME.findall(ast.get_docstring(node) or "")}
+    assert sorted(name for name in said if not exists(name, module)) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["mmard.nothing", "mmard.core.nothing", "Nothing", "nothing_at_all", "Path.nothing", "Lost.a"]
+)
+def test_a_name_that_is_none_is_found(name: str) -> None:
+    assert not exists(name, importlib.import_module("mmard.api.build"))

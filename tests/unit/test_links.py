@@ -13,7 +13,14 @@ PAGES = [
     *(ROOT / "zoo").glob("*.md"),
     *(ROOT / "tests").rglob("*.md"),
 ]
-LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
+LINK = re.compile(
+    r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)(?:\s+['\"][^)]*)?\)"  # [text](target "title")
+    r"|^\[[^\]]+\]: *(\S+)"  # [text]: target
+    r"|\b(?:href|src)=['\"]([^'\"]+)",  # what is written in HTML, which mkdocs leaves as it is
+    re.MULTILINE,
+)
+NAMED = re.compile(r"(?<![\w/.-])(?:docs(?!/results/)|zoo|examples|recipes)/[a-z0-9_/-]+\.(?:md|py|yaml)\b")
+"""A page or a file as texts and messages name it; NAME.md stands for any, and a reader may have results of his own."""
 
 
 def prose(page: Path) -> str:
@@ -29,8 +36,12 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
 
 
+def targets(page: Path) -> list[str]:
+    return ["".join(parts) for parts in LINK.findall(prose(page))]
+
+
 def broken(page: Path) -> Iterator[str]:
-    for link in LINK.findall(prose(page)):
+    for link in targets(page):
         target, _, anchor = link.partition("#")
         if re.match(r"[a-z]+:", link):
             continue
@@ -51,10 +62,28 @@ def test_a_broken_link_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyP
     page = tmp_path / "page.md"
     page.write_text(
         "# A head: on `x`\n[a](gone.md) [b](#a-head-on-x) [c](#no) `[d](no.md)` ![e](no.png) [f](https://x/y.md)\n"
+        '[g](g.md "title") <a href="h.md">h</a> <img src="i.png"> [j][j]\n\n[j]: j.md\n'
     )
-    assert list(broken(page)) == ["gone.md", "#no: no such heading", "no.png"]
+    assert list(broken(page)) == ["gone.md", "#no: no such heading", "no.png", "g.md", "h.md", "i.png", "j.md"]
+
+
+def named_but_gone(text: str) -> list[str]:
+    return [name for name in NAMED.findall(text) if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*PAGES, *(ROOT / "src").rglob("*.py"), *(ROOT / "recipes").rglob("*.yaml"), *(ROOT / "examples").rglob("*.py")],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_files_that_a_text_names_are_there(path: Path) -> None:
+    assert named_but_gone(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_file_that_is_gone_would_be_seen() -> None:
+    assert named_but_gone("see docs/data.md, `docs/gone.md` and x/docs/no.md") == ["docs/gone.md"]
 
 
 def test_every_page_of_results_is_reached_from_the_claims() -> None:
-    linked = set(LINK.findall(prose(ROOT / "docs/results.md")))
+    linked = set(targets(ROOT / "docs/results.md"))
     assert {f"results/{page.name}" for page in (ROOT / "docs/results").glob("*.md")} <= linked
