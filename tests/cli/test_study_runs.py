@@ -41,6 +41,25 @@ def teacher_settings(tmp_path: Path) -> dict[str, Any]:
             "teacher_check": "none"}  # fmt: skip
 
 
+def test_what_all_cells_want_and_is_not_there_is_one_line_before_the_first(mmard: Run, tmp_path: Path) -> None:
+    grid = {"method": {"iad_2": "iad_2", "rslad": "rslad"}}
+    natural = {"teachers.natural": "here/digits-teacher-natural", "teacher_check": "none"}
+    write(tmp_path / "s.yaml", base="digits-rslad", settings=natural, grid=grid)
+    done = mmard("study", "s.yaml")
+    assert done.returncode == 2
+    cure = "train it first: mmard train digits-teacher-natural out=here/digits-teacher-natural"
+    assert done.stderr == f"error: cell iad_2/seed-0: no model at here/digits-teacher-natural yet; {cure}\n"
+    gone = {"data.name": "parquet", "data.train": "gone-*.parquet", "data.test": "gone.parquet"}
+    write(tmp_path / "s.yaml", base="digits-rslad", settings=gone, grid={"method": {"rslad": "rslad", "ard": "ard"}})
+    assert mmard("study", "s.yaml", "--dry-run").returncode == 0
+    done = mmard("study", "s.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "error: teacher runs/digits-teacher: there is no file gone.parquet, which data.test names"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_cell_that_fails_is_listed_and_the_others_go_on(
     mmard: Run, teacher_settings: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -289,13 +290,20 @@ def _check_networks(settings: Settings, method: Method) -> None:
         )
     averages_are_not_given(method, settings.teachers)
     for source in [source for name, source in teachers_of(settings).items() if name != "teacher" or not will_come]:
-        if not is_foreign(source) and (file := find_model(source)).suffix == ".json":
+        if not is_foreign(source) and (file := _model_at(source)).suffix == ".json":
             Card.read(file)
     made = [name for name, companion in method.companions.items() if companion.fresh is not None]
     have = [*settings.teachers, *(["teacher"] if settings.teacher else []), *made]
     must_be_whole(method, have, settings.train.epochs)
     if settings.attack.stop_at == "teacher" and "teacher" not in have:
         raise MissingModelError("teacher", ["student", *have], "attack.stop_at=teacher")
+
+
+def _model_at(source: str) -> Path:
+    """Find a network's file; where its folder is called as a recipe is, and not there yet, say how it is trained."""
+    if (name := Path(source).name) in recipes() and not Path(source).expanduser().exists():
+        raise MmardError(f"no model at {source} yet; train it first: mmard train {name} out={shlex.quote(source)}")
+    return find_model(source)
 
 
 def must_be_whole(method: Method, names: Iterable[str], epochs: int = 200) -> None:

@@ -85,6 +85,7 @@ def _run(
 ) -> dict[str, str]:
     """Run what is not done yet; returns name → error of what failed."""
     from mmard.runs.folder import RunFolder
+    from mmard.study.jobs import must_have_data
     from mmard.study.progress import Screen
     from mmard.study.queue import run_all
     from mmard.utils.errors import Interrupted
@@ -93,6 +94,7 @@ def _run(
     console.say(f"{len(jobs)} runs in {plan.folder}, {len(jobs) - len(todo)} of them done")
     if not todo:
         return {}
+    must_have_data(todo)
     folder = RunFolder(plan.folder)
     folder.lock()
     try:

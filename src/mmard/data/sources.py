@@ -17,6 +17,7 @@ from mmard.data.labels import Known
 from mmard.data.listed import listed
 from mmard.data.npz import NpzFile
 from mmard.data.parts import TEST_SPLITS, Arrays, Part, Wanted, ready
+from mmard.data.patterns import patterns_of
 from mmard.data.shards import expanded, sharded
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.safe_open import must_be_itself
@@ -160,8 +161,8 @@ def _train_and_test(options: FileOptions) -> dict[str, list[str]]:
         raise MmardError(
             f"{options.name} needs both data.train=FILES and data.test=FILES, or data.test_split=0.2 in place of the latter"
         )
-    files = {"train": _files(options.train, "train")}
-    return files | ({"test": _files(options.test, "test")} if options.test else {})
+    files = {"train": patterns_of(options.train, "train")}
+    return files | ({"test": patterns_of(options.test, "test")} if options.test else {})
 
 
 def _image_folder(options: FileOptions) -> dict[str, Part]:
@@ -252,21 +253,6 @@ def _open(options: FileOptions) -> dict[str, Part]:
         raise
     except Exception as e:  # the library has a dozen kinds of failure; each means that there is no such data here
         raise MmardError(f"cannot load data set {name!r}: {first_line(e)}") from e
-
-
-def _files(given: str | Sequence[str], key: str) -> list[str]:
-    """Make patterns for the datasets library; a path that exists stands for itself, whatever its letters mean in a pattern."""
-    patterns = []
-    for one in [given] if isinstance(given, str) else given:
-        path = Path(one).expanduser()
-        if path.is_dir():
-            raise MmardError(f"data.{key}={one} is a folder; give its files: 'data.{key}={one}/*.parquet'")
-        must_be_itself(path)
-        if not (path.exists() or "://" in one or set(one) & set("*?[{")):
-            cure = f"give data.{key}=FILE, or other data: data.name=uoft-cs/cifar10, say (docs/data.md)"
-            raise MmardError(f"there is no file {one}, which data.{key} names; {cure}")
-        patterns.append(glob.escape(str(path.absolute())) if path.exists() else one if "://" in one else str(path))
-    return patterns
 
 
 @dataclass(frozen=True)

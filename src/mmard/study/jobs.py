@@ -7,6 +7,7 @@ from pathlib import Path
 from mmard.api.build import resolve
 from mmard.api.settings import Settings
 from mmard.api.train import UNIMPORTANT, must_be_free, teacher_of
+from mmard.data.patterns import patterns_of
 from mmard.evaluation.suite import choose_attacks, suite
 from mmard.runs.evaluation import find_evaluation, is_complete
 from mmard.runs.folder import RunFolder, differences, epochs_done
@@ -90,6 +91,17 @@ def one_device(settings: Settings) -> None:
     """Raise MmardError unless a cell is for one device, which is what it gets."""
     if (n := settings.engine.devices * settings.engine.nodes) > 1:
         raise MmardError(f"engine.devices × engine.nodes is {n}; a study gives each cell one device: expected 1")
+
+
+def must_have_data(jobs: Iterable[Job]) -> None:
+    """Raise MmardError where the files of a job's data are not there: once, rather than in every cell."""
+    for job in jobs:
+        data = job.settings.data
+        for key, given in (("train", data.train), ("test", data.test)):
+            try:
+                patterns_of(given or (), key)
+            except MmardError as e:
+                raise MmardError(f"{job.name}: {e}; a study names its data under settings") from e
 
 
 def must_be_ours(jobs: Iterable[Job]) -> None:
