@@ -8,10 +8,8 @@ nesterov's momentum. Published: τ 2.5 → 2 and λ .7 → .95 on CIFAR-10 (with
 """
 
 import math
-from typing import Annotated
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from mmard.attacks.pgd import Pgd
@@ -21,7 +19,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.losses import log_probs
 from mmard.methods.papers import Citation
-from mmard.utils.validation import Number, Positive
+from mmard.utils.validation import Positive, Share, ZeroToOne
 
 CITATION = Citation(
     authors="Wu et al.",
@@ -30,8 +28,6 @@ CITATION = Citation(
     year=2024,
     arxiv="2305.12118",
 )
-
-Share = Annotated[Number, Field(ge=0, le=1)]
 
 
 def _between(ends: tuple[float, float], progress: float) -> float:
@@ -57,8 +53,8 @@ def rectified(v: Views, tau: tuple[float, float] = (2.5, 2.0), lam: tuple[float,
 
 def adr(
     tau: tuple[Positive, Positive] = (2.5, 2.0),
-    lam: tuple[Share, Share] = (0.7, 0.95),
-    decay: Annotated[Number, Field(ge=0, lt=1)] = 0.995,
+    lam: tuple[ZeroToOne, ZeroToOne] = (0.7, 0.95),
+    decay: Share = 0.995,
     attack_in_train_mode: bool = False,
 ) -> Method:
     """ADR (Wu 2024): labels softened by the student's own running average; needs no teacher."""

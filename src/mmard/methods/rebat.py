@@ -8,10 +8,7 @@ than the attack finds others. A stronger attack from the drop on, and a drop by 
 shows it x in that mode after each step (not offered).
 """
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from mmard import losses
@@ -23,7 +20,7 @@ from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
 from mmard.utils.numbers import beginning
-from mmard.utils.validation import NotNegative, Number
+from mmard.utils.validation import NotNegative, Share
 
 CITATION = Citation(
     authors="Wang et al.",
@@ -45,7 +42,7 @@ def held_back(v: Views, begin: float = 0.525) -> Tensor:
 def rebat(
     beta: NotNegative = 1.0,
     begin: NotNegative = 0.525,
-    decay: Annotated[Number, Field(ge=0, lt=1)] = 0.999,
+    decay: Share = 0.999,
     attack_in_train_mode: bool = False,
 ) -> Method:
     """ReBAT (Wang 2023): PGD-AT whose student is held to its own average after the learning rate's drop; needs no teacher."""

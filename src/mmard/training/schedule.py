@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import share_of_run
-from mmard.utils.validation import AsWritten, Count, NotNegative, Positive, Section, Share
+from mmard.utils.validation import AsWritten, Count, NotNegative, Positive, Section, Share, ZeroToOne
 
 
 class Plan(Section):
@@ -37,12 +37,12 @@ class Plan(Section):
     batch_size: Count = 128
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Annotated[float, Field(ge=0, le=100), AsWritten] = 0.1  # more is a slip of the pen, and no loss stays finite
-    momentum: Annotated[float, Field(ge=0, le=1), AsWritten] = 0.9
+    momentum: ZeroToOne = 0.9
     nesterov: bool = False
     weight_decay: Annotated[float, Field(ge=0, le=10), AsWritten] = 2e-4
     schedule: Literal["piecewise", "cosine", "one_cycle", "constant"] = "cosine"
     milestones: tuple[NotNegative, ...] = (0.7, 0.9)
-    decay: Annotated[float, Field(ge=0, le=1), AsWritten] = 0.1
+    decay: ZeroToOne = 0.1
     hold: NotNegative = 0.0
     warmup: Share = 0.0
     clip: Positive | None = None

@@ -36,7 +36,11 @@ Number = Annotated[float, AsWritten]
 Positive = Annotated[float, Field(gt=0), AsWritten]
 NotNegative = Annotated[float, Field(ge=0), AsWritten]
 Share = Annotated[float, Field(ge=0, lt=1), AsWritten]
+"""From 0, and below 1."""
 Fraction = Annotated[float, Field(gt=0, lt=1), AsWritten]
+"""Above 0, and below 1."""
+ZeroToOne = Annotated[float, Field(ge=0, le=1), AsWritten]
+"""Both ends are in it."""
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
