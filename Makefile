@@ -2,7 +2,7 @@
 # make test   set up and run the tests but the slow ones, which CI runs with `pytest -m slow` (MARK= for others)
 # make check  what must hold before a commit: lint, format, types, tests
 # make docs   build the documentation as a site; any warning is an error. To read it: python3 -m http.server -d site
-# make dist   build the wheel and the source archive, and try them in fresh environments (DIST= is for `.ci/dist.py --help`)
+# make dist   build the wheel and the source archive, and try them in fresh environments (DIST= for options of .ci/dist.py)
 # The versions in constraints.txt are installed; for the newest: make demo CONSTRAINTS=
 
 PYTHON ?= python3

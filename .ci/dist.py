@@ -1,7 +1,7 @@
 """Build the wheel and the source archive, and try each as a user would: fresh environments, each extra, an empty folder.
 
 make dist                                       without extras and with the light ones, on every Python there is
-make dist DIST="--extras timm,torchvision --torch 'torch==2.14.1 torchvision==0.29.1'"
+make dist DIST="--extras timm,torchvision --torch '-r .ci/torchvision.txt'"
 """
 
 import argparse

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmard import MmardError
-from mmard.data.augment import KINDS, augment, cutmix, random_colour_or_shape, random_crop, random_erasing, random_zoom
+from mmard.data.augment import KINDS, augment, cutmix, random_colour_or_shape, random_erasing, random_zoom, sample_crop
 from mmard.data.images import Images, split
 from mmard.data.sources import load
 
@@ -62,10 +62,10 @@ def test_mean_and_std_are_those_of_the_pixels() -> None:
 @given(padding=st.integers(1, 4), seed=st.integers(0, 50))
 def test_a_crop_is_a_window_of_the_padded_image(padding: int, seed: int) -> None:
     torch.manual_seed(seed)
-    x = torch.rand(3, 2, 5, 6)
+    x = torch.rand(3, 2, 5, width := 8 * padding)
     padded = torch.nn.functional.pad(x, [padding] * 4)
-    for image, wide in zip(random_crop(x, padding), padded, strict=True):
-        windows = wide.unfold(1, 5, 1).unfold(2, 6, 1)
+    for image, wide in zip(sample_crop(x, "crop")(x), padded, strict=True):
+        windows = wide.unfold(1, 5, 1).unfold(2, width, 1)
         assert any(
             torch.equal(windows[:, i, j], image) for i in range(windows.shape[1]) for j in range(windows.shape[2])
         )

@@ -29,6 +29,15 @@ def test_the_container_installs_extras_that_there_are() -> None:
     assert set(",".join(asked).split(",")) <= PROJECT["optional-dependencies"].keys()
 
 
+def test_the_pins_of_torchvision_stand_in_one_file() -> None:
+    pins = (ROOT / ".ci/torchvision.txt").read_text(encoding="utf-8")
+    assert re.findall(r"^(\w+)==\d", pins, re.M) == ["torch", "torchvision"]
+    for name in (".ci/run", ".ci/dist.py", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert "-r .ci/torchvision.txt" in text, name
+        assert not re.search(r"torch(vision)?==\d", text), name
+
+
 @pytest.mark.parametrize(
     "form", sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml")), ids=lambda form: form.stem
 )

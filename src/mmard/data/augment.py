@@ -77,11 +77,6 @@ class Augmentation:
         return Augmentation(self.padding, *parts)
 
 
-def random_crop(x: Tensor, padding: int) -> Tensor:
-    """Pad with zeros on all sides, then crop a window of the old size at a random place for each image."""
-    return _window(x, padding, *_corners(x, padding))
-
-
 def _corners(x: Tensor, padding: int) -> tuple[Tensor, Tensor]:
     top, left = torch.randint(0, 2 * padding + 1, (2, len(x), 1, 1), device=x.device)
     return top, left
