@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import mmard
+from mmard.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -21,6 +22,11 @@ def test_the_version_is_one() -> None:
     newest = re.findall(r"^## (\d\S*) – (\S+)$", changelog, re.M)[0]
     assert (mmard.__version__, str(citation["date-released"])) == newest
     assert PROJECT["version"] == citation["version"] == mmard.__version__
+
+
+def test_the_readme_counts_the_methods() -> None:
+    (count,) = re.findall(r"There are (\d+)\s+methods", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert int(count) == len(METHODS)
 
 
 def test_the_container_installs_extras_that_there_are() -> None:
