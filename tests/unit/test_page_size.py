@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,33 @@ def test_a_shortened_table_says_what_it_leaves_out() -> None:
     short = table.shortened(5)
     assert [row[0].text for row in short.rows] == ["0", "1"]
     assert short.note == "The first 2 of 9 rows; --also csv writes them all. As it is."
+
+
+def test_a_wide_table_is_cut_in_both_directions() -> None:
+    table = Table("t", "T", [f"c{i}" for i in range(1_000)], [[number(i)] * 1_000 for i in range(1_000)])
+    short = table.shortened(5_000)
+    assert (len(short.columns), len(short.rows), {len(row) for row in short.rows}) == (250, 20, {250})
+    assert short.note == "The first 20 of 1,000 rows and 250 of 1,000 columns; --also csv writes them all."
+
+
+def test_a_thousand_groups_have_room(tmp_path: Path) -> None:
+    (one,) = read(make_run(tmp_path / "s/a/seed-0", judged=scores(torch.arange(20).view(10, 2) % 3 > 0)))
+    (run,) = one.runs
+    groups = [
+        replace(
+            one, name=f"group {i}", runs=[replace(run, name=f"group {i}/seed-0", path=tmp_path / f"a long name {i}")]
+        )
+        for i in range(1_000)
+    ]
+    report = Report(groups, "many")
+    page = report.html("1")
+    assert len(page.encode()) <= MOST_BYTES
+    assert page.count("Of 1,000 groups the first 100;") == 4
+    assert "which (1000)" in page
+    assert "<li>and 900 more</li>" in page
+    assert "(1000 runs; the command is for the first 100)" in page
+    assert "and 980 groups more" in page
+    assert all(len(part.runs) == 1_000 for part in report.missing())
 
 
 def test_curves_share_the_points_of_a_chart_and_few_points_are_dots() -> None:

@@ -25,16 +25,19 @@ class Room:
         cells: of a table.
         pictures: bytes of all the examples, and again of all the figures of diagnoses.
         settings: groups whose settings are written out.
+        groups: that are drawn, and told of beyond the tables; places of a finding.
     """
 
     points: int = CHART_POINTS
     cells: int = 5_000
     pictures: int = 500_000
     settings: int = 50
+    groups: int = 100
 
     def halved(self) -> "Room":
         """Return half of the room."""
-        return Room(self.points // 2, self.cells // 2, self.pictures // 2, self.settings // 2)
+        groups = max(1, self.groups // 2)
+        return Room(self.points // 2, self.cells // 2, self.pictures // 2, self.settings // 2, groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,17 +94,22 @@ class Report:
     def _page(self, version: str, whole: Sequence[Table], room: Room) -> str:
         tables = {table.key: table.shortened(room.cells) for table in whole}
         groups, main = self.groups, self.main
+        drawn, of_first = groups[: room.groups], section.first_groups(len(groups), room.groups)
         sections = [
             ("summary", "Summary", section.summary(groups, tables)),
-            ("know", "What to know", section.findings(groups, main, tables)),
-            ("curves", "Learning curves", curve_charts.learning_curves(groups, room.points)),
-            ("radius", "Accuracy against eps", curve_charts.accuracy_against_eps(groups, main, tables, room.points)),
-            ("by-class", "Classes", section.by_class(groups, main, tables)),
+            ("know", "What to know", section.findings(groups, main, tables, room.groups)),
+            ("curves", "Learning curves", of_first(curve_charts.learning_curves(drawn, room.points))),
+            (
+                "radius",
+                "Accuracy against eps",
+                of_first(curve_charts.accuracy_against_eps(drawn, main, tables, room.points)),
+            ),
+            ("by-class", "Classes", of_first(section.by_class(drawn, main, tables))),
             ("examples", "Examples", section.examples(groups, main, room.pictures)),
             ("boundary", "Teacher's boundary", section.boundary(groups, tables, room.pictures)),
             ("costs", "Cost", section.cost(tables)),
-            ("settings", "Formula and settings", section.settings(groups, tables, room.settings)),
-            ("missing", "Not there yet", section.missing(self.missing())),
+            ("settings", "Formula and settings", of_first(section.settings(drawn, tables, room.settings))),
+            ("missing", "Not there yet", section.missing(missing_of(groups, main, room.groups), room.groups)),
         ]
         context = {"title": self.title, "about": self.about, "version": version}
         context |= {"style": asset("style.css"), "script": asset("script.js")}

@@ -22,6 +22,8 @@ from mmard.runs.evaluation import JsonObject
 from mmard.runs.groups import Group, accuracy, attacks_of, curve_of
 from mmard.utils.numbers import mean_sd
 
+MOST_TOLD = 20
+"""Groups up to which a note tells of each."""
 CHARTED = 20
 """Classes up to which they are drawn, and stand in their own order in the table."""
 
@@ -180,7 +182,8 @@ def classes_table(groups: Sequence[Group], main: str) -> Table | None:
     titles = [f"{group.name}: {what}, %" for group, _ in found for what in ("worst case", "clean")]
     titles = [t.partition(": ")[2] for t in titles] if len(found) == 1 else titles
     rows = [[words(name), _count(first, name), *(c for _, by in found for c in _of_class(by, name))] for name in names]
-    worst = "; ".join(f"{group.name}: {by.names[by.worst]}, {by.robust[by.worst]:.1f} %" for group, by in found)
+    told = [f"{group.name}: {by.names[by.worst]}, {by.robust[by.worst]:.1f} %" for group, by in found[:MOST_TOLD]]
+    worst = "; ".join([*told, *([f"and {len(found) - MOST_TOLD:,} groups more"] if len(found) > MOST_TOLD else [])])
     order = f" The least robust of {found[0][0].name} first." if many else ""
     note = f"Worst class – {worst}.{order} Means over seeds. Of {found[0][1].source}: right under every attack of it."
     return Table("classes", "Accuracy by class", ["class", "images", *titles], rows, note=note)

@@ -1,6 +1,6 @@
 """The sections of a report: each collects what its template shows, and is empty where there is nothing to show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,15 @@ def summary(groups: Sequence[Group], tables: Tables) -> Markup:
     return section("summary", tables=tables, count=sum(len(group.runs) for group in groups))
 
 
-def findings(groups: Sequence[Group], main: str, tables: Tables) -> Markup:
-    """Show findings in plain words, and the checks that evaluations kept."""
-    return section("findings", tables=tables, findings=findings_of(groups, main))
+def first_groups(count: int, most: int) -> Callable[[Markup], Markup]:
+    """Return what says in front of a section that it is of the first ``most`` groups; where there are no more, nothing."""
+    note = Markup('<p class="note">Of {:,} groups the first {:,}; the tables of --also csv have all.</p>')
+    return lambda inside: note.format(count, most) + inside if inside and count > most else inside
+
+
+def findings(groups: Sequence[Group], main: str, tables: Tables, most: int) -> Markup:
+    """Show findings in plain words, each with the first ``most`` places, and the checks that evaluations kept."""
+    return section("findings", tables=tables, findings=findings_of(groups, main), most=most)
 
 
 def by_class(groups: Sequence[Group], main: str, tables: Tables) -> Markup:
@@ -131,6 +137,6 @@ def _history(group: Group) -> list[str]:
     return told
 
 
-def missing(found: Sequence[Missing]) -> Markup:
-    """Show a line for each part that is not there, with its command."""
-    return section("missing", parts=found) if found else Markup()
+def missing(found: Sequence[Missing], most: int) -> Markup:
+    """Show a line for each part that is not there, with its command, which is for the first ``most`` runs."""
+    return section("missing", parts=found, most=most) if found else Markup()

@@ -54,12 +54,18 @@ class Table:
     note: str = ""
 
     def shortened(self, cells: int) -> "Table":
-        """Return it with as many of its first rows as ``cells`` cells make, and a note where rows are left out."""
-        most = max(1, cells // len(self.columns))
-        if len(self.rows) <= most:
+        """Return it with as many of its first rows as ``cells`` cells make, and a note where rows are left out.
+
+        Of columns it has a row's share, one in twenty of the cells: a table of many groups may have two of each.
+        """
+        width = min(len(self.columns), max(self.words + 1, cells // 20))
+        most = min(len(self.rows), max(1, cells // width))
+        cut = [(most, len(self.rows), "rows"), (width, len(self.columns), "columns")]
+        parts = [f"{shown:,} of {there:,} {what}" for shown, there, what in cut if shown < there]
+        if not parts:
             return self
-        left_out = f"The first {most:,} of {len(self.rows):,} rows; --also csv writes them all."
-        return replace(self, rows=self.rows[:most], note=f"{left_out} {self.note}".rstrip())
+        note = f"The first {' and '.join(parts)}; --also csv writes them all. {self.note}".rstrip()
+        return replace(self, columns=self.columns[:width], rows=[row[:width] for row in self.rows[:most]], note=note)
 
     def html(self) -> Markup:
         """Write it with a button in each head that sorts; one row has nothing to sort."""

@@ -20,8 +20,8 @@ class Missing:
     command: str
 
 
-def missing_of(groups: Sequence[Group], main: str) -> list[Missing]:
-    """List the parts of the report that runs lack, in the order of the report."""
+def missing_of(groups: Sequence[Group], main: str, most: int | None = None) -> list[Missing]:
+    """List the parts of the report that runs lack, in the order of the report; a command is for the first ``most`` of them."""
     runs = [run for group in groups for run in group.runs]
     parts: list[tuple[str, Callable[[Run], bool], Callable[[Sequence[Run]], str]]] = [
         ("an end of the training", lambda run: run.finished, _resume),
@@ -52,7 +52,7 @@ def missing_of(groups: Sequence[Group], main: str) -> list[Missing]:
     for what, there, command in parts:
         lacking = [run for run in runs if not there(run)]
         if lacking:
-            found.append(Missing(what, tuple(run.name for run in lacking), command(lacking)))
+            found.append(Missing(what, tuple(run.name for run in lacking), command(lacking[:most])))
     return found
 
 
