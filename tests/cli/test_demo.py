@@ -23,7 +23,7 @@ def less(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     read = settings.read_settings
     monkeypatch.setattr(settings, "read_settings", lambda recipe, own: read(recipe, {**own, **changes}))
     monkeypatch.setattr(spec, "Evaluation", lambda: jobs.Evaluation(attacks="fgsm", limit=40))
-    monkeypatch.setattr(demo, "TEACHER_EPOCHS", 1)
+    monkeypatch.setattr(demo, "SHORTER", {"train.epochs": 1, "attack.steps": 1})
     return changes
 
 
