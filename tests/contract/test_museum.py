@@ -156,14 +156,18 @@ def test_a_randomised_model_is_judged_over_draws_and_the_table_says_so(net: Clas
 
 
 @pytest.mark.parametrize("factor", [2.0**-20, 2.0**20])  # powers of two, which rounding does not touch
-def test_a_margin_loss_cures_what_scale_does_and_without_one_it_is_an_error(
-    factor: float, net: Classifier, digits: DataSet
-) -> None:
-    scaled = Exhibit(copy.deepcopy(net), same, times(factor))
+def test_a_margin_loss_knows_no_scale(factor: float, net: Classifier, digits: DataSet) -> None:
+    scores = evaluated(Exhibit(copy.deepcopy(net), same, times(factor)), digits)
+    plain = evaluated(net, digits)
+    assert scores.accuracy("C&W") == plain.accuracy("C&W")
+    check = scores.metadata["checks"][0]
+    assert (check["name"], check["level"]) == ("scale", "warning")
+
+
+def test_large_logits_without_a_margin_loss_are_an_error(net: Classifier, digits: DataSet) -> None:
+    """Small ones cost PGD on the cross-entropy few images, and on some processors too few to tell."""
+    scaled = Exhibit(copy.deepcopy(net), same, times(2.0**20))
     with pytest.raises(CheckError, match="scale") as e:
         evaluated(scaled, digits, "fgsm,pgd-20")
     assert e.value.check.name == "scale"
-    scores, plain = evaluated(scaled, digits), evaluated(net, digits)
-    assert scores.accuracy("C&W") == plain.accuracy("C&W")
-    assert scores.accuracy("PGD-20") > plain.accuracy("PGD-20")  # what the flag is for
-    assert scores.metadata["checks"][0]["level"] == "warning"
+    assert evaluated(scaled, digits).accuracy("PGD-20") > evaluated(net, digits).accuracy("PGD-20")
