@@ -111,7 +111,7 @@ def ours(model: nn.Module, images: Images, threat: Threat, auto: AutoAttack, clo
     return [stage.right for stage in stages]
 
 
-def main() -> None:
+def asked() -> argparse.Namespace:
     read = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     read.add_argument("words", nargs="+", metavar="MODEL [KEY=VALUE]...")
     read.add_argument("--protocol", choices=["standard", "quick"], default="standard")
@@ -122,7 +122,11 @@ def main() -> None:
     read.add_argument("--device", type=torch.device, default="cpu", help="of networks and images")
     read.add_argument("--other-seed", action="store_true")
     read.add_argument("--json", type=Path)
-    given = read.parse_args()
+    return read.parse_args()
+
+
+def main() -> None:
+    given = asked()
     path = find_model(Path(given.words[0]))
     metadata = metadata_of(weights_file(path))
     words = {**parse_overrides(given.words[1:]), "data.stream": True}

@@ -175,6 +175,16 @@ def test_a_benchmark_that_is_stopped_goes_on(mmard: Run, monkeypatch: pytest.Mon
     assert [line["epoch"] for line in RunFolder(folder).metrics()] == [1, 2]
 
 
+@pytest.mark.usefixtures("two_classes")
+def test_a_recipes_own_method_is_called_as_one_writes_it(tmp_path: Path) -> None:
+    from mmard.bench.accuracy import entries_of
+
+    file = tmp_path / "mine.yaml"
+    file.write_text(file.read_text().replace("method: pgd_at", "method: {name: rpat, base: trades, lam: 0.5}"))
+    (entry,) = entries_of(str(file), [], {}, accuracy=50, seeds=1, out=tmp_path, trust=False)
+    assert entry.label == "rpat(base=trades, lam=0.5)"
+
+
 def test_without_cifar_10_the_benchmark_is_on_digits_and_says_so(mmard: Run) -> None:
     done = mmard("bench", "--to-accuracy", 20, "--method", "peeraid(lam=3)")
     assert "recipe digits-rslad, on the embedded digits" in done.stdout

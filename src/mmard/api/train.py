@@ -1,5 +1,7 @@
 """Training from settings: what `mmard train` does, for Python."""
 
+import hashlib
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -236,6 +238,13 @@ def _warn_of_other_data(teacher: RunFolder, student_settings: Settings) -> None:
 
 
 UNIMPORTANT: dict[str, Any] = {**dict.fromkeys(NO_EFFECT, True), "data": {"stream"}}
+
+
+def fingerprint(settings: Settings, *but: str) -> str:
+    """Hash, in eight hex digits, all the settings that can change a result and are not the defaults; ``but`` leaves out more."""
+    left_out = {**UNIMPORTANT, **dict.fromkeys(but, True)}
+    important = settings.model_dump(mode="json", exclude=left_out, exclude_defaults=True)
+    return hashlib.sha256(json.dumps(important, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def must_be_free(folder: RunFolder, settings: Settings, resume: bool, extend: bool = False) -> None:

@@ -1,7 +1,5 @@
 """Seconds of training until an accuracy under attack: each method by its own run, judged after each epoch on held-out images."""
 
-import hashlib
-import json
 import math
 import re
 import shlex
@@ -15,8 +13,9 @@ import torch
 
 from mmard.api.build import Resolved, data_of, resolve
 from mmard.api.measure import processor
+from mmard.api.registry import label_of
 from mmard.api.settings import Settings, parse_overrides, read_settings
-from mmard.api.train import UNIMPORTANT, Watch, train_resolved
+from mmard.api.train import Watch, fingerprint, train_resolved
 from mmard.evaluation.scores import CLEAN, Scores
 from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json, write_json
@@ -85,8 +84,8 @@ def entries_of(
     found = []
     for text in methods or [""]:
         base = _settings_of(recipe, text, words, accuracy, trust)
-        label = text or str(base.method)
-        place = out / f"{_folder_of(label)}-{_digest(base)}"
+        label = text or label_of(base.method)
+        place = out / f"{_folder_of(label)}-{fingerprint(base, 'seed')}"
         seeded = ({"seed": seed, "out": str(place / f"seed-{seed}")} for seed in range(seeds))
         found.append(Entry(label, tuple(resolve(read_settings(base, one, own=False)) for one in seeded)))
     places = [entry.runs[0].settings.out for entry in found]
@@ -132,11 +131,6 @@ def with_settings(text: str) -> tuple[str, dict[str, Any]]:
 
 def _folder_of(label: str) -> str:
     return re.sub(r"[^\w.+=-]+", "-", label).strip("-")[:60]
-
-
-def _digest(settings: Settings) -> str:
-    important = settings.model_dump(mode="json", exclude={**UNIMPORTANT, "seed": True}, exclude_defaults=True)
-    return hashlib.sha256(json.dumps(important, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def run_to_accuracy(resolved: Resolved, watch: Watch, judge: Judge) -> dict[str, Any]:

@@ -91,9 +91,9 @@ def keep_exports(folder: Path, record: ExportRecord) -> ExportRecord:
     return whole
 
 
-def lost_accuracy(record: ExportRecord, sha256: str) -> str | None:
-    """Say how much clean accuracy an exported file loses, with what helps; None where it is not `MUCH`."""
-    network, made = record.rows[0].clean, next((row for row in record.rows if row.sha256 == sha256), None)
+def lost_accuracy(record: ExportRecord, digest: str) -> str | None:
+    """Say how much clean accuracy the exported file of this digest loses, with what helps; None where it is not `MUCH`."""
+    network, made = record.rows[0].clean, next((row for row in record.rows if row.sha256 == digest), None)
     if made is None or made.clean is None or network is None or network.value - made.clean.value <= MUCH:
         return None
     return (

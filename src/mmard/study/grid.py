@@ -1,14 +1,12 @@
 """The grid of a study: its cells, each with folder and settings."""
 
-import hashlib
 import itertools
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from mmard.api.settings import SECTIONS, Settings, flat, read_settings
-from mmard.api.train import UNIMPORTANT
+from mmard.api.train import fingerprint
 from mmard.runs.folder import RunFolder
 from mmard.study.spec import OF_THE_STUDY, StudyFile, is_setting, not_ours
 from mmard.utils.errors import MmardError, unknown
@@ -42,9 +40,8 @@ class Cell:
 
     @property
     def fingerprint(self) -> str:
-        """Hash, in eight hex digits, all the settings that can change a result and are not the defaults."""
-        important = self.settings.model_dump(mode="json", exclude=UNIMPORTANT, exclude_defaults=True)
-        return hashlib.sha256(json.dumps(important, sort_keys=True).encode()).hexdigest()[:8]
+        """Return the `fingerprint` of its settings."""
+        return fingerprint(self.settings)
 
 
 def cells_of(study: StudyFile) -> list[Cell]:
