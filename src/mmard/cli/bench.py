@@ -45,9 +45,11 @@ def bench(
     trust: console.Trusted = False,
     to: Json = None,
 ) -> None:
-    """Measure how fast a step is, against the same step written plainly and the base method's; a minute on two cores.
+    """Measure how fast a training step is, or how long a training takes until its student is so robust.
 
-    [bold]mmard bench --to-accuracy 20 --method rslad --method pgd_at[/bold]   training until a student is so robust
+    [bold]mmard bench --method mmard[/bold]   a step, beside the same written plainly, and the base method's
+
+    [bold]mmard bench --to-accuracy 20 --method rslad --method pgd_at[/bold]   whole trainings
     """
     from mmard.api.settings import Settings
     from mmard.utils.files import must_take_a_file, write_json

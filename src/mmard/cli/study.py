@@ -15,7 +15,9 @@ if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none o
     from mmard.study.spec import StudyFile
 
 
-Source = Annotated[str, typer.Argument(metavar="STUDY", help="A .yaml file (docs/studies.md), or smoke.")]
+Source = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A .yaml file (docs/studies.md), or a built-in one: smoke.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show the cells and their state.")]
 ReportOnly = Annotated[bool, typer.Option("--report-only", help="Only make tables and figure from what is done.")]
 Into = Annotated[
