@@ -24,7 +24,8 @@ from pyautoattack import AutoAttack as Package
 from torch import Tensor, nn
 
 from mmard.api.build import data_of
-from mmard.api.settings import parse_overrides, read_settings
+from mmard.api.overrides import parse_overrides
+from mmard.api.settings import read_settings
 from mmard.attacks.autoattack import AutoAttack
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat

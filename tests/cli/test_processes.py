@@ -220,7 +220,8 @@ def test_processes_share_an_evaluation_and_give_the_same_verdicts(
 
 WITNESS = """
 import torch, torch.distributed as dist
-from mmard.api.settings import parse_overrides, read_settings
+from mmard.api.overrides import parse_overrides
+from mmard.api.settings import read_settings
 from mmard.api.train import train
 from mmard.training import trainer
 

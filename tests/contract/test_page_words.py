@@ -22,8 +22,9 @@ from pages import BLOCK, PAGES, ROOT, SITE, Block, blocks, named, with_blocks
 
 import mmard
 from mmard.api.catalogue import catalogue
+from mmard.api.overrides import parse_overrides
 from mmard.api.registry import build_method, names_of
-from mmard.api.settings import Settings, parse_overrides, read_settings
+from mmard.api.settings import Settings, read_settings
 from mmard.bench.accuracy import with_settings
 from mmard.cli.app import COMMANDS, app
 from mmard.cli.recipe_words import split_words

@@ -12,7 +12,8 @@ from helpers import QUICK, Run
 
 import mmard
 from mmard import MmardError
-from mmard.api.settings import parse_overrides, read_settings
+from mmard.api.overrides import parse_overrides
+from mmard.api.settings import read_settings
 from mmard.training import tracking
 from mmard.training.callbacks import Watcher
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from helpers import Run
 
+from mmard.api.overrides import parse_overrides
 from mmard.api.registry import build_method
-from mmard.api.settings import parse_overrides, read_settings
+from mmard.api.settings import read_settings
 from mmard.runs.folder import RunFolder
 from mmard.study.spec import read_study
 from mmard.utils.errors import MmardError

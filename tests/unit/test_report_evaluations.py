@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from handmade import judge, make_run
 
-from mmard.api.settings import parse_overrides
+from mmard.api.overrides import parse_overrides
 from mmard.evaluation.scores import read_table, table_text
 from mmard.report import result_tables
 from mmard.report.card import card

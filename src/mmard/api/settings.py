@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr
 
+from mmard.api.overrides import stand_once
 from mmard.api.recipe_files import is_package_file, recipe_file, with_bases
 from mmard.api.registry import names_of, spec_of
 from mmard.api.replaced_settings import forget_replaced
@@ -21,7 +22,6 @@ from mmard.training.tracking import TRACKERS
 from mmard.training.validation import Validation
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import shortened
-from mmard.utils.text_files import NoYamlError, parse_yaml
 from mmard.utils.trust import Trust
 from mmard.utils.validation import Count, Fraction, NotNegative, Positive, Section, Seed, plain, validated
 
@@ -290,33 +290,6 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list | tuple):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _texts(part)
-
-
-def parse_overrides(words: list[str]) -> dict[str, Any]:
-    """Parse overrides: ``["train.lr=0.05", "method=adaad"]`` → a dict; values are read as YAML."""
-    pairs: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise MmardError(f"{word!r} is no setting; expected key=value, such as train.epochs=10")
-        try:
-            pairs[key] = parse_yaml(value, f"the value of {key}")
-        except NoYamlError:
-            pairs[key] = value
-    return pairs
-
-
-def stand_once(flat: Mapping[str, Any], where: str) -> None:
-    """Raise MmardError where a setting stands twice, such as ``train.lr`` and ``lr`` within ``train``."""
-    seen: set[str] = set()
-    for key, value in flat.items():
-        inside = [f"{key}.{part}" for part in value] if isinstance(value, Mapping) else [key]
-        twice = [at for at in inside if at in seen] + [at for at in seen if at.startswith(f"{key}.")]
-        if twice:
-            raise MmardError(
-                f"{where}: {twice[0]} and {key} stand apart, and the first would be lost; give it once, in {key}"
-            )
-        seen |= set(inside)
 
 
 def _network_parts(given: Any, key: str) -> Any:

@@ -13,8 +13,9 @@ import torch
 
 from mmard.api.build import Resolved, data_of, resolve
 from mmard.api.measure import processor
+from mmard.api.overrides import parse_overrides
 from mmard.api.registry import label_of
-from mmard.api.settings import Settings, parse_overrides, read_settings
+from mmard.api.settings import Settings, read_settings
 from mmard.api.train import Watch, fingerprint, train_resolved
 from mmard.evaluation.scores import CLEAN, Scores
 from mmard.utils.errors import MmardError

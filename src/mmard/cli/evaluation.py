@@ -8,7 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 
 from mmard.api.evaluate import evaluate_run
 from mmard.api.exported import surrogates
-from mmard.api.settings import parse_overrides, read_settings
+from mmard.api.overrides import parse_overrides
+from mmard.api.settings import read_settings
 from mmard.cli.recipe_words import as_keywords
 from mmard.evaluation.scores import Scores
 from mmard.models.foreign import is_foreign

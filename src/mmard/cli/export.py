@@ -54,7 +54,7 @@ def export(
 def _export(words: list[str], how: dict[str, Any], images: int | None, trust: bool) -> None:
     """Export, print how the file agrees with the network, and measure it on so many images (None: not at all)."""
     from mmard.api.export import export as write
-    from mmard.api.settings import parse_overrides
+    from mmard.api.overrides import parse_overrides
     from mmard.cli.evaluation import is_network
     from mmard.utils.errors import MmardError
 

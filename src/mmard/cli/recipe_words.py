@@ -21,7 +21,7 @@ Words = Annotated[
 
 def split_words(words: list[str] | None) -> tuple[str | None, dict[str, Any]]:
     """Split words into the recipe, where the first is one, and dotted settings."""
-    from mmard.api.settings import parse_overrides
+    from mmard.api.overrides import parse_overrides
 
     words = words or []
     recipe = words[0] if words and ("=" not in words[0] or Path(words[0]).exists()) else None

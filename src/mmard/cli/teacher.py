@@ -61,7 +61,7 @@ def _tell(found: "Examination", as_json: bool) -> None:
 
 def _examined(words: list[str], quiet: bool, options: dict[str, Any]) -> "Examination":
     """Examine with a progress bar."""
-    from mmard.api.settings import parse_overrides
+    from mmard.api.overrides import parse_overrides
     from mmard.api.teacher import examine
     from mmard.cli.recipe_words import as_keywords
     from mmard.training.callbacks import Bar, Watcher

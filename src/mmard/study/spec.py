@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PrivateAttr
 
+from mmard.api.overrides import stand_once
 from mmard.api.recipe_files import is_package_file, recipe_folders
-from mmard.api.settings import Settings, flat, read_settings, stand_once
+from mmard.api.settings import Settings, flat, read_settings
 from mmard.utils.argument_types import Names
 from mmard.utils.errors import MmardError, unknown
 from mmard.utils.files import write_text
