@@ -31,7 +31,7 @@ pytestmark = pytest.mark.figures
 
 SHARP = Path(__file__).parents[2] / "docs/results/cifar10-pays/ideas/sharp.py"
 OWN = {"ard": "teacher_tau", "iad": "teacher_tau", "iad_2": "teacher_tau", "adaiad": "teacher_tau"}
-SOFT = ("rslad", "ard", "adaad", "adaiad", "iad", "iad_2", "igdm", "saad", "saad_c", "mmard")
+SOFT = ("rslad", "ard", "adaad", "adaiad", "iad", "iad_2", "igdm", "saad", "saad_c", "mmard", "waypoints")
 
 
 class Divided(nn.Module):
@@ -92,6 +92,14 @@ def test_at_one_a_method_is_the_papers(name: str) -> None:
     assert str(METHODS[name](**{OWN.get(name, "tau"): 1})) == str(METHODS[name]())
     assert at_temperature(soft_adv, 1.0) is soft_adv
     assert at_temperature(soft_adv, [1, "1"]) is soft_adv
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_the_formula_says_the_temperature_of_each_term_that_asks_the_teacher(name: str) -> None:
+    method = METHODS[name](**{OWN.get(name, "tau"): 0.3})
+    asking = [str(each) for _, each in (*method.inner.terms, *method.outer.terms) if "T(x" in str(each)]
+    assert asking
+    assert [formula for formula in asking if "^0.3" not in formula] == []
 
 
 def sharp(call: str, **parameters: Any) -> Method:
