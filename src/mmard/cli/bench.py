@@ -127,7 +127,8 @@ def _figures_of(entry: "Entry") -> list[dict[str, Any]]:
         except KeyboardInterrupt:
             raise Interrupted("the same command goes on") from None
         reached = "reached" if figures["reached"] else "not reached"
-        took = f": {reached} after {figures['epochs']} epochs, {figures['seconds']:.1f} s"
+        epochs = f"{figures['epochs']} epoch{'s' if figures['epochs'] > 1 else ''}"
+        took = f": {reached} after {epochs}, {figures['seconds']:.1f} s"
         console.say((name, "bold"), f"{took}; held-out {figures['held_out']:.2f} %, test {figures['test']:.2f} %")
         found.append(figures)
     return found
