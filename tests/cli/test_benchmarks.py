@@ -250,6 +250,8 @@ def test_an_epoch_that_was_cut_in_two_counts_whole() -> None:
         (["--to-accuracy", "20", "teacher=null"], "the method asks for a 'teacher' model"),
         (["--to-accuracy", "20", "teacher=none"], "the method asks for a 'teacher' model"),
         (["--to-accuracy", "20", "--method", "rslda"], "did you mean rslad"),
+        (["--to-accuracy", "20", "--method", ""], "--method is empty; expected a method"),
+        (["--to-accuracy", "20", "--seeds", "9999999999999999999"], "'--seeds'"),
         (["--to-accuracy", "20", "--method", "rslad train.lr"], "'train.lr' is no setting"),
         (["--to-accuracy", "20", "--method", "rslad 'a"], "No closing quotation; expected a method and settings"),
         (["--to-accuracy", "10"], "one class for every image has 10.4 % of the held-out images under any attack"),

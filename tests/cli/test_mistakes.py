@@ -143,6 +143,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "--method", "adr(tau=[2])"], ["method.tau is [2], expected a list of 2 numbers"]),
         (["train", "--method", "peeraid(peer_settings={tau: 0})"], ["'tau' is 0: expected a number above 0"]),
         (["results", "README.md"], ["cannot read README.md"]),
+        (["results", "."], ["cannot read .", "expected a Markdown page"]),
         (["train", "data.seed=-1"], ["'data.seed' is -1"]),
         (["train", "out="], ["'out' is"]),
         (["train", "train.warmup=2"], ["'train.warmup' is 2"]),

@@ -13,7 +13,9 @@ from helpers import Run, small_net
 from torch import Tensor, nn
 
 from mmard import MmardError, Threat, load_model
+from mmard.api.settings import read_settings
 from mmard.api.teacher import examine
+from mmard.api.train import teacher_of
 from mmard.data.images import Images
 from mmard.diagnostics.teaching import Lessons, Small, advice, lessons, temperature
 from mmard.models.architectures import Architecture, build
@@ -346,3 +348,13 @@ def test_without_the_package_the_line_says_how_to_get_it(there: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "robustbench.model_zoo", None)
     with pytest.raises(MmardError, match=r"pip install 'mmard\[robustbench\]'"):
         find_model("robustbench:cifar10/Linf/Chen2021LTD_WRN34_10")
+
+
+@pytest.mark.parametrize("name", ["zoo:cifar10-cnn-32-7", "zoo/cifar10-cnn-32-7.json", "zoo/cifar10-cnn-32-7"])
+def test_a_teacher_of_the_zoo_is_not_trained_anew_by_the_recipe_of_another(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = read_settings("digits-rslad", {"teacher": name, "out": str(tmp_path / "run")})
+    assert settings.teacher_recipe
+    assert teacher_of(settings) is None

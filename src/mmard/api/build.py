@@ -27,8 +27,9 @@ from mmard.data.sources import SOURCES, is_code, load, must_be_used, unused
 from mmard.methods.fair import ClassWeights
 from mmard.methods.waypoints import WayPoints
 from mmard.models.architectures import Architecture, build
-from mmard.models.cards import Card, find_model, weights_file
+from mmard.models.cards import Card, find_model, in_zoo, weights_file
 from mmard.models.foreign import NetworkSpec, is_foreign
+from mmard.models.robustbench import PREFIX
 from mmard.models.weights import architecture_facts, metadata_of
 from mmard.terms import OVER_THE_BATCH
 from mmard.training.averaging import Averaging
@@ -277,19 +278,26 @@ def _check(resolved: Resolved) -> None:
     _check_networks(settings, method)
 
 
+def has_a_recipe(settings: Settings) -> bool:
+    """Tell whether the teacher is a run that ``teacher_recipe`` makes where it is not there; no file, and none that has a name."""
+    teacher = settings.teacher
+    if not teacher or not settings.teacher_recipe or is_foreign(teacher):
+        return False
+    return not teacher.startswith(PREFIX) and in_zoo(teacher).suffix not in (".safetensors", ".json")
+
+
 def _check_networks(settings: Settings, method: Method) -> None:
     """Raise MmardError where a network that the method needs is not given, or not there and not to come."""
     if settings.teacher and Path(settings.teacher).expanduser().resolve() == Path(settings.out).expanduser().resolve():
         raise MmardError(f"{settings.out} cannot be its own teacher; choose another out=")
-    will_come = (
-        settings.teacher_recipe and settings.teacher and Path(settings.teacher).suffix not in (".safetensors", ".json")
-    )
     if wrong := {"student", "teacher", ""} & set(settings.teachers):
         raise MmardError(
             f"teachers.{min(wrong)} is no name for a further network; the robust teacher is given by teacher="
         )
     averages_are_not_given(method, settings.teachers)
-    for source in [source for name, source in teachers_of(settings).items() if name != "teacher" or not will_come]:
+    for source in [
+        source for name, source in teachers_of(settings).items() if name != "teacher" or not has_a_recipe(settings)
+    ]:
         if not is_foreign(source) and (file := _model_at(source)).suffix == ".json":
             Card.read(file)
     made = [name for name, companion in method.companions.items() if companion.fresh is not None]

@@ -16,6 +16,7 @@ from mmard.api.build import (
     data_of,
     engine_of,
     extra_of,
+    has_a_recipe,
     known_of,
     resolve,
 )
@@ -169,7 +170,7 @@ def teacher_of(student_settings: Settings) -> Resolved | None:
     It is the teacher's recipe on the student's data and split (it must not see what is held out), threat and machine.
     """
     teacher, recipe = student_settings.teacher, student_settings.teacher_recipe
-    if not (teacher and recipe) or is_foreign(teacher):
+    if not teacher or not recipe or not has_a_recipe(student_settings):
         return None
     if RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file():
         return None

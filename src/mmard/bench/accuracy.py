@@ -82,6 +82,8 @@ def entries_of(
     """
     if not 0 < accuracy <= 100:
         raise MmardError(f"--to-accuracy is {accuracy:g}, expected percent of the images, above 0 and at most 100")
+    if not all(text.strip() for text in methods):
+        raise MmardError("--method is empty; expected a method, such as rslad, or no --method for the recipe's")
     found = []
     for text in methods or [""]:
         base = _settings_of(recipe, text, words, accuracy, trust)

@@ -25,7 +25,9 @@ Batch = Annotated[int | None, typer.Option(min=2, help="Images a step; 8 by defa
 Size = Annotated[int | None, typer.Option(min=8, help="Height and width of an image; 32 by default.")]
 Repeats = Annotated[int | None, typer.Option(min=1, help="Turns of each step that are counted; 3 by default.")]
 ToAccuracy = Annotated[float | None, typer.Option(help=TO_ACCURACY)]
-Seeds = Annotated[int | None, typer.Option(min=1, help="With --to-accuracy: runs of each method; 1 by default.")]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="With --to-accuracy: runs of each method; 1 by default.")
+]
 Out = Annotated[Path | None, typer.Option(parser=console.path, help="With --to-accuracy: folder of the runs.")]
 Json = Annotated[Path | None, typer.Option("--json", parser=console.path, help="Also write all figures to this file.")]
 RUNS = Path("runs/to-accuracy")
