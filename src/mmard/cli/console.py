@@ -25,6 +25,8 @@ Trusted = Annotated[
 
 def path(word: str) -> Path:
     """Parse a path of the command line; ``~`` is the home folder, also where no shell has seen it."""
+    if not word:
+        raise typer.BadParameter("got no name, expected a file or folder")
     return Path(word).expanduser()
 
 

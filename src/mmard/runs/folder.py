@@ -62,7 +62,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open_to_append(self.path / ".lock")
         except OSError as e:
-            raise MmardError(f"cannot write in {self.path}: {first_line(e)}") from e
+            raise MmardError(f"cannot write in {self.path}: {first_line(e)}; choose another folder") from e
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
