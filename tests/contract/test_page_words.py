@@ -42,8 +42,6 @@ KINDS = {"python", "sh", "yaml", "json", "text", "markdown"}
 GENERATED = re.compile(
     r"<!-- (study|diagnosis|made by): .*?<!-- end of [^\n]*-->|^```text\n.*?^```", re.DOTALL | re.MULTILINE
 )
-RECORDS = {"cifar10-pays.md"}
-"""Pages that hold the words of plans as they were before the runs."""
 OTHERS = {"ray", "cd", "export", "curl", "python", "python3", "source", ".", "nvidia-cuda-mps-control"}
 """Words of the shell on pages that nothing here can check."""
 
@@ -59,7 +57,7 @@ def test_every_block_says_what_it_is(page: Path) -> None:
     assert {block.kind for block in blocks(page)} <= KINDS
 
 
-@pytest.mark.parametrize("page", **named([page for page in SITE if page.name not in RECORDS]))
+@pytest.mark.parametrize("page", **named(SITE))
 def test_no_line_is_longer_than_a_screen(page: Path) -> None:
     """But for tables and output that programs wrote: between the marks of a study, and in blocks of text.
 

@@ -305,6 +305,16 @@ def test_results_against_hand_computed_numbers(faked: StudyFile) -> None:
     assert Path("runs/study/figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_times_are_of_runs_on_a_gpu_alone_where_there_are_such(faked: StudyFile) -> None:
+    for cell in cells_of(faked)[:2]:  # a/seed-0, a/seed-1
+        cell.folder.append({"step": 4, "epoch": 4, "seconds": 0.5, "clean": 50.0, "robust": 30.0, "joules": 9.0})
+    results = publish.write_results(faked)
+    assert [group["figures"].get("seconds an epoch") for group in results["groups"]] == [{"mean": 2.5, "sd": 0.0}, None]
+    table = Path("runs/study/table.md").read_text()
+    assert "| b | 3 | 92.0 ± 10.0 | 46.0 ± 5.0 | 46.0 ± 5.0 | 50.0 ± 0.0 | 31.0 ± 0.0 | – |" in table
+    assert "of runs on a GPU alone" in table
+
+
 def test_pairs_share_seed_and_all_other_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sizes = {"small": {"student": "cnn-2-1"}, "large": {"student": "cnn-4-1"}}

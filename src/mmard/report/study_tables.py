@@ -62,7 +62,9 @@ def _how(results: Figures) -> str:
         if attack not in (CLEAN, WORST) and len({row["details"][attack] for row in rows}) == 1:
             text += f" {attack}: {rows[0]['details'][attack]}."
     mean = " (mean, where an inner process changes on the way)" if results.get("changing") else ""
-    return text + f" Seconds an epoch: median{mean}, on the machine and with as many runs at once as there were."
+    text += f" Seconds an epoch: median{mean}, on the machine and with as many runs at once as there were"
+    apart = len({row[SECONDS] is None for row in rows}) > 1
+    return text + ("; of runs on a GPU alone, as those on CPUs took other times." if apart else ".")
 
 
 def comparisons_table(comparisons: Sequence[Figures]) -> Table:

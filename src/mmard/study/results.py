@@ -29,6 +29,7 @@ def results_of(study: StudyFile) -> dict[str, Any]:
     rows = [row for cell in cells if (row := row_of(cell, study)) is not None]
     if not rows:
         raise MmardError(f"{study.out}: no cell is trained and judged yet; mmard study does both")
+    _keep_comparable_times(rows, cells)
     there = {row["run"] for row in rows}
     measured = list(rows[0]["accuracies"])
     return {
@@ -79,6 +80,14 @@ def _seconds(cell: Cell, metrics: Sequence[CellResult]) -> float:
     """Compute the seconds of an epoch: the median, which ignores busy moments; the mean where epochs differ in cost."""
     seconds = [r["seconds"] for r in metrics]
     return statistics.fmean(seconds) if _changes(cell) else statistics.median(seconds)
+
+
+def _keep_comparable_times(rows: Sequence[CellResult], cells: Sequence[Cell]) -> None:
+    """Drop the seconds of runs on CPUs where other runs had a GPU, which counts its joules: such times do not compare."""
+    on_gpu = {cell.name for cell in cells if any("joules" in epoch for epoch in cell.folder.metrics())}
+    for row in rows:
+        if row["run"] not in on_gpu and any(other["run"] in on_gpu for other in rows):
+            row[SECONDS] = None
 
 
 def groups_of(rows: Sequence[CellResult]) -> list[dict[str, Any]]:

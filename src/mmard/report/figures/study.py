@@ -65,6 +65,7 @@ def plot_study(results: Mapping[str, Any], path: Path) -> None:
         filling = style["color"] if i // len(MARKERS) % 2 == 0 else "white"
         for axes, key in ((left, CLEAN), (right, SECONDS)):
             runs = [(row[key] if key == SECONDS else row["accuracies"][key], row["accuracies"][WORST]) for row in mine]
+            runs = [run for run in runs if run[0] is not None]
             axes.plot(*zip(*runs, strict=True), linestyle="", markersize=4, markerfacecolor="none", **style)
             x, y = group["figures"].get(key), group["figures"][WORST]
             if x is not None:
