@@ -52,7 +52,7 @@ def must_have_place(study: StudyFile, page: Path) -> None:
 def pages_of(page: Path) -> list[Path]:
     """List a page and those that it links to in the folder of its name: ``results.md`` and ``results/*.md``."""
     linked = [page.parent / match["target"] for match in LINK.finditer(_read(page))]
-    below = page.with_suffix("").resolve()
+    below = page.with_suffix("").resolve()  # after the reading, which refuses a folder such as "."
     linked = [path for path in linked if path.is_file() and path.resolve().is_relative_to(below)]
     return list({path.resolve(): path for path in [page, *linked]}.values())
 

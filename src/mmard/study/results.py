@@ -85,8 +85,9 @@ def _seconds(cell: Cell, metrics: Sequence[CellResult]) -> float:
 def _keep_comparable_times(rows: Sequence[CellResult], cells: Sequence[Cell]) -> None:
     """Drop the seconds of runs on CPUs where other runs had a GPU, which counts its joules: such times do not compare."""
     on_gpu = {cell.name for cell in cells if any("joules" in epoch for epoch in cell.folder.metrics())}
-    for row in rows:
-        if row["run"] not in on_gpu and any(other["run"] in on_gpu for other in rows):
+    others = [row for row in rows if row["run"] not in on_gpu]
+    if len(others) < len(rows):
+        for row in others:
             row[SECONDS] = None
 
 
