@@ -38,6 +38,7 @@ from mmard.training.engine import Engine
 from mmard.training.extension import beginnings
 from mmard.training.schedule import Plan
 from mmard.training.validation import Validation
+from mmard.training.variants import MOVES
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError
 from mmard.utils.foreign_code import function_at, run_foreign
@@ -45,7 +46,7 @@ from mmard.utils.numbers import NeverBeginsError
 
 EXTRA = ("extra", "extra_ratio", "extra_labels")
 """Settings of extra training images, which no teacher learns from."""
-OF_TRAINING = ("augment", "augment_late", *EXTRA)
+OF_TRAINING = ("augment", "augment_late", "variants", *EXTRA)
 """Settings that say how images are learnt from, and not which they are."""
 
 
@@ -266,6 +267,7 @@ def _check(resolved: Resolved) -> None:
     if settings.scale != 1 and not method.has_divergences():
         raise MmardError(f"scale={settings.scale} is of KL terms, and this method descends none; leave it out")
     may_be_read(settings)
+    _variants_can_be_drawn(settings)
     processes, batch = settings.engine.devices * settings.engine.nodes, resolved.plan.batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
@@ -276,6 +278,22 @@ def _check(resolved: Resolved) -> None:
         for name in sorted(filter(None, fresh)):
             build(Architecture(name=name, classes=10))
     _check_networks(settings, method)
+
+
+def _variants_can_be_drawn(settings: Settings) -> None:
+    data = settings.data
+    if data.variants is None:
+        return
+    for key, there in (("extra", data.extra), ("augment_late", data.augment_late)):
+        if there:
+            raise MmardError(
+                f"data.variants are drawn once for the training images, and data.{key} is more; leave out one"
+            )
+    if data.augment not in MOVES:
+        raise MmardError(
+            f"data.variants only move an image, and data.augment={data.augment} does more; choose one of {', '.join(MOVES)}, or "
+            "leave out data.variants"
+        )
 
 
 def has_a_recipe(settings: Settings) -> bool:

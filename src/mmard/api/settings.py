@@ -68,6 +68,7 @@ class DataSettings(FileOptions):
         extra_labels: who labels the extra images; None: the file where it can, else the teacher.
         augment: random changes of the training images (docs/runs.md).
         augment_late: another kind of it from some time on: ``{kind: idbh, after: 0.5}``.
+        variants: crops and flips of each image, drawn once: teachers see x then, and not in each epoch; None: drawn anew each time.
     """
 
     held_out: Fraction = 0.1
@@ -79,6 +80,7 @@ class DataSettings(FileOptions):
     extra_labels: Literal["file", "teacher"] | None = None
     augment: Kind = "none"
     augment_late: LateAugmentation | None = None
+    variants: Count | None = None
 
 
 class ThreatSettings(Section):

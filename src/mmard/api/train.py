@@ -339,6 +339,7 @@ def _trainer(
         compile=settings.engine.compile,
         augmentation=settings.data.augment,
         late_augmentation=settings.data.augment_late,
+        variants=settings.data.variants,
         scale=1 / classes if settings.scale == "1/num_classes" else settings.scale,
         seed=settings.seed,
         checkpoint_every=settings.checkpoint_every,

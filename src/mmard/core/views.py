@@ -14,6 +14,8 @@ from mmard.utils.numbers import must_be_whole_number, must_lie_within, shortened
 
 Predict = Callable[[Tensor], Tensor]
 """Images (B, C, H, W) in [0, 1] → logits (B, K)."""
+Known = Mapping[str, Tensor]
+"""Logits (B, K) by a network's name."""
 
 
 @runtime_checkable
@@ -155,10 +157,14 @@ class Views:
     @staticmethod
     def of(
         x: Tensor, y: Tensor, index: Tensor, models: Models, progress: float = 0.0, epochs: int = 1,
-        frame: Frame | None = None,
+        frame: Frame | None = None, known: Known | None = None,
     ) -> "Views":  # fmt: skip
-        """Make the views before there is any example: both points are the natural one."""
-        nat = Point(x, models)
+        """Make the views before there is any example: both points are the natural one.
+
+        Args:
+            known: logits at x of networks that are constant.
+        """
+        nat = Point(x, models, {f"logits of {name}": logits for name, logits in (known or {}).items()})
         return Views(nat, nat, y, index, progress, models, epochs, frame)
 
     @property

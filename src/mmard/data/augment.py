@@ -5,6 +5,7 @@ image's own; a teacher's soft label is its prediction for the mixed image, so no
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -73,7 +74,14 @@ class Augmentation:
 
     def of_rows(self, rows: Tensor | slice) -> "Augmentation":
         """Restrict the augmentation to some of the images."""
-        parts = (None if t is None else t[rows] for t in (self.top, self.left, self.mirrored))
+        return self._each(lambda t: t[rows])
+
+    def to(self, device: torch.device) -> "Augmentation":
+        """Move it to the images' device."""
+        return self._each(lambda t: t.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Augmentation":
+        parts = (None if t is None else change(t) for t in (self.top, self.left, self.mirrored))
         return Augmentation(self.padding, *parts)
 
 

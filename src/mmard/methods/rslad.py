@@ -20,10 +20,11 @@ CITATION = Citation(
 
 
 def rslad(alpha: float = 5 / 6, tau: Tau = 1.0) -> Method:
-    """RSLAD (Zi 2021): robust soft labels, KL(T(x)‖·) in the attack and in both parts of the loss."""
+    """RSLAD (Zi 2021): robust soft labels, KL(T(x)‖·) in the attack and in both parts of the loss; α = 1: at x' alone."""
+    outer = soft_adv if alpha == 1 else alpha * soft_adv + (1 - alpha) * soft_nat
     return Method(
         name="rslad",
         inner=at_temperature(soft_adv, tau),
-        outer=at_temperature(alpha * soft_adv + (1 - alpha) * soft_nat, tau),
+        outer=at_temperature(outer, tau),
         maximizer=Pgd(steps=10, start="gaussian"),
     )

@@ -26,6 +26,9 @@ class Watcher:
     def told(self, line: str) -> None:
         """Receive a line about the run that a person should read before it starts."""
 
+    def prepared(self, done: int, total: int) -> None:
+        """Hear that the teachers have seen so many of so many batches of variants, before training."""
+
     def begin(self, total: int, done: int) -> None:
         """Hear that training starts, or goes on, at step ``done`` of ``total``."""
 
@@ -48,6 +51,10 @@ class Watchers(Watcher):
     def told(self, line: str) -> None:
         for one in self.each:
             one.told(line)
+
+    def prepared(self, done: int, total: int) -> None:
+        for one in self.each:
+            one.prepared(done, total)
 
     def begin(self, total: int, done: int) -> None:
         for one in self.each:
@@ -85,8 +92,12 @@ class Bar(Watcher):
     def told(self, line: str) -> None:
         self.progress.console.print(line, highlight=False, markup=False)
 
+    def prepared(self, done: int, total: int) -> None:
+        self.progress.update(self.task, total=total, completed=done, held_out="the teacher's logits, once")
+        self.progress.start()
+
     def begin(self, total: int, done: int) -> None:
-        self.progress.update(self.task, total=total, completed=done)
+        self.progress.reset(self.task, total=total, completed=done, rate="", held_out="")
         self.progress.start()
 
     def stepped(self, step: int, images: int) -> None:

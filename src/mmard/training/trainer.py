@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.data.augment import LateAugmentation, apply_extra, kind_at, sample_crop
+from mmard.data.augment import LateAugmentation
 from mmard.data.extra import Extra, named_by_teacher
 from mmard.data.images import Images, ImageSet
 from mmard.models.architectures import Classifier
@@ -37,6 +37,7 @@ from mmard.training.schedule import Plan
 from mmard.training.stopping import StopRequest
 from mmard.training.update import Update
 from mmard.training.validation import Validation, chosen_by, is_better, validation_batch
+from mmard.training.variants import Fresh, Variants, augmenter
 from mmard.utils.errors import MmardError, first_line, is_out_of_memory
 from mmard.utils.numbers import seed_of
 from mmard.utils.signals import Stopped, on_signals
@@ -57,6 +58,7 @@ class Trainer:
         teachers: the other networks by name (``teacher`` and any other that the method needs); frozen here.
         plan, averaging, validation: schedule, weight average, evaluation on the held-out split.
         augmentation, late_augmentation: one of `mmard.data.augment.KINDS`, and what replaces it later.
+        variants: of each image, drawn once (`mmard.training.variants`); None: drawn anew in each step.
         scale: the KL terms of the outer loss are multiplied by it (scripts that average KL over K classes: 1/K).
         micro_batch: images that a process sends through the networks at once, whose gradients add up; ``"auto"``: as many
             as fit; None: its whole share of the batch. ``compile``: see `mmard.training.update.Update`.
@@ -85,6 +87,7 @@ class Trainer:
     engine: Engine = field(default_factory=Engine)
     augmentation: str = "none"
     late_augmentation: LateAugmentation | None = None
+    variants: int | None = None
     scale: float = 1.0
     seed: int = 0
     micro_batch: MicroBatch = None
@@ -108,6 +111,7 @@ class Trainer:
             data={
                 "augment": self.augmentation, **(self.extra.identity() if self.extra else {}),
                 **({"augment_late": late.model_dump()} if (late := self.late_augmentation) else {}),
+                **({"variants": self.variants} if self.variants else {}),
             },
         )  # fmt: skip
         self.terms = prepare_attack(self.method, self.train, engine.device)
@@ -116,6 +120,9 @@ class Trainer:
             engine=engine, scale=self.scale, compile=self.compile, seed=self.seed, shape=self.train.shape,
         )  # fmt: skip
         self.beside = {companion.name: companion.net for companion in self.update.companions}
+        self.augment: Fresh | Variants = augmenter(
+            self.train, self.augmentation, self.late_augmentation, self.variants, self.seed, plan.epochs
+        )
         self.average = Average(self.averaging.in_run_of(plan.epochs), self.student)
         self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
         self.validations_without_improvement, self.reached = 0, False
@@ -135,6 +142,9 @@ class Trainer:
         self.at_once = images_at_once(self.update, self.train.shape, share, requested, begun=self.at_once is not None)
         if self.engine.choice:
             self.watcher.told(self.engine.choice)
+        if isinstance(self.augment, Variants):
+            constant = {name: self.update.predictors[name] for name in self.teachers if name not in self.beside}
+            self.augment = self.augment.seen_by(constant, self.train, self.at_once, self.engine, self.watcher.prepared)
         self.watcher.begin(self.total, self.step)
         self.student.train()
         self._start_clock()
@@ -200,10 +210,8 @@ class Trainer:
         progress = self.step / self.total
         torch.manual_seed(seed_of(self.seed, self.step, self.engine.rank))
         y = named_by_teacher(x, y, self.update.predictors) if self.extra and self.extra.labels is None else y
-        kind = kind_at(progress, self.plan.epochs, self.augmentation, self.late_augmentation)
-        frame = sample_crop(x, kind)
-        x = apply_extra(frame(x), kind)
-        self.meter.add(self.step, self.update(x, y, index, progress, self.at_once, frame))
+        x, frame, known = self.augment(x, index, progress)
+        self.meter.add(self.step, self.update(x, y, index, progress, self.at_once, frame, known))
         self.step += 1
         self.average.update(self.step / self.total, self.step % self.steps_per_epoch == 0)
         self.watcher.stepped(self.step, self.plan.batch_size)

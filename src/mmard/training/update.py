@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from mmard.attacks.inner.adaptive import WarmStart
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.core.views import Frame, Models, Predict, Views
+from mmard.core.views import Frame, Known, Models, Predict, Views
 from mmard.models.folding import Folded, folded
 from mmard.training.awp import moved_up
 from mmard.training.channels_last import lay_out
@@ -83,6 +83,7 @@ class Update:
         progress: float,
         at_once: int | None = None,
         frame: Frame | None = None,
+        known: Known | None = None,
     ) -> dict[str, Tensor]:
         """Update on one batch; returns the mean of each weighted term.
 
@@ -92,6 +93,7 @@ class Update:
             at_once: images that go through the networks at once, a divisor of B; their gradients add up. BatchNorm and
                 terms of a whole batch see only so many. None: all.
             frame: what augmentation did to x.
+            known: logits at x of constant networks, which then are not called there.
         """
         at_once = at_once or len(x)
         means: dict[str, Tensor] = {}
@@ -104,6 +106,7 @@ class Update:
             views = Views.of(
                 x[part], y[part], index[part], Models(self.predictors), progress, self.plan.epochs,
                 None if frame is None else frame.of_rows(part),
+                {name: logits[part] for name, logits in (known or {}).items()},
             )  # fmt: skip
             for name, mean in self._descend(self._example(views), learning, share, last).items():
                 means[name] = means.get(name, 0) + share * mean.detach()
