@@ -40,6 +40,7 @@ BY_HAND: dict[str, tuple[Method, dict[str, tuple[int, int, int, int]]]] = {
     "standard": (standard(), {"student": (0, 0, 1, 1)}),
     "pgd_at": (pgd_at(), {"student": (10, 10, 1, 1)}),
     "rslad": (rslad(), {"student": (10, 10, 2, 2), "teacher": (1, 0, 0, 0)}),
+    "rslad at x' alone": (rslad(alpha=1.0), {"student": (10, 10, 1, 1), "teacher": (1, 0, 0, 0)}),
     "adaad": (adaad(), {"student": (10, 10, 2, 2), "teacher": (10, 10, 2, 0)}),
     "mmard, once": (mmard(inner="drift", every=10), {"student": (10, 10, 2, 2), "teacher": (2, 1, 1, 0)}),
     "mmard, ∇ every 3": (mmard(inner="drift", every=3), {"student": (10, 10, 2, 2), "teacher": (5, 4, 1, 0)}),
@@ -66,6 +67,13 @@ def test_counts_are_those_by_hand(name: str) -> None:
     }
     assert found == expected
     assert not any(of["attack"].weights for of in cost.values()), "an attack asks for no gradient of weights"
+
+
+def test_a_teacher_whose_logits_at_x_are_known_is_asked_elsewhere_alone() -> None:
+    """Of a method that asks at x' too; a network that is trained beside the student is asked as ever."""
+    assert cost_of(rslad(), known_at_x=True)["teacher"] == {ATTACK: Passes(), LOSS: Passes()}
+    assert cost_of(mmard(rslad()), known_at_x=True)["teacher"] == {ATTACK: Passes(), LOSS: Passes(1)}
+    assert cost_of(peeraid(), known_at_x=True) == cost_of(peeraid())
 
 
 def test_every_method_names_its_paper() -> None:

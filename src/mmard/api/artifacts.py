@@ -133,7 +133,7 @@ def cost_line(settings: Settings) -> str:
     """Return the passes of a step of a method, with the settings' attack; empty where they cannot be counted."""
     known = settings.model_copy(update={"method": filled(settings.method, 1.0)})  # no temperature changes a count
     try:
-        cost = cost_of(method_of(known))
+        cost = cost_of(method_of(known), known_at_x=settings.data.variants is not None)
     except MmardError:
         return ""
     whole = ", ".join(f"{name} {sum(each.in_forwards for each in of.values())}" for name, of in cost.items())

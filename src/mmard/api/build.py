@@ -38,7 +38,7 @@ from mmard.training.engine import Engine
 from mmard.training.extension import beginnings
 from mmard.training.schedule import Plan
 from mmard.training.validation import Validation
-from mmard.training.variants import MOVES
+from mmard.training.variants import must_only_move
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError
 from mmard.utils.foreign_code import function_at, run_foreign
@@ -266,8 +266,9 @@ def _check(resolved: Resolved) -> None:
     settings, method = resolved.settings, resolved.method
     if settings.scale != 1 and not method.has_divergences():
         raise MmardError(f"scale={settings.scale} is of KL terms, and this method descends none; leave it out")
+    if (data := settings.data).variants:
+        must_only_move(data.augment, {"extra": data.extra, "augment_late": data.augment_late})
     may_be_read(settings)
-    _variants_can_be_drawn(settings)
     processes, batch = settings.engine.devices * settings.engine.nodes, resolved.plan.batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
@@ -278,22 +279,6 @@ def _check(resolved: Resolved) -> None:
         for name in sorted(filter(None, fresh)):
             build(Architecture(name=name, classes=10))
     _check_networks(settings, method)
-
-
-def _variants_can_be_drawn(settings: Settings) -> None:
-    data = settings.data
-    if data.variants is None:
-        return
-    for key, there in (("extra", data.extra), ("augment_late", data.augment_late)):
-        if there:
-            raise MmardError(
-                f"data.variants are drawn once for the training images, and data.{key} is more; leave out one"
-            )
-    if data.augment not in MOVES:
-        raise MmardError(
-            f"data.variants only move an image, and data.augment={data.augment} does more; choose one of {', '.join(MOVES)}, or "
-            "leave out data.variants"
-        )
 
 
 def has_a_recipe(settings: Settings) -> bool:

@@ -119,20 +119,24 @@ class _WithoutOptimizer(Plan):
         return cast(Optimizer, _NoOptimizer())
 
 
-def cost_of(method: Method) -> PassCounts:
-    """Count the passes of one step late in a run, of all networks that the method needs."""
+def cost_of(method: Method, *, known_at_x: bool = False) -> PassCounts:
+    """Count the passes of one step late in a run, of all networks that the method needs.
+
+    Args:
+        known_at_x: the constant networks' logits at x are known (`mmard.training.variants`).
+    """
     names = {name for name, companion in method.companions.items() if companion.average is None}
     while True:
         try:
             with torch.random.fork_rng(devices=[]):
-                return _counted(copy.deepcopy(method), sorted(names))
+                return _counted(copy.deepcopy(method), sorted(names), known_at_x)
         except MissingModelError as e:
             if e.name in names:
                 raise
             names.add(e.name)
 
 
-def _counted(method: Method, names: list[str]) -> PassCounts:
+def _counted(method: Method, names: list[str], known_at_x: bool) -> PassCounts:
     maximizer = method.maximizer
 
     def attack(loss: Callable[[Tensor], Tensor], x: Tensor, threat: Threat) -> Tensor:
@@ -156,7 +160,9 @@ def _counted(method: Method, names: list[str]) -> PassCounts:
         for companion in update.companions:
             if companion.companion.average is not None:
                 counter.count_apart(companion.name, companion.net)
-        update(torch.rand(8, 1, 4, 4), torch.arange(8) % 4, torch.arange(8), LATE)
+        constant = set(names) - set(method.companions) if known_at_x else set()
+        known = {name: torch.zeros(8, 4) for name in constant}
+        update(torch.rand(8, 1, 4, 4), torch.arange(8) % 4, torch.arange(8), LATE, known=known)
     return counter.counts
 
 

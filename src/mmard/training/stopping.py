@@ -1,8 +1,12 @@
 """Stopping a training run by a signal, in all its processes at the same step."""
 
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
 from mmard.training.engine import Engine
 from mmard.utils.signals import Stopped
 
+Part = TypeVar("Part")
 APART = 10
 """So many calls of `look` share one exchange with the other processes, on a GPU: it makes the host wait."""
 
@@ -27,3 +31,9 @@ class StopRequest:
             number = int(self.engine.greatest(number))
         if number:
             raise Stopped(number)
+
+    def heeded(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Yield the parts of a longer work, and `look` before each."""
+        for part in parts:
+            self.look()
+            yield part

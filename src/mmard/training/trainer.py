@@ -6,7 +6,7 @@ therefore holds no random state, and a resumed run repeats what it had not saved
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +37,7 @@ from mmard.training.schedule import Plan
 from mmard.training.stopping import StopRequest
 from mmard.training.update import Update
 from mmard.training.validation import Validation, chosen_by, is_better, validation_batch
-from mmard.training.variants import Fresh, Variants, augmenter
+from mmard.training.variants import augmenter
 from mmard.utils.errors import MmardError, first_line, is_out_of_memory
 from mmard.utils.numbers import seed_of
 from mmard.utils.signals import Stopped, on_signals
@@ -104,15 +104,14 @@ class Trainer:
         self.loader = BatchLoader(images=self.train, batch_size=size, seed=self.seed, engine=engine, extra=self.extra)
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total = plan.epochs * self.steps_per_epoch
+        self.augment = augmenter(
+            self.train, self.augmentation, self.late_augmentation, self.variants, self.seed, plan.epochs
+        )
         self.made_with = identity_of(
             student=self.student, teachers=self.teachers, method=self.method, threat=self.threat, images=self.train,
             seed=self.seed, scale=self.scale, train=plan.model_dump(),
             averaging=self.averaging.model_dump(), validation=self.validation.identity(),
-            data={
-                "augment": self.augmentation, **(self.extra.identity() if self.extra else {}),
-                **({"augment_late": late.model_dump()} if (late := self.late_augmentation) else {}),
-                **({"variants": self.variants} if self.variants else {}),
-            },
+            data={**self.augment.identity(), **(self.extra.identity() if self.extra else {})},
         )  # fmt: skip
         self.terms = prepare_attack(self.method, self.train, engine.device)
         self.update = Update(
@@ -120,9 +119,6 @@ class Trainer:
             engine=engine, scale=self.scale, compile=self.compile, seed=self.seed, shape=self.train.shape,
         )  # fmt: skip
         self.beside = {companion.name: companion.net for companion in self.update.companions}
-        self.augment: Fresh | Variants = augmenter(
-            self.train, self.augmentation, self.late_augmentation, self.variants, self.seed, plan.epochs
-        )
         self.average = Average(self.averaging.in_run_of(plan.epochs), self.student)
         self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
         self.validations_without_improvement, self.reached = 0, False
@@ -142,12 +138,7 @@ class Trainer:
         self.at_once = images_at_once(self.update, self.train.shape, share, requested, begun=self.at_once is not None)
         if self.engine.choice:
             self.watcher.told(self.engine.choice)
-        if isinstance(self.augment, Variants):
-            constant = {name: self.update.predictors[name] for name in self.teachers if name not in self.beside}
-            self.augment = self.augment.seen_by(constant, self.train, self.at_once, self.engine, self.watcher.prepared)
-        self.watcher.begin(self.total, self.step)
         self.student.train()
-        self._start_clock()
         try:
             with on_signals(self.stop.ask):
                 try:
@@ -169,6 +160,9 @@ class Trainer:
 
     def _train(self) -> None:
         try:
+            self._start_clock()  # the teachers' looks are of the first epoch
+            self._show_teachers_the_variants()
+            self.watcher.begin(self.total, self.step)
             if self.pending is not None:
                 self._end_epoch(self.pending)
             with closing(self.loader.batches(self.step, self.total)) as batches:
@@ -184,6 +178,11 @@ class Trainer:
         except Stopped:
             self._save()
             raise
+
+    def _show_teachers_the_variants(self) -> None:
+        constant = {name: self.update.predictors[name] for name in self.teachers if name not in self.beside}
+        hear = lambda *so_many: (self.watcher.prepared(*so_many), self.stop.look())  # noqa: E731
+        self.augment = self.augment.seen_by(constant, self.train, self.at_once or 1, self.engine, hear)
 
     @property
     def _is_over(self) -> bool:
@@ -235,7 +234,7 @@ class Trainer:
     def _judge_and_keep(self, epoch: int) -> dict[str, Any]:
         """Validate on the held-out split; save the weights if they are the best so far, or the last."""
         self.engine.average_buffers(self.student, *self.terms, *self.beside.values())
-        model = self.average.model_to_judge(self._heeding(self.loader.natural()))
+        model = self.average.model_to_judge(self.stop.heeded(self.loader.natural()))
         teacher = self.beside.get("teacher") or self.teachers.get("teacher")
         part = validation_batch(self.plan.batch_size)
         part = min(part, self.at_once) if self.micro_batch and self.at_once else part
@@ -259,11 +258,6 @@ class Trainer:
         noticed = tell_guards(self.method, found, len(self.held_out.classes), self.engine)
         return {**validated, "chosen_by": by, **noticed}
 
-    def _heeding(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
-        for batch in batches:
-            self.stop.look()
-            yield batch
-
     def _keep(self, path: Path, model: Classifier, **metadata: str) -> None:
         kept = {**self.metadata, **metadata, "epoch": self.step // self.steps_per_epoch}
         self.engine.on_global_zero(lambda: save_weights(path, model, kept, make_folder=False))
@@ -276,14 +270,11 @@ class Trainer:
     def _save(self) -> None:
         self._check_finite()
         self.engine.average_buffers(self.student, *self.terms, *self.beside.values())
-        parts: dict[str, Any] = {
-            "student": self.student,
-            "optimizer": self.update.optimizer,
-            "average": self.average,
-            "meter": self.meter,
-        }
-        state = {name: part.state_dict() for name, part in parts.items()}
-        state |= {
+        state = {
+            "student": self.student.state_dict(),
+            "optimizer": self.update.optimizer.state_dict(),
+            "average": self.average.state_dict(),
+            "meter": self.meter.state_dict(),
             "step": self.step,
             "best": self.best,
             "looks_without_gain": self.validations_without_improvement,

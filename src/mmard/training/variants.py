@@ -7,6 +7,7 @@ images). What a method asks of the teacher elsewhere than at x is computed as ev
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +17,26 @@ from mmard.core.views import Known, Predict
 from mmard.data.augment import Augmentation, LateAugmentation, apply_extra, kind_at, sample_crop
 from mmard.data.images import ImageSet
 from mmard.training.engine import Engine
+from mmard.utils.errors import MmardError
 from mmard.utils.numbers import seed_of
 
 MOVES = ("none", "crop", "flip", "crop+flip")
 """Kinds of augmentation that only move an image, each by itself: those that can be drawn once."""
-Heard = Callable[[int, int], None]
+Heard = Callable[[int, int], object]
 """Hears that so many of so many looks are done."""
+
+
+def must_only_move(kind: str, more: Mapping[str, object]) -> None:
+    """Raise MmardError for an augmentation that is not drawn once, and where ``more`` settings of data are given."""
+    for key in [key for key, given in more.items() if given]:
+        raise MmardError(
+            f"data.variants are drawn once, of the training images as they are; leave them or data.{key} out"
+        )
+    if kind not in MOVES:
+        raise MmardError(
+            f"data.variants only move an image, and data.augment={kind} does more; choose one of {', '.join(MOVES)}, or leave "
+            "out data.variants"
+        )
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,14 @@ class Fresh:
     late: LateAugmentation | None = None
     epochs: int = 1
 
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this augmentation from another."""
+        return {"augment": self.kind} | ({"augment_late": self.late.model_dump()} if self.late else {})
+
+    def seen_by(self, *_: object) -> "Fresh":
+        """Return itself: what is not drawn yet cannot be seen."""
+        return self
+
     def __call__(self, x: Tensor, index: Tensor, progress: float) -> tuple[Tensor, Augmentation, Known]:
         """Draw from torch's random numbers; no logits are known."""
         kind = kind_at(progress, self.epochs, self.kind, self.late)
@@ -49,16 +72,22 @@ class Variants:
     """Augmentation drawn once: epoch e takes variant e mod V of each image.
 
     Attributes:
+        kind: one of `MOVES`.
         frames: of all images, one for each variant.
         logits: (V, N, K) by network.
         place: (largest index + 1,) int64, an image's row by its index.
         epochs: length of the run.
     """
 
+    kind: str
     frames: Sequence[Augmentation]
     logits: Mapping[str, Tensor]
     place: Tensor
     epochs: int
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this augmentation from another."""
+        return {"augment": self.kind, "variants": len(self.frames)}
 
     def __call__(self, x: Tensor, index: Tensor, progress: float) -> tuple[Tensor, Augmentation, Known]:
         """Take this epoch's variant of the images."""
@@ -78,7 +107,7 @@ class Variants:
             for variant in range(count):
                 torch.manual_seed(seed_of(seed, "variant", variant))
                 frames.append(sample_crop(one, kind))
-        return Variants(frames, {}, place, epochs)
+        return Variants(kind, frames, {}, place, epochs)
 
     def seen_by(
         self, teachers: Mapping[str, Predict], images: ImageSet, at_once: int, engine: Engine, heard: Heard
@@ -86,24 +115,24 @@ class Variants:
         """Compute the logits of constant networks at each variant, so many images at once; each process does its share.
 
         Args:
-            heard: is told of so many looks of so many.
+            heard: is told of so many batches of so many.
         """
-        moved = replace(
-            self, frames=[frame.to(engine.device) for frame in self.frames], place=self.place.to(engine.device)
-        )
-        rows = torch.arange(engine.rank, len(images), engine.world, device=images.index.device)
-        rows = torch.split(rows, at_once)
-        total, shape = len(rows) * len(self.frames), (len(self.frames), len(images))
+        device, count = engine.device, len(images)
+        made = replace(self, frames=[frame.to(device) for frame in self.frames], place=self.place.to(device))
+        share = torch.arange(engine.rank, engine.rank + -(-count // engine.world) * engine.world, engine.world) % count
+        parts = torch.split(share.to(images.index.device), at_once)  # as many in each process
         logits: dict[str, Tensor] = {}
-        for variant, frame in enumerate(moved.frames) if teachers else ():
-            for part, (x, _, index) in enumerate(images.batches(iter(rows))):
-                own = moved.place[index]
+        for variant, frame in enumerate(made.frames) if teachers else ():
+            for part, (x, _, index) in enumerate(images.batches(iter(parts)), 1):
+                rows = made.place[index]
+                x = frame.of_rows(rows)(x)
                 for name, teacher in teachers.items():
                     with torch.no_grad():
-                        found = predict_logits(teacher, frame.of_rows(own)(x), f"the {name}")
-                    logits.setdefault(name, found.new_zeros(*shape, found.shape[1]))[variant, own] = found
-                heard(variant * len(rows) + part + 1, total)
-        return replace(moved, logits={name: engine.all_reduce_sum(value) for name, value in logits.items()})
+                        found = engine.gather(predict_logits(teacher, x, f"the {name}"))
+                    kept = logits.setdefault(name, found.new_zeros(len(made.frames), count, found.shape[1]))
+                    kept[variant, engine.gather(rows)] = found
+                heard(variant * len(parts) + part, len(made.frames) * len(parts))
+        return replace(made, logits=logits)
 
 
 def augmenter(

@@ -1,0 +1,184 @@
+"""Variants of each image, drawn once: teachers see them once, training goes on as if they had been asked in each step."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from helpers import blobs, small_net
+from test_training import Stops, assert_same_runs, trainer
+from torch import Tensor
+
+from mmard import MmardError
+from mmard.api.build import resolve
+from mmard.api.settings import read_settings
+from mmard.core.views import Predict
+from mmard.data.images import DataSet
+from mmard.methods import METHODS
+from mmard.runs.folder import RunFolder
+from mmard.training.callbacks import Watcher
+from mmard.training.engine import Engine
+from mmard.training.variants import Variants
+
+ALONE = cast(Engine, SimpleNamespace(world=1, rank=0, device=torch.device("cpu"), gather=lambda t: t))
+TEACHER = small_net(seed=9).eval()
+
+
+def heard_nothing(_done: int, _total: int) -> None: ...
+
+
+class Counting:
+    """A teacher that counts the images it sees."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.images += len(x)
+        with torch.no_grad():
+            return TEACHER(x)  # type: ignore[no-any-return]
+
+
+def made(teachers: dict[str, Predict], count: int = 2, kind: str = "crop+flip", at_once: int = 32) -> Variants:
+    images = blobs(120)
+    return Variants.drawn(images, kind, count, 0, 6).seen_by(teachers, images, at_once, ALONE, heard_nothing)
+
+
+def test_the_teacher_sees_each_variant_once_and_its_logits_are_those_at_the_images() -> None:
+    images, teacher = blobs(120).take(torch.arange(0, 120, 3)), Counting()  # indices with gaps, as a split leaves them
+    variants = Variants.drawn(images, "crop+flip", 3, 0, 6).seen_by(
+        {"teacher": teacher}, images, 16, ALONE, heard_nothing
+    )
+    assert teacher.images == 3 * 40
+    for epoch in range(6):
+        x, _, index = images.batch(torch.tensor([7, 0, 39]))
+        seen, frame, known = variants(x, index, epoch / 6)
+        assert torch.equal(seen, frame(x))
+        torch.testing.assert_close(known["teacher"], TEACHER(seen).detach())
+    assert teacher.images == 3 * 40
+
+
+def test_an_image_has_so_many_variants_and_no_more() -> None:
+    images, variants = blobs(120), made({}, count=2)
+    x, _, index = images.batch(torch.arange(120))
+    seen = [variants(x, index, epoch / 6)[0] for epoch in range(6)]
+    assert torch.equal(seen[0], seen[2])
+    assert torch.equal(seen[1], seen[5])
+    assert not torch.equal(seen[0], seen[1])
+    again = made({}, count=2)(x, index, 0.0)[0]
+    assert torch.equal(seen[0], again)
+
+
+def test_without_augmentation_there_is_one_variant_the_image_itself() -> None:
+    x, _, index = blobs(120).batch(torch.arange(5))
+    assert torch.equal(made({}, count=1, kind="none")(x, index, 0.5)[0], x)
+
+
+def test_processes_share_the_looks_and_have_all_the_logits() -> None:
+    """121 images for two processes, the second of which sees one of them again."""
+    images, meeting, shelf = blobs(121), threading.Barrier(2), {}
+
+    def gather(rank: int) -> Callable[[Tensor], Tensor]:
+        def all_of(value: Tensor) -> Tensor:
+            shelf[rank] = value
+            meeting.wait(10)
+            both = torch.cat([shelf[0], shelf[1]])
+            meeting.wait(10)
+            return both
+
+        return all_of
+
+    found: dict[int, Variants] = {}
+    teachers: list[Predict] = [Counting(), Counting()]
+
+    def work(rank: int) -> None:
+        engine = cast(Engine, SimpleNamespace(world=2, rank=rank, device=torch.device("cpu"), gather=gather(rank)))
+        drawn = Variants.drawn(images, "crop+flip", 2, 0, 6)
+        found[rank] = drawn.seen_by({"teacher": teachers[rank]}, images, 16, engine, heard_nothing)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    alone = Variants.drawn(images, "crop+flip", 2, 0, 6).seen_by({"teacher": TEACHER}, images, 16, ALONE, heard_nothing)
+    assert [cast(Counting, teacher).images for teacher in teachers] == [122, 122]
+    for rank in range(2):
+        torch.testing.assert_close(found[rank].logits["teacher"], alone.logits["teacher"])
+    assert torch.equal(found[0].logits["teacher"], found[1].logits["teacher"])
+
+
+@pytest.mark.figures
+@pytest.mark.parametrize("cut", [1, 6])
+def test_a_resumed_run_with_variants_is_bit_equal(cut: int, tiny: DataSet, tmp_path: Path) -> None:
+    trainer(tiny, tmp_path / "whole", variants=2).fit()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tiny, tmp_path / "cut", variants=2, watcher=Stops(cut), checkpoint_every=1).fit()
+    trainer(tiny, tmp_path / "cut", variants=2).fit()
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.figures
+@pytest.mark.parametrize("name", ["rslad", "adaad", "igdm", "mtard", "saad", "mmard", "trades"])
+def test_known_logits_change_nothing_but_the_time(
+    name: str, tiny: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same variants, with the teacher asked in each step: the losses are equal up to rounding."""
+    trainer(tiny, tmp_path / "known", METHODS[name](), variants=2).fit()
+    ask = Variants.__call__
+    monkeypatch.setattr(Variants, "__call__", lambda *a: (*ask(*a)[:2], {}))
+    trainer(tiny, tmp_path / "asked", METHODS[name](), variants=2).fit()
+    known, asked = ([line["loss"] for line in RunFolder(tmp_path / at).metrics()] for at in ("known", "asked"))
+    assert known == pytest.approx(asked, rel=1e-3)
+
+
+def test_progress_is_told_before_the_first_step(tiny: DataSet, tmp_path: Path) -> None:
+    class Hears(Watcher):
+        def __init__(self) -> None:
+            self.heard: list[tuple[Any, ...]] = []
+
+        def prepared(self, done: int, total: int) -> None:
+            self.heard.append(("prepared", done, total))
+
+        def begin(self, total: int, done: int) -> None:
+            self.heard.append(("begin", done, total))
+
+    watcher = Hears()
+    trainer(tiny, tmp_path / "run", variants=2, watcher=watcher).fit()
+    *looks, begin = watcher.heard
+    assert looks[-1] == ("prepared", len(looks), len(looks))
+    assert begin == ("begin", 0, 12)
+
+
+def test_a_run_with_other_variants_is_another_run(tiny: DataSet, tmp_path: Path) -> None:
+    trainer(tiny, tmp_path / "run", variants=2).fit()
+    with pytest.raises(MmardError, match=r"data\.variants: 2 → 3"):
+        trainer(tiny, tmp_path / "run", variants=3).fit()
+    with pytest.raises(MmardError, match=r"data\.variants: 2 → None"):
+        trainer(tiny, tmp_path / "run").fit()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"data.variants": 0}, "setting 'data.variants' is 0: expected "),
+        ({"data.variants": 2.5}, "setting 'data.variants' is 2.5: expected "),
+        ({"data.variants": 2, "data.augment": "idbh"}, "data.variants only move an image, and data.augment=idbh does more; choose"),
+        (
+            {"data.variants": 2, "data.augment_late.kind": "idbh"},
+            "data.variants are drawn once, of the training images as they are; leave them or data.augment_late out",
+        ),
+        (
+            {"data.variants": 2, "data.extra": "more.npz"},
+            "data.variants are drawn once, of the training images as they are; leave them or data.extra out",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_variants_are_one_line(words: dict[str, Any], said: str) -> None:
+    with pytest.raises(MmardError) as error:
+        resolve(read_settings(None, {"method": "pgd_at", **words}))
+    assert str(error.value).startswith(said)
+    assert "\n" not in str(error.value)
