@@ -1,5 +1,7 @@
 """Variants of each image, drawn once: teachers see them once, training goes on as if they had been asked in each step."""
 
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 from helpers import blobs, small_net
+from test_resume import Sends, ended_by
 from test_training import Stops, assert_same_runs, trainer
 from torch import Tensor
 
@@ -16,18 +19,15 @@ from mmard import MmardError
 from mmard.api.build import resolve
 from mmard.api.settings import read_settings
 from mmard.core.views import Predict
-from mmard.data.images import DataSet
+from mmard.data.images import DataSet, Images
 from mmard.methods import METHODS
 from mmard.runs.folder import RunFolder
 from mmard.training.callbacks import Watcher
 from mmard.training.engine import Engine
-from mmard.training.variants import Variants
+from mmard.training.variants import Variants, draw_variants
 
 ALONE = cast(Engine, SimpleNamespace(world=1, rank=0, device=torch.device("cpu"), gather=lambda t: t))
 TEACHER = small_net(seed=9).eval()
-
-
-def heard_nothing(_done: int, _total: int) -> None: ...
 
 
 class Counting:
@@ -42,42 +42,42 @@ class Counting:
             return TEACHER(x)  # type: ignore[no-any-return]
 
 
-def made(teachers: dict[str, Predict], count: int = 2, kind: str = "crop+flip", at_once: int = 32) -> Variants:
-    images = blobs(120)
-    return Variants.drawn(images, kind, count, 0, 6).seen_by(teachers, images, at_once, ALONE, heard_nothing)
+def drawn(
+    images: Images, count: int = 2, kind: str = "crop+flip", engine: Engine = ALONE, **teachers: Predict
+) -> Variants:
+    return draw_variants(images, kind, count, 0, teachers, engine, 16, lambda _done, _total: None)
 
 
 def test_the_teacher_sees_each_variant_once_and_its_logits_are_those_at_the_images() -> None:
     images, teacher = blobs(120).take(torch.arange(0, 120, 3)), Counting()  # indices with gaps, as a split leaves them
-    variants = Variants.drawn(images, "crop+flip", 3, 0, 6).seen_by(
-        {"teacher": teacher}, images, 16, ALONE, heard_nothing
-    )
+    variants = drawn(images, 3, teacher=teacher)
     assert teacher.images == 3 * 40
     for epoch in range(6):
         x, _, index = images.batch(torch.tensor([7, 0, 39]))
-        seen, frame, known = variants(x, index, epoch / 6)
+        seen, frame, known = variants(x, index, epoch)
         assert torch.equal(seen, frame(x))
         torch.testing.assert_close(known["teacher"], TEACHER(seen).detach())
     assert teacher.images == 3 * 40
 
 
 def test_an_image_has_so_many_variants_and_no_more() -> None:
-    images, variants = blobs(120), made({}, count=2)
+    images, variants = blobs(120), drawn(blobs(120))
     x, _, index = images.batch(torch.arange(120))
-    seen = [variants(x, index, epoch / 6)[0] for epoch in range(6)]
+    seen = [variants(x, index, epoch)[0] for epoch in range(6)]
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[1], seen[5])
     assert not torch.equal(seen[0], seen[1])
-    again = made({}, count=2)(x, index, 0.0)[0]
+    again = drawn(images)(x, index, 0)[0]
     assert torch.equal(seen[0], again)
 
 
 def test_without_augmentation_there_is_one_variant_the_image_itself() -> None:
-    x, _, index = blobs(120).batch(torch.arange(5))
-    assert torch.equal(made({}, count=1, kind="none")(x, index, 0.5)[0], x)
+    images = blobs(120)
+    x, _, index = images.batch(torch.arange(5))
+    assert torch.equal(drawn(images, 1, "none")(x, index, 3)[0], x)
 
 
-def test_processes_share_the_looks_and_have_all_the_logits() -> None:
+def test_processes_share_the_images_and_have_all_the_logits() -> None:
     """121 images for two processes, the second of which sees one of them again."""
     images, meeting, shelf = blobs(121), threading.Barrier(2), {}
 
@@ -96,15 +96,14 @@ def test_processes_share_the_looks_and_have_all_the_logits() -> None:
 
     def work(rank: int) -> None:
         engine = cast(Engine, SimpleNamespace(world=2, rank=rank, device=torch.device("cpu"), gather=gather(rank)))
-        drawn = Variants.drawn(images, "crop+flip", 2, 0, 6)
-        found[rank] = drawn.seen_by({"teacher": teachers[rank]}, images, 16, engine, heard_nothing)
+        found[rank] = drawn(images, engine=engine, teacher=teachers[rank])
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    alone = Variants.drawn(images, "crop+flip", 2, 0, 6).seen_by({"teacher": TEACHER}, images, 16, ALONE, heard_nothing)
+    alone = drawn(images, teacher=TEACHER)
     assert [cast(Counting, teacher).images for teacher in teachers] == [122, 122]
     for rank in range(2):
         torch.testing.assert_close(found[rank].logits["teacher"], alone.logits["teacher"])
@@ -122,7 +121,7 @@ def test_a_resumed_run_with_variants_is_bit_equal(cut: int, tiny: DataSet, tmp_p
 
 
 @pytest.mark.figures
-@pytest.mark.parametrize("name", ["rslad", "adaad", "igdm", "mtard", "saad", "mmard", "trades"])
+@pytest.mark.parametrize("name", ["rslad", "adaad", "igdm", "mtard", "saad", "mmard"])
 def test_known_logits_change_nothing_but_the_time(
     name: str, tiny: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,22 +134,67 @@ def test_known_logits_change_nothing_but_the_time(
     assert known == pytest.approx(asked, rel=1e-3)
 
 
+def test_training_learns_from_the_known_logits(tiny: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits that are all 0 give another loss: the teacher is not asked at x."""
+    trainer(tiny, tmp_path / "known", METHODS["rslad"](), variants=2).fit()
+    ask = Variants.__call__
+
+    def zeros(*a: Any) -> Any:
+        x, frame, known = ask(*a)
+        return x, frame, {name: torch.zeros_like(logits) for name, logits in known.items()}
+
+    monkeypatch.setattr(Variants, "__call__", zeros)
+    trainer(tiny, tmp_path / "zeros", METHODS["rslad"](), variants=2).fit()
+    known, other = (RunFolder(tmp_path / at).metrics()[0]["loss"] for at in ("known", "zeros"))
+    assert known != pytest.approx(other, rel=0.01)
+
+
+class Hears(Watcher):
+    """Notes what comes before the first step, and the steps."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    def begin(self, total: int, done: int) -> None:
+        self.heard.append(("begin", done, total))
+
+    def prepared(self, done: int, total: int) -> None:
+        self.heard.append(("prepared", done, total))
+
+    def stepped(self, step: int, images: int) -> None:
+        self.heard.append(("stepped", step))
+
+
 def test_progress_is_told_before_the_first_step(tiny: DataSet, tmp_path: Path) -> None:
-    class Hears(Watcher):
-        def __init__(self) -> None:
-            self.heard: list[tuple[Any, ...]] = []
-
-        def prepared(self, done: int, total: int) -> None:
-            self.heard.append(("prepared", done, total))
-
-        def begin(self, total: int, done: int) -> None:
-            self.heard.append(("begin", done, total))
-
     watcher = Hears()
     trainer(tiny, tmp_path / "run", variants=2, watcher=watcher).fit()
-    *looks, begin = watcher.heard
-    assert looks[-1] == ("prepared", len(looks), len(looks))
-    assert begin == ("begin", 0, 12)
+    batches = -(-len(tiny.train) // 40)
+    told = [("begin", 0, 12), *(("prepared", done, batches) for done in range(1, batches + 1))]
+    assert watcher.heard == [*told, *(("stepped", step) for step in range(1, 13))]
+
+
+def test_a_signal_is_heard_while_the_teacher_is_asked(tiny: DataSet, tmp_path: Path) -> None:
+    class SendsEarly(Watcher):
+        def prepared(self, done: int, total: int) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer(tiny, tmp_path / "whole", variants=2).fit()
+    with ended_by(signal.SIGTERM):
+        trainer(tiny, tmp_path / "cut", variants=2, watcher=SendsEarly()).fit()
+    state = RunFolder(tmp_path / "cut").load()
+    assert state is not None
+    assert state["step"] == 0
+    trainer(tiny, tmp_path / "cut", variants=2).fit()
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_whose_last_validation_was_cut_asks_no_teacher_again(tiny: DataSet, tmp_path: Path) -> None:
+    with ended_by(signal.SIGTERM):
+        trainer(tiny, tmp_path, variants=2, watcher=Sends(12, signal.SIGTERM)).fit()
+    watcher = Hears()
+    trainer(tiny, tmp_path, variants=2, watcher=watcher).fit()
+    assert watcher.heard == [("begin", 12, 12)]
+    assert len(RunFolder(tmp_path).metrics()) == 3
 
 
 def test_a_run_with_other_variants_is_another_run(tiny: DataSet, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class DataSettings(FileOptions):
         extra_labels: who labels the extra images; None: the file where it can, else the teacher.
         augment: random changes of the training images (docs/runs.md).
         augment_late: another kind of it from some time on: ``{kind: idbh, after: 0.5}``.
-        variants: crops and flips of each image, drawn once: teachers see x then, and not in each epoch; None: drawn anew each time.
+        variants: so many crops and flips of each image, drawn once, which the teacher sees once; None: drawn anew in each step.
     """
 
     held_out: Fraction = 0.1

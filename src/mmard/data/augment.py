@@ -180,9 +180,10 @@ def _boxes(x: Tensor, share: Tensor) -> Tensor:
     return (inside[0].view(b, 1, h, 1)) & (inside[1].view(b, 1, 1, w))
 
 
-def augment(x: Tensor, kind: str) -> Tensor:
-    """Apply one of `KINDS` to x (B, C, H, W)."""
-    return apply_extra(sample_crop(x, kind)(x), kind)
+def augment(x: Tensor, kind: str) -> tuple[Tensor, Augmentation]:
+    """Apply one of `KINDS` to x (B, C, H, W), by torch's random numbers; returns what moved the images, too."""
+    frame = sample_crop(x, kind)
+    return apply_extra(frame(x), kind), frame
 
 
 def apply_extra(x: Tensor, kind: str) -> Tensor:

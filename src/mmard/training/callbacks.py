@@ -26,11 +26,11 @@ class Watcher:
     def told(self, line: str) -> None:
         """Receive a line about the run that a person should read before it starts."""
 
-    def prepared(self, done: int, total: int) -> None:
-        """Hear that the teachers have seen so many of so many batches of variants, before training."""
-
     def begin(self, total: int, done: int) -> None:
         """Hear that training starts, or goes on, at step ``done`` of ``total``."""
+
+    def prepared(self, done: int, total: int) -> None:
+        """Hear that the teachers' logits are known for so many of so many batches, before the first step."""
 
     def stepped(self, step: int, images: int) -> None:
         """Hear that a step on so many images is done."""
@@ -52,13 +52,13 @@ class Watchers(Watcher):
         for one in self.each:
             one.told(line)
 
-    def prepared(self, done: int, total: int) -> None:
-        for one in self.each:
-            one.prepared(done, total)
-
     def begin(self, total: int, done: int) -> None:
         for one in self.each:
             one.begin(total, done)
+
+    def prepared(self, done: int, total: int) -> None:
+        for one in self.each:
+            one.prepared(done, total)
 
     def stepped(self, step: int, images: int) -> None:
         for one in self.each:
@@ -92,13 +92,13 @@ class Bar(Watcher):
     def told(self, line: str) -> None:
         self.progress.console.print(line, highlight=False, markup=False)
 
-    def prepared(self, done: int, total: int) -> None:
-        self.progress.update(self.task, total=total, completed=done, held_out="the teacher's logits, once")
+    def begin(self, total: int, done: int) -> None:
+        self.progress.update(self.task, total=total, completed=done)
         self.progress.start()
 
-    def begin(self, total: int, done: int) -> None:
-        self.progress.reset(self.task, total=total, completed=done, rate="", held_out="")
-        self.progress.start()
+    def prepared(self, done: int, total: int) -> None:
+        text = f"teacher's logits, once: {done / total:.0%}" if done < total else ""
+        self.progress.update(self.task, held_out=text)
 
     def stepped(self, step: int, images: int) -> None:
         speed = self.progress.tasks[0].speed

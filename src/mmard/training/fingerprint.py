@@ -32,9 +32,10 @@ def identity_of(
 
     Args:
         student, teachers, method, images: the networks, the method and the training set.
-        **others: further settings, in plain values.
+        **others: further settings, in plain values; what is None in ``data`` is left out.
     """
     labels = hashlib.sha256(images.labels.cpu().contiguous().numpy().tobytes())
+    given = {name: value for name, value in others.get("data", {}).items() if value is not None}
     seen = {"images": len(images), "shape": list(images.shape), "classes": list(images.classes)}
     found = {
         **others,
@@ -42,7 +43,7 @@ def identity_of(
         "threat": asdict(threat),
         "student": student.architecture.facts() if isinstance(student, Classifier) else type(student).__name__,
         "teachers": {name: digest_of(net.state_dict(), {})[:16] for name, net in teachers.items()},
-        "data": {**seen, "labels": labels.hexdigest()[:16], **others.get("data", {})},
+        "data": {**seen, "labels": labels.hexdigest()[:16], **given},
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))  # as it comes back from a checkpoint
     return plain

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.data.augment import LateAugmentation
+from mmard.data.augment import LateAugmentation, augment, kind_at
 from mmard.data.extra import Extra, named_by_teacher
 from mmard.data.images import Images, ImageSet
 from mmard.models.architectures import Classifier
@@ -37,7 +37,7 @@ from mmard.training.schedule import Plan
 from mmard.training.stopping import StopRequest
 from mmard.training.update import Update
 from mmard.training.validation import Validation, chosen_by, is_better, validation_batch
-from mmard.training.variants import augmenter
+from mmard.training.variants import Variants, draw_variants
 from mmard.utils.errors import MmardError, first_line, is_out_of_memory
 from mmard.utils.numbers import seed_of
 from mmard.utils.signals import Stopped, on_signals
@@ -104,14 +104,14 @@ class Trainer:
         self.loader = BatchLoader(images=self.train, batch_size=size, seed=self.seed, engine=engine, extra=self.extra)
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.total = plan.epochs * self.steps_per_epoch
-        self.augment = augmenter(
-            self.train, self.augmentation, self.late_augmentation, self.variants, self.seed, plan.epochs
-        )
         self.made_with = identity_of(
             student=self.student, teachers=self.teachers, method=self.method, threat=self.threat, images=self.train,
             seed=self.seed, scale=self.scale, train=plan.model_dump(),
             averaging=self.averaging.model_dump(), validation=self.validation.identity(),
-            data={**self.augment.identity(), **(self.extra.identity() if self.extra else {})},
+            data={
+                "augment": self.augmentation, "augment_late": late.model_dump() if (late := self.late_augmentation) else None,
+                "variants": self.variants, **(self.extra.identity() if self.extra else {}),
+            },
         )  # fmt: skip
         self.terms = prepare_attack(self.method, self.train, engine.device)
         self.update = Update(
@@ -123,8 +123,8 @@ class Trainer:
         self.meter, self.step, self.best = LossMeter(engine), 0, {"robust": -1.0, "clean": -1.0, "epoch": 0.0}
         self.validations_without_improvement, self.reached = 0, False
         self.at_once: int | None = None
-        self.cost, self.stop = ResourceMeter(engine), StopRequest(engine)
-        self.restored = False
+        self.drawn: Variants | None = None
+        self.restored, self.cost, self.stop = False, ResourceMeter(engine), StopRequest(engine)
         self.history: list[dict[str, Any]] = []  # extensions
         self.record: dict[str, Any] | None = None  # the last line of the metrics
         self.pending: dict[str, float] | None = None  # the pace of an epoch whose end a signal cut off
@@ -160,11 +160,15 @@ class Trainer:
 
     def _train(self) -> None:
         try:
-            self._start_clock()  # the teachers' looks are of the first epoch
-            self._show_teachers_the_variants()
             self.watcher.begin(self.total, self.step)
             if self.pending is not None:
                 self._end_epoch(self.pending)
+            self._start_clock()  # the variants' time is the first epoch's
+            if self.variants and not self._is_over:
+                self.drawn = draw_variants(
+                    self.train, self.augmentation, self.variants, self.seed, self.update.constant, self.engine,
+                    self.at_once or self.plan.batch_size, self._prepared,
+                )  # fmt: skip
             with closing(self.loader.batches(self.step, self.total)) as batches:
                 for batch in () if self._is_over else batches:
                     self._one_step(*batch)
@@ -179,10 +183,9 @@ class Trainer:
             self._save()
             raise
 
-    def _show_teachers_the_variants(self) -> None:
-        constant = {name: self.update.predictors[name] for name in self.teachers if name not in self.beside}
-        hear = lambda *so_many: (self.watcher.prepared(*so_many), self.stop.look())  # noqa: E731
-        self.augment = self.augment.seen_by(constant, self.train, self.at_once or 1, self.engine, hear)
+    def _prepared(self, done: int, total: int) -> None:
+        self.watcher.prepared(done, total)
+        self.stop.look()
 
     @property
     def _is_over(self) -> bool:
@@ -197,19 +200,19 @@ class Trainer:
         since, clock = self._clock
         self.engine.synchronize()
         seconds = time.perf_counter() - clock
-        images = (self.step - since) * self.plan.batch_size
-        return {
-            "seconds": seconds,
-            "images_per_second": images / seconds,
-            "data_wait": self.loader.waited_share(seconds),
-            **self.cost.spent(),
-        }
+        speed = (self.step - since) * self.plan.batch_size / seconds
+        waited = self.loader.waited_share(seconds)
+        return {"seconds": seconds, "images_per_second": speed, "data_wait": waited, **self.cost.spent()}
 
     def _one_step(self, x: Tensor, y: Tensor, index: Tensor) -> None:
         progress = self.step / self.total
         torch.manual_seed(seed_of(self.seed, self.step, self.engine.rank))
         y = named_by_teacher(x, y, self.update.predictors) if self.extra and self.extra.labels is None else y
-        x, frame, known = self.augment(x, index, progress)
+        if self.drawn is not None:
+            x, frame, known = self.drawn(x, index, self.step // self.steps_per_epoch)
+        else:
+            kind = kind_at(progress, self.plan.epochs, self.augmentation, self.late_augmentation)
+            (x, frame), known = augment(x, kind), {}
         self.meter.add(self.step, self.update(x, y, index, progress, self.at_once, frame, known))
         self.step += 1
         self.average.update(self.step / self.total, self.step % self.steps_per_epoch == 0)
@@ -338,8 +341,7 @@ class Trainer:
             self.meter.load_state_dict(state["meter"])
             self.step, self.best, self.at_once = state["step"], state["best"], state.get("at_once")
             self.validations_without_improvement = state.get("looks_without_gain", 0)
-            self.reached = state.get("reached", False)
-            self.history = state.get("history", [])
+            self.reached, self.history = state.get("reached", False), state.get("history", [])
             self.record, self.pending = state.get("record"), state.get("pending")
             if begun := state.get("precision"):
                 self.engine.choose_precision(begun)

@@ -74,6 +74,7 @@ class Update:
         self.predictors = {
             name: engine.predictor(compiled(net, name) if self.compile else net) for name, net in networks.items()
         } | {c.name: c.predict for c in self.companions}
+        self.constant = {name: self.predictors[name] for name in frozen}
 
     def __call__(
         self,

@@ -1,20 +1,20 @@
-"""A few fixed variants of each training image, and the teachers' logits there, computed once.
+"""A few variants of each training image, drawn once, and the teachers' logits there, computed once.
 
 A frozen teacher gives the same image the same logits in every epoch. Where each image comes in V crops and flips, drawn once,
-V passes of a large teacher over the training set replace one for each epoch (Shen & Xing, 2022, arXiv 2112.01528, on clean
-images). What a method asks of the teacher elsewhere than at x is computed as ever.
+V passes of a large teacher over the training set replace one for each epoch (Shen & Xing, ECCV 2022, arXiv 2112.01528, with
+soft labels on disk and without an attack). What a method asks of the teacher elsewhere than at x is computed as ever.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from contextlib import closing
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmard.core.logits import predict_logits
 from mmard.core.views import Known, Predict
-from mmard.data.augment import Augmentation, LateAugmentation, apply_extra, kind_at, sample_crop
+from mmard.data.augment import Augmentation, sample_crop
 from mmard.data.images import ImageSet
 from mmard.training.engine import Engine
 from mmard.utils.errors import MmardError
@@ -22,15 +22,13 @@ from mmard.utils.numbers import seed_of
 
 MOVES = ("none", "crop", "flip", "crop+flip")
 """Kinds of augmentation that only move an image, each by itself: those that can be drawn once."""
-Heard = Callable[[int, int], object]
-"""Hears that so many of so many looks are done."""
 
 
-def must_only_move(kind: str, more: Mapping[str, object]) -> None:
-    """Raise MmardError for an augmentation that is not drawn once, and where ``more`` settings of data are given."""
-    for key in [key for key, given in more.items() if given]:
+def must_only_move(kind: str, **others: object) -> None:
+    """Raise MmardError for an augmentation that cannot be drawn once, and where other settings of data are given beside it."""
+    if given := [name for name, value in others.items() if value]:
         raise MmardError(
-            f"data.variants are drawn once, of the training images as they are; leave them or data.{key} out"
+            f"data.variants are drawn once, of the training images as they are; leave them or data.{given[0]} out"
         )
     if kind not in MOVES:
         raise MmardError(
@@ -39,104 +37,75 @@ def must_only_move(kind: str, more: Mapping[str, object]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Fresh:
-    """Augmentation drawn anew in each step.
-
-    Attributes:
-        kind, late: one of `mmard.data.augment.KINDS`, and what replaces it later.
-        epochs: length of the run.
-    """
-
-    kind: str
-    late: LateAugmentation | None = None
-    epochs: int = 1
-
-    def identity(self) -> dict[str, Any]:
-        """Return what tells this augmentation from another."""
-        return {"augment": self.kind} | ({"augment_late": self.late.model_dump()} if self.late else {})
-
-    def seen_by(self, *_: object) -> "Fresh":
-        """Return itself: what is not drawn yet cannot be seen."""
-        return self
-
-    def __call__(self, x: Tensor, index: Tensor, progress: float) -> tuple[Tensor, Augmentation, Known]:
-        """Draw from torch's random numbers; no logits are known."""
-        kind = kind_at(progress, self.epochs, self.kind, self.late)
-        frame = sample_crop(x, kind)
-        return apply_extra(frame(x), kind), frame, {}
-
-
 @dataclass(frozen=True, eq=False)
 class Variants:
-    """Augmentation drawn once: epoch e takes variant e mod V of each image.
+    """V variants of each of N images: epoch e takes variant e mod V of each.
 
     Attributes:
-        kind: one of `MOVES`.
-        frames: of all images, one for each variant.
-        logits: (V, N, K) by network.
+        frames: V, each of all images.
+        logits: (V, N, K) of each constant network, by its name; all on the device.
         place: (largest index + 1,) int64, an image's row by its index.
-        epochs: length of the run.
     """
 
-    kind: str
     frames: Sequence[Augmentation]
     logits: Mapping[str, Tensor]
     place: Tensor
-    epochs: int
 
-    def identity(self) -> dict[str, Any]:
-        """Return what tells this augmentation from another."""
-        return {"augment": self.kind, "variants": len(self.frames)}
-
-    def __call__(self, x: Tensor, index: Tensor, progress: float) -> tuple[Tensor, Augmentation, Known]:
-        """Take this epoch's variant of the images."""
-        variant = int(progress * self.epochs + 1e-6) % len(self.frames)
-        rows = self.place[index]
+    def __call__(self, x: Tensor, index: Tensor, epoch: int) -> tuple[Tensor, Augmentation, Known]:
+        """Move images x (B, C, H, W) of this index (B,) as in this epoch; returns what did it and the logits (B, K), too."""
+        variant, rows = epoch % len(self.frames), self.place[index]
         frame = self.frames[variant].of_rows(rows)
         return frame(x), frame, {name: logits[variant, rows] for name, logits in self.logits.items()}
 
-    @staticmethod
-    def drawn(images: ImageSet, kind: str, count: int, seed: int, epochs: int) -> "Variants":
-        """Draw ``count`` variants of each image by a kind of `MOVES`; no logits are known yet."""
-        place = torch.zeros(int(images.index.max()) + 1, dtype=torch.int64)
-        place[images.index.cpu()] = torch.arange(len(images))
-        one = torch.zeros(()).expand(len(images), *images.shape)  # only its shape matters
-        frames = []
-        with torch.random.fork_rng(devices=[]):
-            for variant in range(count):
-                torch.manual_seed(seed_of(seed, "variant", variant))
-                frames.append(sample_crop(one, kind))
-        return Variants(kind, frames, {}, place, epochs)
 
-    def seen_by(
-        self, teachers: Mapping[str, Predict], images: ImageSet, at_once: int, engine: Engine, heard: Heard
-    ) -> "Variants":
-        """Compute the logits of constant networks at each variant, so many images at once; each process does its share.
+def draw_variants(
+    images: ImageSet, kind: str, count: int, seed: int, teachers: Mapping[str, Predict], engine: Engine, at_once: int,
+    on_progress: Callable[[int, int], object],
+) -> Variants:  # fmt: skip
+    """Draw ``count`` variants of each image and compute the logits of constant networks there.
 
-        Args:
-            heard: is told of so many batches of so many.
-        """
-        device, count = engine.device, len(images)
-        made = replace(self, frames=[frame.to(device) for frame in self.frames], place=self.place.to(device))
-        share = torch.arange(engine.rank, engine.rank + -(-count // engine.world) * engine.world, engine.world) % count
-        parts = torch.split(share.to(images.index.device), at_once)  # as many in each process
-        logits: dict[str, Tensor] = {}
-        for variant, frame in enumerate(made.frames) if teachers else ():
-            for part, (x, _, index) in enumerate(images.batches(iter(parts)), 1):
-                rows = made.place[index]
-                x = frame.of_rows(rows)(x)
+    Args:
+        kind: one of `MOVES`.
+        teachers: constant networks by name; each process asks them about its share of the images.
+        at_once: images that go through a network at once.
+        on_progress: is told how many batches are done, and of how many.
+
+    Raises:
+        MmardError: for a network that gives no logits.
+    """
+    device, number = engine.device, len(images)
+    frames = [frame.to(device) for frame in _frames(images, kind, count, seed)]
+    place = torch.zeros(int(images.index.max()) + 1, dtype=torch.int64, device=device)
+    place[images.index.to(device)] = torch.arange(number, device=device)
+    parts = torch.split(_share(number, engine).to(images.index.device), at_once) if teachers else ()
+    known: dict[str, Tensor] = {}
+    with closing(images.batches(iter(parts))) as batches, torch.no_grad():
+        for done, (x, _, index) in enumerate(batches, 1):
+            rows = place[index]
+            all_rows = engine.gather(rows)
+            for variant, frame in enumerate(frames):
+                moved = frame.of_rows(rows)(x)
                 for name, teacher in teachers.items():
-                    with torch.no_grad():
-                        found = engine.gather(predict_logits(teacher, x, f"the {name}"))
-                    kept = logits.setdefault(name, found.new_zeros(len(made.frames), count, found.shape[1]))
-                    kept[variant, engine.gather(rows)] = found
-                heard(variant * len(parts) + part, len(made.frames) * len(parts))
-        return replace(made, logits=logits)
+                    logits = engine.gather(predict_logits(teacher, moved, f"the {name}"))
+                    if name not in known:
+                        known[name] = logits.new_empty(count, number, logits.shape[1])
+                    known[name][variant, all_rows] = logits
+            on_progress(done, len(parts))
+    return Variants(frames, known, place)
 
 
-def augmenter(
-    images: ImageSet, kind: str, late: LateAugmentation | None, variants: int | None, seed: int, epochs: int
-) -> Fresh | Variants:
-    """Make what augments the batches of a run."""
-    return Fresh(kind, late, epochs) if variants is None else Variants.drawn(images, kind, variants, seed, epochs)
+def _frames(images: ImageSet, kind: str, count: int, seed: int) -> list[Augmentation]:
+    """Draw so many augmentations of all images, on the CPU, so that they are the same on every device."""
+    like = torch.zeros(()).expand(len(images), *images.shape)  # only its shape matters
+    frames = []
+    with torch.random.fork_rng(devices=[]):
+        for variant in range(count):
+            torch.manual_seed(seed_of(seed, "variant", variant))
+            frames.append(sample_crop(like, kind))
+    return frames
+
+
+def _share(number: int, engine: Engine) -> Tensor:
+    """Choose this process's rows: as many as any other's, since they wait for one another; so some are of two processes."""
+    each = -(-number // engine.world)
+    return torch.arange(engine.rank, engine.rank + each * engine.world, engine.world) % number
