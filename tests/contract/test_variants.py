@@ -210,6 +210,7 @@ def test_a_run_with_other_variants_is_another_run(tiny: DataSet, tmp_path: Path)
     [
         ({"data.variants": 0}, "setting 'data.variants' is 0: expected "),
         ({"data.variants": 2.5}, "setting 'data.variants' is 2.5: expected "),
+        ({"data.variants": 2}, "data.variants=2 of data.augment=none are all the image itself; give data.variants=1"),
         ({"data.variants": 2, "data.augment": "idbh"}, "data.variants only move an image, and data.augment=idbh does more; choose"),
         (
             {"data.variants": 2, "data.augment_late.kind": "idbh"},

@@ -267,7 +267,7 @@ def _check(resolved: Resolved) -> None:
     if settings.scale != 1 and not method.has_divergences():
         raise MmardError(f"scale={settings.scale} is of KL terms, and this method descends none; leave it out")
     if (data := settings.data).variants:
-        must_only_move(data.augment, extra=data.extra, augment_late=data.augment_late)
+        must_only_move(data.augment, data.variants, extra=data.extra, augment_late=data.augment_late)
     may_be_read(settings)
     processes, batch = settings.engine.devices * settings.engine.nodes, resolved.plan.batch_size
     if batch % processes:

@@ -24,8 +24,8 @@ MOVES = ("none", "crop", "flip", "crop+flip")
 """Kinds of augmentation that only move an image, each by itself: those that can be drawn once."""
 
 
-def must_only_move(kind: str, **others: object) -> None:
-    """Raise MmardError for an augmentation that cannot be drawn once, and where other settings of data are given beside it."""
+def must_only_move(kind: str, count: int, **others: object) -> None:
+    """Raise MmardError where so many variants cannot be drawn once, and where other settings of data are given beside them."""
     if given := [name for name, value in others.items() if value]:
         raise MmardError(
             f"data.variants are drawn once, of the training images as they are; leave them or data.{given[0]} out"
@@ -35,6 +35,8 @@ def must_only_move(kind: str, **others: object) -> None:
             f"data.variants only move an image, and data.augment={kind} does more; choose one of {', '.join(MOVES)}, or leave "
             "out data.variants"
         )
+    if kind == "none" and count > 1:
+        raise MmardError(f"data.variants={count} of data.augment=none are all the image itself; give data.variants=1")
 
 
 @dataclass(frozen=True, eq=False)
