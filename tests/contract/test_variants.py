@@ -197,6 +197,12 @@ def test_a_run_whose_last_validation_was_cut_asks_no_teacher_again(tiny: DataSet
     assert len(RunFolder(tmp_path).metrics()) == 3
 
 
+def test_variants_that_no_epoch_comes_to_are_not_drawn(tiny: DataSet, tmp_path: Path) -> None:
+    trainer(tiny, tmp_path / "three", variants=3).fit()
+    trainer(tiny, tmp_path / "many", variants=10**9).fit()
+    assert_same_runs(tmp_path / "three", tmp_path / "many")
+
+
 def test_a_run_with_other_variants_is_another_run(tiny: DataSet, tmp_path: Path) -> None:
     trainer(tiny, tmp_path / "run", variants=2).fit()
     with pytest.raises(MmardError, match=r"data\.variants: 2 → 3"):

@@ -166,8 +166,8 @@ class Trainer:
             self._start_clock()  # the variants' time is the first epoch's
             if self.variants and not self._is_over:
                 self.drawn = draw_variants(
-                    self.train, self.augmentation, self.variants, self.seed, self.update.constant, self.engine,
-                    self.at_once or self.plan.batch_size, self._prepared,
+                    self.train, self.augmentation, min(self.variants, self.plan.epochs), self.seed, self.update.constant,
+                    self.engine, self.at_once or self.plan.batch_size, self._prepared,
                 )  # fmt: skip
             with closing(self.loader.batches(self.step, self.total)) as batches:
                 for batch in () if self._is_over else batches:
