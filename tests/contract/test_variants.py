@@ -22,6 +22,7 @@ from mmard.core.views import Predict
 from mmard.data.images import DataSet, Images
 from mmard.methods import METHODS
 from mmard.runs.folder import RunFolder
+from mmard.training import variants
 from mmard.training.callbacks import Watcher
 from mmard.training.engine import Engine
 from mmard.training.variants import Variants, draw_variants
@@ -61,9 +62,9 @@ def test_the_teacher_sees_each_variant_once_and_its_logits_are_those_at_the_imag
 
 
 def test_an_image_has_so_many_variants_and_no_more() -> None:
-    images, variants = blobs(120), drawn(blobs(120))
+    images, two = blobs(120), drawn(blobs(120))
     x, _, index = images.batch(torch.arange(120))
-    seen = [variants(x, index, epoch)[0] for epoch in range(6)]
+    seen = [two(x, index, epoch)[0] for epoch in range(6)]
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[1], seen[5])
     assert not torch.equal(seen[0], seen[1])
@@ -77,9 +78,11 @@ def test_without_augmentation_there_is_one_variant_the_image_itself() -> None:
     assert torch.equal(drawn(images, 1, "none")(x, index, 3)[0], x)
 
 
-def test_processes_share_the_images_and_have_all_the_logits() -> None:
+def test_processes_share_the_images_and_have_all_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     """121 images for two processes, the second of which sees one of them again."""
     images, meeting, shelf = blobs(121), threading.Barrier(2), {}
+    frames = variants._frames(images, "crop+flip", 2, 0)  # threads, unlike processes, share torch's random numbers
+    monkeypatch.setattr(variants, "_frames", lambda *_: frames)
 
     def gather(rank: int) -> Callable[[Tensor], Tensor]:
         def all_of(value: Tensor) -> Tensor:

@@ -178,7 +178,11 @@ class Engine:
 
     def gather(self, value: Tensor) -> Tensor:
         """Concatenate the tensors (n, ...) of all processes in their order, (processes·n, ...)."""
-        return value if self.world == 1 else cast(Tensor, self.fabric.all_gather(value)).flatten(0, 1)
+        if self.world == 1:
+            return value
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*all_gather is deprecated.*")  # Fabric calls it
+            return cast(Tensor, self.fabric.all_gather(value)).flatten(0, 1)
 
     def least(self, value: float | None) -> float | None:
         """Take the smallest of the processes' numbers; None where they have none."""
