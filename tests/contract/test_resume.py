@@ -39,6 +39,14 @@ def cut(tiny: DataSet, folder: Path, **changes: Any) -> None:
         trainer(tiny, folder, watcher=Stops(6), **changes).fit()
 
 
+def assert_refused(words: dict[str, Any], said: str) -> None:
+    """Settings are refused in one line that begins so."""
+    with pytest.raises(MmardError) as error:
+        resolve(read_settings(None, {"method": "pgd_at", **words}))
+    assert str(error.value).startswith(said)
+    assert "\n" not in str(error.value)
+
+
 # --- augmentation that changes on its way
 
 
@@ -80,10 +88,7 @@ def test_augmentation_changes_at_its_time_and_a_resumed_run_is_bit_equal(
     ],
 )  # fmt: skip
 def test_a_wrong_change_of_augmentation_is_one_line(words: dict[str, Any], said: str) -> None:
-    with pytest.raises(MmardError) as error:
-        resolve(read_settings(None, {"method": "pgd_at", **words}))
-    assert str(error.value).startswith(said)
-    assert "\n" not in str(error.value)
+    assert_refused(words, said)
 
 
 # --- the checkpoint of another run
