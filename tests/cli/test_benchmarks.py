@@ -52,6 +52,23 @@ def test_bench_compares_a_method_with_the_plain_step_and_its_base(mmard: Run, tm
     assert 0 < low <= median <= high
 
 
+@pytest.mark.parametrize("variants", [None, 2])
+def test_a_step_with_variants_asks_no_teacher_at_x(variants: int | None) -> None:
+    import torch
+
+    from mmard.api.build import engine_of
+    from mmard.api.settings import read_settings
+    from mmard.bench.step import Case, Subject
+
+    settings = read_settings(None, {"student": "cnn-4-2", "data.augment": "crop", "data.variants": variants})
+    case = Case(settings=settings, teacher="cnn-4-2", batch=4, size=8)
+    subject = Subject.of(case, engine_of(settings), torch.rand(4, 3, 8, 8), torch.arange(4))
+    asked, teacher = [], subject.update.predictors["teacher"]
+    subject.update.predictors["teacher"] = lambda x: asked.append(len(x)) or teacher(x)  # type: ignore[func-returns-value]
+    subject.steps["ours"]()
+    assert asked == ([] if variants else [4])
+
+
 def test_what_cannot_be_measured_is_one_line(mmard: Run) -> None:
     small = ["--student", "cnn-4-2", "--teacher", "cnn-4-2", "--method", "rslad"]
     for words, said in (

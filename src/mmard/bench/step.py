@@ -100,7 +100,9 @@ class Subject:
             )  # fmt: skip
 
         def step(update: Update) -> Step:
-            return lambda: update(laid_out(x), y, index, 0.5)
+            logits = torch.zeros(len(y), case.classes, device=engine.device)
+            known = dict.fromkeys(update.constant, logits) if settings.data.variants else {}
+            return lambda: update(laid_out(x), y, index, 0.5, known=known)
 
         plain: dict[str, nn.Module] = {name: case.network(case.teacher).eval().requires_grad_(False) for name in names}
         plain |= {name: case.student().eval().requires_grad_(False) for name in averages}

@@ -160,8 +160,7 @@ def _counted(method: Method, names: list[str], known_at_x: bool) -> PassCounts:
         for companion in update.companions:
             if companion.companion.average is not None:
                 counter.count_apart(companion.name, companion.net)
-        constant = set(names) - set(method.companions) if known_at_x else set()
-        known = {name: torch.zeros(8, 4) for name in constant}
+        known = {name: torch.zeros(8, 4) for name in update.constant} if known_at_x else {}
         update(torch.rand(8, 1, 4, 4), torch.arange(8) % 4, torch.arange(8), LATE, known=known)
     return counter.counts
 
