@@ -135,7 +135,8 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         ),
         (["train", "--method", "pgd_at", "engine.devices=3"], ["batch_size 128 does not divide by 3 processes"]),
         (["train", "--method", "mmard", "method.beta=inf"], ["'inf'", "expected a finite number"]),
-        (["bench", "--method", "peeraid"], ["bench's plain step trains no companion"]),
+        (["bench", "--method", "peeraid"], ["bench's plain step trains the student alone"]),
+        (["bench", "--method", "ibd"], ["bench's plain step trains the student alone"]),
         (
             ["train", "--method", "adr", "teachers.average=x"],
             ["the student's own average", "leave out teachers.average"],

@@ -74,6 +74,7 @@ def stepped(method: Method, progress: tuple[float, ...] = (0.5,)) -> tuple[Updat
         teachers=teachers,
         plan=plan,
         engine=Engine(accelerator="cpu"),
+        shape=torch.Size((1, 8, 8)),
     )
     update.student.train()
     prepare_attack(method, blobs(12), torch.device("cpu"))

@@ -61,6 +61,9 @@ def test_losses_and_gradients_are_the_trainers(name: str) -> None:
     groups += [{"params": list(c.net.parameters()), "lr": c.plan.lr, "momentum": c.plan.momentum} for c in trained]
     for companion in own.companions.values():
         companion.to(memory_format=torch.channels_last)
+    if theirs.learned:
+        own.prepare(x)
+        groups[0]["params"] += own.parameters()
     if len(groups) > 1:
         groups[1]["params"] = list(own.parameters())
     optimizer = torch.optim.SGD(groups, lr=0.05)

@@ -52,6 +52,7 @@ COMPOSED = {
     "rebat",
     "rpat",
     "waypoints",
+    "ibd",  # in test_golden
 }  # what stands here and not in `cases`
 Net = Callable[[Tensor], Tensor]
 

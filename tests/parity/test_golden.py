@@ -1,5 +1,6 @@
 """One training step of each paper's released code, as numbers: the same example, loss, gradient and state here, to 1e-9."""
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -194,6 +195,38 @@ def test_ciards_student_is_the_released_one(monkeypatch: pytest.MonkeyPatch) -> 
     got, _ = updated(replace(method, companions={"teacher": still}), found)
     own = sum(mean for name, mean in got.parts.items() if "/" not in name)
     must_agree(got, found, loss=own)
+
+
+class WithNoise(nn.Module):
+    """A teacher that is asked about x with the attack's first noise on it."""
+
+    def __init__(self, net: nn.Module, noise: Tensor) -> None:
+        super().__init__()
+        self.net, self.noise = net, 0.001 * noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + self.noise[: len(x)])  # type: ignore[no-any-return]
+
+
+def test_ibds_attention_is_the_released_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example, the loss, and the gradients of the student and of what is learnt; its teacher sees x with noise."""
+    found = values("ibd", monkeypatch)
+    monkeypatch.setattr(sys.modules["mmard.methods.ibd"], "WIDTH", len(found["learned/keys.0.0.bias"]))
+    method, student = m.ibd(), network(found, "student").train()
+    teacher = WithNoise(network(found, "teacher"), found["noise"])
+    update = updating.Update(
+        method=method, threat=Threat(eps=float(found["eps"])), student=student, teachers={"teacher": teacher},
+        plan=Plan(epochs=int(found["epochs"]), lr=0.0, momentum=0.0, weight_decay=0.0), engine=Engine("cpu"),
+        shape=found["x"].shape[1:],
+    )  # fmt: skip
+    (part,) = update.learned
+    part.load_state_dict({k.partition("/")[2]: v for k, v in found.items() if k.startswith("learned/")})
+    parts = update(found["x"], found["y"], torch.arange(len(found["y"])), 0.0)
+    expected = float(found["loss"])
+    assert abs(sum(parts.values()) - expected) <= WITHIN * expected
+    assert abs(parts["attended"] - 0.8 * found["loss_ibd"]) <= WITHIN * expected
+    must_have_gradient(student, found, "grad")
+    must_have_gradient(part, found, "grad_learned")
 
 
 def test_scale_is_of_the_kl_terms_alone() -> None:

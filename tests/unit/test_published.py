@@ -26,7 +26,7 @@ LONG, SHORT = (300, 2e-4, (215, 260, 285)), (200, 2e-4, (100, 150))
 SCHEDULES = {
     "trades": (76, 2e-4, (74,)), "mart": (120, 2e-4, (74, 89, 99)), "ard": SHORT, "iad": SHORT, "iad_2": SHORT, "rslad": LONG,
     "mtard": LONG, "b_mtard": LONG, "absld": LONG, "mmard": LONG, "peeraid": (300, 2e-4, (214, 259, 284)),
-    "ciard": (300, 2e-4, 150), "fair": SHORT,
+    "ciard": (300, 2e-4, 150), "fair": SHORT, "ibd": (150, 5e-4, (100, 125)),
     **dict.fromkeys(("adaad", "adaiad", "saad", "saad_c", "dgad"), (200, 5e-4, (100, 150))),
     **dict.fromkeys(("pgd_at", "igdm", "adr", "awp", "rebat", "rpat"), (200, 5e-4, (100, 150))),
 }  # fmt: skip

@@ -20,6 +20,7 @@ from mmard.diagnostics.triangle import triangle
 from mmard.models.cards import load_model, must_fit
 from mmard.models.folding import folded
 from mmard.training.engine import Engine
+from mmard.training.learned import watch_features
 from mmard.training.step import make_example
 from mmard.utils.errors import MmardError
 
@@ -82,6 +83,7 @@ class Comparison:
         """Make x' of every image by this method's inner attack, at the end of training (progress 1)."""
         network = self.networks["student"]
         network = copy.deepcopy(network) if method.attack_in_train_mode else folded(network)  # BatchNorm would move
+        watch_features(method, network, *self.networks.values())
         models = Models({**{name: folded(net) for name, net in self.networks.items()}, "student": network})
         made = []
         for i, x, y, index in self.batches():

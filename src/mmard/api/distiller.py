@@ -26,6 +26,7 @@ from mmard.terms.temperature import UnknownTemperatureError, is_unknown
 from mmard.training.awp import state_kept
 from mmard.training.companions import averages_are_not_given, begun
 from mmard.training.descent import LearningCompanion, descend
+from mmard.training.learned import begin_learned, watch_features
 from mmard.training.own_loop import (
     Autocast,
     Collected,
@@ -68,8 +69,9 @@ class Distiller:
         epochs: how many epochs that is, for methods that count epochs.
 
     Attributes:
-        companions: the networks that learn beside the student, by name; an optimiser needs `parameters` too. An average of the
-            student is one of them too, without parameters to learn: it follows the student at the beginning of each step.
+        companions: the networks that learn beside the student, by name; an optimiser needs `parameters` too, and so it does for
+            a part of a term that learns (`ibd`). An average of the student is one of them too, without parameters to learn: it
+            follows the student at the beginning of each step.
 
     Raises:
         MmardError: for an argument of another kind, a method that is not there, and a teacher that it lacks.
@@ -101,7 +103,11 @@ class Distiller:
         self._networks = OwnNetworks(student, {name: net for name, net in networks.items() if name not in beside})
         self._companions = [self._companion(name, networks) for name in beside]
         self.companions = {companion.name: companion.net for companion in self._companions}
-        self._terms = list(self.method.modules())
+        self._terms, self._learned = list(self.method.modules()), self.method.learned()
+        self._begun = not self._learned
+        if self._learned:
+            must_be_alone("a part of its terms")
+        watch_features(self.method, self._networks.bare, *self._networks.teachers.values(), *self.companions.values())
 
     @property
     def progress(self) -> float:
@@ -136,6 +142,16 @@ class Distiller:
                 loss, log = self._learnt(x, y, index) if learns else self._validated(x, y, index)
                 return loss, {name: mean.detach() for name, mean in log.items()}
 
+    def prepare(self, x: Tensor) -> None:
+        """Check the networks on images (B, C, H, W), and make what learns with the student and takes its size from them.
+
+        Only a method of which a part learns (`ibd`) needs it, before `parameters` and `load_state_dict`.
+        """
+        with torch.inference_mode(False):
+            x, y = as_batch(x, torch.zeros(len(x), dtype=torch.int64))
+            with Autocast.here(x.device.type).outside():
+                self._place_and_check(x, y)
+
     def attack(self, x: Tensor, y: Tensor, maximizer: Maximizer = Pgd(steps=10)) -> Tensor:
         """Make images (B, C, H, W) in the ball around x on which the student errs, in evaluation mode and float32.
 
@@ -152,7 +168,14 @@ class Distiller:
                     return untargeted(maximizer)(predict, x, y, self.threat)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the weights of the companions, which the caller's optimiser needs beside the student's; most methods have none."""
+        """Yield the weights of what learns beside the student, for the caller's optimiser; most methods have none.
+
+        Raises:
+            MmardError: before `prepare`, for a method that needs it.
+        """
+        self._must_have_begun("parameters()")
+        for part in self._learned:
+            yield from part.parameters()
         for companion in self._companions:
             if companion.companion.average is None:
                 yield from companion.net.parameters()
@@ -169,8 +192,9 @@ class Distiller:
         """Restore what `state_dict` returned.
 
         Raises:
-            MmardError: for the state of another method.
+            MmardError: for the state of another method, and before `prepare` for a method that needs it.
         """
+        self._must_have_begun("load_state_dict()")
         try:
             for module, saved in zip(self._terms, state["terms"], strict=True):
                 module.load_state_dict(saved)
@@ -222,6 +246,12 @@ class Distiller:
             companion.follow(self._networks.bare, last)
         return learning
 
+    def _must_have_begun(self, what: str) -> None:
+        if not self._begun:
+            raise MmardError(
+                f"a part of the method learns, and its size is known from images alone; call prepare(x) before {what}"
+            )
+
     def _now(self, progress: float) -> int:
         return int(progress * self.epochs + 1e-6)
 
@@ -243,20 +273,35 @@ class Distiller:
                 module.to(x.device)
             for name, net in self.companions.items():
                 checked_logits(net, x[:2], f"the {name}")
+        if not self._begun:
+            self._networks.autocast = Autocast(x.device.type, False, torch.bfloat16)
+            networks = self._networks.attacked() | {c.name: c.predict for c in self._companions}
+            with held_still(self._networks.bare, *self.companions.values()):
+                begin_learned(self.method, networks, x[:2], seed=0)
+            self._begun = True
         if new or x.device.type == "cpu":  # elsewhere each check would wait for the device
             must_be_labels(y, self._networks.classes)
 
     def _companion(self, name: str, given: Mapping[str, nn.Module]) -> LearningCompanion:
         companion = self.method.companions[name]
-        several = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if several and torch.distributed.get_world_size() > 1 and companion.average is None:
-            raise MmardError(
-                f"the method trains the network {name!r} beside the student, and a loop of one's own has it in one process only; "
-                "mmard.distill and mmard.train take several: engine__devices="
-            )
+        if companion.average is None:
+            must_be_alone(f"the network {name!r}")
         net = begun(name, companion, self._networks.bare, given, seed=0)
         predict = self._networks.predictor(net)
         return LearningCompanion(name, companion, net, predict, predict, self.epochs)
+
+
+def must_be_alone(what: str) -> None:
+    """Raise MmardError in one of several processes: a loop of one's own trains ``what`` in one only."""
+    if (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    ):
+        raise MmardError(
+            f"the method trains {what} beside the student, and a loop of one's own has it in one process only; "
+            "mmard.distill and mmard.train take several: engine__devices="
+        )
 
 
 def _method(method: str | dict[str, Any] | Method) -> Method:

@@ -17,6 +17,7 @@ from mmard.bench.plain import plain_step
 from mmard.core.method import Method
 from mmard.models.architectures import Architecture, Classifier, build
 from mmard.training.engine import Engine
+from mmard.training.learned import watch_features
 from mmard.training.micro_batch import free_bytes, need_of, peak_bytes
 from mmard.training.passes import LOSS, PassCounter, cost_of
 from mmard.training.update import Update
@@ -84,9 +85,9 @@ class Subject:
         settings, index = case.settings, torch.arange(len(y), device=engine.device)
         method, threat = method_of(settings), build_threat(settings)
         averages = {name for name, companion in method.companions.items() if companion.average is not None}
-        if method.companions.keys() - averages or method.perturbation is not None:
+        if method.companions.keys() - averages or method.perturbation is not None or method.learned():
             raise MmardError(
-                "bench's plain step trains no companion and moves no weights up; give a method without either"
+                "bench's plain step trains the student alone and moves no weights up; give a method that does no more"
             )
         names = {"teacher"}
         with suppress(MmardError):  # a user's term may not take the small images on which passes are counted
@@ -109,6 +110,7 @@ class Subject:
         plain["student"] = case.student()
         for network in plain.values():
             network.to(engine.device)
+        watch_features(method, *plain.values())
         optimizer, base = settings.train.optimizer_for(plain["student"], fused=False), base_of(settings)
 
         def as_scripts_do() -> None:

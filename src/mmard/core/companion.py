@@ -1,10 +1,13 @@
-"""Networks that a method trains beside the student, and the perturbation of the student's weights (AWP)."""
+"""What a method trains beside the student, networks and parts of terms; and the perturbation of the student's weights (AWP)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from mmard.core.objective import Objective, nothing
+from mmard.core.views import Views
 from mmard.utils.errors import MmardError
 
 
@@ -52,6 +55,17 @@ class Companion:
             own = f", learning rate {self.plan['lr']:g}" if set(self.plan) == {"lr"} else ""  # more is the method's own
             return f"min  {self.outer}{own}"
         return f"the student's average, decay {self.average:g}" + (f" from {self.begin:g} on" if self.begin else "")
+
+
+class Learned(nn.Module):
+    """A part of an outer term whose parameters descend with the student's weights, by the student's optimiser and schedule.
+
+    The term is a method of it. A run makes its parameters anew, by `meet`.
+    """
+
+    def meet(self, v: Views) -> None:
+        """Make the parameters, of sizes that the networks' logits or features at any two images tell; float32, on the CPU."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from mmard.core.companion import Companion, WeightPerturbation
+from mmard.core.companion import Companion, Learned, WeightPerturbation
 from mmard.core.objective import Objective, nothing
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import Predict
@@ -83,6 +83,15 @@ class Method:
         own = [self.maximizer] if isinstance(self.maximizer, nn.Module) else []
         beside = (module for companion in self.companions.values() for module in companion.outer.modules())
         yield from dict.fromkeys([*self.inner.modules(), *self.outer.modules(), *beside, *own])
+
+    def learned(self) -> list[Learned]:
+        """Return the parts of terms that learn with the student."""
+        return [module for module in self.modules() if isinstance(module, Learned)]
+
+    def reads_features(self) -> bool:
+        """Tell whether a term asks for networks' features, which are recorded then."""
+        objectives = (self.inner, self.outer, *(companion.outer for companion in self.companions.values()))
+        return any(t.features for objective in objectives for t in objective.within())
 
     def ball(self, threat: Threat) -> Threat:
         """Return the ball in which training examples are made: the threat's, or one of the method's own radius."""

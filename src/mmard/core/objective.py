@@ -25,6 +25,7 @@ class Term:
     Attributes:
         divergence: a KL between distributions over the classes, which some released scripts average over them: a run's
             ``scale`` is for these terms alone.
+        features: it asks for features (`mmard.core.views.Point.features`), which networks then record.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Term:
     function: TermFunction
     params: tuple[tuple[str, Any], ...] = ()
     divergence: bool = False
+    features: bool = False
 
     def __call__(self, views: Views) -> Tensor:
         try:
@@ -182,24 +184,27 @@ def _bind(term: Term, params: dict[str, Any]) -> Term:
 
 
 @overload
-def term(formula: str, *, divergence: bool = False) -> Callable[[TermFunction], Objective]: ...
+def term(formula: str, *, divergence: bool = False, features: bool = False) -> Callable[[TermFunction], Objective]: ...
 @overload
 def term(formula: TermFunction) -> Objective: ...
-def term(formula: str | TermFunction, *, divergence: bool = False) -> Objective | Callable[[TermFunction], Objective]:
+def term(
+    formula: str | TermFunction, *, divergence: bool = False, features: bool = False
+) -> Objective | Callable[[TermFunction], Objective]:
     """Make an `Objective` of one term out of a function ``(views, **params) -> (B,)``.
 
     ``@term`` takes the function's name as its formula; ``@term("KL(T(x)‖S(x'))")`` prints as the paper does, and
-    ``{tau}`` in it shows the parameter's value. ``divergence`` marks a KL, summed over classes: see `Term`.
+    ``{tau}`` in it shows the parameter's value. ``divergence`` marks a KL, summed over classes, ``features`` a term that
+    asks for features: see `Term`.
     """
     if callable(formula):
-        return _make(formula, getattr(formula, "__name__", "term"), divergence)
+        return _make(formula, getattr(formula, "__name__", "term"), divergence, features)
     if not isinstance(formula, str):
         raise MmardError(f"term is given {formula!r}, expected a formula or a function of views")
-    return lambda function: _make(function, formula, divergence)
+    return lambda function: _make(function, formula, divergence, features)
 
 
-def _make(function: TermFunction, formula: str, divergence: bool) -> Objective:
+def _make(function: TermFunction, formula: str, divergence: bool, features: bool) -> Objective:
     if not callable(function):
         raise MmardError(f"term({formula!r}) is given {function!r}, expected a function of views")
     name = getattr(function, "__name__", "term")
-    return Objective(((1.0, Term(name, formula, function, divergence=divergence)),))
+    return Objective(((1.0, Term(name, formula, function, divergence=divergence, features=features)),))

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from mmard.core.features import Features, recorded
 from mmard.core.logits import predict_logits
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import must_be_whole_number, must_lie_within, shortened
@@ -86,9 +87,7 @@ class Point:
 
     def other(self, name: str) -> Tensor:
         """Compute the logits (B, K) of the network of that name, once; the teacher's at its temperature."""
-        logits: Tensor = self._keep(
-            f"logits of {name}", lambda: predict_logits(self.models[name], self.x, f"the {name}")
-        )
+        logits: Tensor = self._keep(f"logits of {name}", lambda: self._look(name))
         return logits / self.teacher_tau if name == "teacher" and self.teacher_tau != 1 else logits
 
     @property
@@ -100,6 +99,31 @@ class Point:
     def teacher(self) -> Tensor:
         """Compute the teacher's logits (B, K), once."""
         return self.other("teacher")
+
+    def features(self, name: str) -> tuple[Tensor, ...]:
+        """Return the outputs of a network's blocks (`mmard.core.features.blocks_of`) in the pass that gave its logits.
+
+        Only for a term that says so: ``@term("...", features=True)``.
+
+        Raises:
+            MmardError: for a network in which no blocks are found, or whose features are not recorded.
+        """
+        if (key := f"features of {name}") not in self._known:
+            self._known.setdefault(f"logits of {name}", self._look(name))
+        if key not in self._known:
+            raise MmardError(
+                f"no features of the {name} are recorded; expected a network of blocks, activations or convolutions that are "
+                "modules, and a term that says so: @term(..., features=True)"
+            )
+        found: Features = self._known[key]
+        return found.maps
+
+    def _look(self, name: str) -> Tensor:
+        with recorded() as maps:
+            logits = predict_logits(self.models[name], self.x, f"the {name}")
+        if maps:
+            self._known[f"features of {name}"] = Features(tuple(maps))
+        return logits
 
     def once(self, key: str, compute: Callable[[], Any]) -> Any:
         """Compute a value once at this point and cache it under ``key``; terms share it."""
@@ -123,8 +147,9 @@ class Point:
 
     def seen_by(self, models: Models) -> "Point":
         """Replace the networks and keep the images; logits of networks that stay the same are kept."""
-        same = [f"logits of {name}" for name, model in models.by_name.items() if self.models.by_name.get(name) is model]
-        return replace(self, models=models, _known={key: self._known[key] for key in same if key in self._known})
+        same = [name for name, model in models.by_name.items() if self.models.by_name.get(name) is model]
+        keys = [f"{what} of {name}" for name in same for what in ("logits", "features")]
+        return replace(self, models=models, _known={key: self._known[key] for key in keys if key in self._known})
 
 
 @dataclass(frozen=True, eq=False)

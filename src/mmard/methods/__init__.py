@@ -14,6 +14,7 @@ from mmard.methods.ciard import ciard
 from mmard.methods.dgad import dgad
 from mmard.methods.fair import fair
 from mmard.methods.iad import iad, iad_2
+from mmard.methods.ibd import ibd
 from mmard.methods.igdm import igdm
 from mmard.methods.kd import kd
 from mmard.methods.mart import mart
@@ -44,6 +45,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "adaad": adaad,
     "adaiad": adaiad,
     "dgad": dgad,
+    "ibd": ibd,
     "mtard": mtard,
     "b_mtard": b_mtard,
     "absld": absld,

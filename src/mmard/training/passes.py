@@ -17,6 +17,7 @@ from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
 from mmard.training.update import Update
 
+IMAGE = (1, 4, 4)
 EPOCHS, LATE = 300, 0.9  # so late in the run that whatever begins has begun
 ATTACK, LOSS = PHASES = ("attack", "loss")
 
@@ -72,6 +73,10 @@ class PassCounter:
 
         return forward
 
+    def begin(self) -> None:
+        """Forget what has been counted."""
+        self.counts = {name: {phase: Passes() for phase in PHASES} for name in self.counts}
+
     def __enter__(self) -> "PassCounter":
         return self
 
@@ -115,7 +120,7 @@ class _NoOptimizer:
 class _WithoutOptimizer(Plan):
     """A plan of a run whose weights stay."""
 
-    def optimizer_for(self, model: nn.Module, fused: bool = True) -> Optimizer:
+    def optimizer_for(self, model: nn.Module, *beside: nn.Module, fused: bool = True) -> Optimizer:
         return cast(Optimizer, _NoOptimizer())
 
 
@@ -156,17 +161,19 @@ def _counted(method: Method, names: list[str], known_at_x: bool) -> PassCounts:
             teachers=made,
             plan=_WithoutOptimizer(epochs=EPOCHS),
             engine=_BareEngine(),
+            shape=torch.Size(IMAGE),
         )
+        counter.begin()  # the networks were tried
         for companion in update.companions:
             if companion.companion.average is not None:
                 counter.count_apart(companion.name, companion.net)
         known = {name: torch.zeros(8, 4) for name in update.constant} if known_at_x else {}
-        update(torch.rand(8, 1, 4, 4), torch.arange(8) % 4, torch.arange(8), LATE, known=known)
+        update(torch.rand(8, *IMAGE), torch.arange(8) % 4, torch.arange(8), LATE, known=known)
     return counter.counts
 
 
 def _small_network() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 4))
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 4))
 
 
 def in_words(cost: Mapping[str, Mapping[str, Passes]]) -> str:

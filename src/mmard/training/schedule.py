@@ -70,10 +70,15 @@ class Plan(Section):
         factor = {"constant": 1.0, "one_cycle": 1 - rest, "cosine": (1 + math.cos(math.pi * rest)) / 2}
         return self.lr * factor[self.schedule]
 
-    def optimizer_for(self, model: nn.Module, fused: bool = True) -> Optimizer:
-        """Make the optimiser of the model's weights; ``fused``: all of an update in one kernel, where the device can."""
+    def optimizer_for(self, model: nn.Module, *beside: nn.Module, fused: bool = True) -> Optimizer:
+        """Make the optimiser of the model's weights, and of what learns beside it.
+
+        Args:
+            fused: all of an update in one kernel, where the device can.
+        """
         if not (weights := list(model.parameters())):
             raise MmardError("the network to train has no weights; expected some that can be learnt")
+        weights += [weight for each in beside for weight in each.parameters()]
         fused = fused and weights[0].device.type in ("cpu", "cuda")
         if self.optimizer == "adamw":
             return torch.optim.AdamW(weights, lr=self.lr, weight_decay=self.weight_decay, fused=fused)

@@ -13,18 +13,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmard.attacks.inner.adaptive import WarmStart
+from mmard.core.companion import Learned
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.core.views import Frame, Known, Models, Predict, Views
+from mmard.core.views import Frame, Known, Models, Predict, Views, held_still
 from mmard.models.folding import Folded, folded
 from mmard.training.awp import moved_up
 from mmard.training.channels_last import lay_out
 from mmard.training.companions import StudentAverage, TrainedCompanion, companions_of
 from mmard.training.descent import LearningCompanion, descend
 from mmard.training.engine import Engine
+from mmard.training.learned import begin_learned, watch_features
 from mmard.training.schedule import Plan
 from mmard.training.step import make_example
-from mmard.utils.errors import first_line
+from mmard.utils.errors import MmardError, first_line
 
 
 @dataclass(kw_only=True)
@@ -39,7 +41,8 @@ class Update:
         scale: the KL terms of the outer objectives are multiplied by it.
         compile: run the networks of the inner process through ``torch.compile``.
         seed: of the weights of fresh companions.
-        shape: (C, H, W) of the images: networks that call ``.view`` are found by it; None: there are none.
+        shape: (C, H, W) of the images: networks that call ``.view``, and the sizes of what learns with the student, are found
+            by it; None: there is nothing of the kind.
     """
 
     method: Method
@@ -63,18 +66,30 @@ class Update:
             lay_out(network, engine.device, self.shape)
         for name, teacher in frozen.items():
             shadows[name] = folded(teacher.eval().requires_grad_(False))
-        self.optimizer = self.plan.optimizer_for(self.student)
+        self.shadow = self.student if self.method.attack_in_train_mode else folded(self.student)
+        networks = {**shadows, "student": self.shadow}
+        watch_features(self.method, self.student, *networks.values())
+        self.learned = self._learned(networks)
+        self.optimizer = self.plan.optimizer_for(self.student, *self.learned)
         self.wrapped, self.stepper = engine.setup(self.student, self.optimizer)
         self.companions = companions_of(
             self.method, self.student, self.teachers, self.plan, engine, self.seed, self.shape
         )
+        watch_features(self.method, *(companion.net for companion in self.companions))
         self.in_training = engine.predictor(self.student)  # without the wrapper, whose gradients are averaged
-        self.shadow = self.student if self.method.attack_in_train_mode else folded(self.student)
-        networks = {**shadows, "student": self.shadow}
         self.predictors = {
             name: engine.predictor(compiled(net, name) if self.compile else net) for name, net in networks.items()
         } | {c.name: c.predict for c in self.companions}
         self.constant = {name: self.predictors[name] for name in frozen}
+
+    def _learned(self, networks: Mapping[str, nn.Module]) -> list[Learned]:
+        if self.compile and self.method.reads_features():
+            raise MmardError("compiled networks record no features, and the method asks for them; engine.compile=false")
+        if self.shape is None:
+            return []
+        x = torch.zeros(2, *self.shape, device=self.engine.device)
+        with held_still(self.student):
+            return begin_learned(self.method, networks, x, self.seed)
 
     def __call__(
         self,
@@ -116,6 +131,9 @@ class Update:
 
     def _step(self, progress: float, learning: list[TrainedCompanion]) -> None:
         """Update the weights, those of companions and averages too, and store the perturbations of warm starts."""
+        for weight in (weight for part in self.learned for weight in part.parameters()):
+            if weight.grad is not None:
+                weight.grad = self.engine.all_reduce_sum(weight.grad) / self.engine.world
         if self.plan.clip is not None:
             self.engine.clip(self.wrapped, self.stepper, self.plan.clip)
         for group in self.optimizer.param_groups:

@@ -1,0 +1,71 @@
+"""The outputs of a network's blocks, its features, recorded in the same pass that gives its logits."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+_recording: list[Tensor] | None = None  # of the pass that is under way, where somebody wants its features
+
+
+@dataclass(frozen=True)
+class Features:
+    """The outputs of a network's blocks for a batch, each (B, ...), in the order in which they were computed."""
+
+    maps: tuple[Tensor, ...]
+
+    def of_rows(self, rows: Tensor) -> "Features":
+        """Restrict the features to the samples ``rows`` (R,)."""
+        return Features(tuple(each[rows] for each in self.maps))
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """Find the blocks of a network whose outputs are its features.
+
+    Blocks are the modules with modules of their own, of a kind that stands at least twice in a network's sequences, such
+    as residual blocks; the outermost ones. Where there are none, they are the activations, and else the convolutions.
+
+    >>> [type(block).__name__ for block in blocks_of(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten()))]
+    ['ReLU']
+    """
+    sequences = (nn.Sequential, nn.ModuleList)
+    members = [child for each in network.modules() if isinstance(each, sequences) for child in each.children()]
+    kinds = Counter(type(child) for child in members if any(child.children()) and not isinstance(child, sequences))
+    repeated = {kind for kind, times in kinds.items() if times > 1}
+    leaves = [each for each in network.modules() if not any(each.children())]
+    activations = [each for each in leaves if type(each).__module__ == "torch.nn.modules.activation"]
+    convolutions: list[nn.Module] = [each for each in leaves if isinstance(each, nn.Conv2d)]
+    return list(_outermost(network, repeated)) or activations or convolutions
+
+
+def _outermost(network: nn.Module, kinds: set[type[nn.Module]]) -> Iterator[nn.Module]:
+    for child in network.children():
+        if type(child) in kinds:
+            yield child
+        else:
+            yield from _outermost(child, kinds)
+
+
+def watch(network: nn.Module) -> None:
+    """Let a network's passes record its features; a network that is watched, or is a copy of one, stays as it is."""
+    for block in blocks_of(network):
+        if _note not in block._forward_hooks.values():
+            block.register_forward_hook(_note)
+
+
+def _note(_block: nn.Module, _inputs: object, output: object) -> None:
+    if _recording is not None and isinstance(output, Tensor):
+        _recording.append(output)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Tensor]]:
+    """Collect the features of the one watched network whose pass is made in this context."""
+    global _recording
+    before, _recording = _recording, []
+    try:
+        yield _recording
+    finally:
+        _recording = before
