@@ -305,9 +305,11 @@ def test_results_against_hand_computed_numbers(faked: StudyFile) -> None:
     assert Path("runs/study/figure.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_times_are_of_runs_on_a_gpu_alone_where_there_are_such(faked: StudyFile) -> None:
-    for cell in cells_of(faked)[:2]:  # a/seed-0, a/seed-1
-        cell.folder.append({"step": 4, "epoch": 4, "seconds": 0.5, "clean": 50.0, "robust": 30.0, "joules": 9.0})
+@pytest.mark.parametrize("sign", [{"joules": 9.0}, {"device": "NVIDIA H100"}])
+def test_times_are_of_runs_on_a_gpu_alone_where_there_are_such(faked: StudyFile, sign: dict[str, Any]) -> None:
+    for i, cell in enumerate(cells_of(faked)):
+        more = sign if i < 2 else {"device": "cpu"}  # a/seed-0, a/seed-1
+        cell.folder.append({"step": 4, "epoch": 4, "seconds": 0.5, "clean": 50.0, "robust": 30.0, **more})
     results = publish.write_results(faked)
     assert [group["figures"].get("seconds an epoch") for group in results["groups"]] == [{"mean": 2.5, "sd": 0.0}, None]
     table = Path("runs/study/table.md").read_text()

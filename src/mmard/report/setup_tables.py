@@ -104,7 +104,7 @@ def checks_table(groups: Sequence[Group]) -> Table | None:
 
 
 def setups_table(groups: Sequence[Group]) -> Table:
-    """Make the table of what was trained, a row a group: method, student, teacher, data, threat, precision."""
+    """Make the table of what was trained, a row a group: method, student, teacher, data, threat, precision, device."""
     rows = []
     for group in groups:
         s = group.runs[0].settings
@@ -119,7 +119,8 @@ def setups_table(groups: Sequence[Group]) -> Table:
             threat_of(s),
             epochs,
             "; ".join(dict.fromkeys(run.precision for run in group.runs)) or DASH,
+            "; ".join(filter(None, dict.fromkeys(run.device for run in group.runs))) or DASH,
         )
         rows.append([*map(words, (*what, seeds))])
-    columns = ["runs", "method", "student", "teacher", "data", "threat", "epochs", "precision", "seeds"]
-    return Table("setups", "What was trained", columns, rows, words=9)
+    columns = ["runs", "method", "student", "teacher", "data", "threat", "epochs", "precision", "device", "seeds"]
+    return Table("setups", "What was trained", columns, rows, words=10)

@@ -8,7 +8,12 @@ from mmard.utils.errors import MmardError
 from mmard.utils.numbers import is_number
 from mmard.utils.text_files import NoJsonError, parse_json
 
-NO_NUMBERS: dict[str, type] = {"precision": str, "chosen_by": str, "collapsed": bool}  # all else in the metrics is one
+NO_NUMBERS: dict[str, type] = {
+    "precision": str,
+    "device": str,
+    "chosen_by": str,
+    "collapsed": bool,
+}  # all else in the metrics is one
 SUM = "crc32"
 
 

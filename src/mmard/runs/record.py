@@ -84,11 +84,17 @@ class Run:
     @property
     def precision(self) -> str:
         """Name the numeric precision of training; several where it went on in another, with the first epoch of each."""
-        of = [(r["epoch"], r["precision"]) for r in self.metrics if isinstance(r.get("precision"), str)]
-        if not of:  # before it was recorded
-            return str(section_of(self.settings, "engine").get("precision") or "")
+        return self._over_epochs("precision") or str(section_of(self.settings, "engine").get("precision") or "")
+
+    @property
+    def device(self) -> str:
+        """Name the kind of device of training, in the same way; empty where it is not recorded."""
+        return self._over_epochs("device")
+
+    def _over_epochs(self, key: str) -> str:
+        of = [(r["epoch"], r[key]) for r in self.metrics if isinstance(r.get(key), str)]
         changes = [(e, name) for i, (e, name) in enumerate(of) if i == 0 or name != of[i - 1][1]]
-        return ", ".join([changes[0][1], *(f"{name} from epoch {e}" for e, name in changes[1:])])
+        return ", ".join(f"{name} from epoch {e}" if i else name for i, (e, name) in enumerate(changes))
 
     @property
     def best(self) -> Mapping[str, Any] | None:

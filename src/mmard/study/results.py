@@ -83,8 +83,15 @@ def _seconds(cell: Cell, metrics: Sequence[CellResult]) -> float:
 
 
 def _keep_comparable_times(rows: Sequence[CellResult], cells: Sequence[Cell]) -> None:
-    """Drop the seconds of runs on CPUs where other runs had a GPU, which counts its joules: such times do not compare."""
-    on_gpu = {cell.name for cell in cells if any("joules" in epoch for epoch in cell.folder.metrics())}
+    """Drop the seconds of runs on CPUs where other runs had a GPU: such times do not compare.
+
+    Before 0.3 no record named its device, and a GPU was known by the joules that it counts.
+    """
+    on_gpu = {
+        cell.name
+        for cell in cells
+        if any(epoch.get("device", "cpu") != "cpu" or "joules" in epoch for epoch in cell.folder.metrics())
+    }
     others = [row for row in rows if row["run"] not in on_gpu]
     if len(others) < len(rows):
         for row in others:

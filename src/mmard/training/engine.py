@@ -97,6 +97,11 @@ class Engine:
         return self.fabric.device
 
     @property
+    def device_name(self) -> str:
+        """Name the kind of device, such as ``NVIDIA H100 80GB HBM3``; ``cpu`` for any CPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
+    @property
     def rank(self) -> int:
         """Return this process's number; 0 writes the files."""
         return self.fabric.global_rank

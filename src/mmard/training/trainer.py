@@ -224,7 +224,7 @@ class Trainer:
         record: dict[str, Any] = {"step": self.step, "epoch": epoch, "lr": self.update.optimizer.param_groups[0]["lr"]}
         record["terms"] = self.meter.means()
         record["loss"] = sum(value for name, value in record["terms"].items() if "/" not in name)  # the student's
-        record |= {**pace, "precision": self.engine.precision}
+        record |= {**pace, "precision": self.engine.precision, "device": self.engine.device_name}
         if epoch % self.validation.every == 0 or self.step == self.total:
             record |= self._judge_and_keep(epoch)
         self.meter = LossMeter(self.engine)
