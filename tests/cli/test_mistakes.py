@@ -136,6 +136,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "--method", "pgd_at", "engine.devices=3"], ["batch_size 128 does not divide by 3 processes"]),
         (["train", "--method", "mmard", "method.beta=inf"], ["'inf'", "expected a finite number"]),
         (["bench", "--method", "peeraid"], ["bench's plain step trains the student alone"]),
+        (["train", "teacher=zoo:"], ["unknown teacher in zoo ''; known: cifar10-cnn-32-7"]),
         (["bench", "--method", "ibd"], ["bench's plain step trains the student alone"]),
         (
             ["train", "--method", "adr", "teachers.average=x"],

@@ -8,12 +8,15 @@ from mmard.utils.text_files import NoYamlError, parse_yaml
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
-    """Parse overrides: ``["train.lr=0.05", "method=adaad"]`` → a dict; values are read as YAML."""
+    """Parse overrides: ``["train.lr=0.05", "method=adaad"]`` → a dict; values are read as YAML, but ``zoo:`` as the word it is."""
     pairs: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise MmardError(f"{word!r} is no setting; expected key=value, such as train.epochs=10")
+        if value.endswith(":"):  # YAML reads a mapping
+            pairs[key] = value
+            continue
         try:
             pairs[key] = parse_yaml(value, f"the value of {key}")
         except NoYamlError:

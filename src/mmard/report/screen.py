@@ -68,7 +68,8 @@ def bench_table(figures: dict[str, Any]) -> ScreenTable:
     for key, what in (("faster_than_plain", "times faster than plain"), ("cost_over_base", "times the base's time")):
         if key in figures:
             r, n = figures[key], figures["repeats"]
-            caption += f"\n{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f}) {what}, median and range of {n} pairs"
+            of = f", median of {n} pairs, from {r['low']:.2f} to {r['high']:.2f}" if n > 1 else ", of one pair"
+            caption += f"\n{r['median']:.2f} {what}{of}"
     if (m := figures["memory"])["fixed_mib"] is not None:
         caption += f"\nours takes {m['fixed_mib']:.0f} MiB + {m['mib_an_image']:.1f} MiB an image: {m['images_that_fit']:,} fit"
     table = ScreenTable(title=title, title_justify="left", caption=caption, caption_justify="left")
