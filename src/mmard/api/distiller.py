@@ -69,9 +69,9 @@ class Distiller:
         epochs: how many epochs that is, for methods that count epochs.
 
     Attributes:
-        companions: the networks that learn beside the student, by name; an optimiser needs `parameters` too, and so it does for
-            a part of a term that learns (`ibd`). An average of the student is one of them too, without parameters to learn: it
-            follows the student at the beginning of each step.
+        companions: the networks that learn beside the student, by name; an optimiser needs `parameters` too, theirs and those
+            of a part of a term that learns (`ibd`). An average of the student is one of them too, without parameters to learn:
+            it follows the student at the beginning of each step.
 
     Raises:
         MmardError: for an argument of another kind, a method that is not there, and a teacher that it lacks.
@@ -146,6 +146,9 @@ class Distiller:
         """Check the networks on images (B, C, H, W), and make what learns with the student and takes its size from them.
 
         Only a method of which a part learns (`ibd`) needs it, before `parameters` and `load_state_dict`.
+
+        Raises:
+            MmardError: for networks that do not fit the images or each other.
         """
         with torch.inference_mode(False):
             x, y = as_batch(x, torch.zeros(len(x), dtype=torch.int64))
@@ -266,7 +269,7 @@ class Distiller:
             return torch.stack(list(log.values())).sum().detach(), log
 
     def _place_and_check(self, x: Tensor, y: Tensor) -> None:
-        """Check the labels; on a new device move the networks there, and check them."""
+        """Check the labels; on a new device move the networks there, and check them; make what learns, once."""
         new = self._networks.place_and_check(x)
         if new:
             for module in (*self._terms, *self.companions.values()):
@@ -274,7 +277,6 @@ class Distiller:
             for name, net in self.companions.items():
                 checked_logits(net, x[:2], f"the {name}")
         if not self._begun:
-            self._networks.autocast = Autocast(x.device.type, False, torch.bfloat16)
             networks = self._networks.attacked() | {c.name: c.predict for c in self._companions}
             with held_still(self._networks.bare, *self.companions.values()):
                 begin_learned(self.method, networks, x[:2], seed=0)

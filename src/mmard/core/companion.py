@@ -64,7 +64,11 @@ class Learned(nn.Module):
     """
 
     def meet(self, v: Views) -> None:
-        """Make the parameters, of sizes that the networks' logits or features at any two images tell; float32, on the CPU."""
+        """Make the parameters, float32 and on the CPU, by the shapes of the networks' logits or features at a few images.
+
+        Args:
+            v: any images of the run's size, labels of 0, every network in evaluation mode; both points are one.
+        """
         raise NotImplementedError
 
 

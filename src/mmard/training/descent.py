@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmard.core.companion import Companion
+from mmard.core.features import record, recorded
 from mmard.core.method import Method
 from mmard.core.views import Predict, Views, held_still
 from mmard.training.awp import moves_up, state_kept
@@ -54,16 +55,22 @@ class LearningCompanion:
             own[i].copy_(new[i])
 
     def losses(self, views: Views, student: Predict) -> tuple[dict[str, Tensor], Predict]:
-        """Compute the mean of each weighted term, and a function for the student's loss that reuses the logits computed here."""
-        said: list[tuple[Tensor, Tensor]] = []
+        """Compute the mean of each weighted term, and a function for the student's loss that reuses what is computed here."""
+        said: list[tuple[Tensor, Tensor, list[Tensor]]] = []
 
         def speak(x: Tensor) -> Tensor:
-            said.append((x, self.wrapped(x)))
-            return said[-1][1]
+            with recorded() as features:
+                logits = self.wrapped(x)
+            record(*features)
+            said.append((x, logits, features))
+            return logits
 
         def again(x: Tensor) -> Tensor:
-            known = [logits.detach() for images, logits in said if images is x]
-            return known[-1] if known else self.predict(x)
+            for images, logits, features in reversed(said):
+                if images is x:
+                    record(*(each.detach() for each in features))
+                    return logits.detach()
+            return self.predict(x)
 
         values = self.companion.outer(views.seen_by(student, **{self.name: speak}))
         return {name: value.mean() for name, value in values.items()}, again

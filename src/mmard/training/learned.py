@@ -24,7 +24,7 @@ def begin_learned(method: Method, networks: Mapping[str, Predict], x: Tensor, se
 
     Args:
         networks: all that the method asks, by name, in evaluation mode.
-        x: any images (2, C, H, W) of the run's size.
+        x: any images (B, C, H, W) of the run's size; one will do.
         seed: of the parameters.
     """
     parts = method.learned()

@@ -73,7 +73,7 @@ class PassCounter:
 
         return forward
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Forget what has been counted."""
         self.counts = {name: {phase: Passes() for phase in PHASES} for name in self.counts}
 
@@ -163,7 +163,7 @@ def _counted(method: Method, names: list[str], known_at_x: bool) -> PassCounts:
             engine=_BareEngine(),
             shape=torch.Size(IMAGE),
         )
-        counter.begin()  # the networks were tried
+        counter.reset()  # the networks were tried
         for companion in update.companions:
             if companion.companion.average is not None:
                 counter.count_apart(companion.name, companion.net)

@@ -68,14 +68,14 @@ class Update:
             shadows[name] = folded(teacher.eval().requires_grad_(False))
         self.shadow = self.student if self.method.attack_in_train_mode else folded(self.student)
         networks = {**shadows, "student": self.shadow}
-        watch_features(self.method, self.student, *networks.values())
-        self.learned = self._learned(networks)
-        self.optimizer = self.plan.optimizer_for(self.student, *self.learned)
-        self.wrapped, self.stepper = engine.setup(self.student, self.optimizer)
         self.companions = companions_of(
             self.method, self.student, self.teachers, self.plan, engine, self.seed, self.shape
         )
-        watch_features(self.method, *(companion.net for companion in self.companions))
+        beside = {companion.name: companion.net for companion in self.companions}
+        watch_features(self.method, self.student, *networks.values(), *beside.values())
+        self.learned = self._learned(networks | beside)
+        self.optimizer = self.plan.optimizer_for(self.student, *self.learned)
+        self.wrapped, self.stepper = engine.setup(self.student, self.optimizer)
         self.in_training = engine.predictor(self.student)  # without the wrapper, whose gradients are averaged
         self.predictors = {
             name: engine.predictor(compiled(net, name) if self.compile else net) for name, net in networks.items()
@@ -88,7 +88,7 @@ class Update:
         if self.shape is None:
             return []
         x = torch.zeros(2, *self.shape, device=self.engine.device)
-        with held_still(self.student):
+        with held_still(*networks.values()):
             return begin_learned(self.method, networks, x, self.seed)
 
     def __call__(
