@@ -3,11 +3,12 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-_recording: list[Tensor] | None = None  # of the pass that is under way, where somebody wants its features
+_recording: ContextVar[list[Tensor] | None] = ContextVar("features of the pass under way", default=None)
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,15 @@ def _note(_block: nn.Module, _inputs: object, output: object) -> None:
 
 def record(*features: Tensor) -> None:
     """Hand features to whoever collects them, as `recorded` does; to nobody where nobody does."""
-    if _recording is not None:
-        _recording.extend(features)
+    if (collected := _recording.get()) is not None:
+        collected.extend(features)
 
 
 @contextmanager
 def recorded() -> Iterator[list[Tensor]]:
     """Collect the features of the one watched network whose pass is made in this context."""
-    global _recording
-    before, _recording = _recording, []
+    before = _recording.set(collected := [])
     try:
-        yield _recording
+        yield collected
     finally:
-        _recording = before
+        _recording.reset(before)

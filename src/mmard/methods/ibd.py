@@ -3,7 +3,8 @@
 A feature is a block's output. Its pattern v is the mean of its squares over the channels, pooled to the size of the teacher's
 and brought to length 1; its summary is the mean over the pixels. Of a teacher's block t and a student's s the loss is
 Σ_t Σ_s a_ts·MSE(v_s(x'), v_t(x)), with a_t the softmax over s of (kᵀ_ts q_t + p_tᵀp_s)/√128: k and q are learnt from the summaries,
-p are learnt places. What is learnt descends with the student, by its optimiser and schedule, as in the release.
+p are learnt places (the attention is that of AFD, Ji et al., AAAI 2021). What is learnt descends with the student, by its
+optimiser and schedule, as in the release.
 
 Differences from the release: it asks the teacher about x with the attack's first noise on it (σ .001); here that is x itself.
 """
@@ -90,9 +91,10 @@ class AttendedFeatures(Learned):
 def ibd(alpha: ZeroToOne = 0.8, beta: NotNegative = 0.8) -> Method:
     """IBD (Kuang 2023): robust soft labels, and features of the teacher for the student, paired by learned attention."""
     attended = term("Σ a_ts·MSE(v_s(x'), v_t(x))", features=True)(AttendedFeatures().attended)
+    soft = soft_adv if alpha == 1 else (1 - alpha) * soft_nat + alpha * soft_adv
     return Method(
         name="ibd",
         inner=soft_adv,
-        outer=(1 - alpha) * soft_nat + alpha * soft_adv + beta * attended,
+        outer=soft + beta * attended,
         maximizer=Pgd(steps=10, start="gaussian"),
     )
