@@ -10,6 +10,7 @@ from test_training import Stops, trainer
 from torch import Tensor, nn
 
 from mmard import Distiller, Method, MmardError, Threat, Views, term
+from mmard.core.companion import Learned
 from mmard.core.features import blocks_of, watch
 from mmard.core.views import Models
 from mmard.data.images import DataSet
@@ -252,3 +253,117 @@ def test_a_loop_of_ones_own_prepares_first(tmp_path: Path) -> None:
     other.prepare(x)
     other.load_state_dict(own.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(own.parameters(), other.parameters(), strict=True))
+
+
+def test_a_validation_is_of_each_image_alone() -> None:
+    """What learns is in evaluation mode, too: the loss of a batch is the mean over its parts, also over those of one image."""
+    x, y, _ = blobs(4).batch(slice(None))
+    own = Distiller(ibd(), small_net(), small_net(seed=9), THREAT, attack={"steps": 1, "start": "none"})
+    own.prepare(x)
+    own.step(x, y)
+    with torch.no_grad():
+        whole = own.step(x, y)[1]["attended"]
+        alone = [own.step(x[i : i + 1], y[i : i + 1])[1]["attended"] for i in range(4)]
+    torch.testing.assert_close(whole, torch.stack(alone).mean())
+    assert all(part.training for part in own.method.learned())
+
+
+def test_one_image_is_no_batch() -> None:
+    own = Distiller(ibd(), small_net(), small_net(seed=9), THREAT)
+    own.prepare(x := blobs(4).batch(slice(None))[0])
+    with pytest.raises(MmardError, match="expected 2 images or more at once in training, got 1"):
+        own.step(x[:1], torch.tensor([0]))
+
+
+class Sloppy(Learned):
+    """A part that learns, by a user in a hurry."""
+
+    def told(self, v: Views) -> Tensor:
+        return v.adv.student.square().mean(1)
+
+
+class Makes(Sloppy):
+    def __init__(self, make: Callable[[Views], object]) -> None:
+        super().__init__()
+        self.make = make
+
+    def meet(self, v: Views) -> None:
+        self.make(v)
+
+
+@pytest.mark.parametrize(
+    ("part", "match"),
+    [
+        (Sloppy(), r"Sloppy.meet fails \(.*\): NotImplementedError: a part that learns makes its parameters in meet"),
+        (Makes(lambda _: 1 / 0), r"Makes.meet fails \(.*test_features.py, line \d+\): ZeroDivisionError"),
+        (Makes(lambda _: None), "Makes.meet makes no parameters that ask for gradients"),
+        (Makes(lambda v: v.nat.other("natural")), "the method asks for a 'natural' model"),
+    ],
+)
+def test_a_part_that_cannot_begin_is_one_line(part: Sloppy, match: str) -> None:
+    with pytest.raises(MmardError, match=match):
+        updated(Method(outer=term("told")(part.told)), 0.1)
+
+
+class Block(nn.Module):
+    """A residual block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x).relu()
+
+
+class WithSkip(Block):
+    """One that gives its input, too."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(x), x
+
+
+class Blocks(nn.Module):
+    """A network that leaves out its first blocks in training."""
+
+    def __init__(self, block: type[Block], left_out: int = 0) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.fc = nn.Conv2d(1, 4, 3), nn.ModuleList(block() for _ in range(3)), nn.Linear(4, 4)
+        self.left_out = left_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks[self.left_out if self.training else 0 :]:  # type: ignore[union-attr]
+            x = block(x)
+            x = x[0] if isinstance(x, tuple) else x
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_of_a_tuple_that_a_block_gives_the_first_is_its_feature() -> None:
+    torch.manual_seed(0)
+    net, plain = Blocks(WithSkip), Blocks(Block)
+    plain.load_state_dict(net.state_dict())
+    for each in (net, plain):
+        watch(each)
+    x = images(channels=1)
+    assert all(torch.equal(a, b) for a, b in zip(features(net, x), features(plain, x), strict=True))
+    assert len(features(net, x)) == 3
+
+
+def test_blocks_that_are_left_out_in_training_are_one_line() -> None:
+    x, y, _ = blobs(4).batch(slice(None))
+    own = Distiller(ibd(), Blocks(Block, left_out=1).train(), small_net(seed=9), THREAT)
+    own.prepare(x)
+    with pytest.raises(MmardError, match="2 blocks of the student are called in this pass, and 3 were at first"):
+        own.step(x, y)
+
+
+@pytest.mark.parametrize("block", [Block, nn.Identity], ids=["blocks", "activations"])
+def test_a_watched_network_can_be_scripted_and_saved(block: type[nn.Module], tmp_path: Path) -> None:
+    """After a loop of one's own a student is exported."""
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), block(), block()).eval()
+    watch(net)
+    x = images(channels=1, size=8)
+    torch.save(net, tmp_path / "net.pt")
+    assert torch.equal(torch.load(tmp_path / "net.pt", weights_only=False)(x), net(x))
+    torch.testing.assert_close(torch.jit.script(net)(x), net(x))

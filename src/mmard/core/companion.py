@@ -65,7 +65,7 @@ class Learned(nn.Module):
 
     def meet(self, v: Views) -> None:
         """Make the parameters, of sizes that the networks' logits or features at any two images tell; float32, on the CPU."""
-        raise NotImplementedError
+        raise NotImplementedError("a part that learns makes its parameters in meet(v)")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 _recording: list[Tensor] | None = None  # of the pass that is under way, where somebody wants its features
@@ -55,7 +56,17 @@ def watch(network: nn.Module) -> None:
             block.register_forward_hook(_note)
 
 
-def _note(_block: nn.Module, _inputs: object, output: object) -> None:
+def _note(self, inputs: tuple[Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+    """Record a block's output; in words that `torch.jit.script` reads with a network that is watched."""
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        _record(output)
+
+
+def _record(output: object) -> None:
+    while (
+        isinstance(output, tuple | list) and output
+    ):  # what a block gives beside its output, such as a skip, comes after it
+        output = output[0]
     if _recording is not None and isinstance(output, Tensor):
         _recording.append(output)
 

@@ -72,6 +72,10 @@ class AttendedFeatures(Learned):
 
     def attended(self, v: Views) -> Tensor:
         """Compare the features: for each image the sum over the teacher's blocks, (B,)."""
+        if self.training and len(v.y) < 2:
+            raise MmardError(
+                "ibd's attention normalises over a batch, expected 2 images or more at once in training, got 1"
+            )
         student, teacher = (self._features(v, who) for who in ("student", "teacher"))
         weights, loss = self.weights(student, teacher), v.nat.x.new_zeros(len(v.y))
         for t, aim in enumerate(teacher):
@@ -84,6 +88,12 @@ class AttendedFeatures(Learned):
         found = (v.nat if who == "teacher" else v.adv).features(who)
         if wrong := [tuple(each.shape[1:]) for each in found if each.dim() != 4]:
             raise MmardError(f"a block of the {who} gives {wrong[0]} for an image, expected a feature map (C, H, W)")
+        layers = getattr(self, "queries" if who == "teacher" else "keys", found)
+        if len(found) != len(layers):
+            raise MmardError(
+                f"{len(found)} blocks of the {who} are called in this pass, and {len(layers)} were at first, in evaluation mode; "
+                "give a network that calls the same blocks in both modes"
+            )
         return list(found)
 
 
