@@ -63,9 +63,7 @@ def _note(self, inputs: tuple[Tensor], output: Tensor) -> None:  # type: ignore[
 
 
 def _record(output: object) -> None:
-    while (
-        isinstance(output, tuple | list) and output
-    ):  # what a block gives beside its output, such as a skip, comes after it
+    while isinstance(output, tuple | list) and output:  # beside its output a block may give a skip
         output = output[0]
     if _recording is not None and isinstance(output, Tensor):
         _recording.append(output)
