@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from mmard.api import comparison, diagnose
 from mmard.api.build import method_of
+from mmard.api.comparison import Comparison
 from mmard.api.settings import read_settings
 from mmard.attacks.minimal import Minimal
 from mmard.runs.folder import RunFolder
@@ -100,6 +101,44 @@ def test_the_runs_own_method_has_the_state_that_training_left_it(
     assert state.taus.shape == (2, 10)
     assert (state.taus != 1).any()
     assert diagnose.inner_processes(settings, own, "rslad,absld", False)["absld"].inner is own.inner
+
+
+LEARNED = """
+from torch import nn
+from mmard import Method, Pgd, term
+from mmard.core.companion import Learned
+
+class Part(Learned):
+    def meet(self, v):
+        last = v.nat.features("student")[-1]
+        self.weight = nn.Parameter(last.new_ones(last.shape[1]))
+
+    def told(self, v):
+        return (v.adv.features("student")[-1].mean((2, 3)) * self.weight).square().mean(1)
+
+def build(inner: bool = True):
+    told = term("told", features=True)(Part().told)
+    return Method(inner=told, outer=told, maximizer=Pgd(steps=2)) if inner else Method(outer=told)
+"""
+
+
+def test_a_part_that_learns_is_restored_where_the_attack_reads_it(
+    mmard: Run, tmp_path: Path, digits_teacher: Path
+) -> None:
+    """The sizes of its parameters are known with the networks; one of the outer loss alone is not needed."""
+    (tmp_path / "mine.py").write_text(LEARNED)
+    method = f"{tmp_path / 'mine.py'}:build"
+    words = ["train.epochs=1", "--method", method, "--teacher", digits_teacher, "out=runs/learned"]
+    assert mmard("train", *SHORT, *words).returncode == 0
+    settings = read_settings(folder := tmp_path / "runs/learned", trust=True)
+    own, compared = method_of(settings), Comparison.of(settings, folder / "best.safetensors", "test", 4, 4, 0)
+    compared.begin(own)
+    (part,) = diagnose.as_trained(own, RunFolder(folder)).modules()
+    assert (part.weight != 1).any()
+    assert compared.examples(own).shape == (4, 1, 8, 8)
+    outer = method_of(settings.model_copy(update={"method": {"name": method, "inner": False}}))
+    (part,) = diagnose.as_trained(outer, RunFolder(folder)).modules()
+    assert not list(part.parameters())
 
 
 @pytest.mark.parametrize(

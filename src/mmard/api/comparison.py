@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmard.api.build import build_threat, data_of, known_of, method_of
 from mmard.api.networks import load_early, load_teachers, teachers_of
 from mmard.api.settings import Settings
+from mmard.core.companion import Learned
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import Models, Views
@@ -20,7 +21,7 @@ from mmard.diagnostics.triangle import triangle
 from mmard.models.cards import load_model, must_fit
 from mmard.models.folding import folded
 from mmard.training.engine import Engine
-from mmard.training.learned import watch_features
+from mmard.training.learned import begin_learned, watch_features
 from mmard.training.step import make_example
 from mmard.utils.errors import MmardError
 
@@ -78,6 +79,13 @@ class Comparison:
         """Yield each batch: its number, x (B, C, H, W), y (B,), index (B,)."""
         for i, start in enumerate(range(0, len(self.images), self.batch_size)):
             yield i, *self.images.batch(slice(start, start + self.batch_size))
+
+    def begin(self, *methods: Method) -> None:
+        """Make what learns in these methods' inner attacks, as before a first step."""
+        for method in methods:
+            if any(isinstance(module, Learned) for module in method.inner.modules()):
+                watch_features(method, *self.networks.values())
+                begin_learned(method, self.networks, self.images.batch(slice(2))[0], self.seed)
 
     def examples(self, method: Method) -> Tensor:
         """Make x' of every image by this method's inner attack, at the end of training (progress 1)."""

@@ -16,6 +16,7 @@ from mmard.api.settings import Settings, read_settings
 from mmard.attacks.inner.adaptive import WarmStart
 from mmard.attacks.minimal import Minimal
 from mmard.attacks.pgd import Pgd
+from mmard.core.companion import Learned
 from mmard.core.method import Method
 from mmard.core.views import held_still
 from mmard.diagnostics.boundary import BoundaryRecord
@@ -69,11 +70,12 @@ def diagnose(
     _check(split, limit, batch_size)
     folder = _run_of(source)
     settings = _trusting(_with_teacher(folder, None if teacher is None else str(teacher), trust), methods)
-    chosen = inner_processes(settings, own := as_trained(method_of(settings), folder), methods, own_attacks)
+    chosen = inner_processes(settings, own := method_of(settings), methods, own_attacks)
     comparison = Comparison.of(settings, folder.best_file, split, limit, batch_size, seed)
+    comparison.begin(own, *chosen.values())
     results = _results(folder, to, settings)
     with held_still(*comparison.networks.values()), full_precision():
-        found = _diagnosis(comparison, chosen, own, folder, on_progress)
+        found = _diagnosis(comparison, chosen, as_trained(own, folder), folder, on_progress)
     found.metadata.update(_metadata(comparison, settings, chosen), split=split, seed=seed, own_attacks=own_attacks)
     found.metadata.update(run=str(folder.path), folder=str(results))
     _write(found, results, folder)
@@ -139,10 +141,14 @@ def _with_teacher(folder: RunFolder, teacher: str | None, trust: bool) -> Settin
 
 
 def as_trained(method: Method, folder: RunFolder) -> Method:
-    """Restore the state of the method's terms from the last checkpoint, but for perturbations of training images."""
+    """Restore the state of the method's terms from the last checkpoint, but for perturbations of training images.
+
+    What learns in the outer loss alone is no part of the examples, and stays as it is.
+    """
+    inner = set(method.inner.modules())
     if modules := list(method.modules()):
         for module, saved in zip(modules, (folder.load() or {}).get("terms", ()), strict=False):
-            if not isinstance(module, WarmStart):
+            if not isinstance(module, WarmStart) and (module in inner or not isinstance(module, Learned)):
                 module.load_state_dict(saved)
     return method
 

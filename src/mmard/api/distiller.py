@@ -261,7 +261,7 @@ class Distiller:
     def _validated(self, x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the losses of the student in evaluation mode, and leave everything as it was."""
         bare, beside = self._networks.bare, self.companions
-        with held_still(bare, *beside.values()), state_kept(bare, *self._terms, *beside.values()):
+        with held_still(bare, *self._learned, *beside.values()), state_kept(bare, *self._terms, *beside.values()):
             views = self._example(self._views(x, y, index))
             log = outer_losses(
                 self.method, views, self._networks.predictor(bare), **{c.name: c.predict for c in self._companions}

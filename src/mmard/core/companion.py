@@ -69,7 +69,7 @@ class Learned(nn.Module):
         Args:
             v: any images of the run's size, labels of 0, every network in evaluation mode; both points are one.
         """
-        raise NotImplementedError
+        raise NotImplementedError("a part that learns makes its parameters in meet(v)")
 
 
 @dataclass(frozen=True, kw_only=True)

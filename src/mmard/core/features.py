@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 _recording: ContextVar[list[Tensor] | None] = ContextVar("features of the pass under way", default=None)
@@ -56,7 +57,15 @@ def watch(network: nn.Module) -> None:
             block.register_forward_hook(_note)
 
 
-def _note(_block: nn.Module, _inputs: object, output: object) -> None:
+def _note(self, inputs: tuple[Tensor], output: Tensor) -> None:  # type: ignore[no-untyped-def]
+    """Record a block's output; in words that `torch.jit.script` reads with a network that is watched."""
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        _record_first(output)
+
+
+def _record_first(output: object) -> None:
+    while isinstance(output, tuple | list) and output:  # beside its output a block may give a skip
+        output = output[0]
     if isinstance(output, Tensor):
         record(output)
 
@@ -70,7 +79,8 @@ def record(*features: Tensor) -> None:
 @contextmanager
 def recorded() -> Iterator[list[Tensor]]:
     """Collect the features of the one watched network whose pass is made in this context."""
-    before = _recording.set(collected := [])
+    collected: list[Tensor] = []
+    before = _recording.set(collected)
     try:
         yield collected
     finally:

@@ -3,7 +3,6 @@
 import inspect
 import math
 import re
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -12,7 +11,7 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from mmard.core.views import Views
-from mmard.utils.errors import MmardError, first_line, is_out_of_memory
+from mmard.utils.errors import MmardError, first_line, is_out_of_memory, place_of
 from mmard.utils.numbers import is_number
 
 TermFunction = Callable[..., Tensor]
@@ -43,7 +42,7 @@ class Term:
         except Exception as e:
             if is_out_of_memory(e):
                 raise
-            raise MmardError(f"term {self.name!r} fails ({_place(e)}): {type(e).__name__}: {first_line(e)}") from e
+            raise MmardError(f"term {self.name!r} fails ({place_of(e)}): {type(e).__name__}: {first_line(e)}") from e
         if not isinstance(value, Tensor) or value.shape != views.y.shape:
             raise MmardError(
                 f"term {self.name!r} gave {_shape(value)}, expected one number per sample "
@@ -170,12 +169,6 @@ class Weighed:
 
 def _shape(value: object) -> str:
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-
-
-def _place(e: Exception) -> str:
-    """Tell the file and the line where an exception was raised."""
-    last = traceback.extract_tb(e.__traceback__)[-1]
-    return f"{last.filename}, line {last.lineno}"
 
 
 def _bind(term: Term, params: dict[str, Any]) -> Term:

@@ -73,7 +73,17 @@ class AttendedFeatures(Learned):
 
     def attended(self, v: Views) -> Tensor:
         """Compare the features: for each image the sum over the teacher's blocks, (B,)."""
+        if self.training and len(v.y) < 2:
+            raise MmardError(
+                "ibd's attention normalises over a batch, expected 2 images or more at once in training, got 1"
+            )
         student, teacher = (self._features(v, who) for who in ("student", "teacher"))
+        for who, found, layers in (("student", student, self.keys), ("teacher", teacher, self.queries)):
+            if len(found) != len(layers):
+                raise MmardError(
+                    f"{len(found)} blocks of the {who} are called in this pass, and {len(layers)} were at first, in evaluation "
+                    "mode; give a network that calls the same blocks in both modes"
+                )
         weights, loss = self.weights(student, teacher), v.nat.x.new_zeros(len(v.y))
         for t, aim in enumerate(teacher):
             size = (aim.shape[2], aim.shape[3])

@@ -9,6 +9,7 @@ from mmard.core.companion import Learned
 from mmard.core.features import watch
 from mmard.core.method import Method
 from mmard.core.views import Models, Predict, Views
+from mmard.utils.errors import MmardError, first_line, is_out_of_memory, place_of
 from mmard.utils.numbers import seed_of
 
 
@@ -26,12 +27,31 @@ def begin_learned(method: Method, networks: Mapping[str, Predict], x: Tensor, se
         networks: all that the method asks, by name, in evaluation mode.
         x: any images (B, C, H, W) of the run's size; one will do.
         seed: of the parameters.
+
+    Raises:
+        MmardError: for a part whose `meet` fails, or makes nothing that can be learnt.
     """
     parts = method.learned()
     for number, part in enumerate(parts):
         devices = [x.device] if x.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed_of(seed, "learned part", number))
-            part.meet(Views.of(x, x.new_zeros(len(x), dtype=torch.int64), torch.arange(len(x)), Models(networks)))
+            _meet(part, Views.of(x, x.new_zeros(len(x), dtype=torch.int64), torch.arange(len(x)), Models(networks)))
         part.to(x.device).train()
     return parts
+
+
+def _meet(part: Learned, views: Views) -> None:
+    kind = type(part).__name__
+    try:
+        part.meet(views)
+    except MmardError:
+        raise
+    except Exception as e:
+        if is_out_of_memory(e):
+            raise
+        raise MmardError(f"{kind}.meet fails ({place_of(e)}): {type(e).__name__}: {first_line(e)}") from e
+    if not any(weight.requires_grad for weight in part.parameters()):
+        raise MmardError(
+            f"{kind}.meet makes no parameters that ask for gradients, expected some for the student's optimiser"
+        )

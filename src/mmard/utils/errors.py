@@ -1,5 +1,6 @@
 """Errors for users: what was got, what was expected, and the cure, in one line."""
 
+import traceback
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeVar
@@ -32,6 +33,12 @@ def as_mistake(e: Exception) -> Exception:
     if isinstance(e, RuntimeError) and "home directory" in str(e):  # pathlib's, of ~ and a name
         return MmardError("a path begins with ~ and a user who has no home here; write the whole path")
     return MmardError(str(e)) if isinstance(e, OSError) else e
+
+
+def place_of(e: Exception) -> str:
+    """Tell the file and the line where an exception was raised."""
+    last = traceback.extract_tb(e.__traceback__)[-1]
+    return f"{last.filename}, line {last.lineno}"
 
 
 def is_out_of_memory(e: BaseException) -> bool:
