@@ -160,6 +160,9 @@ def test_a_loop_of_ones_own_prepares_first() -> None:
     for ask in (lambda: list(own.parameters()), lambda: own.load_state_dict(own.state_dict())):
         with pytest.raises(MmardError, match=r"call prepare\(x\) before"):
             ask()
+    for wrong in (None, torch.rand(8, 8), torch.tensor(1.0)):
+        with pytest.raises(MmardError, match=r"expected a tensor of images \(B, C, H, W\)"):
+            own.prepare(wrong)  # type: ignore[arg-type]
     mode, weights = student.training, [w.clone() for w in student.state_dict().values()]
     own.prepare(x)
     assert student.training is mode

@@ -209,7 +209,7 @@ class WithNoise(nn.Module):
 
 
 def test_ibds_attention_is_the_released_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example, the loss, and the gradients of the student and of what is learnt; its teacher sees x with noise."""
+    """The loss at the example, and the gradients of the student and of what is learnt; its teacher sees x with noise."""
     found = values("ibd", monkeypatch)
     monkeypatch.setattr(sys.modules["mmard.methods.ibd"], "WIDTH", len(found["learned/keys.0.0.bias"]))
     method, student = m.ibd(), network(found, "student").train()

@@ -151,7 +151,8 @@ class Distiller:
             MmardError: for networks that do not fit the images or each other.
         """
         with torch.inference_mode(False):
-            x, y = as_batch(x, torch.zeros(len(x), dtype=torch.int64))
+            number = len(x) if isinstance(x, Tensor) and x.dim() else 0
+            x, y = as_batch(x, torch.zeros(number, dtype=torch.int64))
             with Autocast.here(x.device.type).outside():
                 self._place_and_check(x, y)
 

@@ -11,7 +11,7 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from mmard.core.views import Views
-from mmard.utils.errors import MmardError, first_line, is_out_of_memory, place_of
+from mmard.utils.errors import MmardError, failing_in_one_line
 from mmard.utils.numbers import is_number
 
 TermFunction = Callable[..., Tensor]
@@ -35,14 +35,8 @@ class Term:
     features: bool = False
 
     def __call__(self, views: Views) -> Tensor:
-        try:
+        with failing_in_one_line(f"term {self.name!r}"):
             value = self.function(views, **dict(self.params))
-        except MmardError:
-            raise
-        except Exception as e:
-            if is_out_of_memory(e):
-                raise
-            raise MmardError(f"term {self.name!r} fails ({place_of(e)}): {type(e).__name__}: {first_line(e)}") from e
         if not isinstance(value, Tensor) or value.shape != views.y.shape:
             raise MmardError(
                 f"term {self.name!r} gave {_shape(value)}, expected one number per sample "

@@ -9,7 +9,7 @@ from mmard.core.companion import Learned
 from mmard.core.features import watch
 from mmard.core.method import Method
 from mmard.core.views import Models, Predict, Views
-from mmard.utils.errors import MmardError, first_line, is_out_of_memory, place_of
+from mmard.utils.errors import MmardError, failing_in_one_line
 from mmard.utils.numbers import seed_of
 
 
@@ -43,14 +43,8 @@ def begin_learned(method: Method, networks: Mapping[str, Predict], x: Tensor, se
 
 def _meet(part: Learned, views: Views) -> None:
     kind = type(part).__name__
-    try:
+    with failing_in_one_line(f"{kind}.meet"):
         part.meet(views)
-    except MmardError:
-        raise
-    except Exception as e:
-        if is_out_of_memory(e):
-            raise
-        raise MmardError(f"{kind}.meet fails ({place_of(e)}): {type(e).__name__}: {first_line(e)}") from e
     if not any(weight.requires_grad for weight in part.parameters()):
         raise MmardError(
             f"{kind}.meet makes no parameters that ask for gradients, expected some for the student's optimiser"

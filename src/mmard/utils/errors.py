@@ -1,7 +1,8 @@
 """Errors for users: what was got, what was expected, and the cure, in one line."""
 
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -35,10 +36,19 @@ def as_mistake(e: Exception) -> Exception:
     return MmardError(str(e)) if isinstance(e, OSError) else e
 
 
-def place_of(e: Exception) -> str:
-    """Tell the file and the line where an exception was raised."""
-    last = traceback.extract_tb(e.__traceback__)[-1]
-    return f"{last.filename}, line {last.lineno}"
+@contextmanager
+def failing_in_one_line(what: str) -> Iterator[None]:
+    """Turn whatever somebody's code raises in this context into a MmardError with its file and line; no memory stays as it is."""
+    try:
+        yield
+    except MmardError:
+        raise
+    except Exception as e:
+        if is_out_of_memory(e):
+            raise
+        last = traceback.extract_tb(e.__traceback__)[-1]
+        place = f"{last.filename}, line {last.lineno}"
+        raise MmardError(f"{what} fails ({place}): {type(e).__name__}: {first_line(e)}") from e
 
 
 def is_out_of_memory(e: BaseException) -> bool:
