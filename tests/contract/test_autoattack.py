@@ -207,6 +207,21 @@ def test_protocols_have_their_names() -> None:
         choose_attacks(None, suite(), "fast")
 
 
+def test_autoattack_goes_on_from_autoattack_quick(net: nn.Module, tmp_path: Path) -> None:
+    images, threat = blobs(12, seed=3), Threat(eps=EPS)
+    apart = {
+        name: run_attacks(net, images, threat, choose_attacks(name, suite(8, 5)), Execution(batch_size=8))
+        for name in ("autoattack-quick", "autoattack")
+    }
+    both = choose_attacks("autoattack-quick,autoattack", suite(8, 5))
+    scores = run_attacks(net, images, threat, both, Execution(batch_size=8, cache=DiskCache(tmp_path)))
+    assert torch.equal(scores.correct[:, :2], apart["autoattack-quick"].correct)
+    assert torch.equal(scores.correct[:, 2], apart["autoattack"].correct[:, 1])
+    first, second = scores.stages[:2], scores.stages[2:4]
+    assert [(s.name, s.attacked, s.seconds) for s in first] == [(s.name, s.attacked, s.seconds) for s in second]
+    assert len(list(tmp_path.glob("*APGD-CE*"))) == 2  # batches of 8 and 4, attacked once
+
+
 def test_a_batch_that_is_kept_is_not_judged_again(net: nn.Module, tmp_path: Path) -> None:
     images, threat = blobs(30, seed=3), Threat(eps=EPS)
     specs = choose_attacks("pgd-20,autoattack", suite(8, 5), "quick")
@@ -299,7 +314,7 @@ def test_an_evaluation_killed_at_random_moments_ends_with_the_same_verdicts(mmar
     words += ["--attacks", "pgd-20,autoattack", "--protocol", "quick"]
     draw = random.Random(0)
     kept: list[int] = []
-    for batch in ("PGD-20-0", "AutoAttack-quick-APGD-CE-0"):  # wait until it is kept, then for a random moment more
+    for batch in ("PGD-20-0", "AutoAttack-APGD-CE-0"):  # wait until it is kept, then for a random moment more
         with subprocess.Popen(
             command(*words), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:

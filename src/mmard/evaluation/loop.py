@@ -111,17 +111,19 @@ class Batches:
         """Run AutoAttack's attacks in order, each on the images that are still right, in full batches as the package does.
 
         Also returns, over all of them: x' outside of the threat; right, but wrong in a second prediction, (2, N).
+        AutoAttack-quick is AutoAttack's beginning: where there is a cache and both are asked for, the second one goes on
+        from the first.
 
         Args:
             right: (N,) bool, right without an attack.
             other: the network that is attacked; None: `predict`.
         """
-        stages: list[Stage] = []
+        cached, stages = name.removesuffix("-quick"), list[Stage]()
         amiss = torch.stack([torch.zeros_like(right)] * 2)
         for i, stage in enumerate(auto.stages):
             rows = right.nonzero().squeeze(1)
             found, seconds = self._shared(
-                f"{name}-{stage}", rows, auto.batch_size,
+                f"{cached}-{stage}", rows, auto.batch_size,
                 lambda part, stage=stage: self._after(auto, stage, part, other),  # type: ignore[misc]
                 lambda share, i=i: advance((i + share) / len(auto.stages)),  # type: ignore[misc]
             )  # fmt: skip
