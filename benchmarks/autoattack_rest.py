@@ -1,0 +1,83 @@
+"""AutoAttack standard of runs that AutoAttack-quick has judged: FAB-T and Square on the images that it left right.
+
+    python benchmarks/autoattack_rest.py docs/results/cifar10-pays/standard.json RUN...
+
+AutoAttack-quick is AutoAttack's first two attacks, so what the four of them leave is the same as in one evaluation, at three
+quarters of its time. Batches that are done are kept beside the record: after a kill the same command goes on.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmard import Scores
+from mmard.api.build import build_threat
+from mmard.api.evaluation_target import EvalModel, EvalTarget
+from mmard.attacks.autoattack import AutoAttack
+from mmard.core.views import held_still
+from mmard.evaluation.cache import DiskCache
+from mmard.evaluation.loop import Batches, Execution
+from mmard.training.engine import Engine
+from mmard.utils.files import read_json, write_json
+from mmard.utils.precision import full_precision
+
+QUICK = "AutoAttack-quick"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rest(AutoAttack):
+    """AutoAttack without the attacks of AutoAttack-quick."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Name the attacks that are left."""
+        return ("FAB-T", "Square")
+
+
+def standard_of(run: Path, parts: Path) -> dict[str, Any]:
+    """Run what is left for one run; returns its figures."""
+    (folder,) = (path.parent for path in run.glob(f"eval/best_*{QUICK}*/scores.json"))
+    quick = Scores.load(folder)
+    asked = read_json(folder / "scores.json")["asked"]
+    source = EvalTarget.of(run / "best.safetensors")
+    settings = source.settings({})
+    subject = EvalModel.of(source, settings, asked["limit"], Engine(accelerator="cpu").device)
+    if subject.images.index.tolist() != quick.index.tolist():
+        raise SystemExit(f"{run}: the test images are not those that {folder} judged")
+    execution = Execution(
+        batch_size=asked["batch_size"], seed=asked["seed"], cache=DiskCache(parts / "-".join(run.parts[-2:]))
+    )
+    batches = Batches(
+        subject.model.eval(), subject.faster() or subject.model, subject.images, build_threat(settings), execution
+    )
+    left = quick.correct[:, quick.attacks.index(QUICK)]
+    rest = Rest(batch_size=asked["batch_size"], seed=asked["seed"])
+    with held_still(subject.model), full_precision():
+        stages, amiss = batches.stages("AutoAttack", rest, left, lambda share: print(f"{run}: {share:.0%}", flush=True))
+    before = [stage.row() for stage in quick.stages]
+    return {
+        "run": "/".join(run.parts[-2:]), "images": len(left), "batch_size": asked["batch_size"],
+        "clean": 100 * quick.accuracy("clean"), QUICK: 100 * quick.accuracy(QUICK),
+        "AutoAttack": stages[-1].row()["accuracy"], "doubtful": int(amiss.sum()),
+        "stages": before + [stage.row() for stage in stages],
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Judge the runs, print and record their figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("json", type=Path, help="record; runs that it has are left out")
+    parser.add_argument("runs", type=Path, nargs="+", help="run folders")
+    args = parser.parse_args()
+    for run in args.runs:
+        known = read_json(args.json)["runs"] if args.json.is_file() else []
+        if "/".join(run.parts[-2:]) in [one["run"] for one in known]:
+            continue
+        found = standard_of(run, args.json.with_suffix(".parts"))
+        write_json(args.json, {"runs": [*known, found]})
+        print({key: value for key, value in found.items() if key != "stages"}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
