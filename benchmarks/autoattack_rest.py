@@ -2,8 +2,8 @@
 
     python benchmarks/autoattack_rest.py docs/results/cifar10-pays/standard.json RUN...
 
-AutoAttack-quick is AutoAttack's first two attacks, so what the four of them leave is the same as in one evaluation, at three
-quarters of its time. Batches that are done are kept beside the record: after a kill the same command goes on.
+AutoAttack-quick is AutoAttack's first two attacks, so what the four of them leave is the same as in one evaluation, at four
+fifths of its time. Batches that are done are kept beside the record: after a kill the same command goes on.
 """
 
 import argparse
