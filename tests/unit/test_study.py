@@ -453,7 +453,7 @@ def test_our_own_page_is_what_its_runs_say(mmard: Run, tmp_path: Path) -> None:
     assert len(pages) > 10
     for page in pages:
         assert (tmp_path / "docs" / page.relative_to(DOCS)).read_text() == page.read_text()
-    studies_kept = {folder.parent.name for folder in (DOCS / "results").glob("*/figure.png")}
+    studies_kept = {folder.parent.name for folder in (DOCS / "results").rglob("figure.png")}
     assert {line.split(":")[0] for line in made.stdout.splitlines()} == studies_kept | {"digits-boundary"}
 
 
