@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 from torch import nn
 
+from mmard.bench.measure import synchronized
 from mmard.core.method import Method
 from mmard.methods import (
     METHODS,
@@ -148,3 +151,14 @@ def test_a_cpu_counts_no_energy() -> None:
     meter = resources.ResourceMeter(Engine(accelerator="cpu"))
     meter.start()
     assert set(meter.spent()) == {"peak_mib"}
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu", "cpu"])
+def test_a_clock_is_read_after_the_device_has_done_its_work_whatever_its_kind(monkeypatch, kind):
+    """Only cuda was waited for: on other devices a step took as long as its launching."""
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
+    device = torch.device(kind)
+    synchronized(device)
+    Engine.synchronize(cast(Engine, SimpleNamespace(device=device)))
+    assert waited == ([] if kind == "cpu" else [device] * 2)

@@ -16,8 +16,8 @@ Step = Callable[[], object]
 
 def synchronized(device: torch.device) -> float:
     """Return the time in seconds, after the device has done its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 

@@ -131,8 +131,8 @@ class Engine:
 
     def synchronize(self) -> None:
         """Wait until the device has done all the work that it was given, so that a clock can be read."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
 
     def setup(self, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Wrap a model for training (precision, gradient averaging); returns it and its optimiser."""
