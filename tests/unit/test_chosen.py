@@ -1,5 +1,6 @@
 """Which checkpoint is the best one, and which numbers a setting takes."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from mmard import MmardError, train
 from mmard.api.settings import read_settings
 from mmard.models.weights import metadata_of
+from mmard.runs.folder import best_validation
 from mmard.training.schedule import Plan
 from mmard.training.validation import chosen_by, is_better
 
@@ -37,6 +39,22 @@ def test_by_what_it_was_chosen() -> None:
     assert [chosen_by(look(90, r), 100, False) for r in (0, 3, 4)] == ["clean", "clean", "robust"]
     assert chosen_by(look(90, 90), 100, True) == "clean"
     assert chosen_by(look(90, 1), 1000, False) == "robust"  # ten images
+
+
+@pytest.mark.parametrize("natural", [False, True])
+def test_a_report_names_the_epoch_whose_checkpoint_was_kept(natural: bool) -> None:
+    """Held-out figures of the best epoch were those of the most robust one, also where clean accuracy had chosen."""
+    draw = random.Random(0)
+    for _ in range(200):
+        lines, kept, best = list[dict[str, Any]](), 0, look(-1, -1)
+        for epoch in range(1, 6):
+            found = look(draw.randint(0, 9), draw.choice([0, 0, 1, 3, 4, 5]))
+            if is_better(found, best, 100, natural):
+                kept, best = epoch, found
+            lines.append({"epoch": epoch, **found, "chosen_by": chosen_by(found, 100, natural)})
+        line = best_validation(lines)
+        assert line is not None
+        assert line["epoch"] == kept
 
 
 def test_the_best_of_a_natural_run_is_its_cleanest_and_the_record_says_so(tmp_path: Path) -> None:

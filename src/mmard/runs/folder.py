@@ -269,9 +269,16 @@ def epochs_done(metrics: Sequence[Mapping[str, Any]]) -> int:
 
 
 def best_validation(metrics: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Find the line of the epoch whose checkpoint was kept as the best: the most robust on held-out images, then the cleanest."""
+    """Find the line of the epoch whose checkpoint was kept as the best: the most robust on held-out images, then the cleanest.
+
+    As in training: where a line says that clean accuracy chose, its robust accuracy counts for nothing.
+    """
+
+    def rank(line: Mapping[str, Any]) -> tuple[float, float, int]:
+        return 0.0 if line.get("chosen_by") == "clean" else line["robust"], line["clean"], -line["epoch"]
+
     validated = [r for r in metrics if all(is_number(r.get(key)) for key in ("robust", "clean"))]
-    return max(validated, key=lambda r: (r["robust"], r["clean"], -r["epoch"]), default=None)
+    return max(validated, key=rank, default=None)
 
 
 def _save_sealed(state: dict[str, Any], path: Path) -> None:

@@ -57,7 +57,9 @@ def _collapsed(run: Run, _: EvaluationRecord | None) -> str | None:
 
 
 def _overfitted(run: Run, _: EvaluationRecord | None) -> str | None:
-    if run.best is None or (lost := run.best["robust"] - run.validations[-1]["robust"]) < FALL:
+    if run.best is None or run.best.get("chosen_by") == "clean":
+        return None
+    if (lost := run.best["robust"] - run.validations[-1]["robust"]) < FALL:
         return None
     return f"{run.best['robust']:.1f} % in epoch {run.best['epoch']}, {lost:.1f} points less at the end"
 
