@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from mmard import MmardError, Scores, Threat
 from mmard.api.build import data_of
+from mmard.api.evaluation_request import EvaluationRequest
 from mmard.api.evaluation_target import EvalModel
 from mmard.api.settings import read_settings
 from mmard.attacks.autoattack import AutoAttack
@@ -29,6 +30,7 @@ from mmard.evaluation.checks.run import evaluate_with_checks
 from mmard.evaluation.loop import Execution
 from mmard.evaluation.run import run_attacks
 from mmard.evaluation.suite import choose_attacks, suite
+from mmard.models.architectures import Architecture, Classifier
 from mmard.models.folding import folded
 from mmard.models.weights import save_weights
 
@@ -246,6 +248,24 @@ def test_other_weights_or_facts_have_another_name(net: nn.Module) -> None:
     assert known != fingerprint(small_net(name="cnn-8-3").state_dict(), 1)
 
 
+def test_a_network_of_other_parameters_or_other_code_never_goes_on_with_its_verdicts(tmp_path: Path) -> None:
+    """Neither is in its layers or its weights: verdicts of a killed evaluation were taken for those of the next network."""
+    images, threat, specs = blobs(12), Threat(eps=EPS), choose_attacks("pgd-20", suite())
+
+    def folder(**own: Any) -> Path:
+        built = Architecture(name="net.py:build", classes=3, channels=1, **own)
+        return EvalModel(Classifier(small_net(), built), images, 12).cache_in(tmp_path, specs, threat, 8, 0).folder
+
+    kinds = [
+        {"code": "1"},
+        {"code": "2"},
+        {"code": "1", "parameters": {"shift": 0}},
+        {"code": "1", "parameters": {"shift": 5}},
+    ]
+    assert len({folder(**own) for own in kinds}) == len(kinds)
+    assert folder(code="1") == folder(code="1")
+
+
 def test_what_verdicts_depend_on_has_a_folder_of_its_own(net: nn.Module, tmp_path: Path) -> None:
     images, threat, specs = blobs(12), Threat(eps=EPS), choose_attacks("pgd-20", suite())
     moved = replace(images, pixels=images.pixels.flip(0))
@@ -263,6 +283,13 @@ def test_what_verdicts_depend_on_has_a_folder_of_its_own(net: nn.Module, tmp_pat
     ]
     assert len(set(folders)) == len(folders)
     assert folders[0] == EvalModel(net, blobs(12), 12).cache_in(tmp_path, specs, threat, 8, 0).folder
+
+
+def test_another_batch_size_draws_other_numbers_and_has_results_of_its_own(tmp_path: Path) -> None:
+    """It wrote over the scores that a study looks for, and the study began anew."""
+    specs, model = choose_attacks("pgd-20", suite()), tmp_path / "run/best.safetensors"
+    names = [EvaluationRequest(attacks="pgd-20", batch_size=n).folder(model, specs, 30).name for n in (500, 100, 50)]
+    assert names == ["best_PGD-20", "best_PGD-20_batch-100", "best_PGD-20_batch-50"]
 
 
 @pytest.mark.parametrize("steps", [5, pytest.param(100, marks=pytest.mark.slow)])

@@ -378,6 +378,36 @@ def test_a_page_is_made_anew_from_what_is_kept_beside_it(mmard: Run, faked: Stud
     assert figure.read_bytes() == before
 
 
+def test_records_that_do_not_go_with_the_kept_ones_leave_the_archive_alone(
+    mmard: Run, faked: StudyFile, tmp_path: Path
+) -> None:
+    """The archive was written over before its table was made, and could never be read again."""
+    page = tmp_path / "page.md"
+    page.write_text("<!-- study: study -->\n<!-- end of study -->\n")
+    words = ["study", "s.yaml", "--report-only", "--into", page]
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(faked.model_dump(mode="json")))
+    assert mmard(*words).returncode == 0
+    archive, text = (tmp_path / "page/study/runs.tar.gz").read_bytes(), page.read_text()
+    other = faked.model_copy(update={"out": "runs/v2/study", "settings": {"train.epochs": 60}})
+    fake(other, without="b/seed-1")
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(other.model_dump(mode="json")))
+    failed = mmard(*words)
+    assert "made with other settings: train.epochs" in failed.stderr
+    assert (tmp_path / "page/study/runs.tar.gz").read_bytes() == archive
+    assert page.read_text() == text
+    assert mmard("results", page).returncode == 0
+
+
+def test_the_figure_of_an_exported_model_is_not_the_cells_own(faked: StudyFile) -> None:
+    """Its folder begins with the checkpoint's name and comes first in the alphabet."""
+    own = next(iter(cells_of(faked))).folder.path / "eval/best_PGD-20"
+    exported = shutil.copytree(own, own.with_name("best-int8.onnx_PGD-20"))
+    table = json.loads((own / "scores.json").read_text())
+    told = table | {"model": "best-int8.onnx", "attacks": [row | {"accuracy": 1.0} for row in table["attacks"]]}
+    (exported / "scores.json").write_text(json.dumps(told))
+    assert results_of(faked)["rows"][0]["accuracies"]["worst case"] == 40.0
+
+
 def kept(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 

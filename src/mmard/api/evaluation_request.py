@@ -64,6 +64,7 @@ class EvaluationRequest:
         parts = [path.name if path.suffix == ".onnx" else path.stem]
         parts += [] if usual else [*specs] or ["clean"]
         parts += [f"{count}-images"] if self.limit else []
+        parts += [f"batch-{self.batch_size}"] if self.batch_size != EvaluationRequest.batch_size else []
         parts += [f"{key}-{metadata[key]}" for key in ("seed", "checks") if metadata.get(key)]
         given = {**self.overrides, "twin": self.surrogate}
         parts += [f"{key}-{value}{_told_apart(given[key], value)}" for key, value in metadata["overrides"].items()]

@@ -69,7 +69,13 @@ def unpacked(folder: Path) -> Iterator[Path]:
     if not (folder / ARCHIVE).exists():
         yield folder
         return
-    records = records_in(folder)
+    with laid_out(records_in(folder), folder) as made:
+        yield made
+
+
+@contextmanager
+def laid_out(records: Records, folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder with these records of ``folder`` and its name; errors made meanwhile name ``folder``."""
     with tempfile.TemporaryDirectory(prefix="mmard-") as place:
         made = Path(place) / (folder.resolve().name or "records")
         try:

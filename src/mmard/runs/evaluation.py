@@ -105,7 +105,11 @@ class EvaluationRecord:
     @property
     def of_best(self) -> bool:
         """Tell whether it evaluated the run's best checkpoint, and not the last one or an exported file."""
-        return self.weights == BEST and not {"twin", "runtime"} & self.metadata.keys()
+        return self.of_checkpoint("best")
+
+    def of_checkpoint(self, checkpoint: str) -> bool:
+        """Tell whether it evaluated this checkpoint, ``best`` or ``last``, and not an exported file."""
+        return self.weights == f"{checkpoint}.safetensors" and not {"twin", "runtime"} & self.metadata.keys()
 
     @property
     def own(self) -> bool:
@@ -130,9 +134,9 @@ def find_evaluation(run: Path, checkpoint: str, request: Mapping[str, Any]) -> P
     def without_checks(options: object) -> object:
         return {k: v for k, v in options.items() if k != "checks"} if isinstance(options, Mapping) else options
 
-    wanted = without_checks(request)
-    of_checkpoint = (folder for folder in evaluations_in(run) if folder.name.startswith(checkpoint))
-    return next((folder for folder in of_checkpoint if without_checks(read_table(folder).get("asked")) == wanted), None)
+    found = (EvaluationRecord(folder.name, read_table(folder), []) for folder in evaluations_in(run))
+    fits = (e for e in found if e.of_checkpoint(checkpoint) and without_checks(e.request) == without_checks(request))
+    return next((run / "eval" / e.name for e in fits), None)
 
 
 def read_scores(folder: Path) -> EvaluationRecord:

@@ -10,7 +10,7 @@ import yaml
 from mmard.evaluation.scores import read_table, table_text
 from mmard.report.figures.study import plot_study
 from mmard.report.study_tables import diagnoses_markdown, study_markdown
-from mmard.runs.archive import ARCHIVE, RESULTS_FILE, STUDY_FILE, Records, pack, records_in, unpacked
+from mmard.runs.archive import ARCHIVE, RESULTS_FILE, STUDY_FILE, Records, laid_out, pack, records_in, unpacked
 from mmard.study.grid import cells_of
 from mmard.study.jobs import scores_of
 from mmard.study.results import flat_rows, results_of
@@ -84,8 +84,9 @@ def keep(study: StudyFile, page: Path) -> None:
     to = _folder_of(name, page)
     if to.resolve() != study.folder.resolve():
         records = records_in(to) | _records_of(study)
-        pack(to, records)
-        pack(to, records | {RESULTS_FILE: json_text(_results_in(to)).encode()})
+        with laid_out(records, to) as runs:  # a fault in them is told before anything is written over
+            results = _results_of(runs)
+        pack(to, records | {RESULTS_FILE: json_text(results).encode()})
         for made_from_it in ("table.md", "results.csv"):  # as folders of earlier versions have them
             (to / made_from_it).unlink(missing_ok=True)
     refresh(page, [name])
@@ -167,7 +168,11 @@ def _study_table(page: Path, name: str) -> str:
 
 def _results_in(folder: Path) -> dict[str, Any]:
     with unpacked(folder) as runs:
-        return results_of(read_study(runs / STUDY_FILE).model_copy(update={"out": str(runs)}))
+        return _results_of(runs)
+
+
+def _results_of(runs: Path) -> dict[str, Any]:
+    return results_of(read_study(runs / STUDY_FILE).model_copy(update={"out": str(runs)}))
 
 
 def _diagnoses_table(page: Path, name: str) -> str:
