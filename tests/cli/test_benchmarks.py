@@ -257,6 +257,20 @@ def test_an_epoch_that_was_cut_in_two_counts_whole() -> None:
     assert (figures["reached"], figures["schedule_seconds"], figures["images_per_second"]) == (True, 24, 400 / 12)
 
 
+def test_preparation_counts_once_and_does_not_grow_with_the_epochs() -> None:
+    """The variants' 100 seconds were part of the pace: a schedule of ten epochs was said to take 680 seconds."""
+    from mmard.api.settings import read_settings
+    from mmard.bench.accuracy import figures_of
+
+    settings = read_settings(None, {"train.batch_size": 10, "train.epochs": 10, "validation.target": 50})
+    told = {"robust": 50.0, "clean": 60, "precision": "32-true"}
+    lines = [{"step": 20 * i, "epoch": i, "seconds": 20.0, "images_per_second": 10.0, **told} for i in (1, 2, 3)]
+    lines[0] |= {"prepared_seconds": 100.0}
+    lines[2] |= {"prepared_seconds": 90.0, "seconds": 5.0}  # a run that was stopped in the third epoch
+    figures = figures_of(lines, settings)
+    assert (figures["seconds"], figures["schedule_seconds"], figures["images_per_second"]) == (160, 300, 10)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

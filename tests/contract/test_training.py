@@ -39,6 +39,7 @@ TIMED = (
     "seconds",
     "images_per_second",
     "data_wait",
+    "prepared_seconds",
     "peak_mib",
     "joules",
 )  # of a record of the metrics, what no two runs share

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -202,6 +203,25 @@ def test_variants_that_no_epoch_comes_to_are_not_drawn(tiny: DataSet, tmp_path: 
     trainer(tiny, tmp_path / "three", variants=3).fit()
     trainer(tiny, tmp_path / "many", variants=10**9).fit()
     assert_same_runs(tmp_path / "three", tmp_path / "many")
+
+
+def test_the_time_of_the_variants_is_told_apart_from_the_steps(
+    tiny: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was the first epoch's: its images per second and its seconds were those of the teacher's passes."""
+
+    def slow(*of: Any) -> Variants:
+        time.sleep(2.0)
+        return draw_variants(*of)
+
+    monkeypatch.setattr("mmard.training.trainer.draw_variants", slow)
+    made = trainer(tiny, tmp_path / "run", variants=2)
+    made.fit()
+    first, *others = made.folder.metrics()
+    assert first["prepared_seconds"] >= 2.0
+    assert first["images_per_second"] == pytest.approx(made.steps_per_epoch * made.plan.batch_size / first["seconds"])
+    assert others
+    assert not any("prepared_seconds" in line for line in others)
 
 
 def test_a_run_with_other_variants_is_another_run(tiny: DataSet, tmp_path: Path) -> None:

@@ -159,19 +159,21 @@ def figures_of(metrics: Sequence[Mapping[str, Any]], settings: Settings) -> dict
     """Sum up the lines of a run's metrics: seconds of training steps alone, of all that were kept.
 
     The time of an epoch is its images over its images per second: an epoch that a stop cut in two has been timed in its second part
-    alone. The whole schedule's, where the run ended before, is what its epochs would take at the same pace.
+    alone. What is prepared before the first (`data.variants`) counts once, though a run that goes on prepares it again. The whole
+    schedule's time, where the run ended before, is what the other epochs would take at the pace of the middle one.
     """
     last, batch = metrics[-1], settings.train.batch_size
     per_epoch = last["step"] // last["epoch"]
-    seconds = sum(per_epoch * batch / record["images_per_second"] for record in metrics)
+    of_each = [per_epoch * batch / record["images_per_second"] for record in metrics]
+    seconds = sum(of_each) + max(record.get("prepared_seconds", 0.0) for record in metrics)
     return {
         "seed": settings.seed,
         "reached": settings.validation.is_reached(last["robust"]),
         "seconds": seconds,
         "epochs": last["epoch"],
         "steps": last["step"],
-        "images_per_second": last["step"] * batch / seconds,
-        "schedule_seconds": seconds * settings.train.epochs / last["epoch"],
+        "images_per_second": last["step"] * batch / sum(of_each),
+        "schedule_seconds": seconds + (settings.train.epochs - last["epoch"]) * statistics.median(of_each),
         "held_out": last["robust"],
         "held_out_clean": last["clean"],
         "precision": last["precision"],

@@ -1,7 +1,7 @@
 """The tables of what was trained, where its examples lie, what it cost, and what its checks found."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmard.evaluation.scores import WORST
@@ -51,7 +51,7 @@ def cost_table(groups: Sequence[Group]) -> Table | None:
             ".1f",
             lambda run: _median([100 * r["data_wait"] for r in run.metrics if "data_wait" in r]),
         ),
-        ("training, minutes", ".1f", lambda run: sum(r["seconds"] for r in run.metrics) / 60 if run.metrics else None),
+        ("training, minutes", ".1f", lambda run: sum(map(_seconds, run.metrics)) / 60 if run.metrics else None),
         ("peak memory, MiB", ",.0f", lambda run: max((r[MEMORY] for r in run.metrics if MEMORY in r), default=None)),
         ("energy, kJ", ".1f", lambda run: _energy(run)),
         ("judging, minutes", ".1f", lambda run: _judging(run)),
@@ -67,6 +67,11 @@ def cost_table(groups: Sequence[Group]) -> Table | None:
         "process. Energy: of the GPUs, as their drivers count it, with whatever else they did."
     )
     return Table("cost", "Time, memory, energy", ["runs", *(title for title, *_ in columns)], rows, note=note)
+
+
+def _seconds(line: Mapping[str, Any]) -> float:
+    """Sum up an epoch's seconds: of its steps, and of what was prepared before them."""
+    return float(line["seconds"] + line.get("prepared_seconds", 0.0))
 
 
 def _steps(run: Run) -> list[float]:

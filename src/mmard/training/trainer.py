@@ -5,7 +5,6 @@ therefore holds no random state, and a resumed run repeats what it had not saved
 """
 
 import signal
-import time
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -26,13 +25,13 @@ from mmard.runs.folder import RunFolder, describe_extension
 from mmard.training.attack_state import prepare_attack, tell_guards
 from mmard.training.averaging import Average, Averaging
 from mmard.training.callbacks import Watcher
+from mmard.training.clock import Clock
 from mmard.training.engine import Engine
 from mmard.training.extension import Extension
 from mmard.training.fingerprint import identity_of, must_be_of
 from mmard.training.loader import BatchLoader
 from mmard.training.meter import LossMeter, must_be_finite
 from mmard.training.micro_batch import MicroBatch, images_at_once
-from mmard.training.resources import ResourceMeter
 from mmard.training.schedule import Plan
 from mmard.training.stopping import StopRequest
 from mmard.training.update import Update
@@ -124,7 +123,7 @@ class Trainer:
         self.validations_without_improvement, self.reached = 0, False
         self.at_once: int | None = None
         self.drawn: Variants | None = None
-        self.restored, self.cost, self.stop = False, ResourceMeter(engine), StopRequest(engine)
+        self.restored, self.clock, self.stop = False, Clock(engine, self.loader, size), StopRequest(engine)
         self.history: list[dict[str, Any]] = []  # extensions
         self.record: dict[str, Any] | None = None  # the last line of the metrics
         self.pending: dict[str, float] | None = None  # the pace of an epoch whose end a signal cut off
@@ -163,17 +162,18 @@ class Trainer:
             self.watcher.begin(self.total, self.step)
             if self.pending is not None:
                 self._end_epoch(self.pending)
-            self._start_clock()  # the variants' time is the first epoch's
+            self.clock.start(self.step)
             if self.variants and not self._is_over:
                 self.drawn = draw_variants(
                     self.train, self.augmentation, min(self.variants, self.plan.epochs), self.seed, self.update.constant,
                     self.engine, self.at_once or self.plan.batch_size, self._prepared,
                 )  # fmt: skip
+                self.clock.prepared()
             with closing(self.loader.batches(self.step, self.total)) as batches:
                 for batch in () if self._is_over else batches:
                     self._one_step(*batch)
                     if self.step % self.steps_per_epoch == 0:
-                        self._end_epoch(self._pace())
+                        self._end_epoch(self.clock.pace(self.step))
                     elif self.checkpoint_every and self.step % self.checkpoint_every == 0:
                         self._save()
                     self.stop.look()
@@ -190,19 +190,6 @@ class Trainer:
     @property
     def _is_over(self) -> bool:
         return self.step == self.total or self.reached or self.validation.ends(self.validations_without_improvement)
-
-    def _start_clock(self) -> None:
-        self._clock, self.loader.waited = (self.step, time.perf_counter()), 0.0
-        self.cost.start()
-
-    def _pace(self) -> dict[str, float]:
-        """Measure the steps since the clock was started; validation is not in it."""
-        since, clock = self._clock
-        self.engine.synchronize()
-        seconds = time.perf_counter() - clock
-        speed = (self.step - since) * self.plan.batch_size / seconds
-        waited = self.loader.waited_share(seconds)
-        return {"seconds": seconds, "images_per_second": speed, "data_wait": waited, **self.cost.spent()}
 
     def _one_step(self, x: Tensor, y: Tensor, index: Tensor) -> None:
         progress = self.step / self.total
@@ -232,7 +219,7 @@ class Trainer:
         self.engine.on_global_zero(lambda: self.folder.append(record))  # before the checkpoint: a repeat is dropped
         self._save()
         self.watcher.epoch_ended(record)
-        self._start_clock()
+        self.clock.start(self.step)
 
     def _judge_and_keep(self, epoch: int) -> dict[str, Any]:
         """Validate on the held-out split; save the weights if they are the best so far, or the last."""
