@@ -18,6 +18,9 @@ from test_training import Stops, assert_same_runs, same, trainer
 from mmard import MmardError, Threat
 from mmard.api.build import resolve
 from mmard.api.settings import read_settings
+from mmard.attacks.inner.adaptive import WarmStart
+from mmard.attacks.inner.switching import CollapseGuard, StepSwitch
+from mmard.attacks.pgd import Pgd
 from mmard.data.augment import LateAugmentation, kind_at
 from mmard.data.images import DataSet, split
 from mmard.methods import METHODS
@@ -31,6 +34,7 @@ from mmard.training.validation import Validation
 from mmard.utils.signals import Stopped, end_at_once, on_signals
 
 PLAN = Plan(epochs=3, batch_size=40, lr=0.05)
+LATE = StepSwitch(first=Pgd(steps=1), then=Pgd(steps=2), after=0.5)
 NO_AVERAGE = Averaging()
 
 
@@ -275,8 +279,14 @@ def test_an_extension_that_is_killed_goes_on_bit_equal(tiny: DataSet, tmp_path: 
             {"late_augmentation": LateAugmentation(kind="idbh")},
             "data.augment_late has begun, and would pause until 50% of 8 epochs are done; expected at most train.epochs=6",
         ),
+        (
+            CONSTANT,
+            CONSTANT.changed(epochs=8),
+            {"method": replace(METHODS["rslad"](), maximizer=WarmStart(CollapseGuard(LATE, Pgd(steps=2))))},
+            "attack.late has begun, and would pause until 50% of 8 epochs are done; expected at most train.epochs=6",
+        ),
     ],
-    ids=["lower", "at the end", "one_cycle", "warmup", "averaging", "augmentation"],
+    ids=["lower", "at the end", "one_cycle", "warmup", "averaging", "augmentation", "attack"],
 )
 def test_an_extension_that_is_not_clear_is_refused_and_loses_nothing(
     before: Plan, after: Plan, also: dict[str, Any], said: str, tiny: DataSet, tmp_path: Path

@@ -31,6 +31,7 @@ from mmard.training.own_loop import (
     Autocast,
     Collected,
     OwnNetworks,
+    UncountedViews,
     UntimedViews,
     as_batch,
     checked_logits,
@@ -66,7 +67,7 @@ class Distiller:
         teachers: further networks by name, such as ``{"natural": net}``, and those that companions start from, as copies.
         attack: changes to the method's PGD, such as ``{"steps": 5}``: those of the settings ``attack.*``.
         steps: how many steps training will have in all, for methods that change on the way; see `progress`.
-        epochs: how many epochs that is, for methods that count epochs.
+        epochs: how many epochs that is, for methods that count epochs, which say so.
 
     Attributes:
         companions: the networks that learn beside the student, by name; an optimiser needs `parameters` too, theirs and those
@@ -87,9 +88,9 @@ class Distiller:
         teachers: Mapping[str, Network] | None = None,
         attack: Mapping[str, Any] | None = None,
         steps: int | None = None,
-        epochs: int = 1,
+        epochs: int | None = None,
     ) -> None:
-        must_be_whole_number(epochs=epochs, **({} if steps is None else {"steps": steps}))
+        must_be_whole_number(**{k: v for k, v in (("epochs", epochs), ("steps", steps)) if v is not None})
         for name, value, kind in (("threat", threat, Threat), ("student", student, nn.Module)):
             if not isinstance(value, kind):
                 raise MmardError(f"{name} is {shortened(value)}, expected an instance of {kind.__name__}")
@@ -99,7 +100,9 @@ class Distiller:
         networks = {name: _network(net, name) for name, net in given.items()}
         beside = self.method.companions
         averages_are_not_given(self.method, networks)
-        must_be_whole(self.method, [*networks, *(name for name in beside if beside[name].fresh is not None)], epochs)
+        must_be_whole(
+            self.method, [*networks, *(name for name in beside if beside[name].fresh is not None)], epochs or 1
+        )
         self._networks = OwnNetworks(student, {name: net for name, net in networks.items() if name not in beside})
         self._companions = [self._companion(name, networks) for name in beside]
         self.companions = {companion.name: companion.net for companion in self._companions}
@@ -212,8 +215,8 @@ class Distiller:
     def _views(self, x: Tensor, y: Tensor, index: Tensor) -> Views:
         models = Models(self._networks.attacked() | {c.name: c.predict for c in self._companions})
         nat = Point(x, models)
-        kind = UntimedViews if self.steps is None else Views
-        return kind(nat, nat, y, index, self.progress, models, self.epochs)
+        kind = UntimedViews if self.steps is None else UncountedViews if self.epochs is None else Views
+        return kind(nat, nat, y, index, self.progress, models, self.epochs or 1)
 
     def _learnt(self, x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the losses of a step, with gradient."""
@@ -257,7 +260,7 @@ class Distiller:
             )
 
     def _now(self, progress: float) -> int:
-        return int(progress * self.epochs + 1e-6)
+        return int(progress * (self.epochs or 1) + 1e-6)
 
     def _validated(self, x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the losses of the student in evaluation mode, and leave everything as it was."""
@@ -291,7 +294,7 @@ class Distiller:
             must_be_alone(f"the network {name!r}")
         net = begun(name, companion, self._networks.bare, given, seed=0)
         predict = self._networks.predictor(net)
-        return LearningCompanion(name, companion, net, predict, predict, self.epochs)
+        return LearningCompanion(name, companion, net, predict, predict, self.epochs or 1)
 
 
 def must_be_alone(what: str) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmard.core.method import Method
+from mmard.attacks.inner.adaptive import WarmStart
+from mmard.attacks.inner.switching import CollapseGuard, StepSwitch
+from mmard.core.method import Maximizer, Method
 from mmard.data.augment import LateAugmentation
 from mmard.training.averaging import Averaging
 from mmard.training.schedule import Plan
@@ -117,6 +119,20 @@ def beginnings(
         found[f"the training of {name!r}"] = beginning(f"the training of {name!r}", companion.begin, epochs)
     if method.perturbation is not None:
         found["awp"] = beginning("awp", method.perturbation.begin, epochs)
+    if (switch := _switch_in(method.maximizer)) is not None:
+        found["attack.late"] = switch.after
     if late is not None:
         found["data.augment_late"] = beginning("data.augment_late", late.after, epochs)
     return found
+
+
+def _switch_in(maximizer: Maximizer | None) -> StepSwitch | None:
+    """Find the change of the attack with time."""
+    match maximizer:
+        case StepSwitch():
+            return maximizer
+        case WarmStart():
+            return _switch_in(maximizer.process)
+        case CollapseGuard():
+            return _switch_in(maximizer.first)
+    return None

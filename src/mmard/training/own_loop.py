@@ -77,6 +77,21 @@ class UntimedViews(Views):
         """Check nothing: there is no progress."""
 
 
+class UncountedViews(Views):
+    """Views in a loop that does not say how many epochs it has: a term that asks for them raises MmardError."""
+
+    def _never(self) -> int:
+        raise MmardError(
+            "the method counts epochs (a ramp, a later beginning, or state that moves after each of them); give "
+            "Distiller(..., epochs=) the number of all epochs that the steps are"
+        )
+
+    epochs = property(_never, lambda self, value: vars(self).update(epochs=value))
+
+    def __post_init__(self) -> None:
+        """Check nothing: there are no epochs."""
+
+
 @dataclass(eq=False)
 class OwnNetworks:
     """The networks of a loop of one's own, as functions of images in the caller's precision.
