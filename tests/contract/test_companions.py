@@ -239,6 +239,15 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "an average that stays": (lambda: Companion(average=1.0), r"average is 1, expected one in \[0, 1\)"),
     "rpat twice": (lambda: rpat(mmard(rpat())), "rpat stands twice"),
     "way points twice": (lambda: waypoints(waypoints()), "waypoints stands twice"),
+    "weights that are uniform": (
+        lambda: waypoints(uniform=True, kappa=5.0),
+        "kappa says .* uniform=True weighs all alike",
+    ),
+    "a weight of nothing": (lambda: mmard(inner="drift", outer="none", gamma=3.0), "gamma is the outer term's"),
+    "no teacher to sharpen": (
+        lambda: mmard(pgd_at(), outer="none", tau=0.5),
+        "tau=0.5 divides .* no term of this method asks the teacher",
+    ),
     "patience": (lambda: Validation(patience=0), "'patience' is 0: expected a number not below 1"),
 }
 

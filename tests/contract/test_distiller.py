@@ -296,6 +296,7 @@ def test_a_teacher_is_no_part_of_the_student(tmp_path: Any) -> None:
         (bad("igdm(rslad)"), "asks how far training is"),
         (bad("igdm(rslad)", steps=4), r"counts epochs.*Distiller\(\.\.\., epochs=\)"),
         (bad("absld", steps=4), "counts epochs"),
+        (bad("fair(rslad)", attack={"stop_at": "student"}), "fair counts how many of all its iterates are right"),
         (bad("fair(rslad)", steps=4), "counts epochs"),
         (bad("awp(rslad, begin=0.5)"), "asks how far training is"),
         (bad("ciard", teachers={"natural": net(2)}), "begins later; give"),

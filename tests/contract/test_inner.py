@@ -33,6 +33,7 @@ from mmard.training.step import make_example
 from mmard.training.trainer import Trainer
 from mmard.training.update import Update
 from mmard.training.validation import Validation
+from mmard.utils.errors import Note
 
 pytestmark = pytest.mark.figures
 
@@ -314,6 +315,12 @@ def test_parts_that_do_not_go_together_are_one_line(words: dict[str, Any], expec
     with pytest.raises(MmardError, match=expected) as told:
         method_of(read_settings(None, words))
     assert "\n" not in str(told.value)
+
+
+def test_an_attack_that_is_not_made_is_told() -> None:
+    """A recipe's attack may stand beside any method; of one that attacks nothing it changes nothing."""
+    with pytest.warns(Note, match=r"standard attacks nothing, so attack\.eps changes nothing"):
+        method_of(read_settings(None, {"method": "standard", "attack.eps": "16/255"}))
 
 
 def test_memory_is_measured_on_one_step_without_the_store() -> None:

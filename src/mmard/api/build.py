@@ -137,6 +137,15 @@ def _must_go_together(settings: Settings, method: Method) -> None:
         )
     if settings.attack.stop_at is None:
         return
+    must_be_of_single_samples(method)
+    if settings.engine.compile:
+        raise MmardError(
+            "attack.stop_at makes batches of every size, and engine.compile is for one; leave one of them out"
+        )
+
+
+def must_be_of_single_samples(method: Method) -> None:
+    """Raise MmardError where the method's attack looks at all of a batch, of which ``attack.stop_at`` takes samples out."""
     if over := sorted({term.name for term in method.inner.within()} & OVER_THE_BATCH):
         raise MmardError(
             f"attack.stop_at takes samples out of the batch, and the inner term {over[0]} is over all of it"
@@ -147,10 +156,6 @@ def _must_go_together(settings: Settings, method: Method) -> None:
     ):
         if any(isinstance(module, kind) for module in method.inner.modules()):
             raise MmardError(f"attack.stop_at takes samples out of the attack, and {looks}; leave one of them out")
-    if settings.engine.compile:
-        raise MmardError(
-            "attack.stop_at makes batches of every size, and engine.compile is for one; leave one of them out"
-        )
     if method.attack_in_train_mode:
         raise MmardError(
             "attack.stop_at takes samples out of the batch, whose statistics this method's attack uses; leave out one of "

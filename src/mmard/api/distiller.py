@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.api.build import must_be_whole
+from mmard.api.build import must_be_of_single_samples, must_be_whole
 from mmard.api.registry import build_method, names_of
 from mmard.attacks.inner.adaptive import WarmStart
 from mmard.attacks.inner.compose import Inner
@@ -324,6 +324,8 @@ def _attacking(method: Method, changes: Mapping[str, Any], threat: Threat) -> Me
         MmardError: for parts that need what only a run has.
     """
     inner = validated(Inner, dict(changes), "attack setting")
+    if inner.stop_at is not None:
+        must_be_of_single_samples(method)
     method = inner.applied_to(method, threat)
     if is_unknown(method):
         raise UnknownTemperatureError

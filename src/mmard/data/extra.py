@@ -71,9 +71,9 @@ class Extra:
             pixels = levels(pixels, len(pixels)).numpy()
         labels = None
         if label is not None and by != "teacher":
+            if (count := np.size(file[label])) != len(pixels):
+                raise MmardError(f"{path} has {len(pixels):,} images and {count:,} labels; expected as many")
             labels = _labels(file, label, tuple(source), images.classes)
-            if len(labels) != len(pixels):
-                raise MmardError(f"{path} has {len(pixels):,} images and {len(labels):,} labels; expected as many")
         return Extra(pixels, labels, ratio, path)
 
     def __len__(self) -> int:

@@ -43,6 +43,8 @@ def mmard(
         raise MmardError(
             "beta, every and balance are the inner term's, and that is none; give one, such as inner=drift"
         )
+    if outer == "none" and gamma != 0.5:
+        raise MmardError("gamma is the outer term's, and that is none; give one, such as outer=contrast")
     base = as_method(base, rslad)
     boundary = reuse_gradient(chosen("inner term", inner, {**BOUNDARIES, "none": nothing}), every)
     ascended = _joined(base.inner, beta, boundary, balance) if boundary else base.inner

@@ -73,6 +73,8 @@ def waypoints(
     tau: Tau = 1.0,
 ) -> Method:
     """Way points (after Dong 2024): any base (RSLAD), its teacher followed at iterates of the attack too."""
+    if uniform and kappa != 1:
+        raise MmardError("kappa says how much nearer points weigh more, and uniform=True weighs all alike; give one")
     base = as_method(base, rslad)
     if any(isinstance(module, WayPoints) for module in base.modules()):
         raise MmardError("waypoints stands twice in this method; once is enough")

@@ -1,5 +1,6 @@
 """The inner attack from the settings: the method's own PGD with changes."""
 
+import warnings
 from dataclasses import replace
 from typing import Literal
 
@@ -9,7 +10,7 @@ from mmard.attacks.inner.switching import CollapseGuard, StepSwitch
 from mmard.attacks.pgd import IterativeAttack, Pgd, Start
 from mmard.core.method import Maximizer, Method
 from mmard.core.threat import Threat
-from mmard.utils.errors import MmardError
+from mmard.utils.errors import MmardError, Note
 from mmard.utils.validation import Count, Number, Positive, Section
 
 SINGLE: dict[str, OneStep] = {"rs-fgsm": RS_FGSM, "n-fgsm": N_FGSM}
@@ -83,6 +84,8 @@ class Inner(Section):
             return replace(changed, maximizer=self.of(method.maximizer, changed.ball(threat)))
         if (changes := self.changes()) and method.maximizer is not None:
             raise MmardError(f"attack.{changes[0]} changes a PGD, and this method attacks by {method.maximizer}")
+        if changes:  # a recipe's may stand beside any method
+            warnings.warn(Note(f"{method.name} attacks nothing, so attack.{changes[0]} changes nothing"), stacklevel=2)
         return method
 
     def of(self, own: Pgd, threat: Threat) -> Maximizer:
