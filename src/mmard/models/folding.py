@@ -6,35 +6,42 @@ In evaluation mode conv then BatchNorm is one convolution with other weights: wÂ
 import copy
 import operator
 import warnings
+from collections import Counter
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.parametrize import is_parametrized
 
 from mmard.models.architectures import Classifier
 from mmard.utils.errors import first_line
 
 
 def conv_bn_pairs(net: nn.Module) -> list[tuple[str, str]]:
-    """Find the convolutions whose output only a BatchNorm reads: pairs of their names.
+    """Find the convolutions whose output only a BatchNorm reads, each of both called once: pairs of their names.
 
     Raises:
         Exception: whatever torch.fx says of a network it cannot trace.
     """
     graph, modules = fx.Tracer().trace(net), dict(net.named_modules())
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     pairs = []
     for node in graph.nodes:
         before = node.args[0] if node.op == "call_module" and node.args else None
-        if (
-            isinstance(before, fx.Node)
-            and before.op == "call_module"
-            and isinstance(modules[str(node.target)], nn.BatchNorm2d)
-            and isinstance(modules[str(before.target)], nn.Conv2d)
-            and len(before.users) == 1
-        ):
-            pairs.append((str(before.target), str(node.target)))
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
+            continue
+        conv, bn = names = str(before.target), str(node.target)
+        kinds = isinstance(modules[conv], nn.Conv2d) and isinstance(modules[bn], nn.BatchNorm2d)
+        if kinds and all(calls[name] == 1 and name not in read and _is_plain(modules[name]) for name in names):
+            pairs.append(names)
     return pairs
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Tell whether a module computes with its own weights alone, and no parametrization or hook makes or changes them."""
+    return not (is_parametrized(module) or module._forward_pre_hooks or module._forward_hooks)
 
 
 class Folded(nn.Module):
@@ -45,14 +52,21 @@ class Folded(nn.Module):
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
-        self.pairs = conv_bn_pairs(model.net)
-        self.shadow = Classifier(copy.deepcopy(model.net), model.architecture)
+        self.shadow = Classifier(copy.deepcopy(model.net).eval(), model.architecture)
+        self.pairs = conv_bn_pairs(self.shadow.net)
         folded = {name for pair in self.pairs for name in pair}
         for name, module in model.net.named_modules():
             if name not in folded:
                 shadowed = self.shadow.net.get_submodule(name)
                 shadowed._parameters, shadowed._buffers = module._parameters, module._buffers
-        for _, bn in self.pairs:
+        for conv_name, bn in self.pairs:
+            conv: Any = self.shadow.net.get_submodule(conv_name)
+            weight = conv.weight.detach().clone(
+                memory_format=torch.channels_last
+            )  # of its own, also where it was another's too
+            conv.weight, conv.bias = (
+                nn.Parameter(t, requires_grad=False) for t in (weight, weight.new_zeros(len(weight)))
+            )
             parent, _, child = bn.rpartition(".")
             setattr(self.shadow.net.get_submodule(parent), child, nn.Identity())
         self.shadow._buffers = model._buffers
@@ -71,13 +85,8 @@ class Folded(nn.Module):
                 net.get_submodule(bn_name)
             )
             fused: tuple[Tensor, Tensor] = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
-            weight, bias = fused
-            if folded_conv.bias is None:
-                folded_conv.weight = nn.Parameter(weight.clone(memory_format=torch.channels_last), requires_grad=False)
-                folded_conv.bias = nn.Parameter(bias.clone(), requires_grad=False)
-            else:
-                folded_conv.weight.copy_(weight)
-                folded_conv.bias.copy_(bias)
+            folded_conv.weight.copy_(fused[0])
+            folded_conv.bias.copy_(fused[1])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shadow(x)  # type: ignore[no-any-return]
