@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from mmard.models.architectures import Architecture, Classifier, build
-from mmard.models.folding import Folded, folded
+from mmard.models.folding import Folded, folded, folded_alike
 
 pytestmark = pytest.mark.figures
 
@@ -72,6 +72,14 @@ def test_what_cannot_be_traced_runs_as_it_is_with_one_line() -> None:
     model = Classifier(Branches(), Architecture(name="branches", classes=5, channels=1))
     with pytest.warns(UserWarning, match="branches runs unfolded"):
         assert folded(model) is model
+
+
+def test_what_comes_out_different_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = lived("wrn-10-1").eval(), torch.rand(2, 1, 8, 8)
+    assert isinstance(folded_alike(model, x), Folded)
+    assert folded_alike(model, torch.rand(2, 3, 8, 8)) is model  # an error is for whoever asks the model
+    monkeypatch.setattr("mmard.models.folding.folded", lambda _: lived("wrn-10-2").eval())
+    assert folded_alike(model, x) is model
 
 
 @pytest.mark.filterwarnings("error")

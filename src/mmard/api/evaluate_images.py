@@ -27,7 +27,7 @@ from mmard.evaluation.scores import Scores
 from mmard.evaluation.suite import choose_attacks, suite
 from mmard.models.architectures import Classifier, adopt
 from mmard.models.cards import load_model
-from mmard.models.folding import folded
+from mmard.models.folding import folded_alike
 from mmard.models.foreign import is_foreign
 from mmard.runs.folder import RunFolder
 from mmard.training.own_loop import checked_logits
@@ -93,7 +93,7 @@ def evaluate_images(
         raise MmardError("evaluate got attacks and no threat; expected one such as mmard.Threat(eps=8/255)")
     part = part_of(x if y is None else (_plain(x), _plain(y)))
     model, images = _together(source, part, partial(load_model, module=module, trust=trust))
-    faster = in_parts(folded(model)) if isinstance(model, Classifier) else None
+    faster = in_parts(folded_alike(model, images.batch(slice(2))[0])) if isinstance(model, Classifier) else None
     model = adopt(model, len(images.classes), images.channels)
     how = Execution(batch_size=batch_size, seed=seed, on_progress=on_progress, predict=faster)
     scores = evaluate_with_checks(model, images, threat or Threat(eps=0.0), specs, checks=checks, execution=how)

@@ -28,7 +28,7 @@ from mmard.evaluation.checks.messages import CheckError
 from mmard.evaluation.suite import AttackSpec, choose_attacks, suite
 from mmard.models.architectures import Classifier
 from mmard.models.cards import find_model, load_foreign, load_model, load_teacher, must_fit, must_take, weights_file
-from mmard.models.folding import folded
+from mmard.models.folding import folded_alike
 from mmard.models.foreign import NetworkSpec, is_foreign
 from mmard.models.weights import metadata_of
 from mmard.runs.folder import RunFolder
@@ -222,7 +222,11 @@ class EvalModel:
 
     def faster(self) -> Predict | None:
         """Return a faster function of the same logits up to rounding, for AutoAttack; None for a runtime."""
-        return in_parts(folded(self.model)) if isinstance(self.model, Classifier) else None
+        return (
+            in_parts(folded_alike(self.model, self.images.batch(slice(2))[0]))
+            if isinstance(self.model, Classifier)
+            else None
+        )
 
     def others(self, settings: Settings) -> dict[str, Classifier]:
         """Load the teachers that the model was trained with, where they are still there and fit."""

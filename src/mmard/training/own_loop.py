@@ -20,7 +20,7 @@ from mmard.core.logits import (
 )
 from mmard.core.views import Predict, Views, held_still
 from mmard.models.architectures import adopt
-from mmard.models.folding import Folded, folded
+from mmard.models.folding import Folded, folded_alike
 from mmard.training.descent import LearningCompanion
 from mmard.utils.distributed import over_processes
 from mmard.utils.errors import MmardError, first_line, is_out_of_memory
@@ -201,14 +201,8 @@ def checked_logits(network: nn.Module, x: Tensor, who: str) -> Tensor:
 
 def _folded(network: nn.Module, x: Tensor, logits: Tensor) -> nn.Module:
     """Fold a network's BatchNorm, where what comes out gives the same logits; else return the network itself."""
-    shadow = folded(adopt(network, logits.shape[1], x.shape[1]))
-    if not isinstance(shadow, Folded):
-        return network
-    with torch.no_grad():
-        same = torch.allclose(
-            shadow(x).to(logits.dtype), logits, rtol=1e-3, atol=1e-3 * max(1.0, float(logits.abs().max()))
-        )
-    return shadow if same else network
+    shadow = folded_alike(adopt(network, logits.shape[1], x.shape[1]), x)
+    return shadow if isinstance(shadow, Folded) else network
 
 
 @dataclass(eq=False)
