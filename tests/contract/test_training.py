@@ -205,6 +205,36 @@ def test_averages_are_averages(tiny: DataSet) -> None:
             assert guess[1].weight[0, 0].item() == pytest.approx(expected[step])  # type: ignore[index]
 
 
+class Running(nn.Module):
+    """A normalisation of one's own, with statistics that are no BatchNorm's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.5 * self.mean + 0.5 * x.detach().mean()
+        return (x - self.mean) * self.weight
+
+
+@pytest.mark.parametrize("other", [nn.InstanceNorm2d(1, track_running_stats=True), Running()])
+def test_an_average_has_the_statistics_of_other_layers_too(other: nn.Module) -> None:
+    """They stayed what they were before training: a network that had learnt was judged and saved as a broken one."""
+    net = nn.Sequential(other, nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).train()
+    average = Average(Averaging(kind="ema", decay=0.9), net)
+    for i in range(20):
+        net(5 + torch.rand(4, 1, 6, 6))
+        average.update((i + 1) / 20, False)
+    kept = {name: buffer.clone() for name, buffer in other.named_buffers()}
+    judged = average.model_to_judge([])
+    assert judged is not net
+    for name, buffer in judged[0].named_buffers():
+        assert torch.equal(buffer, kept[name])
+    assert next(iter(kept.values())).mean() > 4
+
+
 def test_the_averages_batchnorm_is_estimated_on_natural_images(tiny: DataSet, tmp_path: Path) -> None:
     trainer(tiny, tmp_path, averaging=Averaging(kind="ema", decay=0.5)).fit()
     net = load_weights(tmp_path / "last.safetensors").net

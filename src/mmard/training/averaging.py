@@ -6,6 +6,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from mmard.utils.numbers import beginning
@@ -55,9 +56,16 @@ class Average(Generic[Net]):
         self.count += 1
 
     def model_to_judge(self, natural: Iterable[Tensor]) -> Net:
-        """Return the average with BatchNorm re-estimated on natural images; before averaging began the model itself."""
+        """Return the average with BatchNorm re-estimated on natural images; before averaging began the model itself.
+
+        Other buffers, such as InstanceNorm's statistics, are the model's of now.
+        """
         if self.averaged is None or self.count == 0:
             return self.model
+        for own, now in zip(self.averaged.modules(), self.model.modules(), strict=True):
+            if not isinstance(own, _BatchNorm):
+                for name, buffer in own.named_buffers(recurse=False):
+                    buffer.copy_(now.get_buffer(name))
         update_bn(natural, self.averaged)
         return self.averaged
 
