@@ -8,7 +8,10 @@ from mmard.utils.text_files import NoYamlError, parse_yaml
 
 
 def parse_overrides(words: list[str]) -> dict[str, Any]:
-    """Parse overrides: ``["train.lr=0.05", "method=adaad"]`` → a dict; values are read as YAML, but ``zoo:`` as the word it is."""
+    """Parse overrides: ``["train.lr=0.05", "method=adaad"]`` → a dict; values are read as YAML, but ``zoo:`` as the word it is.
+
+    Of a setting that stands twice the last word counts, so that words can be added to those of a script.
+    """
     pairs: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -35,3 +38,5 @@ def stand_once(flat: Mapping[str, Any], where: str) -> None:
                 f"{where}: {twice[0]} and {key} stand apart, and the first would be lost; give it once, in {key}"
             )
         seen |= set(inside)
+    if {"teacher", "teachers.robust"} <= seen:
+        raise MmardError(f"{where}: teacher and teachers.robust are two names of one network; give one")

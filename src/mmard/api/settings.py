@@ -231,8 +231,6 @@ def settings_in(recipe: str | Path | dict[Any, Any], *, trust: bool = False) -> 
     known = Trust()
     for path, given in chain:
         stand_once(given, str(path))
-        if "teacher" in given and isinstance(also := given.get("teachers"), dict) and "robust" in also:
-            raise MmardError(f"{path} has teacher and teachers.robust, two names of one network; give one")
         _change(raw, flat(given))
         users = isinstance(recipe, dict) and given is chain[-1][1]
         known = known.also(_words(given) if users or is_package_file(path) else ())
@@ -269,6 +267,7 @@ def _joined(raw: dict[str, Any], words: Mapping[str, Any], known: Trust, own: bo
     changes = flat(plain(words, "setting"))
     if wrong := [key for key in changes if not all(key.split("."))]:
         raise MmardError(f"setting {shortened(wrong[0])} has an empty part; expected words with dots between: train.lr")
+    stand_once(changes, "the settings given")
     _change(raw, changes)
     return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known)
 

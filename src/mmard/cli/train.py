@@ -8,7 +8,7 @@ import typer
 from mmard.cli import console
 from mmard.cli.completion import complete_method, complete_student, complete_teacher
 from mmard.cli.recipe_words import Words, split_words
-from mmard.utils.errors import Interrupted
+from mmard.utils.errors import Interrupted, MmardError
 
 if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
     from mmard.api.build import Resolved
@@ -47,10 +47,13 @@ def train(
     console.must_be_settings(words or (), train, Settings.model_fields)
     recipe, overrides = split_words(words)
     given = {"method": method, "teacher": teacher, "student": student, "out": to}
-    settings = read_settings(recipe, {k: v for k, v in given.items() if v is not None} | overrides, trust=trust)
-    _must_be_there(teacher, recipe, settings)
+    options = {key: value for key, value in given.items() if value is not None}
+    if twice := sorted(options.keys() & overrides.keys()):
+        raise MmardError(f"the command has an option for {twice[0]} and {twice[0]}=...; give one")
+    settings = read_settings(recipe, options | overrides, trust=trust)
     console.say((settings.student, "bold"), f" on {settings.data.name}")
     resolved = resolve(settings)
+    _must_be_there(recipe, settings)
     console.say(str(resolved.method))
     folder = _run(resolved, resume=resume, extend=extend)
     _tell_looks(folder.metrics())
@@ -70,23 +73,26 @@ def _run(resolved: "Resolved", **how: bool) -> "RunFolder":
 
 def _tell_looks(metrics: list[dict[str, Any]]) -> None:
     """Print the best and the last validation on the held-out images."""
-    validated = [r for r in metrics if "robust" in r]
-    ordered = sorted(validated, key=lambda r: (r["robust"], r["clean"], -r["epoch"]))
-    for which, r in [("best", ordered[-1]), ("last", validated[-1])] if validated else []:
+    from mmard.runs.folder import best_validation
+
+    best, validated = best_validation(metrics), [r for r in metrics if "robust" in r]
+    for which, r in [("best", best), ("last", validated[-1])] if best else []:
         figures = f"clean {r['clean']:.2f} %, robust {r['robust']:.2f} %"
         console.say(f"{which} on the held-out split: epoch {r['epoch']}, {figures}")
 
 
-def _must_be_there(teacher: str | None, recipe: str | None, settings: "Settings") -> None:
+def _must_be_there(recipe: str | None, settings: "Settings") -> None:
     """Check that a teacher named by the command exists: the recipe's own would not be made in its place."""
     from mmard.api.settings import read_settings
     from mmard.models.cards import find_model
     from mmard.models.foreign import is_foreign
 
+    own = read_settings(recipe)
+    teacher, changed = settings.teacher, settings.teacher != own.teacher
     if (
-        teacher is not None
+        changed
+        and settings.teacher_recipe == own.teacher_recipe
+        and isinstance(teacher, str)
         and not is_foreign(teacher)
-        and settings.teacher_recipe
-        and teacher != read_settings(recipe).teacher
     ):
         find_model(teacher)
