@@ -20,6 +20,7 @@ from mmard.models.weights import save_weights
 from mmard.utils.errors import MmardError
 
 SHORT = [*QUICK, "student=cnn-2-1", "train.epochs=1"]
+NO_ATTACK = [word for word in SHORT if not word.startswith("attack.")]
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
@@ -310,8 +311,7 @@ def test_a_broken_term_is_one_line_that_names_it(line: str, mmard: Run, tmp_path
     head = "from mmard import Method, term\n\n@term('{nope}')\ndef mine(v):\n    "
     source = f"{head}{line}\n\ndef build():\n    return Method(outer=mine)\n"
     (tmp_path / "mine.py").write_text(source)
-    words = [word for word in SHORT if not word.startswith("attack.")]  # some of them attack nothing
-    assert_one_line(mmard("train", *words, "--method", "mine.py:build"), METHODS[line])
+    assert_one_line(mmard("train", *NO_ATTACK, "--method", "mine.py:build"), METHODS[line])
 
 
 def test_an_attack_that_ascends_nothing_is_one_line(mmard: Run, tmp_path: Path) -> None:
@@ -419,7 +419,7 @@ def build():
 
 def test_a_loss_that_is_not_finite_names_step_and_term(mmard: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(BURST)
-    done = mmard("train", *SHORT, "train.epochs=2", "--method", "mine.py:build")
+    done = mmard("train", *NO_ATTACK, "train.epochs=2", "--method", "mine.py:build")
     assert_one_line(done, "loss term 'burst' is not finite at step", "last good checkpoint is kept")
     assert (tmp_path / "runs/run/checkpoint.pt").exists()
 

@@ -85,10 +85,8 @@ class Inner(Section):
         if (changes := self.changes()) and method.maximizer is not None:
             raise MmardError(f"attack.{changes[0]} changes a PGD, and this method attacks by {method.maximizer}")
         if changes:  # a recipe's may stand beside any method
-            warnings.warn(
-                Note(f"{method.name or 'this method'} attacks nothing, so attack.{changes[0]} changes nothing"),
-                stacklevel=2,
-            )
+            named = method.name or "this method"
+            warnings.warn(Note(f"{named} attacks nothing, so attack.{changes[0]} changes nothing"), stacklevel=2)
         return method
 
     def of(self, own: Pgd, threat: Threat) -> Maximizer:
