@@ -301,6 +301,20 @@ def test_an_extension_that_is_not_clear_is_refused_and_loses_nothing(
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == files
 
 
+def test_an_extended_run_is_not_at_its_end_before_its_new_one(tiny: DataSet, tmp_path: Path) -> None:
+    """The last weights of the old plan stood for the end of the new one."""
+    trainer(tiny, tmp_path, plan=CONSTANT, averaging=NO_AVERAGE).fit()
+    assert RunFolder(tmp_path).is_finished()
+    longer = CONSTANT.changed(epochs=6)
+    with pytest.raises(KeyboardInterrupt):
+        trainer(
+            tiny, tmp_path, plan=longer, averaging=NO_AVERAGE, extension=extension(longer, CONSTANT), watcher=Stops(18)
+        ).fit()
+    assert not RunFolder(tmp_path).is_finished()
+    trainer(tiny, tmp_path, plan=longer, averaging=NO_AVERAGE).fit()
+    assert RunFolder(tmp_path).is_finished()
+
+
 def test_a_run_that_ended_early_needs_more_patience(tiny: DataSet, tmp_path: Path) -> None:
     plan, patient = CONSTANT.changed(epochs=8, lr=0.0), Validation(patience=1)
     trainer(tiny, tmp_path, plan=plan, validation=patient, averaging=NO_AVERAGE).fit()

@@ -12,6 +12,7 @@ from typing import IO, Any
 import torch
 import yaml
 
+from mmard.models.weights import metadata_of
 from mmard.runs.metrics_lines import line_of, record_in
 from mmard.utils.checkpoint_digest import is_whole, seal
 from mmard.utils.errors import MmardError, first_line
@@ -195,6 +196,16 @@ class RunFolder:
             return [printable(describe_extension(entry)) for entry in found]
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
             raise MmardError(f"{file} is no history of a run ({first_line(e)}); mend it, or remove it") from e
+
+    def is_finished(self) -> bool:
+        """Tell whether training came to its end; while it goes on by another plan, the last weights are those of the old one."""
+        if not self.last_file.is_file():
+            return False
+        with suppress(MmardError, TypeError, LookupError):  # faults of these files are told where they are read
+            ended = metadata_of(self.last_file).get("epoch")
+            history = parse_json(read_text(self.history_file), "") if self.history_file.is_file() else [{"epoch": -1}]
+            return not is_number(ended) or ended > history[-1]["epoch"]
+        return True
 
     def keep_teachers(self, found: dict[str, Any]) -> None:
         """Write teachers.json: the check of each teacher before training."""

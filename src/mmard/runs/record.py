@@ -74,7 +74,7 @@ class Run:
     def finished(self) -> bool:
         """Tell whether training came to its end; of a folder without weights, by its epochs."""
         done, planned = self.epochs
-        return not self.trained_here or RunFolder(self.path).last_file.is_file() or done >= planned > 0
+        return not self.trained_here or RunFolder(self.path).is_finished() or done >= planned > 0
 
     @property
     def trained_here(self) -> bool:
