@@ -86,6 +86,18 @@ def test_a_resumed_run_is_the_same_there_and_its_evaluation_is_added(fake: type[
     )
 
 
+def test_a_run_that_ends_early_is_done_and_the_evaluation_of_one_that_was_killed_does_not_end_it(
+    fake: type[Fake], tmp_path: Path
+) -> None:
+    """By patience it was said to be killed; a killed one was said to be finished once it was judged."""
+    early = {**SETTINGS, "train__epochs": 9, "train__lr": 1e-9, "validation__patience": 1}
+    assert len(mmard.train(out=str(tmp_path / "a"), tracking=["mlflow"], **early).metrics()) < 9
+    with pytest.raises(KeyboardInterrupt):
+        mmard.train(out=str(tmp_path / "b"), tracking=["mlflow"], watch=lambda _: Killed(), **SETTINGS)
+    mmard.evaluate(tmp_path / "b", "none", limit=20, examples=0)
+    assert [value for kind, value in fake.heard if kind == "close"] == [True, False, False]
+
+
 @pytest.mark.parametrize("what", ["open", "settings", "log", "close"])
 def test_a_tracker_that_fails_is_one_warning_and_the_run_is_the_same(
     what: str, fake: type[Fake], tmp_path: Path

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmard.runs.folder import title_of
+from mmard.runs.folder import RunFolder, title_of
 from mmard.training.callbacks import Watcher
 from mmard.utils.errors import MmardError, first_line
 from mmard.utils.files import read_json, write_json
@@ -147,7 +147,8 @@ class Tracking(Watcher):
 
     def end(self) -> None:
         if tracker := self.tracker:
-            self._try(lambda: tracker.close(self.done >= self.total))
+            ended = self.done >= self.total or RunFolder(self.folder).is_finished()  # as it does early, too
+            self._try(lambda: tracker.close(ended))
 
     def _try(self, act: Callable[[], None]) -> None:
         try:
@@ -173,7 +174,7 @@ def log_evaluation(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -
             tracker = TRACKERS[tracker_name]()
             tracker.open(run, title_of(folder), folder)
             tracker.log({f"eval/{name}/{row['attack']}": float(row["accuracy"]) for row in rows}, None)
-            tracker.close(done=True)
+            tracker.close(done=RunFolder(folder).is_finished())
         except Exception as e:  # as above
             warnings.warn(f"{tracker_name} has not heard of this evaluation: {first_line(e)}", stacklevel=2)
 
