@@ -84,6 +84,18 @@ def test_a_seed_twice_is_another_group(tmp_path: Path) -> None:
     assert [g.name for g in read(tmp_path / "a", tmp_path / "b")] == ["a", "b"]
 
 
+def test_seeds_that_were_not_judged_and_runs_of_another_history_are_told_apart(tmp_path: Path) -> None:
+    """The interval of one run stood beside "3", and a run that was extended counted as a seed of one planned so."""
+    for seed in range(3):
+        make_run(tmp_path / f"s/seed-{seed}", judged=None if seed else scores(FIRST), seed=seed)
+    extended = [{"step": 10, "epoch": 1, "changed": {"train.epochs": [1, 3]}, "lr": [0.0, 0.1]}]
+    (make_run(tmp_path / "s/seed-3", judged=scores(SECOND), seed=3) / "history.json").write_text(json.dumps(extended))
+    groups = read(tmp_path / "s")
+    sheet = result_tables.accuracy_table(groups, main_evaluation_of(groups))
+    assert sheet is not None
+    assert [(row[-1].text, row[-1].value) for row in sheet.rows] == [("1 of 3", None), ("1", 1)]
+
+
 def test_each_class_is_counted_by_hand(two_seeds: list[Group]) -> None:
     found = accuracy_by_class(two_seeds[0].runs[0], "best_PGD-20")
     assert found is not None

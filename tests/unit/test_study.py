@@ -336,6 +336,13 @@ def test_pairs_share_seed_and_all_other_labels(tmp_path: Path, monkeypatch: pyte
     assert worst["p_t"] is None
 
 
+def test_a_cell_without_held_out_figures_is_compared_by_the_others(faked: StudyFile) -> None:
+    """A run whose metrics were lost ended all comparisons with a KeyError."""
+    (next(c for c in cells_of(faked) if c.name == "b/seed-0").folder.metrics_file).write_text("")
+    found = {c["attack"]: c["n"] for c in results_of(faked)["comparisons"]}
+    assert (found["worst case"], found["held-out clean"]) == (3, 2)
+
+
 def test_one_seed_and_a_missing_cell_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     plan = study(grid={"method": {"a": "standard", "b": "pgd_at"}}, evaluate={"attacks": "pgd-20"}, seeds=[1])

@@ -38,7 +38,7 @@ def accuracy_table(groups: Sequence[Group], main: str) -> Table | None:
         cells = [_accuracy(group, main, attack) for attack in attacks]
         clean = mean_and_sd(group.mean_sd(lambda run: (run.best or {}).get("clean")))
         robust = mean_and_sd(group.mean_sd(lambda run: (run.best or {}).get("robust")))
-        rows.append([words(group.name), *cells, clean, robust, number(len(group.runs), "d")])
+        rows.append([words(group.name), *cells, clean, robust, _seeds(group, main)])
     titles = [attack if attack in (CLEAN, WORST) else f"{attack}, %" for attack in attacks]
     columns = [
         "runs",
@@ -62,6 +62,12 @@ def _accuracy(group: Group, main: str, attack: str) -> TableCell:
     if len(found) == 1:
         return interval(found[0]["accuracy"], found[0]["low"], found[0]["high"])
     return mean_and_sd(group.mean_sd(lambda run: accuracy(run, main, attack)))
+
+
+def _seeds(group: Group, main: str) -> TableCell:
+    """Count the runs; where some of them were not judged, say how many were."""
+    judged, all_of_them = sum(main in run.evaluations for run in group.runs), len(group.runs)
+    return number(all_of_them, "d") if judged in (0, all_of_them) else words(f"{judged} of {all_of_them}")
 
 
 def _how(groups: Sequence[Group]) -> str:

@@ -109,7 +109,10 @@ def group_runs(runs: Sequence[Run], in_a_study: Sequence[bool]) -> list[Group]:
     names: dict[tuple[str, int], str] = {}
     seen: Counter[str] = Counter()
     for run, inner in zip(runs, in_a_study, strict=True):
-        kind = json.dumps({k: v for k, v in run.settings.items() if k not in SAME}, sort_keys=True, default=str)
+        settings = {k: v for k, v in run.settings.items() if k not in SAME}
+        kind = json.dumps(
+            [settings, list(run.history)], sort_keys=True, default=str
+        )  # an extended run is no seed of another
         key = (kind, seen[f"{kind} {run.seed}"])  # the same seed twice: another group
         seen[f"{kind} {run.seed}"] += 1
         members.setdefault(key, []).append(run)

@@ -130,8 +130,9 @@ def comparisons_of(rows: Sequence[CellResult], study: StudyFile) -> list[dict[st
     found = []
     for label in others:
         mine = [row for row in rows if row["labels"][axis] == label and _cell_but_for(row, axis) in partners]
-        for attack in _accuracies(mine[0]) if mine else ():
-            differences = [_accuracies(row)[attack] - partners[_cell_but_for(row, axis)][attack] for row in mine]
+        pairs = [(_accuracies(row), partners[_cell_but_for(row, axis)]) for row in mine]
+        for attack in dict.fromkeys(key for row, partner in pairs for key in row if key in partner):
+            differences = [row[attack] - other[attack] for row, other in pairs if attack in row and attack in other]
             what = {"baseline": first, "label": label, "attack": attack, "differences": differences}
             found.append(what | asdict(paired_test(differences)))
     return found
