@@ -304,6 +304,35 @@ def test_a_process_that_dies_ends_the_run_with_a_line_and_no_hang(
     assert "Traceback" not in done.stderr
 
 
+TWO_HEADS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU())
+        self.head, self.other = nn.Linear(8, classes), nn.Linear(8, classes)
+
+    def forward(self, x):
+        features = self.body(x)
+        return self.head(features), self.other(features)
+
+def build(classes, channels):
+    return Net(classes)
+"""
+
+
+@pytest.mark.slow
+def test_weights_without_a_gradient_are_one_line_in_several_processes(mmard_process: Run, tmp_path: Path) -> None:
+    """The logits are the first of a tuple; the rest has no loss, and torch told of it in a page."""
+    (tmp_path / "net.py").write_text(TWO_HEADS)
+    words = ["train", "--method", "pgd_at", "student=net.py:build", "engine.devices=2", "engine.accelerator=cpu"]
+    done = mmard_process(*words, *QUICK, "out=run", timeout=300)
+    assert done.returncode not in (0, None)
+    assert "weights take no part in the loss" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_process_that_dies_while_it_starts_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     Engine(accelerator="cpu")
     launcher = logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script")

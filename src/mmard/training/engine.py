@@ -26,6 +26,7 @@ from mmard.utils.precision import (
 )
 
 LOST = ("gloo", "NCCL", "ProcessGroup", "Connection closed", "Connection reset")  # in what torch says of a lost peer
+UNUSED = "Expected to have finished reduction"  # and of weights without a gradient
 
 
 class Engine:
@@ -122,6 +123,11 @@ class Engine:
         try:
             yield
         except (RuntimeError, MmardError) as e:  # a term says in an error of its own what happened in it
+            if UNUSED in str(e):
+                raise MmardError(
+                    "some of the student's weights take no part in the loss, such as those of a further head, and several "
+                    "processes wait for the gradients of all; freeze them or leave them out, or train in one: engine.devices=1"
+                ) from e
             if self.world == 1 or not any(word in str(e) for word in LOST):
                 raise
             raise MmardError(
