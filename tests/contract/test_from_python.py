@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 
 import mmard
 from mmard import MmardError, Threat
+from mmard.models.weights import save_weights
 
 THREAT = Threat(eps=0.1)
 QUICK: dict[str, Any] = {
@@ -35,6 +36,19 @@ class Plain(nn.Module):
 def arrays(n: int = 120) -> tuple[Tensor, Tensor]:
     images = blobs(n)
     return images.pixels.float() / 255, images.labels
+
+
+class Named(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Images with class numbers of an order of its own."""
+
+    def __init__(self, x: Tensor, words: Any) -> None:
+        self.x, self.words, self.classes = x, words, ["ant", "cat", "dog", "emu"]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self.x[i], self.classes.index(self.words[i])
 
 
 WAYS: dict[str, Callable[[Tensor, Tensor], Any]] = {
@@ -189,6 +203,24 @@ def test_a_student_whose_layers_share_weights_is_kept_whole(tmp_path: Path) -> N
     again = mmard.load_model(run.path / "last.safetensors", Shared())
     for name, weight in student.state_dict().items():
         assert torch.equal(again.state_dict()[f"net.{name}"].float(), weight.float())
+
+
+@pytest.mark.filterwarnings("ignore:.*another order")
+def test_words_are_the_models_own_classes_in_its_order(tmp_path: Path) -> None:
+    """They were numbered by the alphabet, and a model of another order had every figure wrong."""
+    model, (x, _) = small_net(), arrays(24)
+    names = ["emu", "ant", "cat", "dog"]  # none where the alphabet has it
+    save_weights(tmp_path / "w.safetensors", model, {"classes": names})
+    y = model(x).argmax(1)
+    y[:4] = torch.arange(4)  # all of them occur
+    right = (model(x).argmax(1) == y).float().mean().item()
+    assert right > 0.8
+    words = np.array(names)[y.numpy()]
+    for labels in (y, words, Named(x, words)):
+        given = (labels,) if isinstance(labels, Named) else (x, labels)
+        assert (
+            mmard.evaluate(tmp_path / "w.safetensors", *given, attacks="none", checks="none").accuracy("clean") == right
+        )
 
 
 def judge(*given: Any, **options: Any) -> Callable[[], object]:

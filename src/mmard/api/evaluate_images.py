@@ -11,6 +11,7 @@ import torch
 from pydantic import InstanceOf
 from torch import Tensor, nn
 
+from mmard.api.build import known_of
 from mmard.api.evaluate import evaluate_run
 from mmard.api.evaluation_target import EvalTarget, versions
 from mmard.attacks.autoattack_pruning import in_parts
@@ -19,6 +20,7 @@ from mmard.core.threat import Threat
 from mmard.data.encoded import EncodedImages, Fit
 from mmard.data.given import part_of
 from mmard.data.images import Images
+from mmard.data.labels import renumbered
 from mmard.data.parts import Arrays, Part, Table
 from mmard.data.streaming import Streamed
 from mmard.evaluation.checks.run import evaluate_with_checks
@@ -127,7 +129,9 @@ def _together(source: Model, part: Part, load: Callable[[str | Path], Classifier
         said = f"labels go up to {highest}" if part.numbers else f"labels are {len(part.names)} words"
         raise MmardError(f"{said}, and the model has {classes} classes, 0 to {classes - 1}")
     names = part.names if len(part.names) == classes else _numbers(classes)
-    return model, replace(found, classes=names).to(device)
+    order = names if isinstance(source, nn.Module) else known_of(_path(source), "the model").order(names)
+    labels = part.labels if set(names) != set(order) else renumbered(part.labels, names, order)
+    return model, replace(found, labels=labels, classes=order).to(device)
 
 
 def _in_memory(part: Part, channels: int | None) -> Images:
