@@ -154,6 +154,7 @@ def test_one_change_of_colour_or_shape() -> None:
     ("pixels", "labels", "words"),
     [
         (np.zeros((0, 1, 2, 2), np.uint8), [], "empty: 0 images"),
+        (np.eye(2, dtype=np.uint8).reshape(1, 1, 2, 2).repeat(2, 0), [0, 1], "uint8 of 0 and 1, which is black"),
         (np.full((2, 1, 2, 2), 1.5), [0, 1], r"pixels lie in \[1.5, 1.5\], expected \[0, 1\]"),
         (np.full((2, 1, 2, 2), np.nan), [0, 1], "pixels lie in"),
         (np.zeros((2, 1, 2, 2), np.uint8), [0, -1], "without labels"),
@@ -163,6 +164,16 @@ def test_one_change_of_colour_or_shape() -> None:
 def test_bad_images_are_one_clear_line(pixels: np.ndarray, labels: list[int], words: str) -> None:
     with pytest.raises(MmardError, match=words):
         Images.of(pixels, np.array(labels, dtype=np.int64), ("a", "b"))
+
+
+def test_no_class_is_held_out_as_a_whole() -> None:
+    """Of a class of one image that one was held out, and the student never saw it."""
+    labels = torch.cat([torch.zeros(40, dtype=torch.int64), torch.arange(1, 21)])
+    images = Images(torch.zeros(60, 1, 2, 2, dtype=torch.uint8), labels, tuple(map(str, range(21))), torch.arange(60))
+    data = split("long tail", images, images, held_out=0.1, seed=0)
+    assert set(data.train.labels.tolist()) == set(range(21))
+    assert len(data.train) + len(data.held_out) == 60
+    assert len(data.held_out) >= 4
 
 
 def test_one_class_is_too_few() -> None:

@@ -106,6 +106,7 @@ def test_training_and_test_images_are_given_in_every_usual_way() -> None:
         (X, Y, other.pixels, other.labels),
         {"train": (X, Y), "test": other},
         {"x_train": X, "y_train": Y, "x_test": other.pixels, "y_test": other.labels},
+        {"x": X, "y": Y, "x_test": other.pixels, "y_test": other.labels},
         (TensorDataset(X, Y), TensorDataset(other.pixels, other.labels)),
     ):
         data = given(both)
@@ -129,6 +130,7 @@ def test_training_and_test_images_are_given_in_every_usual_way() -> None:
         (lambda: (X, Y + 0.5), "labels hold 0.5, expected whole class numbers"),
         (lambda: (X.repeat(1, 4, 1, 1), Y), "4 channels, expected 1 or 3"),
         (lambda: (X, Y[:5]), "with 5 labels; expected"),
+        (lambda: TensorDataset(X, torch.eye(4)[Y]), "one row a sample|one-hot|argmax"),
     ],
 )  # fmt: skip
 def test_what_is_no_data_is_one_line(data: Any, words: str) -> None:
@@ -282,6 +284,14 @@ def test_grey_stays_one_channel_on_request_and_three_are_made_for_a_model_that_t
     with pytest.warns(UserWarning, match="three equal channels, which an adversary may colour"):
         three = given((X, Y), test_split=0.25, model=Known.of("a model", (), 4, 3))
     assert torch.equal(pixels_of(three), X.expand(-1, 3, -1, -1))
+
+
+def test_arrays_that_come_one_by_one_are_resized_too() -> None:
+    """The size asked for was ignored where a torch Dataset gives tensors."""
+    assert torch.equal(
+        pixels_of(given(TensorDataset(X, Y), test_split=0.25, size=4)),
+        pixels_of(given((X, Y), test_split=0.25, size=4)),
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"fit": "stretch"}, {"resize": 16}])

@@ -221,6 +221,13 @@ def test_what_is_no_picture_is_left_out_and_what_may_be_twice_is_said(tmp_path: 
         (lambda at: (at / "test/c").mkdir(), "no image of class 'c', which is a folder of the test part"),
         (lambda at: grey().save(at / "train/x.png"), "lies in no class folder"),
         (lambda at: (at / "test").rename(at / "other"), "expected train/ and test/"),
+        (
+            lambda at: (
+                [(at / f"train/{c}").rename(at / f"train/in-{c}") for c in "ab"]
+                + [(at / f"train/{c}/x").mkdir(parents=True) or grey().save(at / f"train/{c}/x/0.png") for c in "ab"]
+            ),
+            "pictures of 'x' lie in b/ and in a/: the innermost folder is the class",
+        ),
     ],
 )
 def test_folders_that_do_not_go_together_are_one_line(
@@ -230,6 +237,16 @@ def test_folders_that_do_not_go_together_are_one_line(
     change(tmp_path)
     with pytest.raises(MmardError, match=words):
         load("imagefolder", root=root, held_out=0.34)
+
+
+def test_parts_in_capitals_are_parts(tmp_path: Path) -> None:
+    """`Train` and `Test` were classes, and after the advice to cut test images off the published ones were trained on."""
+    root = folder(tmp_path, grey)
+    small = load("imagefolder", root=root, held_out=0.34)
+    for name in ("train", "test"):
+        (tmp_path / name).rename(tmp_path / name.capitalize())
+    large = load("imagefolder", root=root, held_out=0.34)
+    assert [len(part) for part in (large.train, large.test)] == [len(part) for part in (small.train, small.test)]
 
 
 def test_a_class_without_test_images_is_said(tmp_path: Path) -> None:

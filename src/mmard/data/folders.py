@@ -79,7 +79,7 @@ def _parts(root: str, whole: bool) -> dict[str, list[Path]]:
         inside = _folders(at)
         found: dict[str, list[Path]] = {}
         for each in inside:
-            words = re.split(r"[-._ 0-9]+", each.name)
+            words = re.split(r"[-._ 0-9]+", each.name.lower())
             for part, names in PARTS.items():
                 if set(words) & set(names):
                     found.setdefault(part, []).append(each)
@@ -105,12 +105,18 @@ def _folders(at: Path) -> list[Path]:
 def _files(roots: list[Path]) -> Files:
     import PIL.Image
 
-    endings, files = set(PIL.Image.registered_extensions()), Files()
+    endings, files, lies_in = set(PIL.Image.registered_extensions()), Files(), dict[str, str]()
     for root in roots:
         for folder, inside, names in _walk(root):
             pictures = [name for name in names if Path(name).suffix.lower() in endings]
             if pictures and folder == root:
                 raise MmardError(f"{root / pictures[0]} lies in no class folder; expected {root}/CLASS/{pictures[0]}")
+            around = folder.parent.relative_to(root).as_posix() if pictures else ""
+            if pictures and (other := lies_in.setdefault(folder.name, around)) != around:
+                raise MmardError(
+                    f"in {root} pictures of {folder.name!r} lie in {other}/ and in {around}/: the innermost folder is the class, "
+                    f"so these would be one; put all of a class into one folder, such as {other}-{folder.name}"
+                )
             if folder != root and (pictures or not inside):
                 files.classes.add(folder.name)
             files.pictures += [(str(folder.absolute() / name), folder.name) for name in pictures]

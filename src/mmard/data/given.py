@@ -140,14 +140,14 @@ def parts_in(arrays: Mapping[Any, Any], keys: Keys, where: str, only: str = "tra
     names = next((tuple(map(str, as_array(arrays[k], k).tolist())) for k in NAME_KEYS if k in have), ())
     found: dict[str, Part] = {}
     for split in ("", *SPLITS):
+        if only in found and split in ("train", only):
+            continue
         image, label = (
             key_of(have, usual, one, split) for usual, one in ((PIXEL_KEYS, keys.image), (LABEL_KEYS, keys.label))
         )
         if image and label:
             x, y = arrays[image], arrays[label]
             found[split or only] = arrays_of(x, y, names, f"labels in {label!r} of {where}")
-            if not split:
-                return found
     if only not in found:
         raise MmardError(
             f"{where} has the keys {', '.join(have[:8]) or 'none'}; expected images and labels, such as x and y: name them, "
@@ -206,11 +206,12 @@ def _of_items(given: Any, keys: Keys) -> Arrays:
     Raises:
         MmardError: for items that are no pairs, change from one look to the next, or are of several sizes.
     """
-    notes, pictures, labels = Notes(), list[np.ndarray](), list[Any]()
+    notes, pictures, labels, arrays_too = Notes(), list[np.ndarray](), list[Any](), False
     for number, item in enumerate(_items(given)):
         picture, label = _pair(item, number, keys)
         pictures.append(_pixels(picture, number, keys.fit, notes))
-        labels.append(label.item() if isinstance(label, Tensor | np.generic | np.ndarray) else label)
+        labels.append(_plain_label(label))
+        arrays_too |= not hasattr(picture, "getbands")
     if not pictures:
         raise MmardError("the data set is empty: 0 images")
     again = _pixels(_pair(given[0], 0, keys)[0], 0, keys.fit, notes)
@@ -224,7 +225,15 @@ def _of_items(given: Any, keys: Keys) -> Arrays:
     most = max(picture.shape[0] for picture in pictures)
     x = np.stack([np.broadcast_to(p, (most, *p.shape[1:])) if p.shape[0] == 1 else p for p in pictures])
     arrays = arrays_of(x, labels, names_of(given, labels))
-    return Arrays(arrays.pixels, arrays.labels, arrays.names, arrays.numbers, arrays.index, fitted=True)
+    return Arrays(arrays.pixels, arrays.labels, arrays.names, arrays.numbers, arrays.index, fitted=not arrays_too)
+
+
+def _plain_label(label: Any) -> Any:
+    """Return a number out of an array of one."""
+    if not isinstance(label, Tensor | np.generic | np.ndarray):
+        return label
+    value = label.tolist()
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _items(given: Any) -> Iterator[Any]:
@@ -276,7 +285,7 @@ def names_of(given: Any, labels: list[Any]) -> tuple[str, ...]:
         if classes is not None or not hasattr(given, "dataset"):
             break
         given = given.dataset
-    if not isinstance(classes, list | tuple) or any(isinstance(label, str) for label in islice(labels, 1)):
+    if not isinstance(classes, list | tuple) or any(isinstance(label, str | list) for label in islice(labels, 1)):
         return ()
     names = tuple(", ".join(map(str, n)) if isinstance(n, tuple | list) else str(n) for n in classes)
     return names if len(set(names)) == len(names) and max(labels) < len(names) else ()
