@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import Run, small_net
@@ -209,6 +210,50 @@ def test_the_command_trains_small_networks_once_and_prints_what_they_show(mmard:
     assert record["advice"]["verdict"] == "poor"
     assert record == json.loads((tmp_path / "teacher/t/teacher.json").read_text())
     assert str(tmp_path) not in again.stdout
+
+
+def three_levels(count: int) -> tuple[Tensor, Tensor]:
+    """Images of three levels of grey, and which one it is."""
+    y = torch.arange(count) % 3
+    return torch.tensor([0.5, 0.9, 0.1])[y].view(-1, 1, 1, 1).expand(-1, 1, 8, 8) + 0.01 * torch.rand(count, 1, 8, 8), y
+
+
+def knows_levels(order: list[int], channels: int = 1) -> nn.Module:
+    """A network that tells the levels apart; its k-th logit is of the class ``order[k]``."""
+    model = build(Architecture(name="cnn-2-1", classes=3, channels=channels))
+    levels, x = torch.tensor([0.5, 0.9, 0.1])[order], nn.Linear(channels * 64, 3)
+    x.weight.data[:] = 40 * levels[:, None] / (channels * 64)
+    x.bias.data[:] = -20 * levels.square()
+    model.net = nn.Sequential(nn.Flatten(), x)
+    return model
+
+
+def test_a_small_network_of_another_class_order_is_judged_in_its_own(
+    there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It learns on the data's own order, labels follow the teacher's: it was said to be right on nothing."""
+    for part, n in (("tr", 300), ("te", 90)):
+        x, y = three_levels(n)
+        np.savez(there / f"{part}.npz", x=x.numpy(), y=y.numpy(), classes=np.array(["cat", "dog", "emu"]))
+    save_weights(there / "t.safetensors", small_net(3), {"classes": ["emu", "cat", "dog"]})
+    save_weights(there / "s.safetensors", small_net(3), {"classes": ["cat", "dog", "emu"]})
+    nets = {"t.safetensors": knows_levels([2, 0, 1]), "s.safetensors": knows_levels([0, 1, 2])}
+    monkeypatch.setattr("mmard.api.teacher.load_model", lambda path, **_: nets[Path(path).name].eval())
+    words = {"data__name": "npz", "data__train": "tr.npz", "data__test": "te.npz", "threat__eps": 0.02, "limit": 30}
+    with pytest.warns(UserWarning, match="another order"):
+        row = examine("t.safetensors", natural="none", robust="s.safetensors", **words).lessons.row()
+    assert (row["clean"], row["small_robust"]) == (1.0, 1.0)
+
+
+def test_small_networks_take_the_teachers_channels(there: Path) -> None:
+    """On grey pictures they took one, the teacher three, and the advice that came was impossible."""
+    for part, n in (("tr", 120), ("te", 60)):
+        x, y = three_levels(n)
+        np.savez(there / f"{part}.npz", x=x.numpy(), y=y.numpy(), classes=np.array(["cat", "dog", "emu"]))
+    save_weights(there / "t.safetensors", small_net(3, channels=3), {"classes": ["cat", "dog", "emu"]})
+    words = {"data__name": "npz", "data__train": "tr.npz", "data__test": "te.npz", "threat__eps": 0.02, "limit": 30}
+    with pytest.warns(UserWarning, match="three equal channels"):
+        assert examine("t.safetensors", robust="none", epochs=1, **words).lessons.row()["images"] > 0
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmard.api.build import build_threat, data_of, known_of
 from mmard.api.evaluation_target import EvalTarget, versions
-from mmard.api.settings import Settings, read_settings
+from mmard.api.settings import DataSettings, Settings, read_settings
 from mmard.api.train import Watch, train
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import DataSet, Images, some
+from mmard.data.sources import unused
 from mmard.diagnostics.teaching import Advice, Lessons, advice, lessons
 from mmard.evaluation.loop import OnProgress
 from mmard.models.architectures import Classifier
@@ -37,6 +40,8 @@ SMALL: Mapping[str, Mapping[str, Any]] = {"natural": {"method": "standard"}, "ro
 NET, EPOCHS = "cnn-16-3", 10
 BATCH, FEW = 128, 16
 """Images in a batch of a small network; and where there are not as many to train on."""
+SEEN = 16
+"""Training images by which those of a small network are known again."""
 SECTIONS = ("data", "threat", "engine")
 
 
@@ -146,10 +151,10 @@ def _examined(
     data, device = data_of(teacher.settings, teacher.known, stream=True), Engine().device
     model, (limit, part, seed) = teacher.load(data), (request.limit, request.batch_size, request.seed)
     what = teacher.described(model, data, seed)
-    small = _small(given, teacher, _Training(request.epochs, seed, len(data.train)), watch)
+    small = _small(given, teacher, _Training(request.epochs, seed, data), watch)
     for name, net in _nets(small):
         must_fit(net, name, len(data.test.classes), data.test.channels)
-        net.to(device)
+        _reorder(net.to(device), known_of(name, f"the small network {name}").classes, data.test.classes)
     on_progress("test images", 0, 0)
     check = teacher.check(some(data.test, limit, seed=0).to(device), part, seed)
     measured, fault = check.measured(model.to(device))
@@ -159,6 +164,13 @@ def _examined(
     below = fault.partition(";")[0] if fault else None
     found = advice(said.row(), said.nat, request.target_entropy, below)
     return Examination(what, {**measured, "fault": fault}, said, found, teacher.metadata(seed, small))
+
+
+def _reorder(net: Classifier, own: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    """Put a network's logits in the order of the data's classes, where its own is another one of the same classes."""
+    if own != classes and set(own) == set(classes):
+        place = [own.index(name) for name in classes]
+        net.register_forward_hook(lambda _net, _x, logits: logits[:, place])
 
 
 def _counted(on_progress: OnProgress, small: Nets) -> Callable[[str], None]:
@@ -265,15 +277,26 @@ def _carded(path: Path) -> tuple[Path, Path | None]:
 
 @dataclass(frozen=True)
 class _Training:
-    """The training of small networks on so many images."""
+    """The training of small networks on the images of a data set."""
 
     epochs: int
     seed: int
-    images: int
+    data: DataSet
 
     def small_batches(self) -> dict[str, int]:
         """Return settings of smaller batches, where the images do not fill one of the usual size."""
-        return {"batch_size": min(FEW, self.images)} if self.images < BATCH else {}
+        count = len(self.data.train)
+        return {"batch_size": min(FEW, count)} if count < BATCH else {}
+
+    def data_settings(self, settings: DataSettings) -> dict[str, Any]:
+        """Return settings of the same data, with the channels that the teacher takes."""
+        found = settings.model_dump(exclude_defaults=True) | {"augment": "crop+flip"}
+        return found if unused(settings.name, ["channels"]) else found | {"channels": self.data.test.channels}
+
+    def seen(self) -> str:
+        """Hash some of the images, evenly spread: others may have come to lie in their place."""
+        rows = torch.linspace(0, len(self.data.train) - 1, SEEN).round().long()
+        return hashlib.sha256(self.data.train.take(rows).in_memory().pixels.cpu().numpy().tobytes()).hexdigest()
 
 
 def _small(given: Mapping[str, str | None], teacher: _Teacher, how: "_Training", watch: Watch) -> Nets:
@@ -292,13 +315,13 @@ def _trained(kind: str, teacher: _Teacher, how: "_Training", watch: Watch) -> st
     """Train a small network on the images that are not held out, unless that was done before; returns its run folder."""
     epochs = how.epochs
     own: dict[str, Any] = {**SMALL[kind], "student": NET, "normalize": "data", "seed": how.seed}
-    own |= {"data": teacher.settings.data.model_dump(exclude_defaults=True) | {"augment": "crop+flip"}}
+    own |= {"data": how.data_settings(teacher.settings.data)}
     own |= {"threat": {"eps": teacher.threat.eps, "norm": teacher.threat.norm}, "validation": {"every": epochs}}
     own |= {"train": {"epochs": epochs, "schedule": "one_cycle", "warmup": 0.3, "nesterov": True, "weight_decay": 5e-4}}
     own["train"] |= how.small_batches()
     if kind == "robust":
         own |= {"attack": {"steps": 3, "step_size": teacher.threat.eps / 2}}
-    name = hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    name = hashlib.sha256(json.dumps([own, how.seen()], sort_keys=True, default=str).encode()).hexdigest()[:8]
     folder = Path("runs") / "small-nets" / f"{kind}-{name}"
     settings = read_settings({**own, "out": str(folder)}).trusting(teacher.settings.trust)
     if not (folder / "best.safetensors").is_file() or not (folder / "checkpoint.pt").is_file():
