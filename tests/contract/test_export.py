@@ -106,6 +106,32 @@ def test_every_architecture_says_the_same_as_onnx_and_nearly_so_in_int8(name: st
     assert gap.mean() < 0.15 * (wanted - wanted.mean(0)).abs().mean() + 0.02 * wanted.abs().mean()
 
 
+class Times(nn.Module):
+    """Ten times what comes in."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 10 * x
+
+
+HEADS = {
+    "scaled": [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10), Times()],
+    "a convolution": [nn.Conv2d(8, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()],
+    "without bias": [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10, bias=False), Times(), nn.ReLU()],
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_logits_of_int8_are_no_levels_whatever_the_last_layers_are(head: str) -> None:
+    """A scale behind the last layer was quantised, and in forty images the first place was shared."""
+    torch.manual_seed(0)
+    x = torch.rand(256, 3, 8, 8)
+    model = adopt(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *HEADS[head]), 10, 3).eval()
+    eight = RuntimeModel(bytes_of(quantised(onnx_of(model, (8, 8)), x), {}), head)(x)
+    assert eight[eight > 0].unique().numel() > 600 > 256
+    with torch.no_grad():
+        assert (eight.argmax(1) == model(x).argmax(1)).float().mean() > 0.9
+
+
 class Linear(nn.Module):
     """Four classes of 1×4×4 images; ``levels``: the logits are rounded to so many in 1, so they have no slope."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmard.models.onnx_export import INPUT
 from mmard.utils.errors import MmardError, first_line
 
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 HOW = "static QDQ: activations uint8 with ranges from calibration (min and max), weights int8 of 7 bits per channel, logits float"
 
 
@@ -20,7 +21,8 @@ def quantised(proto: Any, images: Tensor, batch_size: int = 64) -> Any:
     """Quantise convolutions and matrix products of a graph to 8 bits (QDQ format); returns an `onnx.ModelProto`.
 
     Weights have 7 of their 8 bits, because CPUs without VNNI add products in 16 bits, which would overflow: so every CPU
-    gives the evaluated numbers. The last layer's sums stay float: with 256 levels logits tie, and a tie is no verdict.
+    gives the evaluated numbers. The last layer's sums and what follows stay float: with 256 levels logits tie, and a tie is no
+    verdict.
 
     Args:
         images: to calibrate the ranges by, (N, C, H, W) in [0, 1]; training images.
@@ -42,9 +44,38 @@ def quantised(proto: Any, images: Tensor, batch_size: int = 64) -> Any:
                 weight_type=QuantType.QInt8,
                 extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
             )
-            return onnx.load(str(done))
+            return _end_in_float(onnx.load(str(done)))
         except Exception as e:  # of whatever kind: the model stays float
             raise MmardError(f"the model cannot be quantised: {first_line(e)}; export it without --int8") from e
+
+
+def _end_in_float(model: Any) -> Any:
+    """Take the quantisation off all that comes after the last convolutions and matrix products of a graph."""
+    from onnx import helper
+
+    graph = model.graph
+    made = {name: node for node in graph.node for name in node.output}
+    waiting, plain, after = [output.name for output in graph.output], dict[str, str](), list[Any]()
+    while waiting:
+        name = waiting.pop()
+        node = made.get(name)
+        if node is None or node.op_type in WEIGHTED or node in after:
+            continue
+        before = made.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if before is not None and before.op_type == "QuantizeLinear":
+            plain[name] = before.input[0]
+            waiting.append(before.input[0])
+        else:
+            after.append(node)
+            waiting += node.input
+    for node in after:
+        for i, name in enumerate(node.input):
+            node.input[i] = plain.get(name, name)
+    for output in graph.output:
+        if output.name in plain:
+            graph.node.remove(made[output.name])
+            graph.node.append(helper.make_node("Identity", [plain[output.name]], [output.name]))
+    return model
 
 
 def _prepare(proto: Any, ready: Path) -> None:
