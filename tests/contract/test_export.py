@@ -106,6 +106,14 @@ def test_every_architecture_says_the_same_as_onnx_and_nearly_so_in_int8(name: st
     assert gap.mean() < 0.15 * (wanted - wanted.mean(0)).abs().mean() + 0.02 * wanted.abs().mean()
 
 
+def test_weights_beside_an_openvino_file_are_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"somebody's")
+    with pytest.raises(MmardError, match=r"pytorch_model.bin exists already; choose another name \(--to FILE.xml\)"):
+        export.must_be_free(tmp_path / "pytorch_model.xml", force=False)
+    export.must_be_free(tmp_path / "pytorch_model.xml", force=True)
+    export.must_be_free(tmp_path / "pytorch_model.onnx", force=False)
+
+
 class Times(nn.Module):
     """Ten times what comes in."""
 
@@ -127,7 +135,7 @@ def test_logits_of_int8_are_no_levels_whatever_the_last_layers_are(head: str) ->
     x = torch.rand(256, 3, 8, 8)
     model = adopt(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), *HEADS[head]), 10, 3).eval()
     eight = RuntimeModel(bytes_of(quantised(onnx_of(model, (8, 8)), x), {}), head)(x)
-    assert eight[eight > 0].unique().numel() > 600 > 256
+    assert eight[eight != 0].unique().numel() > 300  # and not at most 256
     with torch.no_grad():
         assert (eight.argmax(1) == model(x).argmax(1)).float().mean() > 0.9
 

@@ -1,7 +1,7 @@
 """An exported model in an evaluation: the runtime, and the float surrogate whose gradients attacks use."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,8 +158,13 @@ def _named(surrogate: str, path: Path, metadata: dict[str, Any]) -> Path:
         raise MmardError(
             f"the surrogate {surrogate} is an exported model and has no gradients; expected a run folder or weights"
         )
-    if "sha256" in metadata and sha256(weights_file(found)) != metadata["sha256"]:
-        warnings.warn(
-            f"{path} was not exported from {found}: the gradients lent to it are another network's", stacklevel=2
-        )
+    tell_another(path, metadata, found)
     return found
+
+
+def tell_another(path: Path, metadata: Mapping[str, Any], source: Path) -> None:
+    """Warn where an exported file was made from other weights than those at ``source``."""
+    if "sha256" in metadata and sha256(weights_file(source)) != metadata["sha256"]:
+        warnings.warn(
+            f"{path} was not exported from {source}: the gradients lent to it are another network's", stacklevel=3
+        )

@@ -20,6 +20,7 @@ import mmard
 from mmard.api.artifacts import keep_card
 from mmard.api.build import engine_of
 from mmard.api.evaluation_target import EvalModel, EvalTarget, images_in
+from mmard.api.exported import tell_another
 from mmard.core.threat import Threat
 from mmard.data.images import Images
 from mmard.evaluation.exported import choose_exported, exported_suite
@@ -74,7 +75,7 @@ def measure(
     settings = known.settings(words, trust=trust)
     subject = EvalModel.of(known, settings, images, engine_of(settings).device)
     threat = known.threat(settings, words, needed=False) if known.says("threat", words) else None
-    bench = _Bench(subject, threat, on_progress)
+    bench = _Bench(subject, source, threat, on_progress)
     rows = [bench.network("network", subject.model, source), bench.file(path)]
     if settings.teacher and (teacher := subject.others(settings).get("the teacher")):
         rows.append(bench.network("teacher", teacher, settings.teacher))
@@ -92,7 +93,8 @@ def _kept(record: ExportRecord, folder: Path, path: Path) -> ExportRecord:
 class _Bench:
     """A bench for models on the same images."""
 
-    def __init__(self, subject: EvalModel, threat: Threat | None, tell: Tell) -> None:
+    def __init__(self, subject: EvalModel, source: str | Path, threat: Threat | None, tell: Tell) -> None:
+        self.source = source
         self.subject, self.images, self.threat, self.tell = subject, subject.images, threat, tell
         self.specs = choose_attacks(ATTACK if threat else "none", suite(AT_ONCE))
         self.attack = "".join(f"{name}: {spec.detail(threat)}" for name, spec in self.specs.items()) if threat else ""
@@ -117,6 +119,8 @@ class _Bench:
         """Measure an exported file."""
         self.tell(f"{path.name}: speed")
         model = open_exported(path, str(path))
+        told: Any = model.metadata
+        tell_another(path, told, find_model(self.source))
         found = self._accuracies(path.name, model, self._exported_specs())
         package = PACKAGES[path.suffix]
         return ExportRow(

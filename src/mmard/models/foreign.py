@@ -271,7 +271,7 @@ def _hf(name: str, given: Mapping[str, Any], classes: int, channels: int) -> tup
     if pretrained:
         found = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
         net = auto.from_pretrained(name, **sizes, **given, ignore_mismatched_sizes=True, trust_remote_code=False)
-        return net, (tuple(found.image_mean), tuple(found.image_std))
+        return net, (tuple(found.image_mean), tuple(found.image_std)) if getattr(found, "do_normalize", True) else RAW
     find = transformers.AutoConfig.from_pretrained
     config = transformers.AutoConfig.for_model(**kept) if kept else find(name, trust_remote_code=False)
     config.update({**sizes, **given})
