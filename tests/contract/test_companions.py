@@ -244,10 +244,6 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         "kappa says .* uniform=True weighs all alike",
     ),
     "a weight of nothing": (lambda: mmard(inner="drift", outer="none", gamma=3.0), "gamma is the outer term's"),
-    "no teacher to sharpen": (
-        lambda: mmard(pgd_at(), outer="none", tau=0.5),
-        "tau=0.5 divides .* no term of this method asks the teacher",
-    ),
     "patience": (lambda: Validation(patience=0), "'patience' is 0: expected a number not below 1"),
 }
 

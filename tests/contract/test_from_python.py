@@ -213,7 +213,7 @@ def test_words_are_the_models_own_classes_in_its_order(tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", model, {"classes": names})
     y = model(x).argmax(1)
     y[:4] = torch.arange(4)  # all of them occur
-    right = (model(x).argmax(1) == y).float().mean().item()
+    right = (model(x).argmax(1) == y).double().mean().item()
     assert right > 0.8
     words = np.array(names)[y.numpy()]
     for labels in (y, words, Named(x, words)):

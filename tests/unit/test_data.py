@@ -154,7 +154,7 @@ def test_one_change_of_colour_or_shape() -> None:
     ("pixels", "labels", "words"),
     [
         (np.zeros((0, 1, 2, 2), np.uint8), [], "empty: 0 images"),
-        (np.eye(2, dtype=np.uint8).reshape(1, 1, 2, 2).repeat(2, 0), [0, 1], "uint8 of 0 and 1, which is black"),
+        (np.eye(2, dtype=np.uint8).reshape(1, 1, 2, 2).repeat(2, 0), [0, 1], "uint8 and at most 1, expected 0 to 255"),
         (np.full((2, 1, 2, 2), 1.5), [0, 1], r"pixels lie in \[1.5, 1.5\], expected \[0, 1\]"),
         (np.full((2, 1, 2, 2), np.nan), [0, 1], "pixels lie in"),
         (np.zeros((2, 1, 2, 2), np.uint8), [0, -1], "without labels"),

@@ -226,7 +226,7 @@ def test_what_is_no_picture_is_left_out_and_what_may_be_twice_is_said(tmp_path: 
                 [(at / f"train/{c}").rename(at / f"train/in-{c}") for c in "ab"]
                 + [(at / f"train/{c}/x").mkdir(parents=True) or grey().save(at / f"train/{c}/x/0.png") for c in "ab"]
             ),
-            "pictures of 'x' lie in b/ and in a/: the innermost folder is the class",
+            "has folders 'x' in b/ and in a/, and the innermost folder is the class",
         ),
     ],
 )

@@ -199,10 +199,8 @@ def _target(source: Path, weights: Path, to: str | Path | None, kind: Format, in
 
 def must_be_free(target: Path, force: bool) -> None:
     """Raise MmardError where the file is there already, unless it may be replaced."""
-    files = [
-        target,
-        *([target.with_suffix(".bin")] if target.suffix == ".xml" else []),
-    ]  # OpenVINO's weights lie beside it
+    # OpenVINO's weights lie beside the graph
+    files = [target, target.with_suffix(".bin")] if target.suffix == ".xml" else [target]
     if not force and (there := [file for file in files if file.exists()]):
         cure = f"choose another name (--to FILE{target.suffix}), or replace it: --force"
         raise MmardError(f"{there[0]} exists already; {cure}")

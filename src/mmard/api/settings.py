@@ -264,10 +264,11 @@ def _joined(raw: dict[str, Any], words: Mapping[str, Any], known: Trust, own: bo
     """Apply overrides by dotted key to plain settings, and validate the whole."""
     if not isinstance(words, Mapping):
         raise MmardError(f"settings are {shortened(words)}, expected keys and values, such as {{'train.lr': 0.1}}")
-    changes = flat(plain(words, "setting"))
+    given = plain(words, "setting")
+    stand_once(given, "the settings given")
+    changes = flat(given)
     if wrong := [key for key in changes if not all(key.split("."))]:
         raise MmardError(f"setting {shortened(wrong[0])} has an empty part; expected words with dots between: train.lr")
-    stand_once(changes, "the settings given")
     _change(raw, changes)
     return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known)
 

@@ -296,7 +296,8 @@ class _Training:
     def seen(self) -> str:
         """Hash some of the images, evenly spread: others may have come to lie in their place."""
         rows = torch.linspace(0, len(self.data.train) - 1, SEEN).round().long()
-        return hashlib.sha256(self.data.train.take(rows).in_memory().pixels.cpu().numpy().tobytes()).hexdigest()
+        some = self.data.train.take(rows).in_memory()
+        return hashlib.sha256(some.pixels.cpu().numpy().tobytes() + some.labels.cpu().numpy().tobytes()).hexdigest()
 
 
 def _small(given: Mapping[str, str | None], teacher: _Teacher, how: "_Training", watch: Watch) -> Nets:

@@ -53,7 +53,7 @@ def train(
     settings = read_settings(recipe, options | overrides, trust=trust)
     console.say((settings.student, "bold"), f" on {settings.data.name}")
     resolved = resolve(settings)
-    _must_be_there(recipe, settings)
+    _must_be_there(recipe, settings, trust)
     console.say(str(resolved.method))
     folder = _run(resolved, resume=resume, extend=extend)
     _tell_looks(folder.metrics())
@@ -81,18 +81,14 @@ def _tell_looks(metrics: list[dict[str, Any]]) -> None:
         console.say(f"{which} on the held-out split: epoch {r['epoch']}, {figures}")
 
 
-def _must_be_there(recipe: str | None, settings: "Settings") -> None:
+def _must_be_there(recipe: str | None, settings: "Settings", trust: bool) -> None:
     """Check that a teacher named by the command exists: the recipe's own would not be made in its place."""
     from mmard.api.settings import read_settings
     from mmard.models.cards import find_model
     from mmard.models.foreign import is_foreign
 
-    own = read_settings(recipe)
-    teacher, changed = settings.teacher, settings.teacher != own.teacher
-    if (
-        changed
-        and settings.teacher_recipe == own.teacher_recipe
-        and isinstance(teacher, str)
-        and not is_foreign(teacher)
-    ):
+    own, teacher = read_settings(recipe, trust=trust), settings.teacher
+    if teacher == own.teacher or settings.teacher_recipe != own.teacher_recipe:
+        return
+    if isinstance(teacher, str) and not is_foreign(teacher):
         find_model(teacher)

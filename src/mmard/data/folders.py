@@ -81,7 +81,7 @@ def _parts(root: str, whole: bool) -> dict[str, list[Path]]:
         for each in inside:
             words = re.split(r"[-._ 0-9]+", each.name.lower())
             for part, names in PARTS.items():
-                if set(words) & set(names):
+                if set(words) & set(names) and _folders(each):  # a class holds pictures, a part holds classes
                     found.setdefault(part, []).append(each)
         if found or len(inside) != 1:
             break
@@ -114,8 +114,8 @@ def _files(roots: list[Path]) -> Files:
             around = folder.parent.relative_to(root).as_posix() if pictures else ""
             if pictures and (other := lies_in.setdefault(folder.name, around)) != around:
                 raise MmardError(
-                    f"in {root} pictures of {folder.name!r} lie in {other}/ and in {around}/: the innermost folder is the class, "
-                    f"so these would be one; put all of a class into one folder, such as {other}-{folder.name}"
+                    f"{root} has folders {folder.name!r} in {other}/ and in {around}/, and the innermost folder is the class: they "
+                    "would be one; expected one folder a class: put both into one, or rename one"
                 )
             if folder != root and (pictures or not inside):
                 files.classes.add(folder.name)

@@ -221,7 +221,8 @@ def _of_items(given: Any, keys: Keys) -> Arrays:
         )
     if len(shapes := {picture.shape[1:] for picture in pictures}) > 1:
         some = ", ".join(f"{w}×{h}" for h, w in sorted(shapes)[:3])
-        raise MmardError(f"the images have several sizes ({some} ...); give data.size=64 or another size")
+        cure = "resize them to one size" if arrays_too else "give data.size=64 or another size"
+        raise MmardError(f"the images have several sizes ({some} ...), expected one; {cure}")
     most = max(picture.shape[0] for picture in pictures)
     x = np.stack([np.broadcast_to(p, (most, *p.shape[1:])) if p.shape[0] == 1 else p for p in pictures])
     arrays = arrays_of(x, labels, names_of(given, labels))

@@ -159,7 +159,9 @@ def levels(pixels: np.ndarray, count: int) -> Tensor:
     pixels = np.ascontiguousarray(pixels) if pixels.flags.writeable else np.array(pixels, order="C")  # no mapped file
     if pixels.dtype == np.uint8:
         if pixels.max() == 1:
-            raise MmardError("pixels are uint8 of 0 and 1, which is black; where 1 is white, multiply them by 255")
+            raise MmardError(
+                "pixels are uint8 and at most 1, expected 0 to 255; where 1 is white, multiply them by 255"
+            )
         return torch.from_numpy(pixels)
     if not pixels.dtype.isnative:
         pixels = pixels.astype(pixels.dtype.newbyteorder("="))
@@ -234,10 +236,8 @@ def split(name: str, train: ImageSet, test: Images, *, held_out: float, seed: in
         raise MmardError(f"held_out {held_out:g} is no share of the training set; expected for instance 0.1")
     outside, inside = stratified(train.labels, max(1, round(held_out * len(train))), seed)
     learnt_too = torch.isin(train.labels[outside], train.labels[inside])
-    inside, outside = (
-        torch.cat([inside, outside[~learnt_too]]).sort().values,
-        outside[learnt_too],
-    )  # no class as a whole
+    # no class is held out as a whole
+    inside, outside = torch.cat([inside, outside[~learnt_too]]).sort().values, outside[learnt_too]
     for part, count in (("training", len(inside)), ("held-out", len(outside)), ("test", len(test))):
         if count == 0:
             raise MmardError(f"the {part} split is empty; give more images, or another held_out than {held_out:g}")

@@ -110,9 +110,8 @@ def group_runs(runs: Sequence[Run], in_a_study: Sequence[bool]) -> list[Group]:
     seen: Counter[str] = Counter()
     for run, inner in zip(runs, in_a_study, strict=True):
         settings = {k: v for k, v in run.settings.items() if k not in SAME}
-        kind = json.dumps(
-            [settings, list(run.history)], sort_keys=True, default=str
-        )  # an extended run is no seed of another
+        # an extended run is no seed of another
+        kind = json.dumps([settings, list(run.history)], sort_keys=True, default=str)
         key = (kind, seen[f"{kind} {run.seed}"])  # the same seed twice: another group
         seen[f"{kind} {run.seed}"] += 1
         members.setdefault(key, []).append(run)

@@ -64,8 +64,7 @@ class Average(Generic[Net]):
             return self.model
         for own, now in zip(self.averaged.modules(), self.model.modules(), strict=True):
             if not isinstance(own, _BatchNorm):
-                for name, buffer in own.named_buffers(recurse=False):
-                    buffer.copy_(now.get_buffer(name))
+                own._buffers.update({k: None if b is None else b.detach().clone() for k, b in now._buffers.items()})
         update_bn(natural, self.averaged)
         return self.averaged
 

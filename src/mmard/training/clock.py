@@ -10,7 +10,8 @@ from mmard.training.resources import ResourceMeter
 class Clock:
     """A clock of the steps since it was started; looks at held-out images are between the epochs, and are not in it.
 
-    Preparation (`mmard.training.variants`) is told apart: it does not grow with the epochs. Its energy is the first epoch's.
+    Preparation (`mmard.training.variants`) has a figure of its own, since more epochs do not make it longer. Its energy is counted
+    in the first epoch.
     """
 
     def __init__(self, engine: Engine, loader: BatchLoader, batch_size: int) -> None:

@@ -165,7 +165,7 @@ class OwnNetworks:
             network.to(x.device)
             plain = checked_logits(network, x[:TRIED], f"the {name}")
             classes[name] = plain.shape[1]
-            self._folded[name] = _folded(network, x[:TRIED], plain)
+            self._folded[name] = _folded(network, x[:TRIED], classes[name])
         if len(set(classes.values())) > 1:
             counts = ", ".join(f"the {name} {count}" for name, count in classes.items())
             raise MmardError(
@@ -199,9 +199,9 @@ def checked_logits(network: nn.Module, x: Tensor, who: str) -> Tensor:
         raise MmardError(f"{who} fails on images {tuple(x.shape)}: {fault}") from e
 
 
-def _folded(network: nn.Module, x: Tensor, logits: Tensor) -> nn.Module:
-    """Fold a network's BatchNorm, where what comes out gives the same logits; else return the network itself."""
-    shadow = folded_alike(adopt(network, logits.shape[1], x.shape[1]), x)
+def _folded(network: nn.Module, x: Tensor, classes: int) -> nn.Module:
+    """Fold a network's BatchNorm, where what comes out gives the same logits of images x; else return the network itself."""
+    shadow = folded_alike(adopt(network, classes, x.shape[1]), x)
     return shadow if isinstance(shadow, Folded) else network
 
 
