@@ -426,7 +426,7 @@ def test_waypoints_are_their_formula(uniform: bool, tau: float) -> None:
 
     n["teacher"] = t  # type: ignore[assignment]
     at = pgd(lambda z: kl(p(t(x)).detach(), p(s(z))), "gaussian", watch=seen.append)
-    step = Step(waypoints(gamma=0.8, kappa=0.5, uniform=uniform, tau=tau))
+    step = Step(waypoints(gamma=0.8, kappa=1.0 if uniform else 0.5, uniform=uniform, tau=tau))
     torch.testing.assert_close(step(0.0), at, rtol=0, atol=1e-5)
     far = []
     for point in (seen[3], seen[7]):

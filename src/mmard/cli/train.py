@@ -53,7 +53,8 @@ def train(
     settings = read_settings(recipe, options | overrides, trust=trust)
     console.say((settings.student, "bold"), f" on {settings.data.name}")
     resolved = resolve(settings)
-    _must_be_there(recipe, settings, trust)
+    if {"teacher", "teachers.robust"} & (options | overrides).keys():
+        _must_be_there(recipe, settings, trust)
     console.say(str(resolved.method))
     folder = _run(resolved, resume=resume, extend=extend)
     _tell_looks(folder.metrics())
