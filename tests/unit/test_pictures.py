@@ -247,6 +247,9 @@ def test_parts_in_capitals_are_parts(tmp_path: Path) -> None:
         (tmp_path / name).rename(tmp_path / name.capitalize())
     large = load("imagefolder", root=root, held_out=0.34)
     assert [len(part) for part in (large.train, large.test)] == [len(part) for part in (small.train, small.test)]
+    (tmp_path / "Train").rename(tmp_path / "all")
+    (tmp_path / "all/a").rename(tmp_path / "all/Train")  # a class of that name, among others
+    assert load("imagefolder", root=str(tmp_path / "all"), held_out=0.34, test_split=0.25).source == ("Train", "b")
 
 
 def test_a_class_without_test_images_is_said(tmp_path: Path) -> None:

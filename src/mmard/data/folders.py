@@ -81,7 +81,7 @@ def _parts(root: str, whole: bool) -> dict[str, list[Path]]:
         for each in inside:
             words = re.split(r"[-._ 0-9]+", each.name.lower())
             for part, names in PARTS.items():
-                if set(words) & set(names) and _folders(each):  # a class holds pictures, a part holds classes
+                if set(words) & set(names) and not _holds_pictures(each):
                     found.setdefault(part, []).append(each)
         if found or len(inside) != 1:
             break
@@ -96,6 +96,11 @@ def _parts(root: str, whole: bool) -> dict[str, list[Path]]:
         )
     tested = "test" if "test" in found else "validation"
     return {"train": found["train"], tested: found[tested]}
+
+
+def _holds_pictures(at: Path) -> bool:
+    """Tell whether a folder holds files alone, as that of a class does; a part holds classes."""
+    return not _folders(at) and any(at.iterdir())
 
 
 def _folders(at: Path) -> list[Path]:
