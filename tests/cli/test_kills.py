@@ -65,7 +65,7 @@ def test_a_run_that_a_signal_ends_saves_first_and_ends_bit_equal(
         process.send_signal(sent)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == code
-    assert said.startswith(f"stopped by {signal.Signals(sent).name}; ")
+    assert said.splitlines()[-1].startswith(f"stopped by {signal.Signals(sent).name}; ")
     assert len(said.splitlines()) == 1
     state = RunFolder(tmp_path / "runs/cut").load()
     assert state is not None
