@@ -54,7 +54,8 @@ def test_a_run_that_a_signal_ends_saves_first_and_ends_bit_equal(
     sent: int, code: int, mmard: Run, digits_teacher: Path, tmp_path: Path
 ) -> None:
     """Between two epochs' ends, and no checkpoint is due: what there is was saved because of the signal."""
-    words = ["train", *QUICK, "train.epochs=20", "student=cnn-4-2", "--method", "standard", "--teacher", digits_teacher]
+    quick = [word for word in QUICK if not word.startswith("attack.")]
+    words = ["train", *quick, "train.epochs=20", "student=cnn-4-2", "--method", "standard", "--teacher", digits_teacher]
     metrics = tmp_path / "runs/cut/metrics.jsonl"
     with subprocess.Popen(
         command(*words, "out=runs/cut"), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -65,7 +66,7 @@ def test_a_run_that_a_signal_ends_saves_first_and_ends_bit_equal(
         process.send_signal(sent)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == code
-    assert said.splitlines()[-1].startswith(f"stopped by {signal.Signals(sent).name}; ")
+    assert said.startswith(f"stopped by {signal.Signals(sent).name}; ")
     assert len(said.splitlines()) == 1
     state = RunFolder(tmp_path / "runs/cut").load()
     assert state is not None
