@@ -175,6 +175,7 @@ def test_stored_images_stay_on_the_disk_and_compressed_ones_are_the_same(tmp_pat
         ({"image": np.zeros((150, 3, 9, 9), np.uint8)}, {}, r"has images of shape \(150, 3, 9, 9\), expected \(M, 1, 8, 8\)"),
         ({"label": np.zeros(4, int)}, {}, "has 150 images and 4 labels; expected as many"),
         ({"label": np.zeros(0, int)}, {}, "has 150 images and 0 labels; expected as many"),
+        ({"label": np.eye(4)[np.arange(150) % 4]}, {}, r"labels of .* \(150, 4\)"),
         ({"label": np.full(150, 7)}, {}, r"labels of .* lie in \[7, 7\], expected 0 to 3"),
         ({"label": np.array(["emu"] * 150)}, {}, "has the class 'emu', the training set has not: 0, 1, 2, 3"),
         ({"label": np.array([None] * 150)}, {}, "'label' holds pickled Python objects"),

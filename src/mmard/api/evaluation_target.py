@@ -222,11 +222,9 @@ class EvalModel:
 
     def faster(self) -> Predict | None:
         """Return a faster function of the same logits up to rounding, for AutoAttack; None for a runtime."""
-        return (
-            in_parts(folded_alike(self.model, self.images.batch(slice(2))[0]))
-            if isinstance(self.model, Classifier)
-            else None
-        )
+        if not isinstance(self.model, Classifier):
+            return None
+        return in_parts(folded_alike(self.model, self.images.batch(slice(2))[0]))
 
     def others(self, settings: Settings) -> dict[str, Classifier]:
         """Load the teachers that the model was trained with, where they are still there and fit."""

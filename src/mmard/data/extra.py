@@ -71,7 +71,7 @@ class Extra:
             pixels = levels(pixels, len(pixels)).numpy()
         labels = None
         if label is not None and by != "teacher":
-            if (count := np.size(file[label])) != len(pixels):
+            if (count := len(np.atleast_1d(file[label]))) != len(pixels):
                 raise MmardError(f"{path} has {len(pixels):,} images and {count:,} labels; expected as many")
             labels = _labels(file, label, tuple(source), images.classes)
         return Extra(pixels, labels, ratio, path)
