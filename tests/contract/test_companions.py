@@ -12,7 +12,7 @@ from helpers import blobs, small_net
 from test_training import Stops, assert_same_runs, same, trainer
 from torch import nn
 
-from mmard import Method, MmardError, Pgd, Threat, diagnose, train
+from mmard import Method, MmardError, Pgd, Threat, diagnose, distill, train
 from mmard.core.companion import Companion
 from mmard.core.objective import nothing
 from mmard.data.images import DataSet
@@ -44,6 +44,7 @@ from mmard.models.weights import load_weights, metadata_of, read_state
 from mmard.runs.folder import RunFolder
 from mmard.terms import hard_nat
 from mmard.training.averaging import Average, Averaging
+from mmard.training.descent import LearningCompanion
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
 from mmard.training.update import Update
@@ -142,6 +143,21 @@ def test_an_average_follows_the_student(
     assert net.architecture == run.student.architecture
     assert not any(m.training for m in run.beside["average"].modules())
     assert not any(p.requires_grad for p in run.beside["average"].parameters())
+
+
+def test_an_average_moves_a_tied_weight_once() -> None:
+    own, student = (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in range(2))
+    for net, value in ((own, 0.0), (student, 1.0)):
+        net[1].weight = net[0].weight
+        nn.init.constant_(net[0].weight, value)
+    LearningCompanion("average", Companion(average=0.9), own, own, own, epochs=1).follow(student, 0.5)
+    torch.testing.assert_close(own[0].weight, torch.full((2, 2), 0.1))
+
+
+def test_a_peer_of_a_student_that_is_a_module_is_given(tmp_path: Path) -> None:
+    with pytest.raises(MmardError, match=r"only Python can build one like this student; .*teachers=\{'peer': MODULE\}"):
+        distill(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), None, blobs(80), method="peeraid", threat=Threat(eps=0.1),
+                out=tmp_path, train__batch_size=16)  # fmt: skip
 
 
 def test_an_average_is_no_network_to_give(tiny: DataSet, tmp_path: Path) -> None:
@@ -263,6 +279,11 @@ def test_what_does_not_compose_says_why(name: str) -> None:
         (ciard, "asks for a 'teacher' model .*give one: teacher="),
         (waypoints, "asks for a 'teacher' model .*give one: teacher="),
         (lambda: peeraid(peer="cnn-8"), "unknown model 'cnn-8'"),
+        (lambda: ard(tau=0), "ard: tau is 0, expected a number above 0"),
+        (lambda: waypoints(rslad(), kappa=0.0), "waypoints: kappa is 0, expected a number above 0"),
+        (lambda: awp(rslad(), gamma=-1), "awp: gamma is -1, expected a number not below 0"),
+        (lambda: adr(lam=0.8), r"adr: lam is 0.8, expected a list of numbers such as \[0.7, 0.95\]"),
+        (lambda: mmard(inner=["drift"]), "mmard: inner is .'drift'., expected a word"),
         (lambda: Method(outer=hard_nat, companions={"peer": Companion(outer=hard_nat)}), "depend on its own weights"),
         (
             lambda: Method(outer=hard_nat, companions={"peer": Companion(outer=hard_peer, plan={"rate": 1})}),

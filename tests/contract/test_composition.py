@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmard import Method, MmardError, Pgd, Threat
 from mmard.api.build import method_of
+from mmard.api.registry import build_method
 from mmard.api.settings import read_settings
 from mmard.attacks.inner.compose import Inner
 from mmard.methods import (
@@ -233,3 +234,21 @@ def test_a_term_over_the_batch_is_found_inside_a_balanced_one() -> None:
     from mmard.terms.normalised_gradient import normalise_gradient
 
     assert {term.name for term in normalise_gradient(reuse_gradient(joint, 2)).within()} & OVER_THE_BATCH == {"joint"}
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("saad(script_weights=true)", "[w = 5·(H(T(x')) − min)]"),
+        ("saad_c(script_weights=true)", "0.2·(1−w/max w)·KL(T(x)‖S(x))"),
+        ("saad_c(order=2)", "[w = H_2(T(x'))]"),
+        ("awp(trades, begin=0.5)", "before they descend from 0.5 of the run on"),
+        ("ciard(begin=50)", "learning rate 0.0001 from epoch 50 on"),
+        ("ard(attack_in_train_mode=true)", "the student in training mode"),
+        ("mmard(dgad, tau=0.5)", "KL(T\u0303(x)^0.5‖S(x)) [T(x)^0.5 wrong], KL(T\u0303(x')^0.5‖S(x'))"),
+    ],
+)
+def test_a_method_prints_what_it_computes(method: str, said: str) -> None:
+    assert said in str(build_method(method))
+    if method.partition("(")[0] in METHODS and not method.startswith("mmard"):
+        assert said not in str(build_method(method.partition("(")[0]))

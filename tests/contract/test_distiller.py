@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import mmard
 from mmard import Distiller, Method, MmardError, Threat
-from mmard.methods import METHODS, awp, ciard, fair, igdm, peeraid, rslad
+from mmard.methods import METHODS, adr, ard, awp, ciard, fair, igdm, peeraid, rslad
 from mmard.training.companions import TrainedCompanion
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
@@ -21,6 +21,8 @@ THREAT, STEPS, EPOCHS = Threat(eps=0.1), 6, 3
 COMPOSED: dict[str, Callable[[], Method]] = {
     **METHODS,
     "ciard from the start": lambda: ciard(begin=0.0),
+    "ard attacks in training mode": lambda: ard(attack_in_train_mode=True),
+    "adr attacks in training mode": lambda: adr(attack_in_train_mode=True),
     "awp of a peer": lambda: awp(peeraid(), gamma=0.05),
     "all": lambda: awp(mmard.methods.mmard(igdm(fair(ciard(begin=0.4)), alpha=1.0), inner="drift"), begin=0.2),
 }
@@ -300,6 +302,8 @@ def test_a_teacher_is_no_part_of_the_student(tmp_path: Any) -> None:
         (bad("fair(rslad)", steps=4), "counts epochs"),
         (bad("awp(rslad, begin=0.5)"), "asks how far training is"),
         (bad("ciard", teachers={"natural": net(2)}), "begins later; give"),
+        (bad("awp(rslad, begin=10)", steps=1000), r"counts epochs.*Distiller\(\.\.\., epochs=\)"),
+        (bad("rebat", steps=1000), "counts epochs"),
         (bad(student=small_net(classes=3)), "of different numbers of classes: the student 3, the teacher 4"),
         (bad(student=nn.Identity()), r"the student gives \(2, 1, 8, 8\) for 2 images: not a fit"),
         (bad(student=nn.Sequential(nn.Flatten(), nn.Linear(9, 4))), "the student fails on images .2, 1, 8, 8.: RuntimeError"),
@@ -321,6 +325,27 @@ def test_mistakes_are_one_line(wrong: Callable[[], object], words: str) -> None:
     with pytest.raises(MmardError, match=words) as found:
         wrong()
     assert "\n" not in str(found.value)
+
+
+def test_what_learns_beside_the_student_comes_with_its_methods_own_rates() -> None:
+    of_ciard = distiller("ciard", teachers={"natural": net(2)}).parameter_groups()
+    assert [{k: v for k, v in group.items() if k != "params"} for group in of_ciard] == [
+        {"lr": 1e-4, "momentum": 0.1, "nesterov": False}
+    ]
+    torch.optim.SGD([{"params": net(0).parameters()}, *of_ciard], lr=0.1, momentum=0.9)
+    of_peer = distiller(peeraid(peer_settings={"lr": 0.01}), teachers={"peer": net(3)})
+    (group,) = of_peer.parameter_groups()
+    assert group["lr"] == 0.01
+    assert [id(p) for p in group["params"]] == [id(p) for p in of_peer.parameters()]
+    assert not distiller().parameter_groups()
+
+
+def test_making_one_leaves_the_generators_of_accelerators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU every loop would begin with the same noise, whatever seed its caller had set."""
+    seeded, student, teacher = list[int](), net(0), net(1)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    Distiller("rslad", student, teacher, THREAT)
+    assert not seeded
 
 
 def test_one_step_too_many_is_a_warning() -> None:

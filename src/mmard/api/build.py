@@ -330,7 +330,7 @@ def must_be_whole(method: Method, names: Iterable[str], epochs: int = 200) -> No
     """
     beginnings(epochs, Averaging(), method)
     with torch.random.fork_rng(devices=[]):  # the generator is the caller's
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         x, weights, numbers = torch.rand(10, 3, 8, 8), torch.randn(3 * 8 * 8, 10), torch.arange(10)
         models = Models(dict.fromkeys([*names, "student"], lambda x: x.flatten(1) @ weights))
         for progress in (0.0, 1.0):  # some terms begin late

@@ -28,6 +28,7 @@ from mmard.training.companions import averages_are_not_given, begun
 from mmard.training.descent import LearningCompanion, descend
 from mmard.training.learned import begin_learned, watch_features
 from mmard.training.own_loop import (
+    COUNTS_EPOCHS,
     Autocast,
     Collected,
     OwnNetworks,
@@ -36,13 +37,14 @@ from mmard.training.own_loop import (
     as_batch,
     checked_logits,
     forward_logits,
+    must_be_alone,
     must_be_labels,
     unwrapped,
 )
 from mmard.training.step import make_example, must_be_pixels, outer_losses
 from mmard.utils.distributed import over_processes
 from mmard.utils.errors import MmardError, first_line
-from mmard.utils.numbers import must_be_whole_number, shortened
+from mmard.utils.numbers import NeverBeginsError, must_be_whole_number, shortened
 from mmard.utils.precision import full_precision
 from mmard.utils.trust import Trust
 from mmard.utils.validation import validated
@@ -70,9 +72,9 @@ class Distiller:
         epochs: how many epochs that is, for methods that count epochs, which say so.
 
     Attributes:
-        companions: the networks that learn beside the student, by name; an optimiser needs `parameters` too, theirs and those
-            of a part of a term that learns (`ibd`). An average of the student is one of them too, without parameters to learn:
-            it follows the student at the beginning of each step.
+        companions: the networks that learn beside the student, by name; an optimiser needs `parameter_groups` too, theirs and
+            those of a part of a term that learns (`ibd`). An average of the student is one of them, without parameters to
+            learn: it follows the student at the beginning of each step.
 
     Raises:
         MmardError: for an argument of another kind, a method that is not there, and a teacher that it lacks.
@@ -100,10 +102,14 @@ class Distiller:
         networks = {name: _network(net, name) for name, net in given.items()}
         beside = self.method.companions
         averages_are_not_given(self.method, networks)
-        must_be_whole(
-            self.method, [*networks, *(name for name in beside if beside[name].fresh is not None)], epochs or 1
-        )
-        self._networks = OwnNetworks(student, {name: net for name, net in networks.items() if name not in beside})
+        try:
+            must_be_whole(
+                self.method, [*networks, *(name for name in beside if beside[name].fresh is not None)], epochs or 1
+            )
+        except NeverBeginsError as e:
+            raise e if epochs else MmardError(COUNTS_EPOCHS) from e
+        frozen = {name: net for name, net in networks.items() if name not in beside}
+        self._networks = OwnNetworks(student, frozen, self.method.attack_in_train_mode)
         self._companions = [self._companion(name, networks) for name in beside]
         self.companions = {companion.name: companion.net for companion in self._companions}
         self._terms, self._learned = list(self.method.modules()), self.method.learned()
@@ -175,17 +181,25 @@ class Distiller:
                     return untargeted(maximizer)(predict, x, y, self.threat)
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the weights of what learns beside the student, for the caller's optimiser; most methods have none.
+        """Yield the weights of what learns beside the student; `parameter_groups` has the same with its own rates."""
+        for group in self.parameter_groups():
+            yield from group["params"]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return what learns beside the student as groups for the caller's optimiser; most methods have none.
+
+        A network that the method trains by settings of its own has them in its group: ``lr``, ``momentum``, ``nesterov`` and
+        ``weight_decay`` of `ciard`'s teacher and of `peeraid`'s peer. Their schedules are the caller's.
 
         Raises:
             MmardError: before `prepare`, for a method that needs it.
         """
-        self._must_have_begun("parameters()")
-        for part in self._learned:
-            yield from part.parameters()
-        for companion in self._companions:
-            if companion.companion.average is None:
-                yield from companion.net.parameters()
+        self._must_have_begun("parameter_groups()")
+        groups: list[dict[str, Any]] = [{"params": list(part.parameters())} for part in self._learned]
+        for one in self._companions:
+            if one.companion.average is None:
+                groups.append({"params": list(one.net.parameters()), **one.companion.rates()})
+        return groups
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the student and its optimiser: steps done, the method's state, companions."""
@@ -247,10 +261,8 @@ class Distiller:
         learning = [c for c in self._companions if c.learns(self.progress)]
         for companion in self._companions:
             companion.net.train(companion in learning)
-            last = (self.step_number - 1) / (
-                self.steps or 1
-            )  # progress of the step whose update the student has had since
-            companion.follow(self._networks.bare, last)
+            done = self.step_number - 1  # the step whose update the student has had since
+            companion.follow(self._networks.bare, done / (self.steps or 1))
         return learning
 
     def _must_have_begun(self, what: str) -> None:
@@ -295,19 +307,6 @@ class Distiller:
         net = begun(name, companion, self._networks.bare, given, seed=0)
         predict = self._networks.predictor(net)
         return LearningCompanion(name, companion, net, predict, predict, self.epochs or 1)
-
-
-def must_be_alone(what: str) -> None:
-    """Raise MmardError in one of several processes: a loop of one's own trains ``what`` in one only."""
-    if (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
-    ):
-        raise MmardError(
-            f"the method trains {what} beside the student, and a loop of one's own has it in one process only; "
-            "mmard.distill and mmard.train take several: engine__devices="
-        )
 
 
 def _method(method: str | dict[str, Any] | Method) -> Method:

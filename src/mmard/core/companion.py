@@ -52,9 +52,18 @@ class Companion:
 
     def __str__(self) -> str:
         if self.average is None:
-            own = f", learning rate {self.plan['lr']:g}" if set(self.plan) == {"lr"} else ""  # more is the method's own
-            return f"min  {self.outer}{own}"
-        return f"the student's average, decay {self.average:g}" + (f" from {self.begin:g} on" if self.begin else "")
+            own = f", learning rate {self.plan['lr']:g}" if "lr" in self.plan else ""
+            return f"min  {self.outer}{own}{starting(self.begin)}"
+        return f"the student's average, decay {self.average:g}{starting(self.begin)}"
+
+    def rates(self) -> dict[str, Any]:
+        """Return what an optimiser takes of the plan: its learning rate, momentum and weight decay."""
+        return {key: self.plan[key] for key in ("lr", "momentum", "nesterov", "weight_decay") if key in self.plan}
+
+
+def starting(begin: float) -> str:
+    """Say from when on something is done, in epochs or as a share of the run; nothing of what is done from the start."""
+    return "" if begin == 0 else f" from {begin:g} of the run on" if begin < 1 else f" from epoch {begin:g} on"
 
 
 class Learned(nn.Module):
@@ -88,4 +97,4 @@ class WeightPerturbation:
 
     def __post_init__(self) -> None:
         if not (self.gamma >= 0 and self.begin >= 0):
-            raise MmardError(f"awp: gamma {self.gamma:g} and begin {self.begin:g} are not below 0")
+            raise MmardError(f"awp: gamma is {self.gamma:g} and begin {self.begin:g}, expected numbers not below 0")

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from mmard.core.companion import Companion, Learned, WeightPerturbation
+from mmard.core.companion import Companion, Learned, WeightPerturbation, starting
 from mmard.core.objective import Objective, nothing
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import Predict
@@ -112,11 +112,13 @@ class Method:
 
     def __str__(self) -> str:
         within = "" if self.eps is None else f" within {in_255ths(self.eps)}"
-        inner = f"{self.inner}   by {self.maximizer}{within}" if self.inner else "nothing (natural images)"
+        mode = ", the student in training mode" if self.attack_in_train_mode else ""
+        inner = f"{self.inner}   by {self.maximizer}{within}{mode}" if self.inner else "nothing (natural images)"
         lines = [f"inner: max  {inner}", f"outer: min  {self.outer}"]
         lines += [f"{name}: {companion}" for name, companion in self.companions.items()]
         if self.perturbation is not None:
-            lines.append(f"weights: moved up the outer loss by {self.perturbation.gamma:g}·‖w‖ before they descend")
+            moved, since = f"{self.perturbation.gamma:g}·‖w‖", starting(self.perturbation.begin)
+            lines.append(f"weights: moved up the outer loss by {moved} before they descend{since}")
         return "\n".join(lines)
 
 

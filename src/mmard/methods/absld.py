@@ -19,6 +19,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms.state import PerEpoch, rate_at
+from mmard.utils.calls import checked
 from mmard.utils.validation import NotNegative
 
 CITATION = Citation(
@@ -84,6 +85,7 @@ class ClassTemperatures(PerEpoch):
         return v.nat.teacher / self.taus[row][v.y][:, None]
 
 
+@checked
 def absld(alpha: float = 5 / 6, rate: NotNegative = 0.1, drops: Sequence[NotNegative] = ()) -> Method:
     """ABSLD (Zhao 2024): RSLAD with a temperature per class, for students as robust on hard classes as on easy ones."""
     temperatures = ClassTemperatures(rate, drops)

@@ -10,6 +10,8 @@ from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.terms import soft_moved, soft_nat
 from mmard.terms.temperature import Tau, at_temperature
+from mmard.utils.calls import checked
+from mmard.utils.validation import ZeroToOne
 
 CITATION = Citation(
     authors="Huang et al.",
@@ -19,7 +21,8 @@ CITATION = Citation(
 )
 
 
-def adaad(lam: float = 1.0, tau: Tau = 1.0) -> Method:
+@checked
+def adaad(lam: ZeroToOne = 1.0, tau: Tau = 1.0) -> Method:
     """AdaAD (Huang 2023): a live teacher, KL(T(x')‖S(x')), in the attack and in the loss."""
     return Method(
         name="adaad",

@@ -10,6 +10,7 @@ from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.terms import introspect, soft_moved, soft_moved_hot
 from mmard.terms.temperature import Tau, at_temperature
+from mmard.utils.calls import checked
 from mmard.utils.validation import NotNegative, Positive
 
 CITATION = Citation(
@@ -20,6 +21,7 @@ CITATION = Citation(
 )
 
 
+@checked
 def adaiad(power: NotNegative = 0.1, begin: NotNegative = 0.3, tau: Positive = 1.0, teacher_tau: Tau = 1.0) -> Method:
     """AdaIAD (Huang 2023): a live teacher, and the student's own soft labels where that fails at x'."""
     outer = introspect.given(power=power, begin=begin) + soft_moved_hot.given(tau=tau)

@@ -19,6 +19,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.losses import log_probs
 from mmard.methods.papers import Citation
+from mmard.utils.calls import checked
 from mmard.utils.validation import Positive, Share, ZeroToOne
 
 CITATION = Citation(
@@ -51,6 +52,7 @@ def rectified(v: Views, tau: tuple[float, float] = (2.5, 2.0), lam: tuple[float,
     return -(target * log_probs(v.adv.student)).sum(1)
 
 
+@checked
 def adr(
     tau: tuple[Positive, Positive] = (2.5, 2.0),
     lam: tuple[ZeroToOne, ZeroToOne] = (0.7, 0.95),

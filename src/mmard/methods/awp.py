@@ -11,6 +11,7 @@ from mmard.core.companion import WeightPerturbation
 from mmard.core.method import Method, as_method
 from mmard.methods.papers import Citation
 from mmard.methods.trades import trades
+from mmard.utils.calls import checked
 from mmard.utils.errors import MmardError
 from mmard.utils.validation import NotNegative
 
@@ -23,7 +24,8 @@ CITATION = Citation(
 )
 
 
-def awp(base: Method | None = None, *, gamma: float = 5e-3, begin: NotNegative = 0.0) -> Method:
+@checked
+def awp(base: Method | None = None, *, gamma: NotNegative = 5e-3, begin: NotNegative = 0.0) -> Method:
     """AWP (Wu 2020): any base (TRADES), the loss descended at weights that were first moved up it."""
     base = as_method(base, trades)
     if base.perturbation is not None:

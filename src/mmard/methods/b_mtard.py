@@ -18,6 +18,7 @@ from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
 from mmard.terms.multi_teacher import TeacherTemperatures, TeacherWeights
+from mmard.utils.calls import checked
 from mmard.utils.validation import NotNegative
 
 CITATION = Citation(
@@ -42,6 +43,7 @@ class TeacherBalance(nn.Module):
         return self.weights.weigh(losses.kl(robust, v.adv.student), losses.kl(natural, v.nat.student), v)
 
 
+@checked
 def b_mtard(rate: NotNegative = 0.025, tau_rate: NotNegative = 0.001, drops: Sequence[NotNegative] = ()) -> Method:
     """B-MTARD (Zhao 2023): MTARD with the teachers' temperatures balanced too."""
     balance = TeacherBalance(rate, tau_rate, drops)

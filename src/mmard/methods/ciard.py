@@ -20,6 +20,7 @@ from mmard.methods.papers import Citation
 from mmard.terms import hard_adv, label
 from mmard.terms.multi_teacher import TeacherTemperatures, TeacherWeights
 from mmard.terms.state import PerStep
+from mmard.utils.calls import checked
 from mmard.utils.validation import NotNegative
 
 CITATION = Citation(
@@ -92,6 +93,7 @@ def _magnitude(size: Tensor) -> Tensor:
     return size.clamp_min(1e-7).log10().floor()
 
 
+@checked
 def ciard(begin: NotNegative = 1 / 6, temperatures_stop: bool = False, balanced: bool = False) -> Method:
     """CIARD (Lu 2025): two teachers, the robust one trained on; a push away from the natural one where that errs."""
     return Method(

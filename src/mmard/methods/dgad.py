@@ -16,6 +16,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import soft_moved
+from mmard.utils.calls import checked
 from mmard.utils.validation import NotNegative
 
 CITATION = Citation(
@@ -47,6 +48,7 @@ def consistent(v: Views) -> Tensor:
     return (v.adv.student.softmax(1) - v.nat.student.softmax(1)).square().mean(1)
 
 
+@checked
 def dgad(beta: NotNegative = 1.0) -> Method:
     """DGAD (Park 2024): AdaAD with a corrected teacher; what that gets wrong at x is learnt from x alone."""
     return Method(

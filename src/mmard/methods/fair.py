@@ -15,7 +15,9 @@ from mmard.core.views import Views
 from mmard.methods.ard import ard
 from mmard.methods.papers import Citation
 from mmard.terms.state import PerEpoch
+from mmard.utils.calls import checked
 from mmard.utils.errors import MmardError
+from mmard.utils.validation import NotNegative
 
 CITATION = Citation(
     authors="Yue et al.",
@@ -67,7 +69,8 @@ class ClassWeights(PerEpoch):
         return {"weights": weights, "right": torch.zeros_like(share), "seen": torch.zeros_like(share)}
 
 
-def fair(base: Method | None = None, *, beta: float = 2.0) -> Method:
+@checked
+def fair(base: Method | None = None, *, beta: NotNegative = 2.0) -> Method:
     """Fair-ARD (Yue 2023): any base (ARD), classes that are hard to defend weighing more."""
     base = as_method(base, ard)
     if any(isinstance(module, ClassWeights) for module in base.modules()):

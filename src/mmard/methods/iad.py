@@ -12,6 +12,7 @@ from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv, introspect, soft_adv_hot, soft_moved_natural, trusted
 from mmard.terms.temperature import Tau, at_temperature
+from mmard.utils.calls import checked
 from mmard.utils.validation import NotNegative, Positive
 
 CITATION = Citation(
@@ -23,6 +24,7 @@ CITATION = Citation(
 )
 
 
+@checked
 def iad(
     power: NotNegative = 0.1, begin: NotNegative = 0.3, tau: Positive = 1.0, attack_in_train_mode: bool = False,
     teacher_tau: Tau = 1.0,
@@ -38,6 +40,7 @@ def iad(
     )
 
 
+@checked
 def iad_2(
     power: NotNegative = 0.1, begin: NotNegative = 0.2, attack_in_train_mode: bool = False, teacher_tau: Tau = 1.0
 ) -> Method:

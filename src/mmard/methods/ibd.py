@@ -22,6 +22,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import soft_adv, soft_nat
+from mmard.utils.calls import checked
 from mmard.utils.errors import MmardError
 from mmard.utils.validation import NotNegative, ZeroToOne
 
@@ -98,6 +99,7 @@ class AttendedFeatures(Learned):
         return list(found)
 
 
+@checked
 def ibd(alpha: ZeroToOne = 0.8, beta: NotNegative = 0.8) -> Method:
     """IBD (Kuang 2023): robust soft labels, and features of the teacher for the student, paired by learned attention."""
     attended = term("Σ a_ts·MSE(v_s(x'), v_t(x))", features=True)(AttendedFeatures().attended)

@@ -13,6 +13,7 @@ from mmard.methods.papers import Citation
 from mmard.methods.rslad import rslad
 from mmard.terms import gradient_match
 from mmard.terms.temperature import Tau, method_at_temperature
+from mmard.utils.calls import checked
 from mmard.utils.errors import MmardError
 
 CITATION = Citation(
@@ -26,6 +27,7 @@ CITATION = Citation(
 PUBLISHED = {"ard": 5, "iad": 50, "rslad": 0.9, "adaad": 5, "adaiad": 5, "pgd_at": 60, "trades": 20}
 
 
+@checked
 def igdm(
     base: Method | None = None, *, alpha: float | None = None, ramp_by_200: bool = False, tau: Tau = 1.0
 ) -> Method:

@@ -13,6 +13,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
+from mmard.utils.calls import checked
 
 CITATION = Citation(
     authors="Wang et al.",
@@ -36,6 +37,7 @@ def boost(v: Views) -> Tensor:
     return -(1.0001 - wrong).log()
 
 
+@checked
 def mart(beta: float = 6.0) -> Method:
     """MART (Wang 2020): boosted CE, and smoothness where the student is unsure; needs no teacher."""
     outer = beta * unsure + hard_adv + boost

@@ -15,6 +15,7 @@ from mmard.terms import BOUNDARIES, TRIANGLES
 from mmard.terms.held_gradient import reuse_gradient
 from mmard.terms.normalised_gradient import normalise_gradient
 from mmard.terms.temperature import Tau, method_at_temperature
+from mmard.utils.calls import checked
 from mmard.utils.errors import MmardError, chosen
 
 CITATION = Citation(
@@ -25,6 +26,7 @@ CITATION = Citation(
 )
 
 
+@checked
 def mmard(
     base: Method | None = None,
     *,

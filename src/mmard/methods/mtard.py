@@ -18,6 +18,7 @@ from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
 from mmard.terms.multi_teacher import TeacherWeights
+from mmard.utils.calls import checked
 from mmard.utils.validation import NotNegative
 
 CITATION = Citation(
@@ -42,6 +43,7 @@ class LossBalance(nn.Module):
         return self.weights.weigh(robust, natural, v)
 
 
+@checked
 def mtard(rate: NotNegative = 0.025, drops: Sequence[NotNegative] = ()) -> Method:
     """MTARD (Zhao 2022): a robust teacher at x' and a natural one at x, balanced as they are learnt."""
     balance = LossBalance(rate, drops)

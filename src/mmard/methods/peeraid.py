@@ -19,6 +19,7 @@ from mmard.core.objective import nothing, term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
+from mmard.utils.calls import checked
 from mmard.utils.errors import MmardError
 from mmard.utils.validation import NotNegative, Positive, Section
 
@@ -75,6 +76,7 @@ class PeerSettings(Section):
     lr: Positive | None = None
 
 
+@checked
 def peeraid(
     lam1: float = 0.0, lam2: float = 1.0, lam3: float = 1.0, tau: Positive = 5.0, gamma: float = 0.1,
     peer: str = "student", through_student: bool = False, peer_settings: Mapping[str, Any] | None = None,

@@ -7,6 +7,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
+from mmard.utils.calls import checked
 
 CITATION = Citation(
     authors="Madry et al.",
@@ -17,6 +18,7 @@ CITATION = Citation(
 )
 
 
+@checked
 def pgd_at() -> Method:
     """PGD-AT (Madry 2018): CE on the examples that maximise it; needs no teacher."""
     return Method(name="pgd_at", inner=hard_adv, outer=hard_adv, maximizer=Pgd(steps=10, start="uniform"))

@@ -19,6 +19,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
+from mmard.utils.calls import checked
 from mmard.utils.numbers import beginning
 from mmard.utils.validation import NotNegative, Share
 
@@ -39,6 +40,7 @@ def held_back(v: Views, begin: float = 0.525) -> Tensor:
     return losses.kl(v.adv.other("average"), v.adv.student)
 
 
+@checked
 def rebat(
     beta: NotNegative = 1.0,
     begin: NotNegative = 0.525,

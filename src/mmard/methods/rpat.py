@@ -14,6 +14,7 @@ from mmard.core.objective import term
 from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.methods.pgd_at import pgd_at
+from mmard.utils.calls import checked
 from mmard.utils.errors import MmardError
 from mmard.utils.validation import Fraction, NotNegative
 
@@ -35,6 +36,7 @@ def perceived(v: Views, share: float = 0.5) -> Tensor:
     return (middle - between).square().mean(1)
 
 
+@checked
 def rpat(base: Method | None = None, *, lam: NotNegative = 1.0, share: Fraction = 0.5) -> Method:
     """RPAT (Wang 2025): any base (PGD-AT), and logits that go straight from x to x'."""
     base = as_method(base, pgd_at)

@@ -11,6 +11,7 @@ An earlier upload of it has Rényi's entropy of an ``order``, 2 say, for H.
 
 import math
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import gradient_match
 from mmard.terms.temperature import Tau, at_temperature
+from mmard.utils.calls import checked
 from mmard.utils.validation import Positive
 
 CITATION = Citation(
@@ -53,10 +55,17 @@ def undecided(v: Views, alpha: float = 1.0, script_weights: bool = False, order:
     return _sample_weights(v, script_weights, order)[0] * (follow + alpha * gradient_match.total(v))
 
 
-def _named(objective: Objective, order: float) -> Objective:
-    """Write the order of the entropy into the formula, where it is not Shannon's."""
-    sign = "H(" if order == 1 else f"H_{order:g}("
-    return Objective(tuple((w, replace(t, formula=t.formula.replace("H(", sign))) for w, t in objective.terms))
+def _named(objective: Objective, script: bool, order: float) -> Objective:
+    """Write the script's weights into the formula, and the order of the entropy where it is not Shannon's."""
+    h = "H(T(x'))" if order == 1 else f"H_{order:g}(T(x'))"
+    weights = {"w = H(T(x'))": f"w = {SCRIPT_SCALE:g}·({h} − min)" if script else f"w = {h}"}
+    if script:
+        weights["w/log K"] = "w/max w"
+
+    def name(formula: str) -> str:
+        return reduce(lambda text, pair: text.replace(*pair), weights.items(), formula)
+
+    return Objective(tuple((w, replace(t, formula=name(t.formula))) for w, t in objective.terms))
 
 
 @term("(1−w/log K)·KL(T(x)‖S(x))", divergence=True)
@@ -82,13 +91,13 @@ def linear_label(v: Views) -> Tensor:
     return losses.kl(logits.scatter_add(1, v.y[:, None], moved[:, None]), v.adv.student)
 
 
+@checked
 def saad(
     alpha: float = 1.0, beta: float = 0.0, script_weights: bool = False, tau: Tau = 1.0, order: Positive = 1.0
 ) -> Method:
     """SAAD (Lee 2026): samples weighed by whether their examples transfer to the teacher; slopes matched."""
-    outer = (_named(undecided, order).given(alpha=alpha) + beta * decided).given(
-        script_weights=script_weights, order=order
-    )
+    outer = undecided.given(alpha=alpha) + beta * decided
+    outer = _named(outer, script_weights, order).given(script_weights=script_weights, order=order)
     return Method(
         name="saad",
         inner=at_temperature(linear_label, tau),
@@ -97,6 +106,7 @@ def saad(
     )
 
 
+@checked
 def saad_c(
     alpha: float = 1.0, beta: float = 0.2, script_weights: bool = False, tau: Tau = 1.0, order: Positive = 1.0
 ) -> Method:

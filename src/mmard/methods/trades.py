@@ -8,6 +8,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.terms import hard_nat, smooth, smooth_again
+from mmard.utils.calls import checked
 
 CITATION = Citation(
     authors="Zhang et al.",
@@ -18,6 +19,7 @@ CITATION = Citation(
 )
 
 
+@checked
 def trades(beta: float = 6.0) -> Method:
     """TRADES (Zhang 2019): natural CE plus beta times the KL from natural to adversarial; needs no teacher."""
     return Method(

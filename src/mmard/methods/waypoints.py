@@ -19,6 +19,7 @@ from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.methods.rslad import rslad
 from mmard.terms.temperature import Tau, method_at_temperature
+from mmard.utils.calls import checked
 from mmard.utils.errors import MmardError
 from mmard.utils.validation import NotNegative, Positive
 
@@ -64,6 +65,7 @@ class WayPoints(nn.Module):
         return (each * (-far / self.kappa).softmax(1)).sum(1)
 
 
+@checked
 def waypoints(
     base: Method | None = None,
     *,

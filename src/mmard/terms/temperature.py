@@ -18,7 +18,7 @@ Tau = float | Sequence[float] | str | Mapping[str, float]
 AUTO = "auto"
 COLDEST, HOTTEST = 0.01, 100.0
 ABOUT = "expected a number such as 0.5, two such as [0.25, 1] for a run that goes from one to the other, or auto"
-AT_ONE_POINT = re.compile(r"\bT\(x'?\)(?!\^)")
+AT_ONE_POINT = re.compile(r"\bT\u0303?\(x'?\)(?!\^)")  # T̃: a teacher whose logits are corrected
 HOT = re.compile(r"\bT\(x'?\)(?=\^)")
 OTHERWISE = re.compile(r"\bT\(x_|\bt\(x|Δt|\bt_|,T\b|~T\b|P_T|∠\(T|\bT;")
 

@@ -12,6 +12,7 @@ from mmard.core.companion import Companion
 from mmard.core.method import Method
 from mmard.core.views import MissingModelError
 from mmard.models.architectures import Classifier, build
+from mmard.models.foreign import GIVEN
 from mmard.training.channels_last import lay_out
 from mmard.training.descent import LearningCompanion
 from mmard.training.engine import Engine
@@ -124,12 +125,12 @@ def begun(name: str, companion: Companion, student: nn.Module, given: Mapping[st
         return copy.deepcopy(given[name])
     if companion.fresh is None:
         raise MissingModelError(name, ["student", *given])
-    if not isinstance(student, Classifier):
+    own = student.architecture if isinstance(student, Classifier) else None
+    if own is None or (companion.fresh == "student" and own.spec.kind == GIVEN):
         raise MmardError(
-            f"the companion {name!r} starts as a fresh network, and the student does not say its own shape; give one to start "
-            f"from: teachers.{name}"
+            f"the companion {name!r} starts as a fresh network, and only Python can build one like this student; give one to "
+            f"start from: teachers={{{name!r}: MODULE}}"
         )
-    own = student.architecture
     with torch.random.fork_rng():
         torch.manual_seed(seed_of(seed, "weights of", name))
         return build(own if companion.fresh == "student" else replace(own, name=companion.fresh))

@@ -48,7 +48,9 @@ class LearningCompanion:
         if self.companion.average is None:
             return
         share = 1.0 if progress < self.begin else 1 - self.companion.average
-        own, new = (list(net.state_dict(keep_vars=True).values()) for net in (self.net, student))
+        pairs = zip(*(net.state_dict(keep_vars=True).values() for net in (self.net, student)), strict=True)
+        once = {id(ours): (ours, theirs) for ours, theirs in pairs}  # tied weights have several names
+        own, new = [ours for ours, _ in once.values()], [theirs for _, theirs in once.values()]
         floats = [i for i, value in enumerate(own) if value.is_floating_point()]
         torch._foreach_lerp_([own[i] for i in floats], [new[i] for i in floats], share)
         for i in set(range(len(own))) - set(floats):

@@ -62,6 +62,12 @@ class Autocast:
         return torch.autocast(self.device, enabled=False)
 
 
+COUNTS_EPOCHS = (
+    "the method counts epochs (a ramp, a later beginning, or state that moves after each of them); give "
+    "Distiller(..., epochs=) the number of all epochs that the steps are"
+)
+
+
 class UntimedViews(Views):
     """Views in a loop that does not say how long it is: a term that asks how far training is raises MmardError."""
 
@@ -81,10 +87,7 @@ class UncountedViews(Views):
     """Views in a loop that does not say how many epochs it has: a term that asks for them raises MmardError."""
 
     def _never(self) -> int:
-        raise MmardError(
-            "the method counts epochs (a ramp, a later beginning, or state that moves after each of them); give "
-            "Distiller(..., epochs=) the number of all epochs that the steps are"
-        )
+        raise MmardError(COUNTS_EPOCHS)
 
     epochs = property(_never, lambda self, value: vars(self).update(epochs=value))
 
@@ -101,11 +104,13 @@ class OwnNetworks:
     Args:
         student: as the caller has it, perhaps wrapped.
         teachers: frozen, in evaluation mode; by name.
+        in_training: attack the student in training mode, as `Method.attack_in_train_mode` says: BatchNorm is not folded then.
         autocast: what is in force in this step.
     """
 
     student: nn.Module
     teachers: Mapping[str, nn.Module]
+    in_training: bool = False
     autocast: Autocast = Autocast("cpu", False, torch.bfloat16)
     classes: int = 0
     _device: torch.device | None = field(default=None, init=False)
@@ -133,7 +138,7 @@ class OwnNetworks:
         return lambda x: functional_call(self.student, weights, (x,))
 
     def attacked(self) -> dict[str, Predict]:
-        """Return each network as attacks use it: in evaluation mode, BatchNorm folded where that can be done.
+        """Return each network as attacks use it: BatchNorm folded where that can be done, but of a student in training mode.
 
         Teachers are folded anew in each step, too: nothing tells whether the loop has changed one.
         """
@@ -165,7 +170,8 @@ class OwnNetworks:
             network.to(x.device)
             plain = checked_logits(network, x[:TRIED], f"the {name}")
             classes[name] = plain.shape[1]
-            self._folded[name] = _folded(network, x[:TRIED], classes[name])
+            as_it_is = network is self.bare and self.in_training
+            self._folded[name] = network if as_it_is else _folded(network, x[:TRIED], classes[name])
         if len(set(classes.values())) > 1:
             counts = ", ".join(f"the {name} {count}" for name, count in classes.items())
             raise MmardError(
@@ -233,6 +239,16 @@ class Collected:
     def total(self) -> Tensor:
         """Return the sum of the losses; each reaches the weights of its own network alone."""
         return self.losses[0] if len(self.losses) == 1 else torch.stack(self.losses).sum()
+
+
+def must_be_alone(what: str) -> None:
+    """Raise MmardError in one of several processes: a loop of one's own trains ``what`` in one only."""
+    spread = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if spread and torch.distributed.get_world_size() > 1:
+        raise MmardError(
+            f"the method trains {what} beside the student, and a loop of one's own has it in one process only; "
+            "mmard.distill and mmard.train take several: engine__devices="
+        )
 
 
 def as_batch(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,7 +102,7 @@ def _frames(images: ImageSet, kind: str, count: int, seed: int) -> list[Augmenta
     frames = []
     with torch.random.fork_rng(devices=[]):
         for variant in range(count):
-            torch.manual_seed(seed_of(seed, "variant", variant))
+            torch.default_generator.manual_seed(seed_of(seed, "variant", variant))
             frames.append(sample_crop(like, kind))
     return frames
 

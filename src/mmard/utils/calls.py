@@ -1,11 +1,12 @@
 """Calls as people write them, ``mmard(rslad, inner=entropy)``: parsed into a name with parameters, and these typed."""
 
 import ast
+import functools
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import GenericAlias, UnionType
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, ParamSpec, TypeVar, get_args, get_origin
 
 from pydantic import StrictBool, StrictStr, TypeAdapter, ValidationError
 
@@ -14,6 +15,8 @@ from mmard.utils.numbers import shortened
 from mmard.utils.text_files import parse_yaml
 from mmard.utils.validation import Number, expectation
 
+P = ParamSpec("P")
+R = TypeVar("R")
 WORD = re.compile(r"[^\s()\[\]{},=](?:[^()\[\]{},=]*[^\s()\[\]{},=])?")  # all between brackets, commas and equals signs
 KINDS: dict[type, Any] = {float: Number, int: Number, tuple: Number, bool: StrictBool, str: StrictStr}
 
@@ -60,9 +63,24 @@ def typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
         fault = e.errors()[0]
         if fault["type"] in ("missing", "too_long"):
             raise MmardError(f"{key} is {value!r}, expected a list of {len(parts)} numbers") from e
-        example = " of numbers such as [215, 260]" if fault["type"] == "tuple_type" else ""
+        usual = [f"{each:g}" for each in parameter.default] if kind is tuple else []
+        example = f" of numbers such as [{', '.join(usual) or '215, 260'}]" if fault["type"] == "tuple_type" else ""
         raise MmardError(f"{key} is {shortened(fault['input'])}, {expectation(fault)}{example}") from e
     return int(found) if kind is int and found == int(found) else found
+
+
+def checked(build: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a builder: its arguments get the types and ranges of its parameters in Python, too, as `typed` says."""
+    signature = inspect.signature(build)
+
+    @functools.wraps(build)
+    def call(*args: P.args, **given: P.kwargs) -> R:
+        bound = signature.bind(*args, **given)
+        for name, value in bound.arguments.items():
+            bound.arguments[name] = typed(value, signature.parameters[name], f"{build.__name__}: {name}")
+        return build(*bound.args, **bound.kwargs)
+
+    return call
 
 
 def must_bind(function: Any, given: Mapping[str, Any], what: str) -> None:
