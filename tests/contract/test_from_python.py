@@ -223,6 +223,16 @@ def test_words_are_the_models_own_classes_in_its_order(tmp_path: Path) -> None:
         )
 
 
+def test_words_and_a_module_that_names_no_classes_are_told_how_they_are_numbered() -> None:
+    model, (x, _) = small_net(), arrays(24)
+    y = model(x).argmax(1)
+    y[:4] = torch.arange(4)
+    words = np.array(["ant", "bee", "cat", "dog"])[y.numpy()]
+    with pytest.warns(UserWarning, match=r"labels are words, .* in order of the names \(ant, bee, cat, dog \.\.\.\)"):
+        named = mmard.evaluate(model, x, words, attacks="none", checks="none")
+    assert named.accuracy("clean") == mmard.evaluate(model, x, y, attacks="none", checks="none").accuracy("clean")
+
+
 def judge(*given: Any, **options: Any) -> Callable[[], object]:
     return lambda: mmard.evaluate(*given, **{"attacks": "fgsm", **options})
 
@@ -265,6 +275,7 @@ X, Y = arrays(24)
         (teach(threat=Threat(eps=0.1, lower=-1.0)), r"the threat's pixels are in \[-1, 1\], expected \[0, 1\]"),
         (teach(teacher=None), "the method asks for a 'teacher' model"),
         (teach(teacher=small_net(classes=3)), "has 3 classes"),
+        (teach(student=small_net(classes=3), teacher=None, method="pgd_at"), "the student has 3 classes .*, the data 4"),
         (teach(student="resnet1"), "unknown model 'resnet1'"),
         (teach(epoch=3), "unknown setting 'epoch'"),
     ],

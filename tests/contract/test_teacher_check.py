@@ -36,6 +36,21 @@ class Rule(nn.Module):
         return torch.stack([-gap, gap], 1)
 
 
+class Reads(nn.Module):
+    """A teacher that reads the class off the first pixel, and numbers it in an order of its own."""
+
+    def __init__(self, order: torch.Tensor, step: int = 20) -> None:
+        super().__init__()
+        self.step, self.weight = step, nn.Parameter(torch.ones(1))
+        self.register_buffer("order", order)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        number = (x[:, 0, 0, 0] * 255 / self.step).round().long().clamp(0, len(self.order) - 1)
+        return (
+            9 * self.weight * nn.functional.one_hot(self.order[number], len(self.order)) + 0 * x.sum((1, 2, 3))[:, None]
+        )
+
+
 def bright_and_dark(n: int = 200, channels: int = 3) -> Images:
     draw = torch.Generator().manual_seed(0)
     y = torch.arange(n) % 2
@@ -103,6 +118,35 @@ def test_classes_in_another_order_and_far_below_the_claim_are_told_apart() -> No
     assert look(teacher(), noisy, claimed={"clean": 85.0})["clean"] == 75  # not far enough to stop anybody
     with pytest.raises(MmardError, match=r"75.0% of 200 .* claims 95 %; .*another architecture"):
         look(teacher(), noisy, claimed={"clean": 95.0})
+
+
+@pytest.mark.parametrize("swapped", [2, 12])
+def test_classes_in_another_order_are_told_far_above_chance_too(swapped: int) -> None:
+    """Folders 0 and 1 stand first in the order of the letters as of the numbers, and that was enough to pass."""
+    k = 12
+    images = Images.of(torch.rand(600, 1, 8, 8), torch.arange(600) % k, tuple(map(str, range(k))))
+    images.pixels[:, 0, 0, 0] = 20 * images.labels.byte()
+    knows = Classifier(Reads(torch.arange(k)), Architecture(name="reads", classes=k, channels=1)).eval()
+    assert look(knows, images)["clean"] == 100
+    order = torch.cat([torch.arange(2), 2 + torch.arange(k - 2).roll(1)]) if swapped > 2 else torch.arange(k).roll(0)
+    if swapped == 2:
+        order[[0, 1, 2]] = order[[1, 2, 0]]  # three of twelve
+    wrong = Classifier(Reads(order), Architecture(name="reads", classes=k, channels=1)).eval()
+    with pytest.raises(
+        MmardError, match=r"as it stands; .*another order than the data's, and in theirs it is right on 100"
+    ):
+        look(wrong, images)
+
+
+def test_a_weak_teacher_of_many_classes_passes() -> None:
+    """Right on 60 % of 200 classes with two or three images each: no renumbering may be read into that."""
+    k, draw = 200, torch.Generator().manual_seed(0)
+    labels = torch.arange(500) % k
+    said = torch.where(torch.rand(500, generator=draw) < 0.6, labels, torch.randint(k, (500,), generator=draw))
+    images = Images.of(torch.rand(500, 1, 8, 8), labels, tuple(map(str, range(k))))
+    images.pixels[:, 0, 0, 0] = said.byte()
+    weak = Classifier(Reads(torch.arange(k), step=1), Architecture(name="reads", classes=k, channels=1)).eval()
+    assert 50 < look(weak, images, robust=False)["clean"] < 70
 
 
 def test_few_images_say_nothing_and_the_generator_stays() -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import small_net
 from torch import Tensor
 
 from mmard import MmardError, load_model
 from mmard.data.sources import load
 from mmard.models.architectures import Architecture, build
+from mmard.models.checkpoints import read_checkpoint
 from mmard.utils.errors import Note
 
 State = dict[str, Tensor]
@@ -49,6 +51,20 @@ def test_whatever_the_names_begin_with_is_taken_off_and_shown(prefix: str, tmp_p
     with pytest.warns(Note, match=f"begin with '{prefix}'"):
         got = loaded(tmp_path, {"state_dict": begun_with(prefix)})
     assert is_that_of(got, 0)
+
+
+@pytest.mark.parametrize("key", [None, "state_dict.student"])
+def test_another_network_beside_it_is_left_out_and_counted(key: str | None, tmp_path: Path) -> None:
+    other = {f"teacher.{name}": t for name, t in small_net(classes=7, name="cnn-8-3").net.state_dict().items()}
+    content = {"state_dict": {**begun_with("student."), **other, "criterion.weight": torch.ones(3)}}
+    with pytest.warns(Note, match=rf"'student.', which is taken off; {len(other) + 1} others beside them are left out"):
+        assert is_that_of(loaded(tmp_path, content, **({} if key is None else {"key": key})), 0)
+
+
+def test_a_script_is_told_from_a_damaged_file(tmp_path: Path) -> None:
+    torch.jit.trace(small_net(classes=10).net, torch.zeros(1, 1, 8, 8)).save(str(tmp_path / "s.pt"))
+    with pytest.raises(MmardError, match="is a network of TorchScript, and weights are expected"):
+        read_checkpoint(tmp_path / "s.pt")
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

@@ -33,6 +33,37 @@ def pixels_of(data: DataSet) -> torch.Tensor:
     return torch.cat([p.pixels for p in parts])[torch.cat([p.index for p in parts]).argsort()]
 
 
+class RandomFlip:
+    """A flip of half of the pictures, at each look anew."""
+
+    def __init__(self) -> None:
+        self.draw = torch.Generator().manual_seed(4)  # the first picture comes the same way twice
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.flip(-1) if torch.rand((), generator=self.draw) < 0.5 else pixels
+
+
+class FailsLater(torch.utils.data.Dataset[tuple[Any, Any]]):
+    """A set whose own code is wrong, which is no lack of a length."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        if i == 3:
+            raise TypeError("not this one")
+        return BLOBS.pixels[i], int(BLOBS.labels[i])
+
+
+class NamedOfNone(FailsLater):
+    """A set with names of classes and without labels."""
+
+    classes = ("ant", "bee", "cat", "dog")
+
+    def __getitem__(self, i: int) -> tuple[Any, Any]:
+        return BLOBS.pixels[i], None
+
+
 class Items(torch.utils.data.Dataset[tuple[Any, Any]]):
     """Pictures of one kind, with names of classes, as torchvision's data sets are."""
 
@@ -126,6 +157,9 @@ def test_training_and_test_images_are_given_in_every_usual_way() -> None:
         (lambda: TensorDataset(X.float() / 255 - 0.5, Y), r"pixels lie in \[-0.5.*do not normalise"),
         (lambda: Items(lambda p: 1 / 0), "item 0 of the data set fails: ZeroDivisionError"),
         (lambda: Items(lambda p: torch.rand(1, 8, 8)), "gives another image 0 each time"),
+        (lambda: Items(RandomFlip()), r"gives another image \d+ each time"),
+        (lambda: FailsLater(), "item 3 of the data set fails: TypeError: not this one"),
+        (lambda: NamedOfNone(), "labels"),
         (lambda: Items(lambda p: picture(p).resize((int(p[0, 0, 0]) % 3 + 8, 8))), "several sizes .*data.size="),
         (lambda: (X, Y + 0.5), "labels hold 0.5, expected whole class numbers"),
         (lambda: (X.repeat(1, 4, 1, 1), Y), "4 channels, expected 1 or 3"),
@@ -349,6 +383,7 @@ class Pickled:
         (lambda at: (at / "a.csv").write_text(""), "has the columns none"),
         (lambda at: tar_of(at / "a.tar", [{"png": b"1"}]), "part/0000 has the files png and no label; expected .cls"),
         (lambda at: tar_of(at / "a.tar", [{"cls": b"1"}]), "there are no pictures in .*; expected pairs"),
+        (lambda at: tar_of(at / "a.tar", [{"v2.png": b"1", "cls": b"1"}]), "is the file 'v2.png' of the sample '0000'"),
         (lambda at: tar_of(at / "a.tar", [{"png": b"1", "json": b"{"}]), "json is no JSON"),
         (lambda at: (at / "a.tar").write_bytes(b"1" * 2000), "is no whole tar file"),
         (lambda at: {"name": "webdataset", "train": str(at / "*.tar")}, r"there is no file .*\*.tar; expected data.train=FILE"),
@@ -384,6 +419,28 @@ def test_files_that_are_not_what_they_should_be_are_one_line(tmp_path: Path, wri
 def test_options_that_do_not_go_together_are_one_line(options: dict[str, Any], words: str) -> None:
     with pytest.raises(MmardError, match=words):
         given((X, Y), **options)
+
+
+def test_a_test_split_without_labels_gives_way_and_a_transform_of_the_set_is_left_out() -> None:
+    """Benchmarks publish test pictures with labels of -1, and those of the validation split are the ones to test on."""
+    import datasets
+
+    kind = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["ant", "bee"]))
+
+    def split(labels: list[int]) -> Any:
+        pictures = [Items(picture)[k][0] for k in range(len(labels))]
+        return datasets.Dataset.from_dict({"image": pictures, "label": labels}, features=kind)
+
+    train, bare = split([0, 1] * 20), split([-1] * 6)
+    with pytest.warns(
+        UserWarning, match="the labels of the split test are all -1, and it is left out: validation is taken"
+    ):
+        assert len(given({"train": train, "validation": split([0, 1]), "test": bare}).test) == 2
+    with pytest.warns(UserWarning, match="no test images are left"):
+        assert len(given({"train": train, "test": bare}, test_split=0.25).test) == 10
+    train.set_transform(lambda rows: {"image": ["changed"] * len(rows["image"]), "label": rows["label"]})
+    with pytest.warns(UserWarning, match="the data set's own transform is left out"):
+        assert len(given(train, test_split=0.25).test) == 10
 
 
 @pytest.mark.parametrize("write", [by_npz, by_csv, by_tar, by_parquet])

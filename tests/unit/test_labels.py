@@ -12,7 +12,7 @@ from mmard import MmardError
 from mmard.data.images import Images
 from mmard.data.labels import Known, agreed, in_order, renumbered
 
-PIXELS = np.zeros((4, 1, 2, 2), np.uint8)
+PIXELS = np.full((4, 1, 2, 2), 200, np.uint8)
 RIGHT = torch.tensor([2, 0, 1, 2])
 NAMES = ("ant", "bee", "cat")
 
@@ -70,7 +70,9 @@ def test_other_labels_are_one_line_at_the_door(labels: Any, words: str) -> None:
         (PIXELS.astype(np.uint16) * 257, "pixels are uint16, expected uint8, or floats in .0, 1.; divide by 65535"),
         (PIXELS.astype(np.int64), "pixels are int64"),
         (PIXELS.astype(bool), "pixels are bool"),
-        (PIXELS.astype(np.float32) + 255, "lie in .255, 255., expected .0, 1.; divide by 255"),
+        (PIXELS.astype(np.float32) / 255 / 255, r"pixels are at most 0.003\d+, which is black"),
+        ((PIXELS / 256.0).astype(np.uint8), "pixels are uint8 and at most 1"),
+        (PIXELS.astype(np.float32) + 55, "lie in .255, 255., expected .0, 1.; divide by 255"),
         (PIXELS.astype(np.float64) * np.nan, "pixels lie in .nan, nan."),
         (np.zeros((4, 5, 6, 3)), r"channels last; expected \(N, C, H, W\)"),
         (np.array([["a"]]), r"images of shape \(1, 1\)"),

@@ -1,6 +1,7 @@
 """Pictures of every mode and kind of file: scaled by what they are, or refused by name; none is lost without a word."""
 
 import io
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -28,12 +29,14 @@ def grey(levels: np.ndarray = LEVELS) -> Any:
 
 
 def folder(root: Path, make: Callable[[], Any], ending: str = "png", classes: tuple[str, ...] = ("a", "b")) -> str:
-    """Three pictures of each class for training, one for testing."""
+    """Three pictures of each class for training, one for testing, whose file is another one of the same picture."""
     for part, count in (("train", 3), ("test", 1)):
         for name in classes:
             (root / part / name).mkdir(parents=True, exist_ok=True)
             for i in range(count):
-                make().save(root / part / name / f"{i}.{ending}")
+                make().save(at := root / part / name / f"{i}.{ending}")
+                if part == "test":
+                    at.write_bytes(at.read_bytes() + b"\0")  # after its end
     return str(root)
 
 
@@ -250,6 +253,41 @@ def test_parts_in_capitals_are_parts(tmp_path: Path) -> None:
     (tmp_path / "Train").rename(tmp_path / "all")
     (tmp_path / "all/a").rename(tmp_path / "all/Train")  # a class of that name, among others
     assert load("imagefolder", root=str(tmp_path / "all"), held_out=0.34, test_split=0.25).source == ("Train", "b")
+
+
+def test_a_part_is_one_folder_or_several_that_differ_in_numbers(tmp_path: Path) -> None:
+    """`train_masks/` was trained on as images, and `test_old/` was judged on, without a line."""
+    root = folder(tmp_path, grey)
+    plain = load("imagefolder", root=root, held_out=0.34)
+    for name in ("train_masks", "test (copy)", "eval_old"):
+        shutil.copytree(tmp_path / "train", tmp_path / name)
+    same = load("imagefolder", root=root, held_out=0.34)
+    assert [len(same.train), len(same.test)] == [len(plain.train), len(plain.test)]
+    (tmp_path / "train").rename(tmp_path / "my_train")
+    with pytest.raises(MmardError, match="several folders for the train part: my_train, train_masks; expected one"):
+        load("imagefolder", root=root, held_out=0.34)
+    shutil.rmtree(tmp_path / "train_masks")
+    (tmp_path / "my_train").rename(tmp_path / "train.X1")
+    (tmp_path / "train.X2/b").mkdir(parents=True)
+    (tmp_path / "train.X1/b/0.png").rename(tmp_path / "train.X2/b/9.png")
+    shards = load("imagefolder", root=root, held_out=0.34)
+    assert len(shards.train) == len(plain.train)
+
+
+def test_copies_among_the_test_pictures_are_told(tmp_path: Path) -> None:
+    from PIL import Image
+
+    root = folder(tmp_path, grey)
+    copies = sorted((tmp_path / "train").glob("*/*.png"))
+    for number, picture in enumerate(copies):
+        noise = np.random.default_rng(number).integers(0, 256, (2, 4), dtype=np.uint8)
+        Image.fromarray(noise).save(picture)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load("imagefolder", root=root, held_out=0.34)
+    shutil.copy(copies[0], tmp_path / "test/a/other name.png")
+    with pytest.warns(UserWarning, match="1 of 3 test images are training images too"):
+        load("imagefolder", root=root, held_out=0.34)
 
 
 def test_a_class_without_test_images_is_said(tmp_path: Path) -> None:

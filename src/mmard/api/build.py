@@ -182,6 +182,8 @@ def data_of(settings: Settings, models: Iterable[Known] = (), *, stream: bool = 
         given = run_foreign(
             lambda: function_at(settings.data.name)(**settings.data.parameters), settings.data.name, "fails"
         )
+        if given is None:
+            raise MmardError(f"{settings.data.name} returned nothing, expected images; is its return missing?")
     kept = {key: value for key, value in options.items() if key not in ignored}
     return load(**kept, model=agreed(models), given=given)
 

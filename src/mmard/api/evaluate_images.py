@@ -1,5 +1,6 @@
 """Evaluation of any network on the images that a Python program gives; and `mmard.evaluate`, which takes runs, too."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ from mmard.core.threat import Threat
 from mmard.data.encoded import EncodedImages, Fit
 from mmard.data.given import part_of
 from mmard.data.images import Images
-from mmard.data.labels import renumbered
+from mmard.data.labels import Known, renumbered
 from mmard.data.parts import Arrays, Part, Table
 from mmard.data.streaming import Streamed
 from mmard.evaluation.checks.run import evaluate_with_checks
@@ -129,7 +130,14 @@ def _together(source: Model, part: Part, load: Callable[[str | Path], Classifier
         said = f"labels go up to {highest}" if part.numbers else f"labels are {len(part.names)} words"
         raise MmardError(f"{said}, and the model has {classes} classes, 0 to {classes - 1}")
     names = part.names if len(part.names) == classes else _numbers(classes)
-    order = names if isinstance(source, nn.Module) else known_of(_path(source), "the model").order(names)
+    known = Known("the model") if isinstance(source, nn.Module) else known_of(_path(source), "the model")
+    if not part.numbers and not known.classes:
+        warnings.warn(
+            "labels are words, and the model names no classes: its outputs are taken in order of the names "
+            f"({', '.join(names[:4])} ...), as mmard.distill numbers them; if it has another order, give class numbers",
+            stacklevel=2,
+        )
+    order = known.order(names)
     labels = part.labels if set(names) != set(order) else renumbered(part.labels, names, order)
     return model, replace(found, labels=labels, classes=order).to(device)
 

@@ -11,7 +11,7 @@ from torch import nn
 from mmard.api.settings import NETWORKS, Settings
 from mmard.core.logits import must_be_apart
 from mmard.models.architectures import Architecture, Classifier, adopt, build
-from mmard.models.cards import as_teacher, fetched_by, in_zoo, load_foreign, load_model, must_take, zoo_cards
+from mmard.models.cards import as_teacher, fetched_by, in_zoo, load_foreign, load_model, must_fit, must_take, zoo_cards
 from mmard.models.foreign import GIVEN, RAW, NetworkSpec, Normalisation, is_foreign
 from mmard.models.robustbench import PREFIX
 from mmard.models.weights import CODE, architecture_facts
@@ -150,6 +150,7 @@ def build_student(
     torch.manual_seed(seed_of(settings.seed, "weights"))
     if (module := given.get("student")) is not None:
         student = adopt(module, classes, image[0], *normalisation)
+        must_fit(student, "the student", classes, image[0])
     else:
         student = build(student_architecture(settings, classes, image[0], normalisation))
     if student.architecture.spec.kind:

@@ -84,6 +84,16 @@ def label_column(rows: Any, asked: str | None) -> str:
     return chosen
 
 
+def is_unlabelled(rows: Any, asked: str | None) -> bool:
+    """Tell whether all labels of a data set of Hugging Face are -1, as in test splits that are published without them."""
+    features = getattr(rows, "features", None) or {}
+    column = next((c for c in ([asked] if asked else LABEL_COLUMNS) if c in features), None)
+    if column is None or not hasattr(features[column], "names"):
+        return False
+    values = np.asarray(rows.with_format("numpy")[column][:])
+    return bool(len(values)) and bool((values == -1).all())
+
+
 def labels_of(rows: Any, column: str) -> tuple[Tensor, tuple[str, ...]]:
     """Read class numbers (N,) int64, and the names of the classes; no names where numbers are all that there is.
 

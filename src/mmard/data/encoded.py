@@ -145,11 +145,15 @@ class EncodedImages:
     def broken(self, numbers: Sequence[int], threads: int) -> dict[int, str]:
         """Find those of these pictures that cannot be decoded: number → what is wrong with it. Decodes them all."""
 
+        quiet = self.but(self.first, self.channels)
+        quiet.notes = Notes()
+        quiet.notes.leave_out(COLOURABLE)  # what they become is not known yet
+
         def look(part: Sequence[int]) -> dict[int, str]:
             faults = {}
             for number, file in zip(part, self.encoded[part][self.column], strict=True):
                 try:
-                    self._one(number, file)
+                    quiet._one(number, file)
                 except MmardError as e:
                     faults[number] = str(e)
             return faults

@@ -79,15 +79,15 @@ def _parts(root: str, whole: bool) -> dict[str, list[Path]]:
         inside = _folders(at)
         found: dict[str, list[Path]] = {}
         for each in inside:
-            words = re.split(r"[-._ 0-9]+", each.name.lower())
-            for part, names in PARTS.items():
-                if set(words) & set(names) and not _holds_pictures(each):
-                    found.setdefault(part, []).append(each)
+            words = set(re.split(r"[-._ 0-9]+", each.name.lower()))
+            part = next((part for part, names in PARTS.items() if words & set(names)), None)
+            if part is not None and not _holds_pictures(each):
+                found.setdefault(part, []).append(each)
         if found or len(inside) != 1:
             break
         at = inside[0]
     if whole and (not found or set(found) == {"train"}):
-        return {"train": found.get("train", [at])}
+        return {"train": _one_part(at, "train", found["train"]) if found else [at]}
     if "train" not in found or len(found) < 2:
         have = ", ".join(each.name for each in inside[:5]) or "no folders"
         raise MmardError(
@@ -95,7 +95,19 @@ def _parts(root: str, whole: bool) -> dict[str, list[Path]]:
             "are the classes, cut the test images off: data.test_split=0.2"
         )
     tested = "test" if "test" in found else "validation"
-    return {"train": found["train"], tested: found[tested]}
+    return {part: _one_part(at, part, found[part]) for part in ("train", tested)}
+
+
+def _one_part(at: Path, part: str, folders: list[Path]) -> list[Path]:
+    """Choose the folders of a part: the one that is named as it and nothing more, or several that differ in numbers alone."""
+    exact = [each for each in folders if each.name.lower() in PARTS[part]]
+    chosen = exact or folders
+    if len({re.sub(r"[-._ ]*[a-z]?\d+$", "", each.name.lower()) for each in chosen}) > 1:
+        raise MmardError(
+            f"{at} has several folders for the {part} part: {', '.join(each.name for each in chosen[:5])}; expected one: move "
+            "the others away, or put their pictures into it"
+        )
+    return chosen
 
 
 def _holds_pictures(at: Path) -> bool:

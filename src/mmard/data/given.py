@@ -1,5 +1,6 @@
 """Images given by a Python program: arrays, pairs, data sets of `torch` and of Hugging Face, and mappings of them."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -10,7 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmard.data.columns import CURE, LABEL_COLUMNS, image_column, is_nested, label_column, labels_of, numbered
+from mmard.data.columns import (
+    CURE,
+    LABEL_COLUMNS,
+    image_column,
+    is_nested,
+    is_unlabelled,
+    label_column,
+    labels_of,
+    numbered,
+)
 from mmard.data.encoded import Fit, Notes, eight_bits, fitted
 from mmard.data.images import Images, levels
 from mmard.data.labels import as_array
@@ -18,6 +28,7 @@ from mmard.data.parts import TEST_SPLITS, Arrays, Part, Table
 from mmard.utils.errors import MmardError, first_line
 
 SPLITS = ("train", *TEST_SPLITS)
+AGAIN = 32  # images of a data set that are asked for twice
 KINDS = (
     "arrays (x, y), a torch Dataset of (picture, label), a datasets.Dataset, (train, test) of these, or a mapping with train "
     "and test"
@@ -49,7 +60,7 @@ def parts_of(given: object, keys: Keys = Keys()) -> dict[str, Part]:
         MmardError: for anything else, and for images or labels that are none.
     """
     if isinstance(given, Mapping) and "train" in given:
-        return {split: part_of(given[split], keys) for split in SPLITS if split in given}
+        return {part: part_of(given[part], keys) for part in ("train", tested_of(given, keys)) if part is not None}
     if isinstance(given, Mapping):
         return parts_in(given, keys, "the mapping")
     if isinstance(given, tuple | list) and len(given) == 4 and all(map(_is_array, given)):
@@ -59,9 +70,22 @@ def parts_of(given: object, keys: Keys = Keys()) -> dict[str, Part]:
     return {"train": part_of(given, keys)}
 
 
+def tested_of(splits: Mapping[str, Any], keys: Keys) -> str | None:
+    """Choose the split to test on, the first of `TEST_SPLITS` with labels; a warning names those that have none."""
+    there = [split for split in TEST_SPLITS if split in splits]
+    bare = [split for split in there if is_unlabelled(splits[split], keys.label)]
+    tested = next((split for split in there if split not in bare), None)
+    if bare and (tested is None or there.index(bare[0]) < there.index(tested)):
+        instead = f"{tested} is taken" if tested else "no test images are left"
+        warnings.warn(f"the labels of the split {bare[0]} are all -1, and it is left out: {instead}", stacklevel=2)
+    return tested
+
+
 def is_images(value: object) -> bool:
     """Tell whether a value is images, rather than the settings of a data set: words and numbers by name."""
     if value is None or isinstance(value, str | bytes | int | float):
+        return False
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
         return False
     return not isinstance(value, Mapping) or any(_holds_images(inside) for inside in value.values())
 
@@ -167,6 +191,9 @@ def key_of(have: list[str], usual: tuple[str, ...], asked: str | None = None, sp
 
 def table_of(rows: Any, keys: Keys = Keys()) -> Part:
     """Find the image and the label column of a Hugging Face data set, and read the labels; pixels as numbers are read, too."""
+    if rows.format["type"] == "custom":
+        warnings.warn("the data set's own transform is left out: pictures are read as they are stored", stacklevel=2)
+        rows = rows.with_format(None)
     column = keys.image or next((c for c in PIXEL_KEYS if c in rows.features), None)
     if column in rows.features and is_nested(rows.features[column]):
         label = label_column(rows, keys.label)
@@ -214,11 +241,13 @@ def _of_items(given: Any, keys: Keys) -> Arrays:
         arrays_too |= not hasattr(picture, "getbands")
     if not pictures:
         raise MmardError("the data set is empty: 0 images")
-    again = _pixels(_pair(given[0], 0, keys)[0], 0, keys.fit, notes)
-    if again.shape != pictures[0].shape or not np.array_equal(again, pictures[0], equal_nan=again.dtype.kind == "f"):
-        raise MmardError(
-            "the data set gives another image 0 each time: its transform is random; leave that out, and choose data.augment"
-        )
+    for number in range(0, len(pictures), -(-len(pictures) // AGAIN)):
+        again, first = _pixels(_pair(given[number], number, keys)[0], number, keys.fit, notes), pictures[number]
+        if again.shape != first.shape or not np.array_equal(again, first, equal_nan=again.dtype.kind == "f"):
+            raise MmardError(
+                f"the data set gives another image {number} each time: its transform is random; leave that out, and choose "
+                "data.augment"
+            )
     if len(shapes := {picture.shape[1:] for picture in pictures}) > 1:
         some = ", ".join(f"{w}×{h}" for h, w in sorted(shapes)[:3])
         cure = "resize them to one size" if arrays_too else "give data.size=64 or another size"
@@ -240,12 +269,14 @@ def _plain_label(label: Any) -> Any:
 def _items(given: Any) -> Iterator[Any]:
     number = 0
     try:
-        for number in range(len(given)):
-            yield given[number]
+        count = len(given)
     except TypeError as e:
         raise MmardError(
             f"data are a {type(given).__name__} without a length ({first_line(e)}); expected {KINDS}"
         ) from e
+    try:
+        for number in range(count):
+            yield given[number]
     except MmardError:
         raise
     except Exception as e:  # whatever somebody's data set raises
@@ -289,4 +320,5 @@ def names_of(given: Any, labels: list[Any]) -> tuple[str, ...]:
     if not isinstance(classes, list | tuple) or any(isinstance(label, str | list) for label in islice(labels, 1)):
         return ()
     names = tuple(", ".join(map(str, n)) if isinstance(n, tuple | list) else str(n) for n in classes)
-    return names if len(set(names)) == len(names) and max(labels) < len(names) else ()
+    numbers = all(isinstance(label, int) for label in labels)
+    return names if numbers and len(set(names)) == len(names) and max(labels) < len(names) else ()

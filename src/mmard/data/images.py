@@ -158,7 +158,7 @@ def levels(pixels: np.ndarray, count: int) -> Tensor:
         )
     pixels = np.ascontiguousarray(pixels) if pixels.flags.writeable else np.array(pixels, order="C")  # no mapped file
     if pixels.dtype == np.uint8:
-        if pixels.max() == 1:
+        if pixels.max() <= 1:
             raise MmardError(
                 "pixels are uint8 and at most 1, expected 0 to 255; where 1 is white, multiply them by 255"
             )
@@ -172,6 +172,8 @@ def levels(pixels: np.ndarray, count: int) -> Tensor:
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 1):  # also for NaN
         raise MmardError(f"pixels lie in [{low:g}, {high:g}], expected [0, 1]; divide by 255, do not normalise")
+    if high <= 1 / 255:
+        raise MmardError(f"pixels are at most {high:g}, which is black, expected up to 1; divide by 255 once alone")
     return (torch.from_numpy(pixels) * 255).round().to(torch.uint8)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ MOST = 300_000  # pictures of a table
 
 
 def warn_of_shared(train: Iterator[Mark], test: Iterator[Mark], what: str = "training images") -> None:
-    """Warn where test pictures, the same to the bit or by their path, are training pictures; ``what`` names these."""
+    """Warn where test pictures, by their paths or to the bit, are training pictures; ``what`` names these."""
     marks = list(test)
-    shared = set(marks).intersection(train) if marks else set()
-    if shared:
-        count = sum(mark in shared for mark in marks)
+    others = list(train) if marks else []
+    content = _contents(others, marks)
+    seen = {content.get(mark, mark) for mark in others}
+    count = sum(content.get(mark, mark) in seen for mark in marks)
+    if count:
         warnings.warn(
             f"{count:,} of {len(marks):,} test images are {what} too, and their accuracies flatter; leave them out of one of "
             "the two",
@@ -55,6 +58,17 @@ def marks_of_table(rows: Any, image: str, index: Tensor) -> Iterator[Mark]:
                 yield _digest(content)
             elif isinstance(path, str) and content is None:
                 yield path
+
+
+def _contents(train: list[Mark], test: list[Mark]) -> dict[Mark, bytes]:
+    """Digest the files of both parts whose sizes occur in both, by path; none where these are too much to read."""
+    paths = [[mark for mark in part if isinstance(mark, str)] for part in (train, test)]
+    sizes = [{path: Path(path).stat().st_size for path in part if Path(path).is_file()} for part in paths]
+    common = set(sizes[0].values()).intersection(sizes[1].values())
+    alike = {path: size for part in sizes for path, size in part.items() if size in common}
+    if sum(alike.values()) > LARGEST:
+        return {}
+    return {path: _digest(Path(path).read_bytes()) for path in alike}
 
 
 def _digest(content: bytes) -> bytes:

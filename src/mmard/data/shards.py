@@ -93,6 +93,11 @@ def _members(path: str) -> Iterator[tuple[str, str, bytes]]:
             for member in shard:
                 folder, _, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")
+                if ending.lower() not in PICTURES and ending.lower().rpartition(".")[2] in PICTURES:
+                    raise MmardError(
+                        f"{path}: {member.name} is the file {ending!r} of the sample {stem!r} in a shard, where a name ends at its "
+                        "first dot; write other names without a dot"
+                    )
                 if not stem or not member.isreg() or member.issparse():
                     continue
                 if member.size > LARGEST:

@@ -11,12 +11,12 @@ from pydantic import Field
 
 from mmard.data.encoded import Fit
 from mmard.data.folders import folder_splits
-from mmard.data.given import Keys, parts_in, parts_of, table_of
+from mmard.data.given import Keys, parts_in, parts_of, table_of, tested_of
 from mmard.data.images import DataSet, Images, ImageSet, split, stratified
 from mmard.data.labels import Known
 from mmard.data.listed import listed
 from mmard.data.npz import NpzFile
-from mmard.data.parts import TEST_SPLITS, Arrays, Part, Wanted, ready
+from mmard.data.parts import Arrays, Part, Wanted, ready
 from mmard.data.patterns import patterns_of
 from mmard.data.shards import expanded, sharded
 from mmard.utils.errors import MmardError, first_line
@@ -224,8 +224,8 @@ def _code(options: FileOptions) -> dict[str, Part]:
 
 def _tables(splits: Mapping[str, Any], options: FileOptions) -> dict[str, Part]:
     """Read the labels of the splits that are used: the training part, and the one to test on."""
-    tested = next((split for split in TEST_SPLITS if split in splits), None)
-    return {part: table_of(splits[part], options.keys()) for part in splits if part in ("train", tested)}
+    keys = options.keys()
+    return {part: table_of(splits[part], keys) for part in splits if part in ("train", tested_of(splits, keys))}
 
 
 def _datasets() -> Any:

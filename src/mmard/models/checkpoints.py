@@ -76,6 +76,8 @@ def read_checkpoint(path: Path) -> Any:
             f"{path} refused: it is no file of weights, or holds {more} and could run code when loaded; {SAVE}"
         ) from e
     except Exception as e:  # whatever a file that is no weights makes the readers say
+        if "torchscript" in str(e).lower():
+            raise MmardError(f"{path} is a network of TorchScript, and weights are expected; {SAVE}") from e
         raise MmardError(f"{path} cannot be read as weights; is it truncated? ({first_line(e)})") from e
 
 
@@ -94,6 +96,11 @@ class WeightSet:
     prefix: str
     state: dict[str, Tensor]
     rest: dict[str, Tensor]
+
+    def strangers(self, fitting: "list[WeightSet]") -> set[str]:
+        """Return names with this prefix that belong to none of the sets that fit: of another network, where there are any."""
+        taken = {f"{each.prefix}{name}" for each in fitting for name in each.state}
+        return {name for name in set(self.rest) - taken if name.startswith(self.prefix) and not is_normalisation(name)}
 
     def same_as(self, other: "WeightSet") -> bool:
         return all(torch.equal(t, other.state[name]) for name, t in self.state.items())
@@ -116,15 +123,21 @@ def weights_for(model: Classifier, raw: Any, source: Path, key: str | None = Non
     if not fitting:
         return _nearest(own, groups)
     found = _one(fitting, source, key)
-    others = {name for each in fitting for name in (f"{each.prefix}{k}" for k in each.state)}
-    rest = {name: t for name, t in found.rest.items() if name not in others}
-    normalisation = {name: t for name, t in rest.items() if name.rpartition(".")[2] in MEANS + STDS}
-    _must_agree(normalisation, model, source)
+    strange = found.strangers(fitting)
+    _must_agree({name: t for name, t in found.rest.items() if is_normalisation(name)}, model, source)
+    beside = [name for name in found.rest if not name.startswith(found.prefix) and not is_normalisation(name)]
     if found.prefix not in ("", "module."):
+        also = f"; {len(beside)} others beside them are left out, such as {beside[0]}" if beside else ""
         warnings.warn(
-            Note(f"{source}: the names of the weights begin with {found.prefix!r}, which is taken off"), stacklevel=2
+            Note(f"{source}: the names of the weights begin with {found.prefix!r}, which is taken off{also}"),
+            stacklevel=2,
         )
-    return found.state | {name: t for name, t in rest.items() if name not in normalisation}
+    return found.state | {name: t for name, t in found.rest.items() if name in strange}
+
+
+def is_normalisation(name: str) -> bool:
+    """Tell whether weights of this name are a mean or a standard deviation of the pixels."""
+    return name.rpartition(".")[2] in MEANS + STDS
 
 
 def groups_of(raw: Any, source: Path) -> dict[str, dict[str, Tensor]]:
@@ -230,9 +243,7 @@ def _nearest(own: Mapping[str, Tensor], groups: Mapping[str, dict[str, Tensor]])
     if not prefix and all(name.startswith("module.") for name in tensors):
         prefix = "module."
     named = {name.removeprefix(prefix): t for name, t in tensors.items()}
-    beside = {
-        name for name in named if name not in own and name.rpartition(".")[2] in MEANS + STDS
-    }  # no misfit of theirs
+    beside = {name for name in named if name not in own and is_normalisation(name)}  # no misfit of theirs
     return {name: t for name, t in named.items() if name not in beside and not name.startswith(UNUSED)}
 
 

@@ -274,6 +274,8 @@ def _hf(name: str, given: Mapping[str, Any], classes: int, channels: int) -> tup
         return net, (tuple(found.image_mean), tuple(found.image_std)) if getattr(found, "do_normalize", True) else RAW
     find = transformers.AutoConfig.from_pretrained
     config = transformers.AutoConfig.for_model(**kept) if kept else find(name, trust_remote_code=False)
+    if strange := [key for key in given if not hasattr(config, key)]:
+        raise unknown(f"parameter of hf:{name}", strange[0], config.to_dict())
     config.update({**sizes, **given})
     return auto.from_config(config, trust_remote_code=False), RAW
 

@@ -33,8 +33,9 @@ def card_facts(path: Path) -> dict[str, Any]:
     for tensors in sorted(groups.values(), key=len, reverse=True):
         for _, architecture in candidates(tensors):
             with suppress(MmardError):  # of a package that is not installed, or of sizes that do not go together
-                if fitting := sets_for(build(architecture, fresh=False).net, groups):
-                    return _facts(path, architecture, fitting)
+                fitting = sets_for(build(architecture, fresh=False).net, groups)
+                if whole := [one for one in fitting if not one.strangers(fitting)]:
+                    return _facts(path, architecture, whole)
     first = next(iter(max(groups.values(), key=len).items()))
     raise MmardError(
         f"{path} is of no layout that its names tell ({first[0]}, {tuple(first[1].shape)}, ...); write a card for it "
