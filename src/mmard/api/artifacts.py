@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from mmard.api.build import method_of
 from mmard.api.evaluation_target import EvalModel
 from mmard.api.settings import Settings, read_settings
@@ -13,6 +15,7 @@ from mmard.core.threat import Threat
 from mmard.data.images import some
 from mmard.evaluation.curve import curve as curve_of
 from mmard.evaluation.curve import radii_of
+from mmard.evaluation.eot import Averaged
 from mmard.evaluation.examples import Examples
 from mmard.evaluation.examples import examples as examples_of
 from mmard.evaluation.loop import OnProgress
@@ -63,8 +66,8 @@ class Artifacts:
         Those of other weights, which would stand beside these scores in a report, are removed.
         """
         engine.on_global_zero(lambda: _forget(results))
-        model, images = self.subject.model, self.subject.images
-        if self.examples and isinstance(model, Classifier):
+        images, model = self.subject.images, _as_judged(self.subject.model, results)
+        if self.examples and isinstance(self.subject.model, Classifier):
             shown = examples_of(model, images, self.threat, count=self.examples, seed=seed)
             told = shown.metadata
             engine.on_global_zero(
@@ -74,6 +77,12 @@ class Artifacts:
             few, how = some(images, CURVE_IMAGES, seed=0), {"batch_size": batch_size, "seed": seed}
             found = curve_of(model, few, self.threat, **how, on_progress=on_progress, ranks=engine)
             engine.on_global_zero(lambda: write_json(results / CURVE, found | _weights(results)))
+
+
+def _as_judged(model: nn.Module, results: Path) -> nn.Module:
+    """Return the model as the scores are of it: a randomised one as the mean over draws."""
+    found = read_scores(results).metadata.get("checks") or ()
+    return Averaged(model) if any(check.get("name") == "randomised" for check in found) else model
 
 
 def _weights(results: Path) -> dict[str, str]:

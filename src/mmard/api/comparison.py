@@ -20,6 +20,7 @@ from mmard.diagnostics.boundary import BoundaryRecord, direct, look, searches_of
 from mmard.diagnostics.triangle import triangle
 from mmard.models.cards import load_model, must_fit
 from mmard.models.folding import folded
+from mmard.training.channels_last import lay_out
 from mmard.training.engine import Engine
 from mmard.training.learned import begin_learned, watch_features
 from mmard.training.step import make_example
@@ -61,9 +62,10 @@ class Comparison:
         ):  # those that the run trained, or averaged, from nothing
             if (file := weights.with_name(f"{name}.safetensors")).is_file():
                 loaded[name] = load_model(file, trust=settings.trust.everything)
-        networks = {name: net.to(device, memory_format=torch.channels_last) for name, net in loaded.items()}  # type: ignore[call-overload]
+        for network in loaded.values():
+            lay_out(network, device, whole.shape)
         return Comparison(
-            networks,
+            {**loaded},
             some(whole, limit, seed=0).in_memory().to(device),
             build_threat(settings),
             batch_size,
@@ -72,7 +74,8 @@ class Comparison:
 
     def with_student(self, weights: Path) -> "Comparison":
         """Replace the student by another checkpoint."""
-        student = load_model(weights).to(self.images.labels.device)
+        student = load_model(weights)
+        lay_out(student, self.images.labels.device, self.images.shape)
         return replace(self, networks={**self.networks, "student": student})
 
     def batches(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:

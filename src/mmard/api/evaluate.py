@@ -1,7 +1,6 @@
 """Evaluation of a model under attacks: what `mmard eval` does, for Python."""
 
 import shutil
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -55,18 +54,16 @@ def evaluate_run(
     words = {key.replace("__", "."): str(v) if isinstance(v, Path) else v for key, v in overrides.items()}
     request = EvaluationRequest(
         attacks=attacks, protocol=protocol, limit=limit, batch_size=batch_size, seed=seed, checks=checks,
-        overrides=words, surrogate=None if surrogate is None else str(surrogate),
+        overrides=words, surrogate=None if surrogate is None else str(surrogate), curve=curve, examples=examples,
     )  # fmt: skip
     known = EvalTarget.of(source, request.surrogate, module, trust=trust)
-    besides = partial(Artifacts, curve=curve, examples=examples)
-    return _evaluate(known, known.settings(words, trust=trust), request, besides, on_progress)
+    return _evaluate(known, known.settings(words, trust=trust), request, on_progress)
 
 
 def _evaluate(
     source: EvalTarget,
     settings: Settings,
     request: EvaluationRequest,
-    artifacts: Callable[[EvalModel, Threat], Artifacts],
     on_progress: OnProgress,
 ) -> Scores:
     specs = source.specs(request)
@@ -75,15 +72,19 @@ def _evaluate(
         raise MmardError("checks=full ask for gradients, which an exported model has not; check its float surrogate so")
     with engine.together("start the evaluation again"), ExitStack() as held:
         subject = EvalModel.of(source, settings, request.limit, engine.device)
-        results = request.folder(source.path, specs, len(subject.images))
+        results = request.folder(source.path, specs, len(subject.images), source.network)
         must_stay_in(results_folder(source.path), results)
         engine.on_global_zero(
             lambda: held.enter_context(alone_in(results, "wait for it, and start this evaluation again"))
         )
         # Written before the attacks, so that a folder that cannot be written in is known.
         engine.on_global_zero(lambda: write_json(results / "settings.json", portable(settings.resolved())))
-        threat = source.threat(settings, request.overrides, needed=len(specs) > 0)
-        besides = artifacts(subject, threat)
+        attacked = bool(specs) or request.curve or how == "full"
+        threat = source.threat(settings, request.overrides, needed=attacked)
+        if not (attacked or source.says("threat", request.overrides)):
+            threat = Threat(eps=0.0)  # nobody named one, and nothing needs it
+        shown = request.examples if threat.eps > 0 else 0
+        besides = Artifacts(subject, threat, curve=request.curve, examples=shown)
         scores = evaluate_with_checks(
             subject.model, subject.images, threat, specs, checks=how, of=subject.whole,
             others=subject.others(settings) if how == "full" else {},

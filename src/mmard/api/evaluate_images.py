@@ -33,6 +33,7 @@ from mmard.models.cards import load_model
 from mmard.models.folding import folded_alike
 from mmard.models.foreign import is_foreign
 from mmard.runs.folder import RunFolder
+from mmard.training.channels_last import lay_out
 from mmard.training.own_loop import checked_logits
 from mmard.utils.argument_types import Names, public
 from mmard.utils.errors import MmardError
@@ -123,7 +124,9 @@ def _together(source: Model, part: Part, load: Callable[[str | Path], Classifier
         found = _in_memory(part, model.architecture.channels if isinstance(model, Classifier) else None)
     must_have_values(model, "the model")
     device = next((weights.device for weights in model.parameters()), torch.device("cpu"))
-    few = (found.pixels[:TRIED].to(device).float() / 255).to(memory_format=torch.channels_last)
+    if not isinstance(source, nn.Module):
+        lay_out(model, device, found.shape)
+    few = found.pixels[:TRIED].to(device).float() / 255
     classes = checked_logits(model, few, "the model").shape[1]
     highest = int(part.labels.max())
     if highest >= classes or (not part.numbers and len(part.names) != classes):

@@ -23,6 +23,7 @@ class EvaluationRequest:
 
     Attributes:
         overrides: settings by dotted key.
+        curve, examples: further files; see `mmard.api.artifacts.Artifacts`.
 
     Raises:
         MmardError: for a batch or a part of the test set without images, and settings that cannot change after training.
@@ -35,6 +36,8 @@ class EvaluationRequest:
     seed: int = 0
     checks: str | None = None
     surrogate: str | None = None
+    curve: bool = False
+    examples: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,11 +60,16 @@ class EvaluationRequest:
         common = {"attacks": self.attacks, "limit": self.limit, "batch_size": self.batch_size, "seed": self.seed}
         return {**common, **special, "overrides": portable(own | ({"twin": self.surrogate} if self.surrogate else {}))}
 
-    def folder(self, path: Path, specs: Mapping[str, AttackSpec], count: int) -> Path:
-        """Return the folder of the results on ``count`` images: one for each kind, so that none replaces another."""
+    def folder(self, path: Path, specs: Mapping[str, AttackSpec], count: int, network: str = "") -> Path:
+        """Return the folder of the results on ``count`` images: one for each kind, so that none replaces another.
+
+        Args:
+            network: the words of a network from elsewhere; several may go with one file of weights.
+        """
         metadata = self.metadata(specs)
         usual = self.attacks is None and self.protocol == "standard"
         parts = [path.name if path.suffix == ".onnx" else path.stem]
+        parts += [f"{_last(network)}-{hashlib.sha256(network.encode()).hexdigest()[:8]}"] if network else []
         parts += [] if usual else [*specs] or ["clean"]
         parts += [f"{count}-images"] if self.limit else []
         parts += [f"batch-{self.batch_size}"] if self.batch_size != EvaluationRequest.batch_size else []
@@ -71,6 +79,11 @@ class EvaluationRequest:
         name = re.sub(r"[^\w.+-]", "-", "_".join(parts))
         short = name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
         return results_folder(path) / "eval" / short
+
+
+def _last(network: str) -> str:
+    """Return the name of a network without its folder and parameters: ``net.py:build``."""
+    return re.split(r"[(@]", network, maxsplit=1)[0].rpartition("/")[2]
 
 
 def _told_apart(given: Any, shown: Any) -> str:

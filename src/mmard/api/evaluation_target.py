@@ -18,7 +18,7 @@ from mmard.api.networks import must_allow_named, must_allow_teacher
 from mmard.api.settings import Settings, settings_of_weights
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
-from mmard.core.views import Predict
+from mmard.core.views import Predict, held_still
 from mmard.data.given import is_images
 from mmard.data.images import Images, ImageSet, some
 from mmard.data.labels import Known, agreed
@@ -32,11 +32,14 @@ from mmard.models.folding import folded_alike
 from mmard.models.foreign import NetworkSpec, is_foreign
 from mmard.models.weights import metadata_of
 from mmard.runs.folder import RunFolder
+from mmard.training.channels_last import lay_out
 from mmard.utils.errors import MmardError
 from mmard.utils.files import sha256
 from mmard.utils.packages import version_of
 from mmard.utils.portable_paths import bare, portable
 from mmard.utils.trust import Trust
+
+ASKED = 16  # images by whose logits a network's code is known again
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +220,7 @@ class EvalModel:
             return EvalModel(model.on(device, test), some(test, limit, seed=0).to(device), whole, model.surrogate)
         model = model or source.load_for(test)
         must_fit(model, str(source.path), len(test.classes), test.channels)
-        model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out(model, device, test.shape)
         return EvalModel(model, some(test, limit, seed=0).to(device), whole)
 
     def faster(self) -> Predict | None:
@@ -235,8 +238,18 @@ class EvalModel:
                 must_allow_teacher(settings, name, source)
                 agreed([Known("the data", self.images.classes), known_of(source, f"the {name}")])
                 teacher = load_teacher(source, len(self.images.classes), channels)
-                found[f"the {name}"] = teacher.to(self.images.labels.device)
+                lay_out(teacher, self.images.labels.device, self.images.shape)
+                found[f"the {name}"] = teacher
         return found
+
+    def _answers(self) -> list[list[float]]:
+        """Compute logits of a few images, rounded, as shares of the largest: other code of a network gives others."""
+        try:
+            with held_still(self.model), torch.no_grad():
+                logits = self.model(self.images.batch(slice(ASKED))[0]).double().cpu()
+        except Exception:  # what is amiss is told where the attacks begin
+            return []
+        return (logits / logits.abs().max().clamp_min(1e-9)).round(decimals=2).tolist()  # type: ignore[no-any-return]
 
     def cache_in(
         self, folder: Path, specs: Mapping[str, AttackSpec], threat: Threat, batch_size: int, seed: int
@@ -248,7 +261,7 @@ class EvalModel:
         networks = nn.ModuleList([self.model] if self.surrogate is None else [self.model, self.surrogate])
         images = self.images.pixels, self.images.labels, self.images.index
         built = [net.architecture.facts() for net in networks if isinstance(net, Classifier)]  # code and parameters too
-        metadata = [repr(networks), built, attacks, threat, batch_size, seed, device, *found, "asked again"]
+        metadata = [repr(networks), built, self._answers(), attacks, threat, batch_size, seed, device, *found, "asked again"]
         return DiskCache(
             folder / fingerprint({**networks.state_dict(), **dict(zip("xyi", images, strict=True))}, *metadata)
         )

@@ -207,7 +207,8 @@ def must_be_free(target: Path, force: bool) -> None:
 
 
 def _pixels(images: ImageSet, count: int) -> Tensor:
-    return some(images, count, seed=0).in_memory().batch(slice(None))[0]
+    """Decode so many images, in the usual order of memory, which networks that call ``.view`` need."""
+    return some(images, count, seed=0).in_memory().batch(slice(None))[0].clone(memory_format=torch.contiguous_format)
 
 
 def _metadata(known: EvalTarget, target: Path, model: Classifier, data: DataSet) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ import yaml
 
 from mmard.api.artifacts import keep_card
 from mmard.models.formats import suffixes
-from mmard.runs.exports import EXPORTS
+from mmard.runs.exports import EXPORTS, read_exports
 from mmard.runs.folder import RunFolder
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError, first_line
+from mmard.utils.files import sha256
 from mmard.utils.packages import optional
 from mmard.utils.portable_paths import portable
 from mmard.utils.safe_open import must_be_itself
@@ -76,8 +78,10 @@ def _files(folder: RunFolder) -> dict[str, bytes]:
     keep_card(folder.path)
     found = {CARD: read_text(folder.path / CARD).encode()}
     found["settings.yaml"] = yaml.safe_dump(portable(settings), sort_keys=False, allow_unicode=True).encode()
-    named = [folder.best_file, folder.formula_file, folder.path / EXPORTS, *sorted(folder.path.glob("network*.py"))]
-    for path in (*named, *_exported(folder.path)):
+    named = [folder.best_file, folder.formula_file, *sorted(folder.path.glob("network*.py"))]
+    old = _of_other_weights(folder)
+    named += [] if old else [folder.path / EXPORTS]
+    for path in (*named, *(path for path in _exported(folder.path) if path.name not in old)):
         if path.is_file():
             must_be_itself(path)
             if not path.resolve().is_relative_to(folder.path.resolve()):
@@ -89,6 +93,18 @@ def _files(folder: RunFolder) -> dict[str, bytes]:
         _must_name_no_folder(name, content, folder.path)
         _must_hold_no_secret(name, content)
     return found
+
+
+def _of_other_weights(folder: RunFolder) -> set[str]:
+    """Name the exported files that were made from other weights than the folder has now, with a warning of each."""
+    record, best = read_exports(folder.path), sha256(folder.best_file)
+    old = [row.file for row in record.rows if row.file and row.weights not in (None, best)] if record else []
+    for name in old:
+        warnings.warn(
+            f"{name} was exported from other weights than best.safetensors and is left out; mmard export writes it anew",
+            stacklevel=2,
+        )
+    return set(old)
 
 
 def _exported(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import torch
 
 from mmard.api.build import build_threat, data_of, known_of
 from mmard.api.evaluation_target import EvalTarget, versions
+from mmard.api.networks import must_allow_named
 from mmard.api.settings import DataSettings, Settings, read_settings
 from mmard.api.train import Watch, train
 from mmard.core.threat import Threat
@@ -26,6 +27,7 @@ from mmard.models.recognise import card_facts
 from mmard.models.tensor_files import save_tensors
 from mmard.models.weights import describes_itself
 from mmard.training.callbacks import Watcher
+from mmard.training.channels_last import lay_out
 from mmard.training.engine import Engine
 from mmard.training.teacher_check import TeacherCheck
 from mmard.utils.argument_types import public
@@ -33,6 +35,7 @@ from mmard.utils.errors import MmardError
 from mmard.utils.files import read_json, write_json
 from mmard.utils.portable_paths import portable
 from mmard.utils.precision import full_precision
+from mmard.utils.trust import Trust
 
 IMAGES = 5000
 """The training images that are read, and that small networks learn from; a tenth of them is held out."""
@@ -43,6 +46,7 @@ BATCH, FEW = 128, 16
 SEEN = 16
 """Training images by which those of a small network are known again."""
 SECTIONS = ("data", "threat", "engine")
+RECORD = "teacher.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +75,7 @@ class Examination:
 
     def save(self, folder: Path) -> None:
         """Write teacher.json, and samples.safetensors with each image's logits and verdicts."""
-        write_json(folder / "teacher.json", self.record())
+        write_json(folder / RECORD, self.record())
         save_tensors(folder / "samples.safetensors", self.lessons.tensors())
 
 
@@ -111,10 +115,20 @@ def examine(
         if word.split(".")[0] not in SECTIONS:
             raise MmardError(f"{word} means nothing to an examination; expected settings of data, threat and engine")
     teacher = _Teacher.of(str(source), words, trust)
+    folder = Path(to).expanduser() if to is not None else teacher.folder()
+    _must_be_free(folder / RECORD)
     found = _examined(teacher, {"natural": natural, "robust": robust}, request, on_progress, watch)
-    found.save(folder := Path(to).expanduser() if to is not None else teacher.folder())
+    found.save(folder)
     found.metadata["folder"] = str(folder)
     return found
+
+
+def _must_be_free(record: Path) -> None:
+    """Raise MmardError where a file that is no record of an examination has its name, such as a card."""
+    if record.is_file() and "figures" not in read_json(record):
+        raise MmardError(
+            f"{record} is no record of an examination, and would be written over; give another --out FOLDER"
+        )
 
 
 @dataclass(frozen=True)
@@ -202,6 +216,7 @@ class _Teacher:
     @staticmethod
     def of(source: str, words: dict[str, Any], trust: bool) -> "_Teacher":
         if is_foreign(source):
+            must_allow_named(source, "teacher", Trust(everything=trust))
             for section in ("data", "threat"):
                 if not any(key.split(".")[0] == section for key in words):
                     raise MmardError(f"{source} does not say its {section}; name it: data.name=... threat.eps=8/255")
@@ -226,14 +241,18 @@ class _Teacher:
     def load(self, data: DataSet) -> Classifier:
         shape = len(data.test.classes), data.test.channels
         if self.path is None:
-            return load_teacher(self.source, *shape)
-        model = load_model(self.path, trust=self.settings.trust.everything)
-        must_fit(model, self.source, *shape)
+            model = load_teacher(self.source, *shape)
+        else:
+            model = load_model(self.path, trust=self.settings.trust.everything)
+            must_fit(model, self.source, *shape)
+        lay_out(model, torch.device("cpu"), data.test.shape)
         return model.requires_grad_(False)
 
     def check(self, images: Images, part: int, seed: int) -> TeacherCheck:
         claimed, foreign = described(self.source if self.path is None else self.path)
-        return TeacherCheck(images=images, threat=self.threat, seed=seed, part=part, claimed=claimed, foreign=foreign)
+        return TeacherCheck(
+            images=images, threat=self.threat, seed=seed, part=part, claimed=claimed, foreign=foreign, most=None
+        )  # fmt: skip
 
     def described(self, model: Classifier, data: DataSet, seed: int) -> dict[str, Any]:
         """Describe the network; a card that was written now gets the normalisation that suits the images."""

@@ -27,7 +27,9 @@ def teacher(
     ],
     natural: Annotated[str | None, typer.Option(metavar="RUN", help=SMALL.format("natural"))] = None,
     robust: Annotated[str | None, typer.Option(metavar="RUN", help=SMALL.format("robust"))] = None,
-    limit: Annotated[int, typer.Option(min=20, help="About so many test and held-out images.")] = 500,
+    limit: Annotated[
+        int, typer.Option(min=20, help="About so many test images; of the held-out ones 500 at most.")
+    ] = 500,
     epochs: Annotated[int, typer.Option(min=1, help="Of the small networks' training.")] = 10,
     target_entropy: Annotated[float | None, typer.Option(help=TARGET)] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images attacked at once.")] = 100,

@@ -47,7 +47,7 @@ def run_attacks(
         batches = Batches(wrapped, quick, images, threat, execution)
         columns, seconds, stages, amiss = _judged(batches, {CLEAN: NO_ATTACK, **specs}, execution.on_progress)
     details = tuple(spec.detail(threat) for spec in (NO_ATTACK, *specs.values()))
-    metadata = {"threat": str(threat), "classes": list(images.classes), **amiss}
+    metadata = {"threat": str(threat) if specs or threat.eps > 0 else "", "classes": list(images.classes), **amiss}
     rows = torch.stack(columns, 1).cpu(), (CLEAN, *specs), details, tuple(seconds)
     return Scores(*rows, images.index.cpu(), metadata, tuple(stages), images.labels.cpu())
 

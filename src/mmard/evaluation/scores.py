@@ -158,8 +158,9 @@ class Scores:
         """Return the rows as a table of plain text: attack, accuracy and 95 % interval in percent; and what checks warn of."""
         head = f"{len(self.correct):,} test images"
         head += f", {self.metadata['threat']}" if self.metadata.get("threat") else ""
-        wide = max(len(row["attack"]) for row in self.rows())
-        lines = [f"{r['attack']:<{wide}}  {r['accuracy']:6.2f} %  {r['low']:5.1f}–{r['high']:.1f}" for r in self.rows()]
+        rows = self.rows() if len(self.attacks) > 1 else self.rows()[:1]  # unattacked, there is no worst case
+        wide = max(len(row["attack"]) for row in rows)
+        lines = [f"{r['attack']:<{wide}}  {r['accuracy']:6.2f} %  {r['low']:5.1f}–{r['high']:.1f}" for r in rows]
         grave = [check for check in self.metadata.get("checks", ()) if check["level"] != "note"]
         return "\n".join([head, *lines, *(f"{c['level']}: {c['name']}: {c['said']}" for c in grave)])
 

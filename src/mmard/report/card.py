@@ -13,7 +13,7 @@ from mmard.models.weights import metadata_of
 from mmard.report.export_table import export_table
 from mmard.report.table import Table, interval, words
 from mmard.runs.evaluation import BEST, EvaluationRecord, section_of
-from mmard.runs.exports import read_exports
+from mmard.runs.exports import is_current, read_exports
 from mmard.runs.findings import findings_of
 from mmard.runs.folder import RunFolder, title_of
 from mmard.runs.groups import Group, main_evaluation_of
@@ -109,12 +109,18 @@ def front_matter(run: Run) -> dict[str, Any]:
         front["tags"] += ["knowledge-distillation", "safetensors", name]
     front |= {"datasets": [data], "metrics": ["accuracy"]}
     results = [
-        _result(evaluation, data, run.threat(evaluation))
+        _result(evaluation, data_of_evaluation(run, evaluation), run.threat(evaluation))
         for evaluation in run.evaluations.values()
         if evaluation.weights == BEST or not run.trained_here
     ]
     index: dict[str, Any] = {"name": run.name, "results": results}
     return front | ({"model-index": [index]} if results else {"model_name": run.name})
+
+
+def data_of_evaluation(run: Run, evaluation: EvaluationRecord) -> str:
+    """Name the data that an evaluation was made on: its own, where it says so, else those of the training."""
+    own = evaluation.metadata.get("settings")
+    return data_name_of(own if isinstance(own, dict) and own.get("data") else run.settings)
 
 
 def method_name(settings: Mapping[str, Any]) -> str:
@@ -225,7 +231,9 @@ def _figures(run: Run) -> str:
     for evaluation in run.evaluations.values():
         ball = run.threat(evaluation)
         rows = [[words(attack_label(r, ball)), interval(r["accuracy"], r["low"], r["high"])] for r in evaluation.rows]
-        title = f"{evaluation.weights}, {ball}, {evaluation.samples:,} test images (eval/{evaluation.name})"
+        judged = data_of_evaluation(run, evaluation)
+        of = "" if judged == data_name_of(run.settings) else f" of {judged}"
+        title = f"{evaluation.weights}, {ball}, {evaluation.samples:,} test images{of} (eval/{evaluation.name})"
         note = f"Judged with {evaluation.versions}." if evaluation.versions else ""
         parts.append(Table("figures", title, ["attack", "accuracy, %"], rows, note=note).markdown())
     return (
@@ -242,7 +250,10 @@ def _exported(run: Run) -> list[str]:
         return []
     if record is None:
         return []
-    table = export_table(record)
+    left = [row for row in record.rows if row.file is None or is_current(run.path, row)]
+    if not any(row.file for row in left):
+        return []
+    table = export_table(record.changed(rows=left))
     return [f"## Exported\n\n{table.grid()}\n\n{table.note}"]
 
 

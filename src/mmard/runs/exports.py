@@ -35,6 +35,7 @@ class ExportRow(Section):
     Attributes:
         name: as the table calls it: the file's, or what kind of network it is.
         file, sha256: of an exported file; None for a network in PyTorch.
+        weights: SHA-256 of the weights that an exported file was made from, as it says itself; None where it does not.
         runtime: what ran it, with its version.
         megabytes: size of its files.
         peak_mib: the most memory of a process that ran it, runtime included.
@@ -45,6 +46,7 @@ class ExportRow(Section):
     name: str
     file: str | None = None
     sha256: str | None = None
+    weights: str | None = None
     runtime: str = ""
     precision: str = ""
     megabytes: float | None = None
@@ -83,7 +85,7 @@ def keep_exports(folder: Path, record: ExportRecord) -> ExportRecord:
         getattr(before, key) == getattr(record, key)
         for key in ("mmard", "cpu", "threads", "images", "attack", "threat")
     )
-    stay = [row for row in before.rows if row.name not in names and _is_there(folder, row)] if before and alike else []
+    stay = [row for row in before.rows if row.name not in names and is_current(folder, row)] if before and alike else []
     teacher = [row for row in record.rows if row.file is None]
     files = sorted([row for row in (*stay, *record.rows) if row.file is not None], key=lambda row: row.name)
     whole = record.changed(rows=[*teacher[:1], *files, *teacher[1:]])
@@ -102,9 +104,12 @@ def lost_accuracy(record: ExportRecord, digest: str) -> str | None:
     )
 
 
-def _is_there(folder: Path, row: ExportRow) -> bool:
-    file = folder / Path(row.file or "").name
-    return row.file is not None and file.is_file() and sha256(file) == row.sha256
+def is_current(folder: Path, row: ExportRow) -> bool:
+    """Tell whether a row is of a file that is still what it was, made from the weights that the folder holds now."""
+    file, best = folder / Path(row.file or "").name, folder / "best.safetensors"
+    if row.file is None or not file.is_file() or sha256(file) != row.sha256:
+        return False
+    return row.weights is None or not best.is_file() or row.weights == sha256(best)
 
 
 def read_exports(folder: Path) -> ExportRecord | None:

@@ -37,7 +37,7 @@ class TeacherCheck:
     """The requirements that a teacher is checked against.
 
     Args:
-        images: held-out; at most `MOST` of them are evaluated, classes in proportion.
+        images: held-out; at most ``most`` of them are evaluated, classes in proportion; None: all.
         threat: of the run; PGD-10 attacks under it.
         seed: of the attack's starts. The generators of training are left as they are.
         part: images at once.
@@ -53,6 +53,7 @@ class TeacherCheck:
     claimed: Mapping[str, Any] = field(default_factory=dict)
     robust: bool = True
     foreign: bool = True
+    most: int | None = MOST
 
     def __call__(self, teacher: Classifier, who: str) -> dict[str, Any]:
         """Measure a teacher; see `measured`.
@@ -72,7 +73,7 @@ class TeacherCheck:
         Returns:
             These, and what is wrong with the teacher, with the likeliest cause; None: nothing.
         """
-        few = some(self.images, MOST, seed=0)
+        few = some(self.images, self.most, seed=0)
         found: dict[str, Any] = {"images": len(few), "threat": str(self.threat), "claimed": dict(self.claimed)}
         devices = [few.labels.device] if few.labels.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), held_still(teacher), full_precision():
@@ -137,7 +138,7 @@ class TeacherCheck:
 
     def normalisation(self, teacher: Classifier) -> "Better | None":
         """Find the usual normalisation that suits a teacher far better than its own; None: there is none."""
-        few = some(self.images, MOST, seed=0)
+        few = some(self.images, self.most, seed=0)
         with held_still(teacher), full_precision():
             return self.better(teacher, few, torch.eq(self._classes(teacher, few), few.labels))
 
