@@ -118,7 +118,7 @@ def test_counting_leaves_method_and_flags_as_they_were() -> None:
     before = {k: v.clone() for m in method.modules() for k, v in m.state_dict().items()}
     with tf32(convolutions=True, products=True):
         cost_of(method)
-        assert torch.backends.cuda.matmul.allow_tf32
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     after = {k: v for m in method.modules() for k, v in m.state_dict().items()}
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before)

@@ -261,7 +261,18 @@ class EvalModel:
         networks = nn.ModuleList([self.model] if self.surrogate is None else [self.model, self.surrogate])
         images = self.images.pixels, self.images.labels, self.images.index
         built = [net.architecture.facts() for net in networks if isinstance(net, Classifier)]  # code and parameters too
-        metadata = [repr(networks), built, self._answers(), attacks, threat, batch_size, seed, device, *found, "asked again"]
+        metadata = [
+            repr(networks),
+            built,
+            self._answers(),
+            attacks,
+            threat,
+            batch_size,
+            seed,
+            device,
+            *found,
+            "asked again",
+        ]
         return DiskCache(
             folder / fingerprint({**networks.state_dict(), **dict(zip("xyi", images, strict=True))}, *metadata)
         )

@@ -125,7 +125,8 @@ class _Bench:
         package = PACKAGES[path.suffix]
         return ExportRow(
             name=path.name, file=path.name, sha256=sha256(path), weights=told.get("sha256"),
-            runtime=f"{package} {version(package)}", megabytes=size_of(path) / 1e6, **_in_processes(path, tuple(self.images.shape)), **found,
+            runtime=f"{package} {version(package)}", megabytes=size_of(path) / 1e6,
+            **_in_processes(path, tuple(self.images.shape)), **found,
         )  # fmt: skip
 
     def _exported_specs(self) -> Mapping[str, AttackSpec]:

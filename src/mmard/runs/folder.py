@@ -67,6 +67,7 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
+            self._made = False  # it is its holder's
             self._lock.seek(0)
             holder = self._lock.read().strip() or "another"
             raise MmardError(f"{self.path} is in use by process {holder}; wait, or choose another out=") from e
@@ -134,9 +135,8 @@ class RunFolder:
                 f.flush()
                 os.fsync(f.fileno())  # as the checkpoint that follows: it must not be of an epoch that has no line
         except OSError as e:
-            kept = (
-                "the last checkpoint is kept" if self.path.is_dir() else "its folder is gone: was it moved or removed?"
-            )
+            there = self.path.is_dir()
+            kept = "the last checkpoint is kept" if there else "its folder is gone: was it moved or removed?"
             raise MmardError(f"cannot write {self.metrics_file}: {first_line(e)}; {kept}") from e
         if self._board is not None:
             for name, value in record.items():
@@ -167,7 +167,7 @@ class RunFolder:
         return whole
 
     def forget_after(self, step: int, last: dict[str, Any] | None = None) -> None:
-        """Drop the metrics of steps that a resumed run will do again; make the folder where there is none.
+        """Drop the metrics of steps that a resumed run will do again, and of one that begins anew its end; make the folder.
 
         Args:
             last: the line that the checkpoint says was the last, which is put back where it is missing.
@@ -178,6 +178,8 @@ class RunFolder:
         if last is not None and (lost := last["epoch"] - len({r["epoch"] for r in kept})) > 0:
             warnings.warn(f"{self.metrics_file} has no lines of {lost} epochs that are done", stacklevel=2)
         write_text(self.metrics_file, "".join(line_of(r) for r in kept))
+        for file in (self.last_file, self.history_file) if step == 0 else ():
+            file.unlink(missing_ok=True)
 
     def keep_history(self, history: list[dict[str, Any]]) -> None:
         """Write history.json: when the run was extended, and what changed then."""

@@ -44,8 +44,11 @@ class Cell:
         return fingerprint(self.settings)
 
 
-def cells_of(study: StudyFile) -> list[Cell]:
+def cells_of(study: StudyFile, *, recorded: bool = False) -> list[Cell]:
     """Make all the cells, the last axis and the seeds turning fastest.
+
+    Args:
+        recorded: they have run, and their paths may be cut to last names, by which two may be alike.
 
     Raises:
         MmardError: for an unknown axis or setting, an empty axis, labels that cannot be folders, one cell twice.
@@ -66,7 +69,8 @@ def cells_of(study: StudyFile) -> list[Cell]:
             except MmardError as e:
                 raise MmardError(f"cell {place}: {e}") from e
             cells.append(Cell(labels, settings))
-    _all_differ(cells)
+    if not recorded:
+        _all_differ(cells)
     return cells
 
 

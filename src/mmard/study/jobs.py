@@ -62,6 +62,12 @@ def is_done(folder: RunFolder, evaluation: Evaluation) -> bool:
     return scores is not None and folder.last_file.exists() and is_complete(scores, weights_of(folder, evaluation))
 
 
+def result_of(folder: RunFolder, evaluation: Evaluation) -> Path | None:
+    """Find the scores of a cell that is done, or of which records alone are kept; None while it is trained or judged."""
+    scores = scores_of(folder, evaluation)
+    return None if folder.checkpoint_file.exists() and not is_done(folder, evaluation) else scores
+
+
 def jobs_of(cells: Sequence[Cell], evaluation: Evaluation) -> list[Job]:
     """List all the jobs of a study, each after the one it waits for; checked as far as that is possible beforehand.
 

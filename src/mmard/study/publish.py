@@ -12,7 +12,7 @@ from mmard.report.figures.study import plot_study
 from mmard.report.study_tables import diagnoses_markdown, study_markdown
 from mmard.runs.archive import ARCHIVE, RESULTS_FILE, STUDY_FILE, Records, laid_out, pack, records_in, unpacked
 from mmard.study.grid import cells_of
-from mmard.study.jobs import scores_of
+from mmard.study.jobs import result_of
 from mmard.study.results import flat_rows, results_of
 from mmard.study.spec import StudyFile, read_study
 from mmard.utils.csv_files import csv_of_records
@@ -101,7 +101,7 @@ def _records_of(study: StudyFile) -> Records:
     """Read the records of a study that has run; they are shared, so no path of this machine is in them."""
     records = {STUDY_FILE: study.text().encode()}
     for cell in cells_of(study):
-        scores = scores_of(cell.folder, study.evaluate)
+        scores = result_of(cell.folder, study.evaluate)
         if scores is None:
             continue
         made = cell.folder

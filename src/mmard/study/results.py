@@ -9,7 +9,7 @@ from mmard.report.study_tables import HELD_OUT, SECONDS
 from mmard.runs.evaluation import read_scores
 from mmard.runs.folder import best_validation
 from mmard.study.grid import Cell, axes_of, cells_of
-from mmard.study.jobs import Job, must_be_ours, scores_of
+from mmard.study.jobs import Job, must_be_ours, result_of
 from mmard.study.spec import StudyFile
 from mmard.study.statistics import paired_test
 from mmard.utils.errors import MmardError
@@ -24,7 +24,7 @@ def results_of(study: StudyFile) -> dict[str, Any]:
     Raises:
         MmardError: when no cell is evaluated yet, or a run folder was made with other settings.
     """
-    cells = cells_of(study)
+    cells = cells_of(study, recorded=True)
     must_be_ours(Job(cell.name, cell.settings) for cell in cells)
     rows = [row for cell in cells if (row := row_of(cell, study)) is not None]
     if not rows:
@@ -49,7 +49,7 @@ def results_of(study: StudyFile) -> dict[str, Any]:
 
 def row_of(cell: Cell, study: StudyFile) -> CellResult | None:
     """Read the result of a cell, in percent; None where it is not evaluated yet."""
-    place = scores_of(cell.folder, study.evaluate)
+    place = result_of(cell.folder, study.evaluate)
     if place is None or not cell.folder.is_run:
         return None
     scores, metrics = read_scores(place).rows, cell.folder.metrics()

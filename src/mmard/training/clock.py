@@ -1,6 +1,7 @@
 """The time of training: of an epoch's steps, and of what is prepared before the first of them."""
 
 import time
+from collections.abc import Mapping
 
 from mmard.training.engine import Engine
 from mmard.training.loader import BatchLoader
@@ -16,13 +17,23 @@ class Clock:
 
     def __init__(self, engine: Engine, loader: BatchLoader, batch_size: int) -> None:
         self.engine, self.loader, self.batch_size = engine, loader, batch_size
-        self.cost, self.step, self.begun, self.preparation = ResourceMeter(engine), 0, 0.0, 0.0
+        self.cost, self.step, self.begun, self.preparation, self.before = ResourceMeter(engine), 0, 0.0, 0.0, 0.0
 
-    def start(self, step: int) -> None:
-        """Start at this step."""
+    def start(self, step: int, stopped: Mapping[str, float] | None = None) -> None:
+        """Start at this step.
+
+        Args:
+            stopped: what `so_far` gave where this epoch was stopped: its steps and their seconds count.
+        """
         self.step, self.preparation, self.loader.waited = step, 0.0, 0.0
+        self.before = stopped["seconds"] if stopped else 0.0
+        self.step -= int(stopped["steps"]) if stopped else 0
         self.cost.start()
         self.begun = time.perf_counter()
+
+    def so_far(self, step: int) -> dict[str, float]:
+        """Return the steps of the epoch up to this one, and their seconds, for a checkpoint within an epoch."""
+        return {"steps": float(step - self.step), "seconds": self.before + self._now() - self.begun}
 
     def prepared(self) -> None:
         """Count what has passed as preparation; the steps begin now."""
@@ -31,10 +42,11 @@ class Clock:
 
     def pace(self, step: int) -> dict[str, float]:
         """Measure the steps up to this one: seconds, images per second, the share spent on waiting for images, resources."""
-        seconds = self._now() - self.begun
+        now = self._now() - self.begun
+        seconds = self.before + now
         before = {"prepared_seconds": self.preparation} if self.preparation else {}
         speed = (step - self.step) * self.batch_size / seconds
-        waited = self.loader.waited_share(seconds)
+        waited = self.loader.waited_share(now)
         return {"seconds": seconds, **before, "images_per_second": speed, "data_wait": waited, **self.cost.spent()}
 
     def _now(self) -> float:

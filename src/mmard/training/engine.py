@@ -5,7 +5,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, cast
 
@@ -209,8 +209,17 @@ class Engine:
     def average_buffers(self, *modules: nn.Module) -> None:
         """Average the floating-point buffers over processes (BatchNorm's statistics, terms' state)."""
         if self.world > 1:
-            for buffer in (b for m in modules for b in m.buffers() if b.is_floating_point()):
+            for buffer in _floats(modules):
                 buffer.copy_(self.all_reduce_sum(buffer) / self.world)
+
+    def gather_buffers(self, *modules: nn.Module) -> list[Tensor] | None:
+        """Return each of these buffers as every process has it, (processes, ...), for a checkpoint; None of one process."""
+        return None if self.world == 1 else [self.gather(buffer[None]) for buffer in _floats(modules)]
+
+    def take_buffers(self, gathered: list[Tensor] | None, *modules: nn.Module) -> None:
+        """Load this process's own of `gather_buffers`; where there were more or fewer processes, their mean."""
+        for buffer, of_each in zip(_floats(modules), gathered, strict=True) if gathered else ():
+            buffer.copy_(of_each[self.rank] if len(of_each) == self.world else of_each.mean(0))
 
     def on_global_zero(self, work: Callable[[], object]) -> None:
         """Run ``work`` in process 0 while the others wait; its failure is an error in every process.
@@ -229,6 +238,10 @@ class Engine:
             raise fault
         if message is not None:
             raise MmardError(message)
+
+
+def _floats(modules: Iterable[nn.Module]) -> list[Tensor]:
+    return [buffer for module in modules for buffer in module.buffers() if buffer.is_floating_point()]
 
 
 class LostProcessHandler(logging.Handler):

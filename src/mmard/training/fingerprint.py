@@ -18,6 +18,16 @@ from mmard.models.tensor_files import digest_of
 from mmard.runs.folder import changes, listed
 from mmard.utils.errors import MmardError
 
+SAID_SINCE = (
+    (r", the student in training mode", ""),
+    (r" from (epoch )?[\d.e-]+( of the run)? on", ""),
+    (r", learning rate [\d.e+-]+", ""),
+    (r"5·\((H\S*\(T\(x'\)\)) − min\)", r"\1"),
+    (r"w/max w", "w/log K"),
+    (r"(T\u0303\(x'?\))\^[\d.→()]+", r"\1"),
+)
+"""What formulas say since 0.3, and what stood there before."""
+
 
 def identity_of(
     *,
@@ -49,6 +59,14 @@ def identity_of(
     return plain
 
 
+def _comparable(identity: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of a method's formula what later versions say more of it: its settings are compared by themselves."""
+    formula = str(identity.get("method", ""))
+    for said, before in SAID_SINCE:
+        formula = re.sub(said, before, formula)
+    return {**identity, "method": formula}
+
+
 def must_be_of(identity: dict[str, Any], told: dict[str, Any] | None, file: Path, allowed: Collection[str]) -> None:
     """Raise MmardError for the checkpoint of another run, naming what differs.
 
@@ -56,7 +74,7 @@ def must_be_of(identity: dict[str, Any], told: dict[str, Any] | None, file: Path
         told: the identity in the checkpoint; None: an old one without it.
         allowed: keys that may differ.
     """
-    changed = changes(told or identity, identity)
+    changed = changes(_comparable(told or identity), _comparable(identity))
     if other := {key: pair for key, pair in changed.items() if key not in allowed}:
         raise MmardError(
             f"{file} is of a run with other settings: {listed(other)}; choose another out=, or remove it to start anew"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmard.core.method import Method
 from mmard.core.threat import Threat
+from mmard.core.views import held_still
 from mmard.data.augment import LateAugmentation, augment, kind_at
 from mmard.data.extra import Extra, named_by_teacher
 from mmard.data.images import Images, ImageSet
@@ -127,6 +128,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []  # extensions
         self.record: dict[str, Any] | None = None  # the last line of the metrics
         self.pending: dict[str, float] | None = None  # the pace of an epoch whose end a signal cut off
+        self.begun: dict[str, float] | None = None  # the clock of an epoch that a signal cut in two
 
     def fit(self) -> dict[str, float]:
         """Train to the end, from the folder's checkpoint where there is one; returns the best held-out accuracies."""
@@ -162,7 +164,7 @@ class Trainer:
             self.watcher.begin(self.total, self.step)
             if self.pending is not None:
                 self._end_epoch(self.pending)
-            self.clock.start(self.step)
+            self.clock.start(self.step, self.begun)
             if self.variants and not self._is_over:
                 self.drawn = draw_variants(
                     self.train, self.augmentation, min(self.variants, self.plan.epochs), self.seed, self.update.constant,
@@ -194,7 +196,9 @@ class Trainer:
     def _one_step(self, x: Tensor, y: Tensor, index: Tensor) -> None:
         progress = self.step / self.total
         torch.manual_seed(seed_of(self.seed, self.step, self.engine.rank))
-        y = named_by_teacher(x, y, self.update.predictors) if self.extra and self.extra.labels is None else y
+        if self.extra and self.extra.labels is None:
+            with held_still(*self.beside.values()):  # one that is trained is in training mode since the last step
+                y = named_by_teacher(x, y, self.update.predictors)
         if self.drawn is not None:
             x, frame, known = self.drawn(x, index, self.step // self.steps_per_epoch)
         else:
@@ -212,6 +216,7 @@ class Trainer:
         record["terms"] = self.meter.means()
         record["loss"] = sum(value for name, value in record["terms"].items() if "/" not in name)  # the student's
         record |= {**pace, "precision": self.engine.precision, "device": self.engine.device_name}
+        self.engine.average_buffers(*self._buffered())
         if epoch % self.validation.every == 0 or self.step == self.total:
             record |= self._judge_and_keep(epoch)
         self.meter = LossMeter(self.engine)
@@ -223,7 +228,7 @@ class Trainer:
 
     def _judge_and_keep(self, epoch: int) -> dict[str, Any]:
         """Validate on the held-out split; save the weights if they are the best so far, or the last."""
-        self.engine.average_buffers(self.student, *self.terms, *self.beside.values())
+        torch.manual_seed(seed_of(self.seed, "statistics", epoch))  # of networks with dropout
         model = self.average.model_to_judge(self.stop.heeded(self.loader.natural()))
         teacher = self.beside.get("teacher") or self.teachers.get("teacher")
         part = validation_batch(self.plan.batch_size)
@@ -259,8 +264,9 @@ class Trainer:
 
     def _save(self) -> None:
         self._check_finite()
-        self.engine.average_buffers(self.student, *self.terms, *self.beside.values())
         state = {
+            "buffers": self.engine.gather_buffers(*self._buffered()),
+            "clock": self.clock.so_far(self.step) if self.step % self.steps_per_epoch else None,
             "student": self.student.state_dict(),
             "optimizer": self.update.optimizer.state_dict(),
             "average": self.average.state_dict(),
@@ -280,6 +286,10 @@ class Trainer:
             "pending": self.pending,
         }
         self.engine.on_global_zero(lambda: self.folder.save(state))
+
+    def _buffered(self) -> list[nn.Module]:
+        """List what has buffers that each process moves for itself."""
+        return [self.student, *self.terms, *self.beside.values()]
 
     def restore(self) -> None:
         """Load the folder's checkpoint, where there is one and it has not been loaded.
@@ -326,6 +336,8 @@ class Trainer:
             for companion in self.update.companions:
                 companion.load_state_dict(state["companions"][companion.name])
             self.meter.load_state_dict(state["meter"])
+            self.engine.take_buffers(state.get("buffers"), *self._buffered())
+            self.begun = state.get("clock")
             self.step, self.best, self.at_once = state["step"], state["best"], state.get("at_once")
             self.validations_without_improvement = state.get("looks_without_gain", 0)
             self.reached, self.history = state.get("reached", False), state.get("history", [])

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, ValidationError, validate_call
 from mmard.utils.errors import MmardError, as_mistake
 from mmard.utils.moved import renamed_arguments
 from mmard.utils.numbers import shortened
+from mmard.utils.precision import kept_tf32
 from mmard.utils.validation import expectation
 
 P = ParamSpec("P")
@@ -73,11 +74,11 @@ def _as_path(value: Any) -> Any:
 
 @contextmanager
 def _defaults() -> Iterator[None]:
-    """Make new tensors float32 on the CPU inside, and give the caller's defaults and generators of random numbers back."""
+    """Make new tensors float32 on the CPU inside, and give the caller's defaults, generators and TensorFloat-32 back."""
     callers, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
     # A device that nobody has used yet stays so: its generator is as new afterwards too.
     used = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=used), torch.device("cpu") if elsewhere else nullcontext():
+    with torch.random.fork_rng(devices=used), torch.device("cpu") if elsewhere else nullcontext(), kept_tf32():
         torch.set_default_dtype(torch.float32)
         try:
             yield

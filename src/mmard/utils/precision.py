@@ -99,19 +99,36 @@ def warn_of_emulation() -> None:
 
 def allow_tf32(convolutions: bool, products: bool) -> None:
     """Turn TensorFloat-32 on or off. PyTorch's default: on for convolutions, off for matrix products."""
-    torch.backends.cudnn.allow_tf32 = convolutions
-    torch.backends.cuda.matmul.allow_tf32 = products
+    for place, on in zip(_places(), (convolutions, convolutions, products), strict=True):
+        place.fp32_precision = "tf32" if on else "ieee"
+
+
+def _places() -> tuple[Any, Any, Any]:
+    """Return where PyTorch keeps the precision of float32 convolutions, recurrent layers and matrix products.
+
+    Not ``allow_tf32`` and the like: where these and ``fp32_precision`` are both used, PyTorch raises RuntimeError.
+    """
+    cudnn: Any = torch.backends.cudnn
+    return cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul
+
+
+@contextmanager
+def kept_tf32() -> Iterator[None]:
+    """Give the caller's TensorFloat-32 back after this context."""
+    before = [place.fp32_precision for place in _places()]
+    try:
+        yield
+    finally:
+        for place, precision in zip(_places(), before, strict=True):
+            place.fp32_precision = precision
 
 
 @contextmanager
 def tf32(convolutions: bool, products: bool) -> Iterator[None]:
     """Turn TensorFloat-32 on or off inside this context."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    allow_tf32(convolutions, products)
-    try:
+    with kept_tf32():
+        allow_tf32(convolutions, products)
         yield
-    finally:
-        allow_tf32(*before)
 
 
 def full_precision() -> AbstractContextManager[None]:
