@@ -3,17 +3,22 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers import QUICK, Run
 from safetensors.torch import load_file
+from torch import nn
 
-from mmard.api import comparison, diagnose
+from mmard import MmardError, distill
+from mmard.api import comparison
 from mmard.api.build import method_of
 from mmard.api.comparison import Comparison
+from mmard.api.diagnose import as_trained, diagnose, inner_processes
 from mmard.api.settings import read_settings
 from mmard.attacks.minimal import Minimal
+from mmard.data.sources import load
 from mmard.runs.folder import RunFolder
 
 SHORT = [*QUICK, "student=cnn-2-1", "train.epochs=1"]
@@ -57,6 +62,32 @@ def test_a_run_is_diagnosed_into_a_table_files_and_figures(mmard: Run, run: Path
         assert (run / "diagnose" / figure).read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_of_modules_and_images_is_diagnosed_with_them(digits_teacher: Path, tmp_path: Path) -> None:
+    data = load("digits", limit=150)
+    x, y = data.train.pixels, data.train.labels
+    words: dict[str, Any] = {key.replace(".", "__"): value for key, value in (word.split("=") for word in QUICK)}
+    words |= {"data__limit": 150, "train__epochs": 1, "method": "rslad"}
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    run = distill(net, str(digits_teacher), (x, y), out=str(tmp_path / "run"), **words)
+    with pytest.raises(MmardError, match="module=MODULE"):
+        diagnose(run, "rslad", limit=12, data=(x, y))
+    like = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    found = diagnose(run, "rslad", limit=12, data=(x, y), module=like)
+    assert found.metadata["images"] == 12
+    with pytest.raises(
+        MmardError, match=r"train\.lr was settled when the run was trained; a diagnosis takes data"
+    ):
+        diagnose(run, "rslad", limit=12, data=(x, y), module=like, train__lr=1)
+
+
+def test_data_and_teacher_may_lie_elsewhere_now(mmard: Run, run: Path, digits_teacher: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes(digits_teacher.read_bytes())
+    done = mmard("diagnose", "runs/run", f"teacher={moved}", "data.limit=200", "--limit", "12", "--methods", "rslad")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "diagnose/diagnosis.json").read_text())["teacher"].endswith("moved.safetensors")
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures and short searches: they take most of the seconds, and another test has them whole."""
@@ -85,7 +116,7 @@ def test_same_seed_same_examples_whatever_came_before_and_the_run_stays_as_it_wa
 
 def test_by_default_the_runs_own_method_comes_first_and_once(mmard: Run, run: Path) -> None:
     settings = read_settings(run, {"method": "adaad", "attack.steps": 3})
-    chosen = diagnose.inner_processes(settings, method_of(settings), None, False)
+    chosen = inner_processes(settings, method_of(settings), None, False)
     assert list(chosen) == ["adaad", "ard", "rslad", "mmard(inner=drift)", "mmard(inner=margin)"]
     assert {(m.maximizer.steps, m.maximizer.start) for m in chosen.values()} == {(3, "gaussian")}  # type: ignore[union-attr]
 
@@ -96,11 +127,11 @@ def test_the_runs_own_method_has_the_state_that_training_left_it(
     words = ["train.epochs=2", "--method", "absld", "--teacher", digits_teacher, "out=runs/absld"]
     assert mmard("train", *SHORT, *words).returncode == 0
     settings = read_settings(tmp_path / "runs/absld")
-    own = diagnose.as_trained(method_of(settings), RunFolder(tmp_path / "runs/absld"))
+    own = as_trained(method_of(settings), RunFolder(tmp_path / "runs/absld"))
     (state,) = own.modules()
     assert state.taus.shape == (2, 10)
     assert (state.taus != 1).any()
-    assert diagnose.inner_processes(settings, own, "rslad,absld", False)["absld"].inner is own.inner
+    assert inner_processes(settings, own, "rslad,absld", False)["absld"].inner is own.inner
 
 
 LEARNED = """
@@ -133,11 +164,11 @@ def test_a_part_that_learns_is_restored_where_the_attack_reads_it(
     settings = read_settings(folder := tmp_path / "runs/learned", trust=True)
     own, compared = method_of(settings), Comparison.of(settings, folder / "best.safetensors", "test", 4, 4, 0)
     compared.begin(own)
-    (part,) = diagnose.as_trained(own, RunFolder(folder)).modules()
+    (part,) = as_trained(own, RunFolder(folder)).modules()
     assert (part.weight != 1).any()
     assert compared.examples(own).shape == (4, 1, 8, 8)
     outer = method_of(settings.model_copy(update={"method": {"name": method, "inner": False}}))
-    (part,) = diagnose.as_trained(outer, RunFolder(folder)).modules()
+    (part,) = as_trained(outer, RunFolder(folder)).modules()
     assert not list(part.parameters())
 
 

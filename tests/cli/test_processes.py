@@ -94,6 +94,52 @@ def test_warm_starts_are_those_of_one_process_with_the_whole_batch(
     assert torch.isclose(kept[1], kept[2], atol=1e-3).float().mean() > 0.999  # a sign of rounding goes either way
 
 
+STOPS = """
+import os, signal
+from dataclasses import replace
+from pathlib import Path
+from mmard import Pgd
+from mmard.core.objective import term
+from mmard.methods import rslad
+
+sent = False
+
+@term("0·S(x)")
+def stop(v):
+    global sent
+    if not sent and 0.55 < v.progress < 0.9 and Path("stop").exists():
+        sent = True
+        os.kill(os.getpid(), signal.SIGTERM)
+    return 0 * v.nat.student[:, 0]
+
+def build():
+    base = replace(rslad(), maximizer=Pgd(steps=2, start="none"))
+    return replace(base, outer=base.outer + 1.0 * stop)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_are_stopped_within_an_epoch_end_bit_equal(
+    mmard_process: Run, digits_teacher: Path, tmp_path: Path
+) -> None:
+    """Each has BatchNorm statistics of its own until the epoch ends; a mean of them at the stop made another run."""
+    (tmp_path / "mine.py").write_text(STOPS)
+    words = ["train", *QUICK, "train.batch_size=40", "student=cnn-4-2", "--method", "mine.py:build"]
+    words += ["--teacher", str(digits_teacher), "engine.devices=2", "engine.accelerator=cpu"]
+    (tmp_path / "stop").touch()
+    done = mmard_process(*words, "out=runs/cut")
+    assert done.returncode in (1, 143), done.stderr
+    state = RunFolder(tmp_path / "runs/cut").load()
+    assert state is not None
+    assert state["clock"] is not None  # within an epoch
+    assert any(not torch.equal(each[0], each[1]) for each in state["buffers"])
+    (tmp_path / "stop").unlink()
+    assert mmard_process(*words, "out=runs/cut", "--resume").returncode == 0
+    assert mmard_process(*words, "out=runs/whole").returncode == 0
+    whole, cut = (read_state(tmp_path / f"runs/{run}/last.safetensors") for run in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
 STATES = """
 from dataclasses import replace
 from mine import Pgd, build as base

@@ -16,6 +16,7 @@ from mmard.data.extra import UNKNOWN, Extra, spread
 from mmard.data.images import DataSet, Images
 from mmard.data.overlap import warn_of_shared_extra
 from mmard.methods import METHODS
+from mmard.models.weights import read_state
 from mmard.training.engine import Engine
 from mmard.training.loader import BatchLoader
 
@@ -103,6 +104,19 @@ def test_a_resumed_run_with_extra_images_is_bit_equal(by: str, tiny: DataSet, tm
     trainer(tiny, tmp_path / "none").fit()
     with pytest.raises(AssertionError):
         assert_same_runs(one, tmp_path / "none")
+
+
+def test_a_teacher_that_is_trained_on_names_extra_images_in_evaluation_mode(tiny: DataSet, tmp_path: Path) -> None:
+    """It stays in training mode from step to step, and a resumed run begins with it in the other."""
+    more = extra(tiny.train, tmp_path, 0.7, "teacher")
+    one, other = tmp_path / "one", tmp_path / "other"
+    trainer(tiny, one, METHODS["ciard"](begin=0.0), extra=more).fit()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tiny, other, METHODS["ciard"](begin=0.0), extra=more, watcher=Stops(6)).fit()
+    trainer(tiny, other, METHODS["ciard"](begin=0.0), extra=more).fit()
+    assert_same_runs(one, other)
+    taught = [read_state(folder / "teacher.safetensors") for folder in (one, other)]
+    assert all(torch.equal(taught[0][name], taught[1][name]) for name in taught[0])
 
 
 def test_a_run_does_not_go_on_with_other_extra_images(tiny: DataSet, tmp_path: Path) -> None:

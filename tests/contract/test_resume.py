@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers import blobs, small_net
 from test_training import Stops, assert_same_runs, same, trainer
+from torch import nn
 
 from mmard import MmardError, Threat
 from mmard.api.build import resolve
@@ -24,6 +25,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.data.augment import LateAugmentation, kind_at
 from mmard.data.images import DataSet, split
 from mmard.methods import METHODS
+from mmard.models.architectures import adopt
 from mmard.runs.folder import RunFolder
 from mmard.training.averaging import Averaging
 from mmard.training.callbacks import Watcher
@@ -132,6 +134,69 @@ def test_the_checkpoint_of_another_run_is_refused_by_what_differs(
         run.fit()
     assert named in str(said.value)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("method", "before"),
+    [
+        (lambda: METHODS["awp"](METHODS["pgd_at"](), begin=0.5), "before they descend"),
+        (lambda: METHODS["ard"](attack_in_train_mode=True), "by PGD-10 (step eps/4, start uniform)\n"),
+        (lambda: METHODS["rebat"](), "decay 0.999 from 0.525 on"),
+        (lambda: METHODS["saad"](script_weights=True), "[w = H(T(x'))]"),
+    ],
+)
+def test_a_run_of_an_earlier_version_goes_on_though_its_formula_said_less(
+    method: Any, before: str, tiny: DataSet, tmp_path: Path
+) -> None:
+    cut(tiny, tmp_path, method=method())
+    folder = RunFolder(tmp_path)
+    state = folder.load()
+    assert state is not None
+    text = state["made_with"]["method"]
+    for new, old in (
+        (" from 0.5 of the run on", ""),
+        (", the student in training mode", ""),
+        (" from 0.525 of the run on", " from 0.525 on"),
+        ("5·(H(T(x')) − min)", "H(T(x'))"),
+    ):
+        text = text.replace(new, old)
+    assert before in f"{text}\n"
+    assert text != state["made_with"]["method"]
+    folder.save({**state, "made_with": {**state["made_with"], "method": text}})
+    trainer(tiny, tmp_path, method=method()).fit()
+    assert folder.is_finished()
+
+
+def test_a_run_whose_checkpoint_was_removed_begins_anew_and_is_not_at_its_end(tiny: DataSet, tmp_path: Path) -> None:
+    trainer(tiny, tmp_path, plan=PLAN.changed(epochs=1)).fit()
+    folder = RunFolder(tmp_path)
+    folder.keep_history([{"epoch": 1}])
+    folder.checkpoint_file.unlink()
+    cut(tiny, tmp_path)
+    assert not folder.is_finished()
+    trainer(tiny, tmp_path).fit()
+    assert folder.is_finished()
+    assert not folder.history_file.exists()
+
+
+def test_who_is_refused_a_lock_does_not_remove_the_folder_of_its_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands begin at once: both see no folder, and one of them makes and locks it."""
+    holder, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    mkdir = Path.mkdir
+
+    def overtaken(self: Path, *args: Any, **given: Any) -> None:
+        monkeypatch.setattr(Path, "mkdir", mkdir)
+        holder.lock()
+        mkdir(self, *args, **given)
+
+    monkeypatch.setattr(Path, "mkdir", overtaken)
+    with pytest.raises(MmardError, match="is in use by process"):
+        other.lock()
+    other.close()
+    assert (tmp_path / "run/.lock").exists()
+    holder.close()
 
 
 def replace_field(run: Trainer, name: str, value: Any) -> Trainer:
@@ -381,7 +446,34 @@ def test_a_signal_saves_the_very_step_and_the_run_ends_bit_equal(
     assert len(folder.metrics()) == lines
     trainer(tiny, tmp_path / "cut").fit()
     assert_same_runs(tmp_path / "whole", tmp_path / "cut")
-    assert all(r["images_per_second"] > 0 for r in folder.metrics())
+    for record in folder.metrics():  # also of the epoch that the signal cut in two: 4 steps of 40 images
+        assert record["images_per_second"] == pytest.approx(160 / record["seconds"])
+
+
+class Dropping(nn.Module):
+    """A network that draws in training mode, before a BatchNorm that is estimated anew for an average."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.drop = nn.Conv2d(1, 4, 3, 2, 1), nn.Dropout(0.5)
+        self.norm, self.fc = nn.BatchNorm2d(4), nn.Linear(64, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.norm(self.drop(self.conv(x))).flatten(1))  # type: ignore[no-any-return]
+
+
+def test_an_averages_statistics_are_the_same_after_a_signal_in_its_judging(tiny: DataSet, tmp_path: Path) -> None:
+    def run(folder: Path, **changes: Any) -> Trainer:
+        torch.manual_seed(0)
+        return replace_field(
+            trainer(tiny, folder, METHODS["pgd_at"](), teachers={}, **changes), "student", adopt(Dropping(), 4, 1)
+        )
+
+    run(tmp_path / "whole").fit()
+    with ended_by(signal.SIGTERM):
+        run(tmp_path / "cut", watcher=Sends(12, signal.SIGTERM)).fit()
+    run(tmp_path / "cut").fit()
+    assert_same_runs(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_a_signal_that_is_ignored_stays_so(tiny: DataSet, tmp_path: Path) -> None:

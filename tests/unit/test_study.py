@@ -317,6 +317,29 @@ def test_times_are_of_runs_on_a_gpu_alone_where_there_are_such(faked: StudyFile,
     assert "of runs on a GPU alone" in table
 
 
+def test_a_cell_that_is_still_trained_is_no_result(faked: StudyFile) -> None:
+    """Somebody looks at it by the study's own evaluation, and its half-trained figures stood in table and test."""
+    cell = cells_of(faked)[0]
+    cell.folder.save({"step": 1})
+    results = publish.write_results(faked)
+    assert cell.name not in {row["run"] for row in results["rows"]}
+    assert results["missing"] == [cell.name]
+
+
+def test_cells_whose_paths_end_alike_are_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records have paths cut to their last names, by which two teachers are one."""
+    monkeypatch.chdir(tmp_path)
+    places = {name: f"/data/{name}/best.safetensors" for name in "ab"}
+    plan = study(
+        grid={"method": {"a": "standard", "b": "pgd_at"}, "teacher": places}, seeds=[0], evaluate={"attacks": "pgd-20"}
+    )
+    fake(plan)
+    Path("page.md").write_text("<!-- study: study -->\n<!-- end of study -->\n")
+    publish.keep(plan, Path("page.md"))
+    assert "| a | a | 1 |" in Path("page.md").read_text()
+    assert "| b | b | 1 |" in Path("page.md").read_text()
+
+
 def test_pairs_share_seed_and_all_other_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sizes = {"small": {"student": "cnn-2-1"}, "large": {"student": "cnn-4-1"}}

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from mmard.core.views import Models, Views
 from mmard.data.images import Images, ImageSet, some
 from mmard.diagnostics.boundary import BoundaryRecord, direct, look, searches_of
 from mmard.diagnostics.triangle import triangle
+from mmard.models.architectures import Classifier
 from mmard.models.cards import load_model, must_fit
 from mmard.models.folding import folded
 from mmard.training.channels_last import lay_out
@@ -25,6 +27,18 @@ from mmard.training.engine import Engine
 from mmard.training.learned import begin_learned, watch_features
 from mmard.training.step import make_example
 from mmard.utils.errors import MmardError
+
+
+@dataclass(frozen=True, eq=False)
+class Brought:
+    """What a Python program brings to a comparison in place of what settings name: images, and a network like the student."""
+
+    images: Any = None
+    module: nn.Module | None = None
+
+    def load(self, weights: Path, trust: bool = False) -> Classifier:
+        """Load a student's weights, into a copy of the module where there is one."""
+        return load_model(weights, copy.deepcopy(self.module), trust=trust)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +55,18 @@ class Comparison:
     threat: Threat
     batch_size: int
     seed: int
+    brought: Brought = Brought()
 
     @staticmethod
-    def of(settings: Settings, weights: Path, split: str, limit: int, batch_size: int, seed: int) -> "Comparison":
+    def of(
+        settings: Settings, weights: Path, split: str, limit: int, batch_size: int, seed: int, brought: Brought = Brought()
+    ) -> "Comparison":  # fmt: skip
         """Load the networks and the images."""
         sources = teachers_of(settings)
         known = [known_of(weights, f"the student {weights}")]
         known += [known_of(source, f"the {name} {source}") for name, source in sources.items()]
-        student, nets = load_model(weights, trust=settings.trust.everything), load_early(settings, {})
-        data = data_of(settings, known, stream=True)  # few of them are used
+        student, nets = brought.load(weights, settings.trust.everything), load_early(settings, {})
+        data = data_of(settings, known, stream=True, given=brought.images)  # few of them are used
         whole: ImageSet = {"held-out": data.held_out, "test": data.test, "train": data.train}[split]
         if len(whole) < 2:
             raise MmardError(f"the {split} split has {len(whole)} image, expected at least 2; try another split")
@@ -70,11 +87,12 @@ class Comparison:
             build_threat(settings),
             batch_size,
             seed,
+            brought,
         )
 
     def with_student(self, weights: Path) -> "Comparison":
         """Replace the student by another checkpoint."""
-        student = load_model(weights)
+        student = self.brought.load(weights)
         lay_out(student, self.images.labels.device, self.images.shape)
         return replace(self, networks={**self.networks, "student": student})
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmard.api.build import method_of
-from mmard.api.comparison import Comparison
+from mmard.api.comparison import Brought, Comparison
+from mmard.api.evaluation_target import images_in
 from mmard.api.registry import label_of, method_specs, names_of
 from mmard.api.settings import Settings, read_settings
 from mmard.attacks.inner.adaptive import WarmStart
@@ -19,6 +20,7 @@ from mmard.attacks.pgd import Pgd
 from mmard.core.companion import Learned
 from mmard.core.method import Method
 from mmard.core.views import held_still
+from mmard.data.sources import PYTHON
 from mmard.diagnostics.boundary import BoundaryRecord
 from mmard.diagnostics.record import Diagnosis
 from mmard.diagnostics.slices import Slice, cut
@@ -37,6 +39,7 @@ from mmard.utils.safe_open import must_stay_in
 T = TypeVar("T")
 USUAL = "ard,rslad,adaad,mmard(inner=drift),mmard(inner=margin)"
 SPLITS = ("held-out", "test", "train")
+PLACES = ("data", "teacher", "teachers")
 COLUMNS = (0.2, 0.4, 0.6, 0.8)  # images of the slices: these quantiles of the natural image's distance to the boundary
 
 
@@ -54,6 +57,8 @@ def diagnose(
     to: str | Path | None = None,
     on_progress: OnProgress = lambda *_: None,
     trust: bool = False,
+    module: nn.Module | None = None,
+    **overrides: Any,
 ) -> Diagnosis:
     """Compare the examples of several methods at the teacher's decision boundary; write to ``diagnose/`` in the run.
 
@@ -66,12 +71,17 @@ def diagnose(
         own_attacks: give each method its own maximiser (starts differ) instead of the run's to all.
         to: folder for tables and figures; None: ``diagnose/`` in the run.
         trust: run a method from a file, and read data and teachers, that only the folder names.
+        module: for a run whose network was given in Python: one like it.
+        **overrides: where data and teachers lie now, dots as double underscores: ``data__train="train.npz"``; ``data`` may be
+            images, as of `mmard.distill`.
     """
     _check(split, limit, batch_size)
-    folder = _run_of(source)
-    settings = _trusting(_with_teacher(folder, None if teacher is None else str(teacher), trust), methods)
+    folder, words = _run_of(source), {key.replace("__", "."): value for key, value in overrides.items()}
+    given = Brought(images_in(words), module)
+    words |= {} if teacher is None else {"teacher": str(teacher)}
+    settings = _trusting(_with_teacher(folder, words, given, trust), methods)
     chosen = inner_processes(settings, own := method_of(settings), methods, own_attacks)
-    comparison = Comparison.of(settings, folder.best_file, split, limit, batch_size, seed)
+    comparison = Comparison.of(settings, folder.best_file, split, limit, batch_size, seed, given)
     comparison.begin(own, *chosen.values())
     results = _results(folder, to, settings)
     with held_still(*comparison.networks.values()), full_precision():
@@ -131,8 +141,12 @@ def _trusting(settings: Settings, methods: str | None) -> Settings:
     return settings.trusting(settings.trust.also(named))
 
 
-def _with_teacher(folder: RunFolder, teacher: str | None, trust: bool) -> Settings:
-    settings = read_settings(folder.path, {} if teacher is None else {"teacher": teacher}, trust=trust)
+def _with_teacher(folder: RunFolder, words: dict[str, Any], given: Brought, trust: bool) -> Settings:
+    for word in words:
+        if word.split(".")[0] not in PLACES:
+            raise MmardError(f"{word} was settled when the run was trained; a diagnosis takes {', '.join(PLACES)}")
+    words = words if given.images is None else {**words, "data.name": PYTHON}
+    settings = read_settings(folder.path, words, trust=trust)
     if settings.teacher is None:
         raise MmardError(
             f"{folder.path} was trained without a teacher; name one to measure against: teacher=RUN_OR_CARD (--teacher)"

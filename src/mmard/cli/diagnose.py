@@ -1,11 +1,14 @@
 """`mmard diagnose`, as the command line takes it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
 from mmard.cli import console
+from mmard.cli.completion import complete_run
+from mmard.cli.recipe_words import as_keywords
 from mmard.utils.terminal import task_column, visible
 
 if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
@@ -15,7 +18,14 @@ METHODS = "Such as 'rslad,mmard(inner=entropy,beta=2)'. Default: the run's own, 
 
 
 def diagnose(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run folder; its best student is looked at.")],
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN [KEY=VALUE]...",
+            help="Run folder; its best student is looked at. Settings of data and teachers, where these lie elsewhere now.",
+            autocompletion=complete_run,
+        ),
+    ],
     methods: Annotated[
         str | None,
         typer.Option(help=METHODS),
@@ -40,17 +50,25 @@ def diagnose(
     """
     from mmard.report.figures.diagnosis import examples_table, triangle_table
 
-    options = {"teacher": teacher, "split": split, "limit": limit, "own_attacks": own_attacks, "batch_size": batch_size}
-    found = _diagnosed(run, methods, seed=seed, to=to, trust=trust, **options)
+    console.must_be_settings(words, diagnose, ("teacher",))
+    options = {"split": split, "limit": limit, "own_attacks": own_attacks, "batch_size": batch_size}
+    options |= {} if teacher is None else {"teacher": teacher}
+    found = _diagnosed(words, methods, seed=seed, to=to, trust=trust, **options)
     console.out.print(examples_table(found), "")
     console.out.print(triangle_table(found), "")
     console.say(f"tables and figures: {found.metadata['folder']}")
 
 
-def _diagnosed(run: str, methods: str | None, **options: Any) -> "Diagnosis":
+def _diagnosed(words: list[str], methods: str | None, **options: Any) -> "Diagnosis":
     """Diagnose with a progress bar that names the current part."""
     from mmard.api.diagnose import diagnose as find
+    from mmard.api.overrides import parse_overrides
+    from mmard.utils.errors import MmardError
 
+    runs = [word for word in words if "=" not in word or Path(word).exists()]
+    overrides = as_keywords(parse_overrides([word for word in words if word not in runs]))
+    if len(runs) != 1:
+        raise MmardError(f"got {len(runs)} runs, expected one run folder")
     columns = (task_column(), BarColumn(24), TimeElapsedColumn())
     with Progress(*columns, console=console.out, transient=True) as progress:
         task = progress.add_task("loading", total=None)
@@ -58,4 +76,4 @@ def _diagnosed(run: str, methods: str | None, **options: Any) -> "Diagnosis":
         def on_progress(what: str, done: int, total: int) -> None:
             progress.update(task, description=visible(what), completed=done, total=total)
 
-        return find(run, methods, on_progress=on_progress, **options)
+        return find(runs[0], methods, on_progress=on_progress, **options, **overrides)
