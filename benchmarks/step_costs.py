@@ -27,8 +27,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "pgd_at": {"method": "pgd_at"},
     "rslad-adv": {"method": AT_X_ADV},
     "contrast": {"method": "mmard"},
+    "anchored": {"method": "mmard(outer=anchored)"},
     "cheap": {"method": AT_X_ADV, **N_FGSM},
     "contrast-cheap": {"method": f"mmard({AT_X_ADV})", **N_FGSM},
+    "anchored-cheap": {"method": f"mmard({AT_X_ADV}, outer=anchored)", **N_FGSM},
 }
 VARIANTS, EPOCHS, BATCH = 4, 40, 128
 

@@ -190,6 +190,12 @@ def contrast(v: Seen, tau: float = 0.5) -> Row:
     return over_edges(lambda a, b: info_nce(a, b, tau), v)
 
 
+def anchored(v: Seen, tau: float = 0.5) -> Row:
+    """InfoNCE of the three edges of S(x), S(x') and T(x)."""
+    edges = [info_nce(a, b, tau) for a, b in ((v.s_nat, v.s_adv), (v.s_nat, v.t_nat), (v.s_adv, v.t_nat))]
+    return [sum(values) / 3 for values in zip(*edges, strict=True)]
+
+
 TERMS: dict[str, Callable[..., Any]] = {
     "hard_nat": lambda v: each(ce, v.s_nat, v.y),
     "hard_adv": lambda v: each(ce, v.s_adv, v.y),
@@ -207,6 +213,7 @@ TERMS: dict[str, Callable[..., Any]] = {
     "margin": minus_margin,
     "joint": lambda v: -over_edges(mutual_information, v),
     "contrast": contrast,
+    "anchored": anchored,
     "mapping": mapping,
     "angle": angle,
     "relational": lambda v: over_edges(relation_gaps, v),

@@ -53,6 +53,7 @@ STEP: dict[str, tuple[Method, int, int, str]] = {
     "mmard, ∇ every 3":     (mmard(inner="drift", every=3), 10 + 2,     1 + 4 + 1, "ac"),
     "mmard, ∇ once":        (mmard(inner="drift", every=10), 10 + 2,     1 + 1 + 1, "ac"),
     "mmard none/joint":     (mmard(outer="joint"),       10 + 2,     1 + 1,     "ac"),
+    "mmard none/anchored":  (mmard(outer="anchored"),    10 + 2,     1,         "ac"),
     "iad":                  (iad(begin=0.9),             10 + 2,     1,         "ac"),
     "iad, trusting less":   (iad(begin=0),               10 + 2,     2,         "ac"),
     "iad, script's attack": (iad(attack_in_train_mode=True), 10 + 2, 1,         "a" * 10 + "ac"),

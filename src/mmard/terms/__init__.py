@@ -116,7 +116,7 @@ def margin(v: Views) -> Tensor:
 
 
 # ---- MMARD, outer: the natural – robust – teacher triangle ---------------------------------------------------
-# Vertices S(x), S(x') and the teacher (T(x) beside S(x), T(x') beside S(x')).
+# Vertices S(x), S(x') and the teacher (T(x) beside S(x), T(x') beside S(x'); T(x) alone in `anchored`).
 
 
 def _edges(v: Views) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -135,6 +135,14 @@ def joint(v: Views, corrected: bool = False) -> Tensor:
 def contrast(v: Views, tau: float = 0.5) -> Tensor:
     """Average InfoNCE over the edges: log B less it bounds their mutual information from below."""
     return sum((losses.contrast(a, b, tau) for a, b in _edges(v)), start=v.nat.x.new_zeros(())) / 3
+
+
+@term("InfoNCE(S(x),S(x'),T(x); τ={tau})")
+def anchored(v: Views, tau: float = 0.5) -> Tensor:
+    """Average InfoNCE over the edges S(x) – S(x'), S(x) – T(x) and S(x') – T(x): the teacher need not see x'."""
+    nat, adv, teacher = v.nat.student, v.adv.student, v.nat.teacher
+    edges = ((nat, adv), (nat, teacher), (adv, teacher))
+    return sum((losses.contrast(a, b, tau) for a, b in edges), start=v.nat.x.new_zeros(())) / 3
 
 
 @term("KL(P_T(x,x')‖P_S(x,x'))")
@@ -167,9 +175,10 @@ def js(v: Views) -> Tensor:
 
 BOUNDARIES: dict[str, Objective] = {"drift": drift, "entropy": entropy, "label": label, "margin": margin}
 TRIANGLES: dict[str, Objective] = {
-    "joint": joint, "contrast": contrast, "mapping": mapping, "angle": angle, "relational": relational, "js": js,
+    "joint": joint, "contrast": contrast, "anchored": anchored, "mapping": mapping, "angle": angle,
+    "relational": relational, "js": js,
 }  # fmt: skip
-OVER_THE_BATCH = {"joint", "contrast", "mapping", "relational"}  # a sample's value depends on the others
+OVER_THE_BATCH = {"joint", "contrast", "anchored", "mapping", "relational"}  # a sample's value depends on the others
 SCENARIOS: dict[str, Objective] = {
     "hard_nat": hard_nat, "hard_adv": hard_adv, "soft_nat": soft_nat, "soft_adv": soft_adv,
     "soft_nat_hot": soft_nat_hot, "soft_adv_hot": soft_adv_hot, "soft_moved": soft_moved,
