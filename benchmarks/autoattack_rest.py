@@ -61,7 +61,7 @@ def standard_of(run: Path, parts: Path) -> dict[str, Any]:
         stages, amiss = batches.stages("AutoAttack", rest, left, lambda share: print(f"{run}: {share:.0%}", flush=True))
     before = [stage.row() for stage in quick.stages]
     return {
-        "run": "/".join(run.parts[-2:]), "weights": table["weights"], "images": len(left), "batch_size": size,
+        "run": "/".join(run.parts[-3:]), "weights": table["weights"], "images": len(left), "batch_size": size,
         "clean": 100 * quick.accuracy("clean"), QUICK: 100 * quick.accuracy(QUICK),
         "AutoAttack": stages[-1].row()["accuracy"], "doubtful": int(amiss.sum()),
         "stages": before + [stage.row() for stage in stages],
@@ -76,7 +76,7 @@ def main() -> None:
     args = parser.parse_args()
     for run in args.runs:
         known = read_json(args.json)["runs"] if args.json.is_file() else []
-        if "/".join(run.parts[-2:]) in [one["run"] for one in known]:
+        if sha256(run / "best.safetensors") in [one["weights"] for one in known]:
             continue
         parts = args.json.with_suffix(".parts")
         found = standard_of(run, parts)

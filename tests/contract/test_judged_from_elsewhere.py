@@ -110,6 +110,8 @@ def test_without_attacks_no_radius_is_made_up(here: Path, mmard: Run) -> None:
     assert "worst case" not in str(scores)
     (folder,) = (here / "eval").iterdir()
     assert not (folder / "examples.safetensors").exists()
+    (card,) = here.glob("*card.md")
+    assert "255" not in card.read_text()
     with pytest.raises(MmardError, match="neither the weights nor the command say which eps"):
         evaluate_run(source, "none", limit=40, curve=True, **data)
     done = mmard("eval", source, "data.name=digits", "--attacks", "none", "--limit", "40")
@@ -140,7 +142,7 @@ def test_the_curve_of_a_randomised_model_is_of_the_mean_over_draws(
     torch.save(Noisy().state_dict(), "w.pt")
     calls = []
     monkeypatch.setattr("mmard.evaluation.eot.Averaged.forward", _counting(calls))
-    with pytest.warns(UserWarning, match="."):
+    with pytest.warns(UserWarning, match="logits are others"):
         evaluate_run("noisy:build@w.pt", "fgsm", limit=20, examples=0, curve=True, checks="quick", **DIGITS)
     (folder,) = (tmp_path / "eval").iterdir()
     assert any(check["name"] == "randomised" for check in read_scores(folder).metadata["checks"])

@@ -167,6 +167,25 @@ def test_a_run_of_an_earlier_version_goes_on_though_its_formula_said_less(
     assert folder.is_finished()
 
 
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        (lambda: METHODS["peeraid"](peer_settings={"lr": 0.01}), lambda: METHODS["peeraid"](peer_settings={"lr": 0.1})),
+        (lambda: METHODS["rebat"](begin=0.5), lambda: METHODS["rebat"](begin=0.6)),
+        (
+            lambda: METHODS["awp"](METHODS["pgd_at"](), begin=0.5),
+            lambda: METHODS["awp"](METHODS["pgd_at"](), begin=0.6),
+        ),
+    ],
+)
+def test_what_formulas_say_since_is_compared_where_both_say_it(
+    then: Any, now: Any, tiny: DataSet, tmp_path: Path
+) -> None:
+    cut(tiny, tmp_path, method=then(), teachers={})
+    with pytest.raises(MmardError, match="is of a run with other settings: method"):
+        trainer(tiny, tmp_path, method=now(), teachers={}).fit()
+
+
 def test_a_run_whose_checkpoint_was_removed_begins_anew_and_is_not_at_its_end(tiny: DataSet, tmp_path: Path) -> None:
     trainer(tiny, tmp_path, plan=PLAN.changed(epochs=1)).fit()
     folder = RunFolder(tmp_path)

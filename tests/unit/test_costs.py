@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ from mmard.methods.papers import paper_of
 from mmard.training import resources
 from mmard.training.engine import Engine
 from mmard.training.passes import ATTACK, LOSS, PassCounter, Passes, cost_of
-from mmard.utils.precision import tf32
+from mmard.utils.precision import full_precision, tf32
 
 # network → forwards and backwards in the attack, in the loss
 BY_HAND: dict[str, tuple[Method, dict[str, tuple[int, int, int, int]]]] = {
@@ -162,3 +162,31 @@ def test_a_clock_is_read_after_the_device_has_done_its_work_whatever_its_kind(mo
     synchronized(device)
     Engine.synchronize(cast(Engine, SimpleNamespace(device=device)))
     assert waited == ([] if kind == "cpu" else [device] * 2)
+
+
+class ReadsFlags(nn.Module):
+    """A network that switches cuDNN off around a layer, as some do: PyTorch reads its older settings then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.backends.cudnn.flags(enabled=False):  # type: ignore[no-untyped-call]
+            return self.fc(x.flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+@pytest.mark.parametrize("inside", [full_precision, lambda: tf32(convolutions=True, products=True)])
+def test_tensor_float_32_can_be_read_inside_and_is_the_callers_after(before: str, inside: Any) -> None:
+    torch.set_float32_matmul_precision(before)
+    try:
+        then = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+        with inside():
+            assert ReadsFlags()(torch.zeros(2, 1, 8, 8)).shape == (2, 4)
+            torch.get_float32_matmul_precision()
+            on = inside is not full_precision
+            assert (torch.backends.cuda.matmul.fp32_precision == "tf32") == on
+        assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == then
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -383,7 +383,7 @@ class Pickled:
         (lambda at: (at / "a.csv").write_text(""), "has the columns none"),
         (lambda at: tar_of(at / "a.tar", [{"png": b"1"}]), "part/0000 has the files png and no label; expected .cls"),
         (lambda at: tar_of(at / "a.tar", [{"cls": b"1"}]), "there are no pictures in .*; expected pairs"),
-        (lambda at: tar_of(at / "a.tar", [{"v2.png": b"1", "cls": b"1"}]), "is the file 'v2.png' of the sample '0000'"),
+        (lambda at: tar_of(at / "a.tar", [{"v2.png": b"1", "cls": b"1"}]), "has the file 'v2.png' and no other picture"),
         (lambda at: tar_of(at / "a.tar", [{"png": b"1", "json": b"{"}]), "json is no JSON"),
         (lambda at: (at / "a.tar").write_bytes(b"1" * 2000), "is no whole tar file"),
         (lambda at: {"name": "webdataset", "train": str(at / "*.tar")}, r"there is no file .*\*.tar; expected data.train=FILE"),
@@ -441,6 +441,20 @@ def test_a_test_split_without_labels_gives_way_and_a_transform_of_the_set_is_lef
     train.set_transform(lambda rows: {"image": ["changed"] * len(rows["image"]), "label": rows["label"]})
     with pytest.warns(UserWarning, match="the data set's own transform is left out"):
         assert len(given(train, test_split=0.25).test) == 10
+
+
+def test_further_pictures_of_a_sample_are_passed_over(tmp_path: Path) -> None:
+    """A mask, or what a Mac leaves beside a file, is no picture with a dot in its name."""
+    samples = [{"png": encoded(k), "cls": str(k % 2).encode(), "seg.png": encoded(k)} for k in range(8)]
+    tar_of(tmp_path / "a.tar", samples)
+    data = load("webdataset", train=str(tmp_path / "a.tar"), test_split=0.25)
+    assert len(data.train) + len(data.held_out) + len(data.test) == 8
+
+
+def test_a_set_with_an_attribute_features_is_no_table() -> None:
+    data = TensorDataset(X, Y)
+    data.features = X  # type: ignore[attr-defined]
+    assert len(given({"train": data, "test": data}).test) == len(X)
 
 
 @pytest.mark.parametrize("write", [by_npz, by_csv, by_tar, by_parquet])

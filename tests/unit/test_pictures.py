@@ -261,8 +261,14 @@ def test_a_part_is_one_folder_or_several_that_differ_in_numbers(tmp_path: Path) 
     plain = load("imagefolder", root=root, held_out=0.34)
     for name in ("train_masks", "test (copy)", "eval_old"):
         shutil.copytree(tmp_path / "train", tmp_path / name)
-    same = load("imagefolder", root=root, held_out=0.34)
+    with pytest.warns(UserWarning, match="train_masks in .* are left out: the train part is train"):
+        same = load("imagefolder", root=root, held_out=0.34)
     assert [len(same.train), len(same.test)] == [len(plain.train), len(plain.test)]
+    shutil.copytree(tmp_path / "train", tmp_path / "train_2")
+    with pytest.warns(UserWarning, match="left out"):
+        more = load("imagefolder", root=root, held_out=0.34)
+    assert len(more.train) + len(more.held_out) == 2 * (len(plain.train) + len(plain.held_out))
+    shutil.rmtree(tmp_path / "train_2")
     (tmp_path / "train").rename(tmp_path / "my_train")
     with pytest.raises(MmardError, match="several folders for the train part: my_train, train_masks; expected one"):
         load("imagefolder", root=root, held_out=0.34)

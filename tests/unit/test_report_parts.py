@@ -21,6 +21,7 @@ from mmard.evaluation.loop import Execution
 from mmard.evaluation.run import run_attacks
 from mmard.evaluation.scores import wilson
 from mmard.evaluation.suite import choose_attacks, suite
+from mmard.methods import METHODS
 from mmard.report import result_tables
 from mmard.report.chart import ticks
 from mmard.report.curve_charts import mean_line
@@ -31,6 +32,7 @@ from mmard.report.setup_tables import checks_table, cost_table, diagnosis_tables
 from mmard.report.table import Table, TableCell, interval, mean_and_sd, number, table_files, words
 from mmard.runs.by_class import accuracy_by_class
 from mmard.runs.findings import findings_of
+from mmard.runs.folder import RunFolder
 from mmard.runs.groups import Group, main_evaluation_of, read_groups
 from mmard.runs.missing import missing_of
 
@@ -286,10 +288,13 @@ def test_a_studys_own_order_and_differences_are_kept(tmp_path: Path) -> None:
         "p_t": 0.2,
         "p_exact": None,
     }
-    results = {"rows": [{"run": "b/seed-0"}, {"run": "a/seed-0"}], "comparisons": [pair, {**pair, "n": 1}, {}]}
+    now = {"clean": 90.0, "PGD-20": 50.0, "worst case": 50.0}
+    rows = [{"run": f"{name}/seed-0", "accuracies": now} for name in ("b", "a")]
+    results = {"rows": rows, "comparisons": [pair, {**pair, "n": 1}, {}]}
     (tmp_path / "s/results.json").write_text(json.dumps(results))
-    assert [group.name for group in read(tmp_path / "s")] == ["b", "a"]
-    sheet = result_tables.differences_table(results)
+    groups = read(tmp_path / "s")
+    assert [group.name for group in groups] == ["b", "a"]
+    sheet = result_tables.differences_table(results, groups, main_evaluation_of(groups))
     assert sheet is not None
     assert [[c.text for c in row] for row in sheet.rows] == [
         ["a − b", "clean", "3", "−1.50", "−4.00 to +1.00", "0.200", "–"]
@@ -322,3 +327,56 @@ def test_every_table_is_on_the_page(two_seeds: list[Group]) -> None:
     page, tables = made.html("1"), made.tables()
     assert len(tables) > 3
     assert [table.key for table in tables if f"<caption>{escape(table.title)}" not in page] == []
+
+
+def test_differences_of_another_evaluation_are_left_out(two_seeds: list[Group]) -> None:
+    """A study's results.json stays as it was when its runs are evaluated anew, and its signs may be turned by now."""
+    main = main_evaluation_of(two_seeds)
+    rows = [
+        {"run": run.name, "accuracies": {r["attack"]: r["accuracy"] for r in run.evaluations[main].rows}}
+        for group in two_seeds for run in group.runs
+    ]  # fmt: skip
+    pair = {"label": "trades", "baseline": "rslad", "attack": "worst case", "n": 2, "mean": 1.0, "low": 0.0, "high": 2.0,
+            "p_t": 0.5, "p_exact": 0.5}  # fmt: skip
+    assert result_tables.differences_table({"comparisons": [pair], "rows": rows}, two_seeds, main) is not None
+    rows[0]["accuracies"]["PGD-20"] += 1
+    assert result_tables.differences_table({"comparisons": [pair], "rows": rows}, two_seeds, main) is None
+
+
+def test_a_link_out_of_the_folder_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "private.txt").write_text("not for others")
+    run = make_run(tmp_path / "run")
+    (run / "method.txt").unlink(missing_ok=True)
+    (run / "method.txt").symlink_to(tmp_path / "private.txt")
+    assert RunFolder(run).formula() == ""
+    (run / "settings.yaml").rename(tmp_path / "settings.yaml")
+    (run / "settings.yaml").symlink_to(tmp_path / "settings.yaml")
+    with pytest.raises(MmardError, match="leads out of"):
+        RunFolder(run).settings()
+
+
+def test_methods_of_ones_own_that_differ_are_no_seeds_of_another(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path / f"study/mine/seed-{seed}", seed=seed, method="mine.py:build")
+    formulas = {0: "max CE", 1: "max KL"}
+    groups = read_groups([tmp_path / "study"], lambda path: (None, formulas[int(str(path)[-1])]))
+    assert [len(group.runs) for group in groups] == [1, 1]
+    assert [len(group.runs) for group in read(tmp_path / "study")] == [2]
+
+
+def test_times_of_seeds_on_cpus_are_left_out_beside_those_on_gpus(tmp_path: Path) -> None:
+    for seed, (device, seconds) in enumerate((("NVIDIA H100", 1.0), ("cpu", 101.0))):
+        run = make_run(tmp_path / f"study/a/seed-{seed}", seed=seed)
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        (run / "metrics.jsonl").write_text(
+            "".join(json.dumps({**line, "device": device, "seconds": seconds}) + "\n" for line in lines)
+        )
+    sheet = cost_table(read(tmp_path / "study"))
+    assert sheet is not None
+    assert sheet.rows[0][1].text == "100.0"
+
+
+def test_no_letter_of_a_formula_is_unknown_to_latex() -> None:
+    for method in METHODS.values():
+        text = Table("t", "T", ["a"], [[words(str(method()))]], note="2/2ⁿ … → ⅓").latex()
+        assert text.isascii(), [letter for letter in text if not letter.isascii()]

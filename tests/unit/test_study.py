@@ -15,6 +15,7 @@ from scipy.stats import ttest_1samp
 
 from mmard import MmardError
 from mmard.evaluation.scores import wilson
+from mmard.report.study_tables import HELD_OUT
 from mmard.study import publish
 from mmard.study.grid import axes_of, cells_of
 from mmard.study.jobs import Job, jobs_of
@@ -324,6 +325,19 @@ def test_a_cell_that_is_still_trained_is_no_result(faked: StudyFile) -> None:
     results = publish.write_results(faked)
     assert cell.name not in {row["run"] for row in results["rows"]}
     assert results["missing"] == [cell.name]
+
+
+def test_without_attacks_there_is_no_worst_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = study(grid={"method": {"a": "standard", "b": "pgd_at"}}, seeds=[0, 1], evaluate={"attacks": "none"})
+    fake(plan)
+    for cell in cells_of(plan):
+        file = cell.folder.path / "eval/best_PGD-20/scores.json"
+        told = json.loads(file.read_text())
+        file.write_text(json.dumps({**told, "attacks": [told["attacks"][0], told["attacks"][2]]}))
+    results = publish.write_results(plan)
+    assert results["attacks"] == ["clean"]
+    assert {c["attack"] for c in results["comparisons"]} == {"clean", *HELD_OUT}
 
 
 def test_cells_whose_paths_end_alike_are_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,7 +167,7 @@ def data_of(settings: Settings, models: Iterable[Known] = (), *, stream: bool = 
     """Load the data set, its held-out split cut, with classes and channels as these models know them.
 
     Args:
-        stream: leave the training images on disk, whatever the settings say.
+        stream: leave the training images on disk, whatever the settings say: nobody learns from them.
         given: the images themselves, from a Python program: what `mmard.data.given.parts_of` takes. The settings say how they are
             split and shaped, and their ``data.name`` is ``python``.
 
@@ -185,7 +185,7 @@ def data_of(settings: Settings, models: Iterable[Known] = (), *, stream: bool = 
         if given is None:
             raise MmardError(f"{settings.data.name} returned nothing, expected images; is its return missing?")
     kept = {key: value for key, value in options.items() if key not in ignored}
-    return load(**kept, model=agreed(models), given=given)
+    return load(**kept, model=agreed(models), given=given, trains=not stream)
 
 
 def extra_of(settings: Settings, data: DataSet) -> Extra | None:

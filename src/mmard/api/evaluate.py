@@ -95,7 +95,9 @@ def _evaluate(
             ),
         )  # fmt: skip
         scores.metadata.update(source.described(), data=settings.data.name, seed=request.seed)
-        scores.metadata.update(asked=request.metadata(specs), settings=portable(source.told(settings)))
+        told = portable(source.told(settings))
+        told |= {} if threat.eps > 0 or specs else {"threat": None}
+        scores.metadata.update(asked=request.metadata(specs), settings=told)
         engine.on_global_zero(lambda: scores.save(results))
         besides.keep(results, engine, on_progress, batch_size=request.batch_size, seed=request.seed)
         engine.on_global_zero(lambda: _finish(source, results, scores))

@@ -4,6 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from mmard.api.artifacts import keep_card
-from mmard.models.formats import suffixes
+from mmard.models.formats import open_exported, suffixes
 from mmard.runs.exports import EXPORTS, read_exports
 from mmard.runs.folder import RunFolder
 from mmard.utils.argument_types import public
@@ -98,13 +99,26 @@ def _files(folder: RunFolder) -> dict[str, bytes]:
 def _of_other_weights(folder: RunFolder) -> set[str]:
     """Name the exported files that were made from other weights than the folder has now, with a warning of each."""
     record, best = read_exports(folder.path), sha256(folder.best_file)
-    old = [row.file for row in record.rows if row.file and row.weights not in (None, best)] if record else []
-    for name in old:
-        warnings.warn(
-            f"{name} was exported from other weights than best.safetensors and is left out; mmard export writes it anew",
-            stacklevel=2,
-        )
-    return set(old)
+    known = {row.file: row.weights for row in record.rows if row.file} if record else {}
+    old = set[str]()
+    for path in _exported(folder.path):
+        made_from = known.get(path.name) or _made_from(path)
+        if path.suffix != ".bin" and made_from not in (None, best):
+            warnings.warn(
+                f"{path.name} was exported from other weights than best.safetensors and is left out; mmard export writes it "
+                "anew",
+                stacklevel=2,
+            )
+            old |= {path.name, path.with_suffix(".bin").name}
+    return old
+
+
+def _made_from(path: Path) -> str | None:
+    """Read the digest of the weights that an exported file was made from; None where it does not say, or cannot be opened."""
+    with suppress(Exception):  # of a file that is none, or a package that is not here
+        metadata: Any = open_exported(path, path.name).metadata
+        return str(metadata["sha256"])
+    return None
 
 
 def _exported(folder: Path) -> list[Path]:

@@ -67,6 +67,8 @@ def _diagnosed(words: list[str], methods: str | None, **options: Any) -> "Diagno
 
     runs = [word for word in words if "=" not in word or Path(word).exists()]
     overrides = as_keywords(parse_overrides([word for word in words if word not in runs]))
+    if "teacher" in overrides and "teacher" in options:
+        raise MmardError("a teacher stands there twice, as teacher= and as --teacher; give it once")
     if len(runs) != 1:
         raise MmardError(f"got {len(runs)} runs, expected one run folder")
     columns = (task_column(), BarColumn(24), TimeElapsedColumn())

@@ -86,7 +86,9 @@ def label_column(rows: Any, asked: str | None) -> str:
 
 def is_unlabelled(rows: Any, asked: str | None) -> bool:
     """Tell whether all labels of a data set of Hugging Face are -1, as in test splits that are published without them."""
-    features = getattr(rows, "features", None) or {}
+    if not hasattr(rows, "select_columns"):
+        return False
+    features = rows.features
     column = next((c for c in ([asked] if asked else LABEL_COLUMNS) if c in features), None)
     if column is None or not hasattr(features[column], "names"):
         return False

@@ -112,6 +112,7 @@ class Wanted:
         fit, channels, skip: shape, channels, and whether broken pictures are left out.
         model: that the images are for.
         adapts: grey images become three channels for a model that takes three.
+        trains: files are read to find test pictures that are copies of training pictures.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Wanted:
     skip: bool = False
     model: Known | None = None
     adapts: bool = True
+    trains: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +151,7 @@ def ready(splits: Mapping[str, Part], wanted: Wanted) -> Ready:
             not fit.
     """
     train, test = _two(splits, wanted)
-    warn_of_shared(train.marks(), test.marks())
+    warn_of_shared(train.marks(), test.marks(), read=wanted.trains)
     names = _classes_of(train)
     model = wanted.model
     if model is not None:

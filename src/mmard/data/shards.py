@@ -75,6 +75,7 @@ def _samples(stamps: list[tuple[str, int, int]], label: str | None) -> Iterator[
             found = {ending: content for _, ending, content in members}
             pictures = [ending for ending in found if ending in PICTURES]
             if not pictures:
+                _must_be_no_picture(found, f"{path}: {key}")
                 continue
             name = f"{key}.{pictures[0]}"
             count += 1
@@ -86,6 +87,16 @@ def _samples(stamps: list[tuple[str, int, int]], label: str | None) -> Iterator[
         raise MmardError(f"there are no pictures in {stamps[0][0]} ...; expected pairs such as 0001.jpg and 0001.cls")
 
 
+def _must_be_no_picture(found: dict[str, bytes], where: str) -> None:
+    """Raise MmardError for a sample whose only picture has a dot in its name, which would be lost."""
+    for ending in found:
+        if ending.rpartition(".")[2] in PICTURES:
+            raise MmardError(
+                f"{where} has the file {ending!r} and no other picture; in a shard the name of a sample ends at its first dot: "
+                "write names without dots"
+            )
+
+
 def _members(path: str) -> Iterator[tuple[str, str, bytes]]:
     """Yield the key, the ending and the content of each plain file in a tar file that is a picture or a label."""
     try:
@@ -93,11 +104,6 @@ def _members(path: str) -> Iterator[tuple[str, str, bytes]]:
             for member in shard:
                 folder, _, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")
-                if ending.lower() not in PICTURES and ending.lower().rpartition(".")[2] in PICTURES:
-                    raise MmardError(
-                        f"{path}: {member.name} is the file {ending!r} of the sample {stem!r} in a shard, where a name ends at its "
-                        "first dot; write other names without a dot"
-                    )
                 if not stem or not member.isreg() or member.issparse():
                     continue
                 if member.size > LARGEST:

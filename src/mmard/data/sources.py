@@ -110,6 +110,7 @@ def load(
     seed: int = 0,
     model: Known | None = None,
     given: object = None,
+    trains: bool = True,
     **files: Any,
 ) -> DataSet:
     """Load a data set and cut its held-out split.
@@ -121,6 +122,7 @@ def load(
         seed: of the splits.
         model: the model that the images are for; they take its order of the classes, and three channels where it takes three.
         given: the images themselves, for the name ``python``; whatever `mmard.data.given.parts_of` takes.
+        trains: somebody is to learn from them: files are read to find test pictures that are copies of training pictures.
         **files: as in `FileOptions`.
 
     Raises:
@@ -129,7 +131,7 @@ def load(
     """
     options = FileOptions(name=name, **files)
     must_be_used(name, [key for key in options.given() if key != "stream"])
-    wanted = options.wanted((limit, test_limit), seed, model)
+    wanted = replace(options.wanted((limit, test_limit), seed, model), trains=trains)
     found = ready(_open(options) if given is None else parts_of(given, options.keys()), wanted)
     learnt: ImageSet = found.train if options.stream else found.train.in_memory()
     data = split(name, learnt, found.test.in_memory(), held_out=held_out, seed=seed)
@@ -225,7 +227,8 @@ def _code(options: FileOptions) -> dict[str, Part]:
 def _tables(splits: Mapping[str, Any], options: FileOptions) -> dict[str, Part]:
     """Read the labels of the splits that are used: the training part, and the one to test on."""
     keys = options.keys()
-    return {part: table_of(splits[part], keys) for part in splits if part in ("train", tested_of(splits, keys))}
+    tested = tested_of(splits, keys)
+    return {part: table_of(splits[part], keys) for part in splits if part in ("train", tested)}
 
 
 def _datasets() -> Any:

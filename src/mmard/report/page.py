@@ -66,7 +66,7 @@ class Report:
         groups, main = self.groups, self.main
         made = [
             result_tables.accuracy_table(groups, main),
-            result_tables.differences_table(self.results),
+            result_tables.differences_table(self.results, groups, main),
             result_tables.runs_table(groups, main),
             result_tables.radii_table(groups, main),
             result_tables.classes_table(groups, main),

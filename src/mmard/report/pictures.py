@@ -107,7 +107,12 @@ def figure_of(path: Path, alt: str, faults: list[str], room: int) -> dict[str, s
     try:
         with Image.open(path) as file:
             picture = file.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as e:  # what Pillow says of files that are no pictures
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as e:  # what Pillow says of what it cannot show
         faults.append(f"cannot read {path}: {first_line(e)}")
         return None
     url = data_url(picture.quantize(64))

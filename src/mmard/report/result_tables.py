@@ -154,9 +154,11 @@ def evaluations_table(groups: Sequence[Group], main: str) -> Table | None:
     return Table("evaluations", "Other evaluations", columns, rows, words=5) if rows else None
 
 
-def differences_table(results: JsonObject) -> Table | None:
-    """Make the table of paired differences from a study's results.json."""
+def differences_table(results: JsonObject, groups: Sequence[Group], main: str) -> Table | None:
+    """Make the table of paired differences from a study's results.json; none where that is of other accuracies than shown."""
     given = results.get("comparisons")
+    if not _are_of(results.get("rows"), groups, main):
+        return None
     rows = []
     for c in given if isinstance(given, list) else []:
         try:
@@ -176,6 +178,18 @@ def differences_table(results: JsonObject) -> Table | None:
     return Table("comparisons", "Paired differences", columns, rows, words=2, note=note) if rows else None
 
 
+def _are_of(told: Any, groups: Sequence[Group], main: str) -> bool:
+    """Tell whether a study's rows have the accuracies of the evaluation that is shown: it may have been made anew since."""
+    shown = {run.name: run.evaluations[main].rows for group in groups for run in group.runs if main in run.evaluations}
+    now = {name: {row["attack"]: row["accuracy"] for row in rows} for name, rows in shown.items()}
+    then = (
+        {row.get("run"): row.get("accuracies") for row in told if isinstance(row, dict)}
+        if isinstance(told, list)
+        else {}
+    )
+    return bool(then) and all(now.get(str(name)) == accuracies for name, accuracies in then.items())
+
+
 def classes_table(groups: Sequence[Group], main: str) -> Table | None:
     """Make the table of robust and clean accuracy by class, a column a group."""
     found = [(group, by) for group in groups if (by := mean_accuracy_by_class(group, main)) is not None]
@@ -185,14 +199,22 @@ def classes_table(groups: Sequence[Group], main: str) -> Table | None:
     names = list(dict.fromkeys(name for _, by in found for name in by.names))
     if many := len(names) > CHARTED:
         names.sort(key=lambda name: first.robust[first.names.index(name)] if name in first.names else math.inf)
-    titles = [f"{group.name}: {what}, %" for group, _ in found for what in ("worst case", "clean")]
+    titles = [
+        f"{group.name}: {what}, %{_unless(by.source, main)}" for group, by in found for what in ("worst case", "clean")
+    ]
     titles = [t.partition(": ")[2] for t in titles] if len(found) == 1 else titles
     rows = [[words(name), _count(first, name), *(c for _, by in found for c in _of_class(by, name))] for name in names]
     told = [f"{group.name}: {by.names[by.worst]}, {by.robust[by.worst]:.1f} %" for group, by in found[:MOST_TOLD]]
     worst = "; ".join([*told, *([f"and {len(found) - MOST_TOLD:,} groups more"] if len(found) > MOST_TOLD else [])])
     order = f" The least robust of {found[0][0].name} first." if many else ""
-    note = f"Worst class – {worst}.{order} Means over seeds. Of {found[0][1].source}: right under every attack of it."
+    shown = f"Of {main}" if main in {by.source for _, by in found} else f"Of {found[0][1].source}"
+    note = f"Worst class – {worst}.{order} Means over seeds. {shown}: right under every attack of it."
     return Table("classes", "Accuracy by class", ["class", "images", *titles], rows, note=note)
+
+
+def _unless(source: str, main: str) -> str:
+    """Name an evaluation that is not the main one, in brackets."""
+    return "" if source == main else f" (of {source})"
 
 
 def _count(by: ClassAccuracy, name: str) -> TableCell:

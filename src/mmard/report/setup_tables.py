@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmard.evaluation.scores import WORST
@@ -34,7 +35,8 @@ def diagnosis_tables(groups: Sequence[Group]) -> list[Table]:
 
 
 def _kind(found: JsonObject) -> tuple[str, ...]:
-    return (str(list(found["examples"])), *(str(found.get(key)) for key in ("threat", "split", "norm")))
+    keys = ("threat", "split", "norm", "images", "inner", "own_attacks")
+    return (str(list(found["examples"])), *(str(found.get(key)) for key in keys))
 
 
 def cost_table(groups: Sequence[Group]) -> Table | None:
@@ -56,6 +58,7 @@ def cost_table(groups: Sequence[Group]) -> Table | None:
         ("energy, kJ", ".1f", lambda run: _energy(run)),
         ("judging, minutes", ".1f", lambda run: _judging(run)),
     ]
+    groups = [replace(group, runs=_timed_alike(group.runs)) for group in groups]
     columns = [(t, form, [g.mean_sd(get) for g in groups]) for t, form, get in wanted]
     columns = [column for column in columns if any(found is not None for found in column[2])]
     if not columns:
@@ -64,9 +67,15 @@ def cost_table(groups: Sequence[Group]) -> Table | None:
     note = (
         "By the runs' own clocks, on the machine and with as much beside them as there was; a step is an epoch's seconds over its "
         "steps, median over epochs, without the looks at held-out images. Peak memory: of the GPU where there was one, else of the "
-        "process. Energy: of the GPUs, as their drivers count it, with whatever else they did."
+        "process. Energy: of the GPUs, as their drivers count it, with whatever else they did. Of seeds on GPUs and on CPUs those "
+        "on GPUs alone."
     )
     return Table("cost", "Time, memory, energy", ["runs", *(title for title, *_ in columns)], rows, note=note)
+
+
+def _timed_alike(runs: tuple[Run, ...]) -> tuple[Run, ...]:
+    """Leave out runs on CPUs where others had a GPU: such times do not compare."""
+    return tuple(run for run in runs if run.device not in ("", "cpu")) or runs
 
 
 def _seconds(line: Mapping[str, Any]) -> float:

@@ -124,7 +124,7 @@ def diagnoses_markdown(found: Sequence[Figures]) -> str:
     """Write mean ± sample sd over runs of what `mmard diagnose` wrote for each into diagnosis.json.
 
     Raises:
-        MmardError: when there are none, or they are not of the same methods, threat and split.
+        MmardError: when there are none, or they are not of the same methods, threat, split and images.
     """
     if not found:
         raise MmardError("no diagnosis.json to make a table of; expected PAGE/NAME/RUN/diagnosis.json")
@@ -133,7 +133,7 @@ def diagnoses_markdown(found: Sequence[Figures]) -> str:
             raise MmardError(
                 f"a diagnosis.json lacks {lacks[0]!r}; make it anew: mmard diagnose RUN --out PAGE/NAME/RUN"
             )
-    for key in ("examples", "threat", "split", "inner"):
+    for key in ("examples", "threat", "split", "inner", "images", "own_attacks"):
         seen = {str(list(d[key]) if key == "examples" else d[key]) for d in found}
         if len(seen) > 1:
             raise MmardError(f"diagnoses of different {key} make no table: {' and '.join(sorted(seen))}")

@@ -20,7 +20,7 @@ from mmard.utils.files import load_safely, read_json, write_json, write_text, wr
 from mmard.utils.layout import LAYOUT, LAYOUT_FILE, must_be_readable
 from mmard.utils.numbers import is_number
 from mmard.utils.packages import optional
-from mmard.utils.safe_open import open_to_append
+from mmard.utils.safe_open import must_stay_in, open_to_append
 from mmard.utils.text_files import parse_json, read_text, read_yaml
 
 NO_EFFECT = ("about", "out", "tensorboard", "tracking", "teacher_recipe", "teacher_check", "licence")
@@ -100,6 +100,7 @@ class RunFolder:
             raise MmardError(
                 f"{self.path} is no run folder (no settings.yaml in it); expected one that mmard train made"
             )
+        must_stay_in(self.path, self.settings_file)
         return read_yaml(self.settings_file)
 
     def begin(self, settings: dict[str, Any], tensorboard: bool = False, formula: str = "") -> None:
@@ -112,6 +113,7 @@ class RunFolder:
     def formula(self) -> str:
         """Read the method's formula as it was when it was trained; empty where the folder does not keep it."""
         try:
+            must_stay_in(self.path, self.formula_file)
             return printable(read_text(self.formula_file)) if self.formula_file.is_file() else ""
         except MmardError:
             return ""
@@ -254,10 +256,8 @@ class RunFolder:
             return None
         try:
             if not is_whole(self.checkpoint_file):
-                raise MmardError(
-                    f"{self.checkpoint_file} is damaged: its contents do not match its digest; put a copy in its place, or "
-                    "remove it to start anew"
-                )
+                fault = "its contents do not match its digest; put a copy in its place, or remove it to start anew"
+                raise MmardError(f"{self.checkpoint_file} is damaged: {fault}")
             state = load_safely(self.checkpoint_file)
         except MmardError:
             raise
@@ -272,8 +272,8 @@ class RunFolder:
 
 def title_of(path: Path) -> str:
     """Name a run after its folder; a cell of a study, whose folder is its seed, after the folder around it too."""
-    place = path.resolve()
-    return f"{place.parent.name}-{place.name}" if place.name.startswith("seed-") else place.name
+    at = path.resolve()
+    return f"{at.parent.name}-{at.name}" if at.name.startswith("seed-") else at.name
 
 
 def epochs_done(metrics: Sequence[Mapping[str, Any]]) -> int:

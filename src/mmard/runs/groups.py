@@ -111,7 +111,8 @@ def group_runs(runs: Sequence[Run], in_a_study: Sequence[bool]) -> list[Group]:
     for run, inner in zip(runs, in_a_study, strict=True):
         settings = {k: v for k, v in run.settings.items() if k not in SAME}
         # an extended run is no seed of another
-        kind = json.dumps([settings, list(run.history)], sort_keys=True, default=str)
+        of_code = run.formula if ":" in str(run.settings.get("method")) else ""  # which may be other code by now
+        kind = json.dumps([settings, list(run.history), of_code], sort_keys=True, default=str)
         key = (kind, seen[f"{kind} {run.seed}"])  # the same seed twice: another group
         seen[f"{kind} {run.seed}"] += 1
         members.setdefault(key, []).append(run)

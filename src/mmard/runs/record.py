@@ -103,12 +103,13 @@ class Run:
 
     def threat(self, evaluation: EvaluationRecord) -> str:
         """Name the threat model of an evaluation, which may be another than the training's."""
-        return str(evaluation.metadata.get("threat") or threat_of(self.settings))
+        named = evaluation.metadata.get("threat", threat_of(self.settings))
+        return str(named) if named else "no attack"
 
     def figure(self, name: str) -> Path | None:
         """Find a figure of the run's diagnosis; None where there is none."""
         path = self.path / "diagnose" / f"{name}.png"
-        return path if path.is_file() else None
+        return path if path.is_file() and path.resolve().is_relative_to(self.path.resolve()) else None
 
 
 def threat_of(settings: Mapping[str, Any]) -> str:
@@ -118,12 +119,15 @@ def threat_of(settings: Mapping[str, Any]) -> str:
     return f"{norm} {in_255ths(float(eps))}" if isinstance(eps, int | float) else norm
 
 
-def data_name_of(settings: Mapping[str, Any]) -> str:
-    """Name the data set of settings: a name of the hub, ``digits``, or that of the files they came from."""
+def data_name_of(settings: Mapping[str, Any], part: str = "train") -> str:
+    """Name the data set of settings: a name of the hub, ``digits``, or that of the files they came from, of this part first."""
     data = section_of(settings, "data")
-    name, train, root = (data.get(key) for key in ("name", "train", "root"))
-    if name in ("parquet", "npz", "csv", "webdataset") and train:
-        return Path(str(train[0] if isinstance(train, list) else train)).stem.removesuffix("-train")
+    name, root = data.get("name"), data.get("root")
+    files = data.get(part) or data.get("train")
+    if name in ("parquet", "npz", "csv", "webdataset") and files:
+        return (
+            Path(str(files[0] if isinstance(files, list) else files)).stem.removesuffix("-train").removesuffix("-test")
+        )
     if name == "python":
         return "images given in Python"
     place, _, function = str(name).rpartition(":")

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from mmard.evaluation.scores import CLEAN, WORST
 from mmard.report.study_tables import HELD_OUT, SECONDS
 from mmard.runs.evaluation import read_scores
 from mmard.runs.folder import best_validation
@@ -53,6 +54,8 @@ def row_of(cell: Cell, study: StudyFile) -> CellResult | None:
     if place is None or not cell.folder.is_run:
         return None
     scores, metrics = read_scores(place).rows, cell.folder.metrics()
+    if all(row["attack"] in (CLEAN, WORST) for row in scores):
+        scores = scores[:1]  # nothing attacked, so there is no worst case
     best = best_validation(metrics) or {}
     return {
         "run": cell.name,

@@ -31,8 +31,10 @@ class Clock:
         self.cost.start()
         self.begun = time.perf_counter()
 
-    def so_far(self, step: int) -> dict[str, float]:
-        """Return the steps of the epoch up to this one, and their seconds, for a checkpoint within an epoch."""
+    def so_far(self, step: int) -> dict[str, float] | None:
+        """Return the steps up to this one since the start, and their seconds, for a checkpoint; None before any start."""
+        if not self.begun:
+            return None
         return {"steps": float(step - self.step), "seconds": self.before + self._now() - self.begun}
 
     def prepared(self) -> None:

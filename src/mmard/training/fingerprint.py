@@ -20,8 +20,10 @@ from mmard.utils.errors import MmardError
 
 SAID_SINCE = (
     (r", the student in training mode", ""),
-    (r" from (epoch )?[\d.e-]+( of the run)? on", ""),
-    (r", learning rate [\d.e+-]+", ""),
+    (r"(?<=before they descend) from .* on", ""),
+    (r", learning rate \S+( from .* on)?(?=\n|$)", ""),
+    (r"( from \S+) of the run on", r"\1 on"),
+    (r" from epoch (\S+) on", r" from \1 on"),
     (r"5·\((H\S*\(T\(x'\)\)) − min\)", r"\1"),
     (r"w/max w", "w/log K"),
     (r"(T\u0303\(x'?\))\^[\d.→()]+", r"\1"),
@@ -59,11 +61,11 @@ def identity_of(
     return plain
 
 
-def _comparable(identity: dict[str, Any]) -> dict[str, Any]:
-    """Leave out of a method's formula what later versions say more of it: its settings are compared by themselves."""
-    formula = str(identity.get("method", ""))
-    for said, before in SAID_SINCE:
-        formula = re.sub(said, before, formula)
+def _as_said_then(identity: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+    """Write a method's formula as an earlier version did, where the other one has nothing of what is said since."""
+    formula, theirs = str(identity.get("method", "")), str(told.get("method", ""))
+    for said, before in SAID_SINCE if formula != theirs else ():
+        formula = formula if re.search(said, theirs) else re.sub(said, before, formula)
     return {**identity, "method": formula}
 
 
@@ -74,7 +76,8 @@ def must_be_of(identity: dict[str, Any], told: dict[str, Any] | None, file: Path
         told: the identity in the checkpoint; None: an old one without it.
         allowed: keys that may differ.
     """
-    changed = changes(_comparable(told or identity), _comparable(identity))
+    told = told or identity
+    changed = changes(told, _as_said_then(identity, told))
     if other := {key: pair for key, pair in changed.items() if key not in allowed}:
         raise MmardError(
             f"{file} is of a run with other settings: {listed(other)}; choose another out=, or remove it to start anew"

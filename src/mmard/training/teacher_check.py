@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,7 +92,7 @@ class TeacherCheck:
             return found, None
         return found, f"{fault}; {better.said() if better else _cause(renumbered)}"
 
-    def _fault(self, right: Tensor, few: Images, better: bool) -> str | None:
+    def _fault(self, right: Tensor, few: Images, otherwise: bool) -> str | None:
         """Describe a wrong clean accuracy: far below its claim, near chance, or far better in another way; None: none."""
         n, share = len(right), right.float().mean().item()
         if n < FEW:
@@ -102,7 +103,7 @@ class TeacherCheck:
         at = f"is right on {share:.1%} of {n} held-out images"
         if share < (1 + usual) / 2 and share - usual <= 3 * (usual * (1 - usual) / n) ** 0.5:
             return f"{at}, no better than chance"
-        return f"{at} as it stands" if better else None
+        return f"{at} as it stands" if otherwise else None
 
     def _below(self, what: str, right: Tensor, claim: float | None) -> str | None:
         """Describe an accuracy far below a claim in percent: by many points, and by more than chance; None: it is not."""
@@ -178,20 +179,26 @@ def _usual(few: Images) -> Iterator[tuple[str, Normalisation]]:
 
 
 def _reordered(said: Tensor, few: Images) -> float | None:
-    """Find out whether answers (N,) are right far oftener with each class renumbered to the one that it mostly is.
+    """Find out whether answers (N,) are right far oftener with the classes in another order, each in one place.
 
-    What the numbers mean is learnt on one half of the images and tried on the other: few images of a class prove nothing.
+    The order is learnt on one half of the images and tried on the other: few images of a class prove nothing.
 
     Returns:
         The share that is right then; None: they are not.
     """
-    k, answers, labels = len(few.classes), said.cpu(), few.labels.cpu()
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
+    there, both = np.unique(
+        torch.stack([said, few.labels]).cpu().numpy(), return_inverse=True
+    )  # of many classes few occur
+    k, (answers, labels) = len(there), torch.from_numpy(both.reshape(2, -1))
     halves = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)) % 2
     then = torch.empty_like(answers)
     for half in (0, 1):
         learnt, tried = halves != half, halves == half
         table = torch.bincount(k * answers[learnt] + labels[learnt], minlength=k * k).view(k, k)
-        then[tried] = torch.where(table.sum(1) > 0, table.argmax(1), torch.arange(k))[answers[tried]]
+        _, order = linear_sum_assignment(-table.numpy())
+        then[tried] = torch.from_numpy(order)[answers[tried]]
     right = torch.eq(then, labels)
     return right.float().mean().item() if is_far_better(right, torch.eq(answers, labels)) else None
 

@@ -164,7 +164,7 @@ class Trainer:
             self.watcher.begin(self.total, self.step)
             if self.pending is not None:
                 self._end_epoch(self.pending)
-            self.clock.start(self.step, self.begun)
+            self.clock.start(self.step, self.begun if self.step % self.steps_per_epoch else None)
             if self.variants and not self._is_over:
                 self.drawn = draw_variants(
                     self.train, self.augmentation, min(self.variants, self.plan.epochs), self.seed, self.update.constant,
@@ -266,7 +266,7 @@ class Trainer:
         self._check_finite()
         state = {
             "buffers": self.engine.gather_buffers(*self._buffered()),
-            "clock": self.clock.so_far(self.step) if self.step % self.steps_per_epoch else None,
+            "clock": self.clock.so_far(self.step) or self.begun,
             "student": self.student.state_dict(),
             "optimizer": self.update.optimizer.state_dict(),
             "average": self.average.state_dict(),

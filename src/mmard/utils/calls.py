@@ -76,7 +76,8 @@ def checked(build: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(build)
     def call(*args: P.args, **given: P.kwargs) -> R:
         bound = signature.bind(*args, **given)
-        for name, value in bound.arguments.items():
+        for name, given_value in bound.arguments.items():
+            value = given_value.item() if getattr(given_value, "ndim", None) == 0 else given_value  # of torch and numpy
             bound.arguments[name] = typed(value, signature.parameters[name], f"{build.__name__}: {name}")
         return build(*bound.args, **bound.kwargs)
 

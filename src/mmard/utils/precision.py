@@ -6,7 +6,7 @@ TensorFloat-32 is float32 whose convolutions and matrix products NVIDIA's GPUs r
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -98,29 +98,43 @@ def warn_of_emulation() -> None:
 
 
 def allow_tf32(convolutions: bool, products: bool) -> None:
-    """Turn TensorFloat-32 on or off. PyTorch's default: on for convolutions, off for matrix products."""
+    """Turn TensorFloat-32 on or off. PyTorch's default: on for convolutions, off for matrix products.
+
+    Through PyTorch's older settings, which move the newer ``fp32_precision`` along; where only the newer are moved, whoever reads
+    the older, as ``torch.backends.cudnn.flags`` does, meets a RuntimeError.
+    """
+    torch.backends.cudnn.allow_tf32 = convolutions
+    torch.set_float32_matmul_precision("high" if products else "highest")
     for place, on in zip(_places(), (convolutions, convolutions, products), strict=True):
-        place.fp32_precision = "tf32" if on else "ieee"
+        if (place.fp32_precision == "tf32") != on:  # it follows a setting of all backends
+            place.fp32_precision = "tf32" if on else "ieee"
 
 
 def _places() -> tuple[Any, Any, Any]:
-    """Return where PyTorch keeps the precision of float32 convolutions, recurrent layers and matrix products.
-
-    Not ``allow_tf32`` and the like: where these and ``fp32_precision`` are both used, PyTorch raises RuntimeError.
-    """
+    """Return where PyTorch keeps the precision of float32 convolutions, recurrent layers and matrix products."""
     cudnn: Any = torch.backends.cudnn
     return cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul
 
 
 @contextmanager
 def kept_tf32() -> Iterator[None]:
-    """Give the caller's TensorFloat-32 back after this context."""
-    before = [place.fp32_precision for place in _places()]
+    """Give the caller's TensorFloat-32 back after this context, of the older settings what can be read."""
+    convolutions = products = None
+    with suppress(RuntimeError):  # older and newer settings do not agree
+        convolutions = torch.backends.cudnn.allow_tf32
+    with suppress(RuntimeError):
+        products = torch.get_float32_matmul_precision()
+    newer = [place.fp32_precision for place in _places()]
     try:
         yield
     finally:
-        for place, precision in zip(_places(), before, strict=True):
-            place.fp32_precision = precision
+        if convolutions is not None:
+            torch.backends.cudnn.allow_tf32 = convolutions
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        for place, precision in zip(_places(), newer, strict=True):
+            if place.fp32_precision != precision:
+                place.fp32_precision = precision
 
 
 @contextmanager

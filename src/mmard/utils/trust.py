@@ -126,6 +126,8 @@ def state_folder() -> Path:
 
 def remember_file(digest: str, path: Path) -> None:
     """Remember where a file with this SHA-256 lies, for this user's later commands."""
+    with suppress(OSError):
+        (state_folder() / digest).unlink(missing_ok=True)  # it may lie elsewhere by now
     _keep(state_folder() / digest, str(path.resolve()))
 
 

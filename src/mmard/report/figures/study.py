@@ -56,6 +56,8 @@ def plot_study(results: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure  # slow to import, and a run without a plot needs none of it
 
     varied = [axis for axis in results["axes"] if len({g["labels"][axis] for g in results["groups"]}) > 1]
+    attacked = WORST in results["rows"][0]["accuracies"]
+    height = WORST if attacked else CLEAN
     figure = Figure(figsize=(11, max(4.6, 2.4 + 0.26 * len(results["groups"]))), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for i, group in enumerate(results["groups"]):
@@ -64,20 +66,23 @@ def plot_study(results: Mapping[str, Any], path: Path) -> None:
         style = {"marker": MARKERS[i % len(MARKERS)], "color": GREYS[i % len(GREYS)]}
         filling = style["color"] if i // len(MARKERS) % 2 == 0 else "white"
         for axes, key in ((left, CLEAN), (right, SECONDS)):
-            runs = [(row[key] if key == SECONDS else row["accuracies"][key], row["accuracies"][WORST]) for row in mine]
+            runs = [(row[key] if key == SECONDS else row["accuracies"][key], row["accuracies"][height]) for row in mine]
             runs = [run for run in runs if run[0] is not None]
             axes.plot(*zip(*runs, strict=True), linestyle="", markersize=4, markerfacecolor="none", **style)
-            x, y = group["figures"].get(key), group["figures"][WORST]
+            x, y = group["figures"].get(key), group["figures"][height]
             if x is not None:
                 axes.errorbar(
                     x["mean"], y["mean"], xerr=x["sd"] or 0, yerr=y["sd"] or 0, markersize=9, capsize=2, elinewidth=0.8,
                     markerfacecolor=filling, label=name, **style,
                 )  # fmt: skip
-    left.set(xlabel="clean accuracy, %", ylabel="accuracy under the worst attack, %")
+    left.set(
+        xlabel="clean accuracy, %", ylabel="accuracy under the worst attack, %" if attacked else "clean accuracy, %"
+    )
     right.set(xlabel="seconds an epoch")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    _label(right, [(_name(g, varied), g["figures"]) for g in results["groups"] if SECONDS in g["figures"]])
+    named = [(_name(g, varied), g["figures"]) for g in results["groups"] if SECONDS in g["figures"]]
+    _label(right, [(name, (figures[SECONDS]["mean"], figures[height]["mean"])) for name, figures in named])
     handles, names = left.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), frameon=False)
     write_whole(path, lambda part: figure.savefig(part, dpi=120, format="png", metadata={"Software": None}))
@@ -87,9 +92,9 @@ def _name(group: Mapping[str, Any], varied: Sequence[str]) -> str:
     return ", ".join(group["labels"][axis] for axis in varied) or "all"
 
 
-def _label(axes: Any, named: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+def _label(axes: Any, named: Sequence[tuple[str, tuple[float, float]]]) -> None:
     """Draw the front as a line, and each mean's name beside the axes, joined to it; names on the front are bold."""
-    means = [(figures[SECONDS]["mean"], figures[WORST]["mean"]) for _, figures in named]
+    means = [mean for _, mean in named]
     best = front(means)
     if not means:
         return
