@@ -249,7 +249,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "no attack to count": (lambda: fair(standard()), "this base makes none; give one, such as base=ard"),
     "no slope to match": (lambda: igdm(standard(), alpha=1), "this base makes no x'; give one, such as base=rslad"),
     "no published alpha": (lambda: igdm(mart()), r"no published alpha .* rslad 0.9.*; give one, such as alpha=1"),
-    "gamma": (lambda: awp(rslad(), gamma=-1.0), "gamma -1 and begin 0 are not below 0"),
+    "gamma": (lambda: awp(rslad(), gamma=-1.0), "awp: gamma is -1, expected a number not below 0"),
     "no terms": (lambda: Companion(outer=nothing), "nothing to train it by"),
     "an average that is trained": (lambda: Companion(outer=hard_nat, average=0.9), "leave out its outer and its plan"),
     "an average that stays": (lambda: Companion(average=1.0), r"average is 1, expected one in \[0, 1\)"),

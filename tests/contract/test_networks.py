@@ -310,7 +310,7 @@ def test_a_network_that_was_trained_elsewhere_is_judged_with_report_and_card(net
     ]
     done = mmard(*words, "threat.eps=0.1")
     assert done.returncode == 0, done.stderr
-    scores = json.loads(next(Path("eval").glob("w_FGSM*/scores.json")).read_text())
+    scores = json.loads(next(Path("eval").glob("w_*FGSM*/scores.json")).read_text())
     assert (scores["model"], scores["network"]) == ("w.pt", "net.py:build(width=6)")
     assert set(scores["settings"]) == {"data", "threat", "engine"}
     card = Path("w-card.md").read_text()

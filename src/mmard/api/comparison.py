@@ -31,7 +31,7 @@ from mmard.utils.errors import MmardError
 
 @dataclass(frozen=True, eq=False)
 class Brought:
-    """What a Python program brings to a comparison in place of what settings name: images, and a network like the student."""
+    """The images, and a network like the student, that a Python program gives in place of what settings name."""
 
     images: Any = None
     module: nn.Module | None = None

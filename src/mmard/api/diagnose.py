@@ -45,21 +45,11 @@ COLUMNS = (0.2, 0.4, 0.6, 0.8)  # images of the slices: these quantiles of the n
 
 @public
 def diagnose(
-    source: str | Path | RunFolder,
-    methods: Names = None,
-    *,
-    teacher: str | Path | None = None,
-    split: str = "held-out",
-    limit: int = 500,
-    own_attacks: bool = False,
-    batch_size: int = 100,
-    seed: int = 0,
-    to: str | Path | None = None,
-    on_progress: OnProgress = lambda *_: None,
-    trust: bool = False,
-    module: nn.Module | None = None,
-    **overrides: Any,
-) -> Diagnosis:
+    source: str | Path | RunFolder, methods: Names = None, *,
+    teacher: str | Path | None = None, split: str = "held-out", limit: int = 500, own_attacks: bool = False,
+    batch_size: int = 100, seed: int = 0, to: str | Path | None = None, on_progress: OnProgress = lambda *_: None,
+    trust: bool = False, module: nn.Module | None = None, **overrides: Any,
+) -> Diagnosis:  # fmt: skip
     """Compare the examples of several methods at the teacher's decision boundary; write to ``diagnose/`` in the run.
 
     Args:

@@ -74,9 +74,8 @@ def _evaluate(
         subject = EvalModel.of(source, settings, request.limit, engine.device)
         results = request.folder(source.path, specs, len(subject.images), source.network)
         must_stay_in(results_folder(source.path), results)
-        engine.on_global_zero(
-            lambda: held.enter_context(alone_in(results, "wait for it, and start this evaluation again"))
-        )
+        alone = alone_in(results, "wait for it, and start this evaluation again")
+        engine.on_global_zero(lambda: held.enter_context(alone))
         # Written before the attacks, so that a folder that cannot be written in is known.
         engine.on_global_zero(lambda: write_json(results / "settings.json", portable(settings.resolved())))
         attacked = bool(specs) or request.curve or how == "full"
@@ -95,9 +94,8 @@ def _evaluate(
             ),
         )  # fmt: skip
         scores.metadata.update(source.described(), data=settings.data.name, seed=request.seed)
-        told = portable(source.told(settings))
-        told |= {} if threat.eps > 0 or specs else {"threat": None}
-        scores.metadata.update(asked=request.metadata(specs), settings=told)
+        told = source.told(settings) | ({} if threat.eps > 0 or specs else {"threat": None})
+        scores.metadata.update(asked=request.metadata(specs), settings=portable(told))
         engine.on_global_zero(lambda: scores.save(results))
         besides.keep(results, engine, on_progress, batch_size=request.batch_size, seed=request.seed)
         engine.on_global_zero(lambda: _finish(source, results, scores))

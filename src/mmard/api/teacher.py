@@ -81,21 +81,11 @@ class Examination:
 
 @public
 def examine(
-    source: str | Path,
-    *,
-    natural: str | None = None,
-    robust: str | None = None,
-    limit: int = 500,
-    batch_size: int = 100,
-    epochs: int = EPOCHS,
-    target_entropy: float | None = None,
-    seed: int = 0,
-    to: str | Path | None = None,
-    on_progress: OnProgress = lambda *_: None,
-    watch: Watch = lambda _: Watcher(),
-    trust: bool = False,
-    **overrides: Any,
-) -> Examination:
+    source: str | Path, *,
+    natural: str | None = None, robust: str | None = None, limit: int = 500, batch_size: int = 100, epochs: int = EPOCHS,
+    target_entropy: float | None = None, seed: int = 0, to: str | Path | None = None,
+    on_progress: OnProgress = lambda *_: None, watch: Watch = lambda _: Watcher(), trust: bool = False, **overrides: Any,
+) -> Examination:  # fmt: skip
     """Examine a teacher: load it, check its claim, and predict how well it will teach; writes ``teacher/`` beside its weights.
 
     Args:

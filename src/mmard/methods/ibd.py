@@ -75,9 +75,7 @@ class AttendedFeatures(Learned):
     def attended(self, v: Views) -> Tensor:
         """Compare the features: for each image the sum over the teacher's blocks, (B,)."""
         if self.training and len(v.y) < 2:
-            raise MmardError(
-                "ibd's attention normalises over a batch, expected 2 images or more at once in training, got 1"
-            )
+            raise MmardError("ibd's attention normalises over a batch, expected 2 images or more in training, got 1")
         student, teacher = (self._features(v, who) for who in ("student", "teacher"))
         for who, found, layers in (("student", student, self.keys), ("teacher", teacher, self.queries)):
             if len(found) != len(layers):

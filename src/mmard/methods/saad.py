@@ -58,14 +58,9 @@ def undecided(v: Views, alpha: float = 1.0, script_weights: bool = False, order:
 def _named(objective: Objective, script: bool, order: float) -> Objective:
     """Write the script's weights into the formula, and the order of the entropy where it is not Shannon's."""
     h = "H(T(x'))" if order == 1 else f"H_{order:g}(T(x'))"
-    weights = {"w = H(T(x'))": f"w = {SCRIPT_SCALE:g}·({h} − min)" if script else f"w = {h}"}
-    if script:
-        weights["w/log K"] = "w/max w"
-
-    def name(formula: str) -> str:
-        return reduce(lambda text, pair: text.replace(*pair), weights.items(), formula)
-
-    return Objective(tuple((w, replace(t, formula=name(t.formula))) for w, t in objective.terms))
+    new = {"H(T(x'))": f"{SCRIPT_SCALE:g}·({h} − min)", "w/log K": "w/max w"} if script else {"H(T(x'))": h}
+    named = ((w, t, reduce(lambda text, pair: text.replace(*pair), new.items(), t.formula)) for w, t in objective.terms)
+    return Objective(tuple((w, replace(t, formula=formula)) for w, t, formula in named))
 
 
 @term("(1−w/log K)·KL(T(x)‖S(x))", divergence=True)
