@@ -90,7 +90,7 @@ def test_data_and_teacher_may_lie_elsewhere_now(mmard: Run, run: Path, digits_te
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures and short searches: they take most of the seconds, and another test has them whole."""
     for name in ("plot_margins", "plot_slices"):
-        monkeypatch.setattr(diagnose, name, lambda found, path: None)
+        monkeypatch.setattr(f"mmard.api.diagnose.{name}", lambda found, path: None)
     short = tuple(Minimal(norm=norm, steps=3, targets=2, restarts=1) for norm in ("linf", "l2"))  # type: ignore[arg-type]
     monkeypatch.setattr(comparison, "searches_of", lambda classes: short)
     monkeypatch.setattr(comparison, "direct", lambda teacher, x, own, threat: x)

@@ -83,7 +83,7 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
             ["unknown model 'resnet17'", "did you mean resnet18"],
         ),
         (["train", *SHORT, "--method", "ciard"], ["asks for a 'teacher' model", "teacher=RUN_FOLDER_OR_CARD"]),
-        (["train", "--method", "awp(pgd_at)", "method.gamma=-1"], ["gamma -1 and begin 0 are not below 0"]),
+        (["train", "--method", "awp(pgd_at)", "method.gamma=-1"], ["method.gamma is -1, expected a number not below 0"]),
         (
             ["train", "averaging.kind=swa", "averaging.start=30"],
             ["averaging.start", "begins after 30 epochs, and the run has 30"],
@@ -430,7 +430,8 @@ def test_data_without_images_or_with_one_class_is_one_line(mmard: Run, tmp_path:
     for split in ("train", "test"):
         (tmp_path / "one" / split / "red").mkdir(parents=True)
         for i in range(20):
-            image.new("RGB", (8, 8), (255, 0, 0)).save(tmp_path / "one" / split / "red" / f"{i}.png")
+            red = 250 if split == "train" else 255  # no test picture is a training picture
+            image.new("RGB", (8, 8), (red, 0, 0)).save(tmp_path / "one" / split / "red" / f"{i}.png")
         (tmp_path / "bare" / split).mkdir(parents=True)
     common = ["--method", "pgd_at", "data.name=imagefolder"]
     assert_one_line(mmard("train", *common, "data.root=one"), "all of one class")
