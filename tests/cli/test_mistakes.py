@@ -83,7 +83,10 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
             ["unknown model 'resnet17'", "did you mean resnet18"],
         ),
         (["train", *SHORT, "--method", "ciard"], ["asks for a 'teacher' model", "teacher=RUN_FOLDER_OR_CARD"]),
-        (["train", "--method", "awp(pgd_at)", "method.gamma=-1"], ["method.gamma is -1, expected a number not below 0"]),
+        (
+            ["train", "--method", "awp(pgd_at)", "method.gamma=-1"],
+            ["method.gamma is -1, expected a number not below 0"],
+        ),
         (
             ["train", "averaging.kind=swa", "averaging.start=30"],
             ["averaging.start", "begins after 30 epochs, and the run has 30"],

@@ -383,7 +383,11 @@ class Pickled:
         (lambda at: (at / "a.csv").write_text(""), "has the columns none"),
         (lambda at: tar_of(at / "a.tar", [{"png": b"1"}]), "part/0000 has the files png and no label; expected .cls"),
         (lambda at: tar_of(at / "a.tar", [{"cls": b"1"}]), "there are no pictures in .*; expected pairs"),
-        (lambda at: tar_of(at / "a.tar", [{"v2.png": b"1", "cls": b"1"}]), "has the file 'v2.png' and no other picture"),
+        (lambda at: tar_of(at / "a.tar", [{"v2.png": b"1", "cls": b"1"}]), "has the picture 'v2.png', and in a shard"),
+        (
+            lambda at: tar_of(at / "a.tar", [{"png": b"1", "cls": b"1", "1.png": b"1", "1.cls": b"1"}]),
+            "has the picture '1.png', and in a shard",
+        ),
         (lambda at: tar_of(at / "a.tar", [{"png": b"1", "json": b"{"}]), "json is no JSON"),
         (lambda at: (at / "a.tar").write_bytes(b"1" * 2000), "is no whole tar file"),
         (lambda at: {"name": "webdataset", "train": str(at / "*.tar")}, r"there is no file .*\*.tar; expected data.train=FILE"),

@@ -88,7 +88,7 @@ def is_unlabelled(rows: Any, asked: str | None) -> bool:
     """Tell whether all labels of a data set of Hugging Face are -1, as in test splits that are published without them."""
     if not hasattr(rows, "select_columns"):
         return False
-    features = rows.features
+    features = rows.features or {}  # a stream may not know them
     column = next((c for c in ([asked] if asked else LABEL_COLUMNS) if c in features), None)
     if column is None or not hasattr(features[column], "names"):
         return False

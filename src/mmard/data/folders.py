@@ -99,9 +99,9 @@ def _parts(root: str, whole: bool) -> dict[str, list[Path]]:
 
 
 def _one_part(at: Path, part: str, folders: list[Path]) -> list[Path]:
-    """Choose the folders of a part: those named as it and nothing more, but for a number; else all, if they differ in numbers."""
-    plain = {each: re.sub(r"[-._ ]*[a-z]?\d+$", "", each.name.lower()) for each in folders}
-    chosen = [each for each in folders if plain[each] in PARTS[part]] or folders
+    """Choose the folders of a part: the one named as it and nothing more; else all, if they differ in their numbers alone."""
+    plain = {each: re.sub(r"([-._ ]+[a-z]?)?\d+$", "", each.name.lower()) for each in folders}
+    chosen = [each for each in folders if each.name.lower() in PARTS[part]] or folders
     if len({plain[each] for each in chosen}) > 1:
         raise MmardError(
             f"{at} has several folders for the {part} part: {', '.join(each.name for each in chosen[:5])}; expected one: move "

@@ -74,8 +74,8 @@ def _samples(stamps: list[tuple[str, int, int]], label: str | None) -> Iterator[
         for key, members in groupby(_members(path), key=lambda member: member[0]):
             found = {ending: content for _, ending, content in members}
             pictures = [ending for ending in found if ending in PICTURES]
+            _must_lose_no_picture(found, bool(pictures), f"{path}: {key}")
             if not pictures:
-                _must_be_no_picture(found, f"{path}: {key}")
                 continue
             name = f"{key}.{pictures[0]}"
             count += 1
@@ -87,13 +87,18 @@ def _samples(stamps: list[tuple[str, int, int]], label: str | None) -> Iterator[
         raise MmardError(f"there are no pictures in {stamps[0][0]} ...; expected pairs such as 0001.jpg and 0001.cls")
 
 
-def _must_be_no_picture(found: dict[str, bytes], where: str) -> None:
-    """Raise MmardError for a sample whose only picture has a dot in its name, which would be lost."""
+def _must_lose_no_picture(found: dict[str, bytes], has_own: bool, where: str) -> None:
+    """Raise MmardError for a picture with a dot in its name that has a label of its own, or is the sample's only one.
+
+    Others, such as a mask, are no samples and are passed over.
+    """
     for ending in found:
-        if ending.rpartition(".")[2] in PICTURES:
+        name, _, kind = ending.rpartition(".")
+        labelled = any(f"{name}.{label}" in found for label in (*LABELS, "json"))
+        if name and kind in PICTURES and (labelled or not has_own):
             raise MmardError(
-                f"{where} has the file {ending!r} and no other picture; in a shard the name of a sample ends at its first dot: "
-                "write names without dots"
+                f"{where} has the picture {ending!r}, and in a shard the name of a sample ends at its first dot; write names "
+                "without dots"
             )
 
 

@@ -74,8 +74,12 @@ def cost_table(groups: Sequence[Group]) -> Table | None:
 
 
 def _timed_alike(runs: tuple[Run, ...]) -> tuple[Run, ...]:
-    """Leave out runs on CPUs where others had a GPU: such times do not compare."""
-    return tuple(run for run in runs if run.device not in ("", "cpu")) or runs
+    """Leave out runs on CPUs where others had a GPU: such times do not compare. Before 0.3 a GPU is known by its joules."""
+    return tuple(run for run in runs if run.metrics and all(map(_on_gpu, run.metrics))) or runs
+
+
+def _on_gpu(line: Mapping[str, Any]) -> bool:
+    return line.get("device", "cpu") != "cpu" or "joules" in line
 
 
 def _seconds(line: Mapping[str, Any]) -> float:

@@ -100,7 +100,7 @@ class RunFolder:
             raise MmardError(
                 f"{self.path} is no run folder (no settings.yaml in it); expected one that mmard train made"
             )
-        must_stay_in(self.path, self.settings_file)
+        must_stay_in(self.path, self.settings_file)  # what a link leads to would be shown in reports
         return read_yaml(self.settings_file)
 
     def begin(self, settings: dict[str, Any], tensorboard: bool = False, formula: str = "") -> None:

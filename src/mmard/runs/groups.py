@@ -1,9 +1,10 @@
 """Groups of runs that differ by their seed alone, and which evaluation a report shows first."""
 
 import json
+import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def group_runs(runs: Sequence[Run], in_a_study: Sequence[bool]) -> list[Group]:
     for run, inner in zip(runs, in_a_study, strict=True):
         settings = {k: v for k, v in run.settings.items() if k not in SAME}
         # an extended run is no seed of another
-        of_code = run.formula if ":" in str(run.settings.get("method")) else ""  # which may be other code by now
+        of_code = re.sub(r" at 0x[0-9a-f]+", "", run.formula) if _is_code(run.settings.get("method")) else ""
         kind = json.dumps([settings, list(run.history), of_code], sort_keys=True, default=str)
         key = (kind, seen[f"{kind} {run.seed}"])  # the same seed twice: another group
         seen[f"{kind} {run.seed}"] += 1
@@ -122,6 +123,13 @@ def group_runs(runs: Sequence[Run], in_a_study: Sequence[bool]) -> list[Group]:
         taken[name] += 1
         groups.append(Group(f"{name} ({taken[name]})" if taken[name] > 1 else name, tuple(members[key])))
     return groups
+
+
+def _is_code(method: Any) -> bool:
+    """Tell whether a method, or a base of it, is a function of somebody's own, which may be another one by now."""
+    if isinstance(method, Mapping):
+        return any(_is_code(method.get(key)) for key in ("name", "base"))
+    return isinstance(method, str) and ":" in method
 
 
 def main_evaluation_of(groups: Sequence[Group]) -> str:

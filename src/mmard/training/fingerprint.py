@@ -21,7 +21,8 @@ from mmard.utils.errors import MmardError
 SAID_SINCE = (
     (r", the student in training mode", ""),
     (r"(?<=before they descend) from .* on", ""),
-    (r", learning rate \S+( from .* on)?(?=\n|$)", ""),
+    (r"(, learning rate \S+) from .* on(?=\n|$)", r"\1"),
+    (r", learning rate \S+(?=\n|$)", ""),
     (r"( from \S+) of the run on", r"\1 on"),
     (r" from epoch (\S+) on", r" from \1 on"),
     (r"5·\((H\S*\(T\(x'\)\)) − min\)", r"\1"),

@@ -124,7 +124,11 @@ def kept_tf32() -> Iterator[None]:
         convolutions = torch.backends.cudnn.allow_tf32
     with suppress(RuntimeError):
         products = torch.get_float32_matmul_precision()
-    newer = [place.fp32_precision for place in _places()]
+    places = (
+        *_places(),
+        torch.backends.mkldnn.matmul,
+    )  # the last is of CPUs, and moves with the products' older setting
+    newer = [place.fp32_precision for place in places]
     try:
         yield
     finally:
@@ -132,7 +136,7 @@ def kept_tf32() -> Iterator[None]:
             torch.backends.cudnn.allow_tf32 = convolutions
         if products is not None:
             torch.set_float32_matmul_precision(products)
-        for place, precision in zip(_places(), newer, strict=True):
+        for place, precision in zip(places, newer, strict=True):
             if place.fp32_precision != precision:
                 place.fp32_precision = precision
 
