@@ -124,10 +124,8 @@ def kept_tf32() -> Iterator[None]:
         convolutions = torch.backends.cudnn.allow_tf32
     with suppress(RuntimeError):
         products = torch.get_float32_matmul_precision()
-    places = (
-        *_places(),
-        torch.backends.mkldnn.matmul,
-    )  # the last is of CPUs, and moves with the products' older setting
+    on_cpus: Any = torch.backends.mkldnn  # whose products move with the older setting
+    places = (*_places(), on_cpus.matmul)
     newer = [place.fp32_precision for place in places]
     try:
         yield

@@ -109,7 +109,9 @@ def must_stay_in(folder: Path, path: Path) -> None:
     except (OSError, RuntimeError) as e:  # a link to itself
         raise MmardError(f"cannot write in {path}: {first_line(e)}") from e
     if not stays:
-        raise MmardError(f"{path} leads out of {folder}, to {leads}; remove that link, or put the file itself there (cp -L)")
+        raise MmardError(
+            f"{path} leads out of {folder}, to {leads}; remove that link, or put the file itself there (cp -L)"
+        )
 
 
 def _must_be_plain(path: Path, mode: int) -> None:
