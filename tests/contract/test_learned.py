@@ -215,7 +215,7 @@ def test_a_validation_is_of_each_image_alone() -> None:
 def test_one_image_is_no_batch() -> None:
     own = Distiller(ibd(), small_net(), small_net(seed=9), THREAT)
     own.prepare(x := blobs(4).batch(slice(None))[0])
-    with pytest.raises(MmardError, match="expected 2 images or more at once in training, got 1"):
+    with pytest.raises(MmardError, match="expected 2 images or more in training, got 1"):
         own.step(x[:1], torch.tensor([0]))
 
 
