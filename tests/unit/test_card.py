@@ -99,3 +99,16 @@ def test_each_table_says_which_file_and_which_threat(tmp_path: Path) -> None:
     assert {r.metric_name.rpartition("; ")[2] for r in card.data.eval_results if "PGD-20" in r.metric_name} == {
         "L∞ 4/255), 10 test images"  # the best checkpoint's figures alone are the model's
     }
+
+
+def test_a_runs_own_test_file_is_no_other_data(tmp_path: Path) -> None:
+    """`train.npz` and `test.npz` are one data set, whose name is that of the training file; another test file has its own."""
+    files = {"name": "npz", "train": "train.npz", "test": "test.npz"}
+    run = make_run(tmp_path / "a", data=files)
+    judge(run, "best_own", "PGD-20", settings={"data": files})
+    judge(run, "best_other", "PGD-20", settings={"data": {**files, "test": "shifted.npz"}})
+    write_card(run)
+    data = hub.ModelCard.load(run / "README.md").data
+    assert {result.dataset_name for result in data.eval_results} == {"train", "shifted"}
+    assert "test images of shifted (eval/best_other)" in (run / "README.md").read_text()
+    assert "test images (eval/best_own)" in (run / "README.md").read_text()

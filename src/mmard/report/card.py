@@ -120,7 +120,8 @@ def front_matter(run: Run) -> dict[str, Any]:
 def data_of_evaluation(run: Run, evaluation: EvaluationRecord) -> str:
     """Name the data that an evaluation was made on: its own, where it says so, else those of the training."""
     own = evaluation.metadata.get("settings")
-    return data_name_of(own if isinstance(own, dict) and own.get("data") else run.settings, "test")
+    theirs = data_name_of(own if isinstance(own, dict) and own.get("data") else run.settings, "test")
+    return data_name_of(run.settings) if theirs == data_name_of(run.settings, "test") else theirs
 
 
 def method_name(settings: Mapping[str, Any]) -> str:
