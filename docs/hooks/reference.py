@@ -1,7 +1,7 @@
 """Make the reference from the package itself, at build time: commands, Python names, methods, checks and settings.
 
-A page of docs/reference/ says in words what it lists and has a line `<!-- made: NAME -->`; what is listed takes its place and that of a line
-before it that is for readers of the clone.
+A page of docs/reference/ says in words what it lists and has a line `<!-- made: NAME -->`; what is listed takes its place, and
+that of a paragraph before it which is for readers of the clone.
 Only what mkdocs calls needs mkdocs: tests ask for the lists without it.
 """
 
@@ -57,7 +57,12 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Put what a page lists in the place of its line."""
-    return re.sub(r"^(?:_In a clone [^_]+_\n)?<!-- made: (\w+) -->$", lambda mark: "\n\n".join(LISTS[mark[1]]()), markdown, flags=re.MULTILINE)
+    return re.sub(
+        r"^(?:_In a clone [^_]+_\n)?<!-- made: (\w+) -->$",
+        lambda mark: "\n\n".join(LISTS[mark[1]]()),
+        markdown,
+        flags=re.MULTILINE,
+    )
 
 
 def on_page_content(html: str, page: "Page", files: "Files", **_: object) -> str:
