@@ -381,3 +381,25 @@ def test_the_benchmark_times_both_and_compares_their_verdicts(
     assert list(found["attacks"]) == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
     assert found["attacks"]["Square"]["differ: ours"] == 0
     assert found["CPU ratio"] > 0
+
+
+def test_the_progress_within_a_batch_is_told_and_changes_no_verdict(net: nn.Module) -> None:
+    shares: dict[str, list[float]] = {}
+    images = blobs(160, seed=3)
+    x, y, _ = images.batch(slice(None))
+    auto, threat = AutoAttack(seed=5), Threat(eps=EPS)
+    for stage in auto.stages:
+        told = shares.setdefault(stage, [])
+        assert torch.equal(auto.stage(stage, net, x, y, threat, told.append), auto.stage(stage, net, x, y, threat))
+        assert told == sorted(set(told)) and 0 < told[0] and told[-1] < 1
+    last = {stage: told[-1] for stage, told in shares.items()}
+    assert last["APGD-CE"] > 0.9 and last["APGD-T"] > 0.9, last
+    assert min(map(len, shares.values())) > 10, shares
+
+    done: list[int] = []
+    specs = choose_attacks("autoattack-quick", suite(500, 5))
+    run_attacks(
+        net, images, threat, specs, Execution(on_progress=lambda name, n, _: done.append(n) if "Auto" in name else None)
+    )
+    assert done == sorted(done) and done[-1] == len(images)
+    assert len(set(done)) > 20

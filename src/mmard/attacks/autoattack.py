@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmard.attacks.autoattack_pruning import Pruned, Remembering
+from mmard.attacks.counted_passes import Advance, CountedPasses
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
 from mmard.utils.errors import MmardError
@@ -73,19 +74,23 @@ class AutoAttack:
         )
         return x_adv  # type: ignore[no-any-return]
 
-    def stage(self, name: str, predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
+    def stage(
+        self, name: str, predict: Predict, x: Tensor, y: Tensor, threat: Threat, advance: Advance = lambda _: None
+    ) -> Tensor:
         """Run one of the package's attacks on images that are still correctly classified, with its own random numbers.
 
         Only forward passes that can still change a verdict are made (`mmard.attacks.autoattack_pruning`). (B, C, H, W) → the same.
         """
         if threat.eps == 0:
             return x.clone()
+        predict = CountedPasses(predict, advance)
         package = self.package(predict, x, threat)
-        attack = {
-            "APGD-CE": package.apgd,
-            "APGD-T": package.apgd_targeted,
-            "FAB-T": package.fab,
-            "Square": package.square,
+        apgd, targeted, fab, square = package.apgd, package.apgd_targeted, package.fab, package.square
+        attack, predict.usual = {
+            "APGD-CE": (apgd, apgd.n_iter),
+            "APGD-T": (targeted, targeted.n_target_classes * targeted.n_iter),
+            "FAB-T": (fab, fab.n_target_classes * fab.n_iter * 2),  # one for the step, one for the verdict
+            "Square": (square, square.n_queries),
         }[name]
         attack.seed = self.seed
         if name in QUICK and self.prune:

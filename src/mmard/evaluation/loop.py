@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmard.attacks.autoattack import AutoAttack
+from mmard.attacks.counted_passes import Advance
 from mmard.core.method import Attack
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
@@ -24,8 +25,6 @@ ROUNDING = 1e-5  # of a pixel's range: what float32 may do to the radius of a pr
 
 OnProgress = Callable[[str, int, int], None]
 """Progress of this process: (attack, samples done, samples in all)."""
-Advance = Callable[[float], None]
-"""Called with the share of the work that is done, in [0, 1]."""
 
 
 class Ranks(Protocol):
@@ -96,7 +95,7 @@ class Batches:
             other: the network that is attacked; None: the model.
         """
 
-        def find(rows: Tensor) -> Tensor:
+        def find(rows: Tensor, _advance: Advance) -> Tensor:
             x, y, _ = self.images.batch(rows)
             torch.manual_seed(seed_of(self.execution.seed, int(rows[0])))
             x_adv = attack(other or self.model, x, y, self.threat)
@@ -124,7 +123,7 @@ class Batches:
             rows = right.nonzero().squeeze(1)
             found, seconds = self._shared(
                 f"{cached}-{stage}", rows, auto.batch_size,
-                lambda part, stage=stage: self._after(auto, stage, part, other),  # type: ignore[misc]
+                lambda part, within, stage=stage: self._after(auto, stage, part, other, within),  # type: ignore[misc]
                 lambda share, i=i: advance((i + share) / len(auto.stages)),  # type: ignore[misc]
             )  # fmt: skip
             right = right.clone()
@@ -133,10 +132,10 @@ class Batches:
             stages.append(Stage(name, stage, right.cpu(), len(rows), seconds))
         return stages, amiss
 
-    def _after(self, auto: AutoAttack, stage: str, rows: Tensor, other: Predict | None) -> Tensor:
+    def _after(self, auto: AutoAttack, stage: str, rows: Tensor, other: Predict | None, advance: Advance) -> Tensor:
         """Run one of AutoAttack's attacks on these rows: verdicts as in `column`, (3, M)."""
         x, y, _ = self.images.batch(rows)
-        x_adv = auto.stage(stage, other or self.predict, x, y, self.threat)
+        x_adv = auto.stage(stage, other or self.predict, x, y, self.threat, advance)
         found = self._found(x_adv, x, y)
         if other is None and self.predict is not self.model:
             with torch.no_grad():
@@ -157,9 +156,13 @@ class Batches:
         return torch.stack([right, outside(x_adv, x, self.threat), wrong])
 
     def _shared(
-        self, key: str, rows: Tensor, size: int, find: Callable[[Tensor], Tensor], advance: Advance
+        self, key: str, rows: Tensor, size: int, find: Callable[[Tensor, Advance], Tensor], advance: Advance
     ) -> tuple[Tensor, float]:
-        """Compute verdicts of the rows (M,), this process every `world`-th batch; all get all of them, (3, M) bool."""
+        """Compute verdicts of the rows (M,), this process every `world`-th batch; all get all of them, (3, M) bool.
+
+        Args:
+            find: verdicts of a batch's rows; it may tell what share of the batch is done.
+        """
         found, seconds = torch.zeros(3, len(rows), dtype=torch.long, device=rows.device), 0.0
         mine = range(self.execution.ranks.rank * size, len(rows), self.execution.ranks.world * size)
         for turn, start in enumerate(mine):
@@ -167,8 +170,12 @@ class Batches:
             # by the rows too: who is left depends on the attacks before
             rows_in_it = hashlib.sha256(repr(part.tolist()).encode()).hexdigest()[:8]
             file = re.sub(r"[^\w.+-]", "-", f"{key}-{start}-{rows_in_it}")
+
+            def within(share: float, turn: int = turn) -> None:
+                advance((turn + share) / len(mine))
+
             try:
-                value, took = self.execution.cache.once(file, lambda part=part: find(part))  # type: ignore[misc]
+                value, took = self.execution.cache.once(file, lambda part=part, told=within: find(part, told))  # type: ignore[misc]
             except Exception as e:
                 if not is_out_of_memory(e):
                     raise
@@ -176,7 +183,7 @@ class Batches:
                 raise MmardError(f"{words}; give a smaller batch_size (--batch-size)") from e
             found[:, start : start + size] = value.to(found)
             seconds += took
-            advance((turn + 1) / len(mine))
+            within(1.0)
         return self.execution.ranks.all_reduce_sum(found).bool(), seconds
 
     def _right(self, x: Tensor, y: Tensor) -> Tensor:
