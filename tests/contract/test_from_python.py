@@ -251,7 +251,7 @@ X, Y = arrays(24)
     ("wrong", "words"),
     [
         (judge(small_net()), r"a network and no images; expected evaluate\(model, x, y, threat\)"),
-        (judge(small_net(), X, Y), r"attacks and no threat; expected one such as mmard.Threat\(eps=8/255\)"),
+        (judge(small_net(), X, Y), r"attacks and no threat; expected one such as threat=mmard.Threat\(eps=8/255\)"),
         (judge(small_net(), X, Y, 0.1), "evaluate: threat is 0.1, expected an instance of Threat"),
         (judge(3, X, Y, THREAT), "evaluate: source is 3, expected"),
         (judge("nowhere", X, Y, THREAT), "no model at nowhere"),

@@ -49,10 +49,14 @@ def distill(
     Raises:
         MmardError: for any mistake in the input, before anything heavy runs where possible.
     """
-    words: dict[str, Any] = {"student": student, "method": method, "out": out, **settings}
-    words["teacher"] = teacher.path if isinstance(teacher, RunFolder) else teacher
-    words |= {} if epochs is None else {"train__epochs": epochs}
-    return train(**words, **_data(data, settings), **_threat(threat))
+    named: dict[str, Any] = {"student": student, "method": method, "out": out}
+    named["teacher"] = teacher.path if isinstance(teacher, RunFolder) else teacher
+    named |= ({} if epochs is None else {"train__epochs": epochs}) | _data(data, settings) | _threat(threat)
+    if twice := sorted(named.keys() & settings.keys()):
+        raise MmardError(
+            f"distill: {twice[0].replace('__', '.')} is given by an argument and as a setting; give it once"
+        )
+    return train(**named, **settings)
 
 
 def _data(data: object, settings: Mapping[str, Any]) -> dict[str, Any]:

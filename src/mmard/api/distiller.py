@@ -35,6 +35,7 @@ from mmard.training.own_loop import (
     UncountedViews,
     UntimedViews,
     as_batch,
+    by_name,
     checked_logits,
     forward_logits,
     must_be_alone,
@@ -98,7 +99,7 @@ class Distiller:
                 raise MmardError(f"{name} is {shortened(value)}, expected an instance of {kind.__name__}")
         self.threat, self.steps, self.epochs, self.step_number, self._epoch = threat, steps, epochs, 0, 0
         self.method = _attacking(_method(method), attack or {}, threat)
-        given = {**(teachers or {}), **({} if teacher is None else {"teacher": teacher})}
+        given = by_name(teachers or {}, teacher)
         networks = {name: _network(net, name) for name, net in given.items()}
         beside = self.method.companions
         averages_are_not_given(self.method, networks)

@@ -1,5 +1,6 @@
 """Evaluation of any network on the images that a Python program gives; and `mmard.evaluate`, which takes runs, too."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from mmard.api.build import known_of
 from mmard.api.evaluate import evaluate_run
-from mmard.api.evaluation_target import EvalTarget, versions
+from mmard.api.evaluation_target import EvalTarget, must_need, versions
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.logits import must_have_values
 from mmard.core.threat import Threat
@@ -92,11 +93,17 @@ def evaluate_images(
     """
     if x is None:
         raise MmardError("evaluate got a network and no images; expected evaluate(model, x, y, threat)")
+    if isinstance(y, Threat):
+        raise MmardError("evaluate got a threat in the place of the labels y; give it as threat=")
     specs = choose_attacks(attacks, suite(batch_size, seed))
     if specs and threat is None:
-        raise MmardError("evaluate got attacks and no threat; expected one such as mmard.Threat(eps=8/255)")
+        raise MmardError("evaluate got attacks and no threat; expected one such as threat=mmard.Threat(eps=8/255)")
+    if threat is not None and (threat.lower, threat.upper) != (0.0, 1.0):
+        raise MmardError(f"evaluate: the threat's pixels are in [{threat.lower:g}, {threat.upper:g}], expected [0, 1]")
     part = part_of(x if y is None else (_plain(x), _plain(y)))
-    model, images = _together(source, part, partial(load_model, module=module, trust=trust))
+    if isinstance(source, nn.Module) or is_foreign(source):
+        must_need(module, source)
+    model, images = _together(source, part, partial(load_model, module=copy.deepcopy(module), trust=trust))
     faster = in_parts(folded_alike(model, images.batch(slice(2))[0])) if isinstance(model, Classifier) else None
     model = adopt(model, len(images.classes), images.channels)
     how = Execution(batch_size=batch_size, seed=seed, on_progress=on_progress, predict=faster)
@@ -128,12 +135,28 @@ def _together(source: Model, part: Part, load: Callable[[str | Path], Classifier
         lay_out(model, device, found.shape)
     few = found.pixels[:TRIED].to(device).float() / 255
     classes = checked_logits(model, few, "the model").shape[1]
+    known = Known("the model") if isinstance(source, nn.Module) else known_of(_path(source), "the model")
+    labels, names = _numbered_as(known, classes, part)
+    return model, replace(found, labels=labels, classes=names).to(device)
+
+
+def _numbered_as(known: Known, classes: int, part: Part) -> tuple[Tensor, tuple[str, ...]]:
+    """Number a part's labels (N,) in the model's order; words may be some of the classes that it names.
+
+    Returns:
+        Labels (N,), and the names of all the ``classes``.
+
+    Raises:
+        MmardError: for labels that are not the model's classes.
+    """
+    some = not part.numbers and len(part.names) < classes and set(part.names) <= set(known.classes)
     highest = int(part.labels.max())
-    if highest >= classes or (not part.numbers and len(part.names) != classes):
+    if highest >= classes or (not part.numbers and len(part.names) != classes and not some):
         said = f"labels go up to {highest}" if part.numbers else f"labels are {len(part.names)} words"
         raise MmardError(f"{said}, and the model has {classes} classes, 0 to {classes - 1}")
+    if some:
+        return renumbered(part.labels, part.names, known.classes), known.classes
     names = part.names if len(part.names) == classes else _numbers(classes)
-    known = Known("the model") if isinstance(source, nn.Module) else known_of(_path(source), "the model")
     if not part.numbers and not known.classes:
         warnings.warn(
             "labels are words, and the model names no classes: its outputs are taken in order of the names "
@@ -141,8 +164,7 @@ def _together(source: Model, part: Part, load: Callable[[str | Path], Classifier
             stacklevel=2,
         )
     order = known.order(names)
-    labels = part.labels if set(names) != set(order) else renumbered(part.labels, names, order)
-    return model, replace(found, labels=labels, classes=order).to(device)
+    return part.labels if set(names) != set(order) else renumbered(part.labels, names, order), order
 
 
 def _in_memory(part: Part, channels: int | None) -> Images:

@@ -1,5 +1,6 @@
 """The target of an evaluation: weights with their settings, the threat, the test images, and the caches."""
 
+import copy
 import math
 import re
 from collections.abc import Mapping
@@ -73,12 +74,13 @@ class EvalTarget:
     ) -> "EvalTarget":
         """Find the weights and read their metadata; training may have been on another machine."""
         if is_foreign(source) and surrogate is None:
+            must_need(module, source)
             return replace(EvalTarget._of_network(str(source), trust), images=images)
         path = find_model(source.path if isinstance(source, RunFolder) else source)
+        if exported := opened(path, surrogate, Trust(everything=trust, folder=path.parent), module):
+            return EvalTarget(path, exported, exported.model.metadata)
         if module is not None:
             return EvalTarget(path, None, metadata_of(path), module=module, images=images)
-        if exported := opened(path, surrogate, Trust(everything=trust, folder=path.parent)):
-            return EvalTarget(path, exported, exported.model.metadata)
         return EvalTarget(path, None, metadata_of(weights_file(path)), images=images)
 
     @staticmethod
@@ -96,7 +98,7 @@ class EvalTarget:
         """Load the model in evaluation mode; None for a network from elsewhere, whose classes are those of the data."""
         if self.exported is not None or self.network:
             return self.exported
-        return load_model(self.path, self.module, trust=trust.everything)
+        return load_model(self.path, copy.deepcopy(self.module), trust=trust.everything)  # the caller's stays as it is
 
     def load_for(self, images: ImageSet) -> Classifier:
         """Load a network from elsewhere for these images, and try it on two of that size."""
@@ -171,6 +173,13 @@ class EvalTarget:
             "versions": versions(),
             **(self.exported.described() if self.exported else {}),
         }
+
+
+def must_need(module: nn.Module | None, source: object) -> None:
+    """Raise MmardError for a module beside a network that is there, or built by code, already."""
+    if module is not None:
+        what = type(source).__name__ if isinstance(source, nn.Module) else str(source)
+        raise MmardError(f"module= is for a run whose network was given in Python; {what} needs none, leave it out")
 
 
 def images_in(words: dict[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """An exported model in an evaluation: the runtime, and the float surrogate whose gradients attacks use."""
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mmard.api.build import known_of
 from mmard.api.networks import must_allow_named
@@ -43,8 +45,11 @@ class Exported:
     surrogate_path: Path | None
 
     @staticmethod
-    def of(path: Path, surrogate: str | None, trust: Trust) -> "Exported":
+    def of(path: Path, surrogate: str | None, trust: Trust, module: nn.Module | None = None) -> "Exported":
         """Load the ONNX file and its surrogate; by default the weights that its metadata name, if they are unchanged.
+
+        Args:
+            module: one like the surrogate's network, where that was given in Python.
 
         The surrogate is read where it lies beside ``path``, and elsewhere where ``trust`` allows it.
 
@@ -56,8 +61,8 @@ class Exported:
             network = load_foreign(surrogate, model.classes, model.shape[0] or 3)
             return Exported(model, network.requires_grad_(False), Path(NetworkSpec.of(surrogate).weights).expanduser())
         found = _recorded(path, model.metadata, trust) if surrogate is None else _named(surrogate, path, model.metadata)
-        own = None if found is None else load_model(found, trust=trust.everything).requires_grad_(False)
-        return Exported(model, own, found)
+        own = None if found is None else load_model(found, copy.deepcopy(module), trust=trust.everything)
+        return Exported(model, None if own is None else own.requires_grad_(False), found)
 
     def specs(self, attacks: str | None, protocol: str, batch_size: int, seed: int) -> dict[str, AttackSpec]:
         """Choose the requested attacks; None: the default ones of all three ways."""
@@ -92,10 +97,10 @@ class Exported:
         return {"runtime": runtime, "precision": self.model.metadata.get("precision"), "twin": surrogate}
 
 
-def opened(path: Path, surrogate: str | None, trust: Trust) -> Exported | None:
+def opened(path: Path, surrogate: str | None, trust: Trust, module: nn.Module | None = None) -> Exported | None:
     """Load an ONNX file with its surrogate; None for anything else, which has no surrogate."""
     if path.suffix == ".onnx":
-        return Exported.of(path, surrogate, trust)
+        return Exported.of(path, surrogate, trust, module)
     if surrogate is not None:
         raise MmardError(f"the surrogate {surrogate} goes with an exported model (.onnx), got {path}")
     return None

@@ -1,5 +1,6 @@
 """The networks of a run: the student and the teachers that its settings name, and modules that were given in Python."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -149,13 +150,50 @@ def build_student(
     classes, image = shape
     torch.manual_seed(seed_of(settings.seed, "weights"))
     if (module := given.get("student")) is not None:
-        student = adopt(module, classes, image[0], *normalisation)
+        student = _adopted(module, settings.student, "the student", (classes, image[0]), normalisation)
         must_fit(student, "the student", classes, image[0])
+        _warn_of_another_end(module, student, settings)
     else:
         student = build(student_architecture(settings, classes, image[0], normalisation))
     if student.architecture.spec.kind:
         must_take(student, f"the student {settings.student}", image)
     return student
+
+
+def _adopted(
+    module: nn.Module, word: str, who: str, shape: tuple[int, int], normalisation: Normalisation = RAW
+) -> Classifier:
+    """Adopt a module with the normalisation that its settings name, or the run's.
+
+    Args:
+        word: the setting that stands for it, such as ``given:Net(mean=[0.5], std=[0.25])``.
+        shape: number of classes and of channels.
+
+    Raises:
+        MmardError: for parameters, which only a network that is built here takes, and for two normalisations.
+    """
+    spec = NetworkSpec.of(word)
+    if spec.parameters:
+        raise MmardError(f"{who} is a module, which is built already; leave out {', '.join(spec.parameters)}")
+    mean, std = (spec.mean, spec.std) if spec.mean or spec.std else normalisation
+    if mean and isinstance(module, Classifier):
+        raise MmardError(
+            f"{who} is a model of mmard, which normalises as it is told; leave out normalize, mean and std"
+        )
+    return adopt(module, *shape, mean, std)
+
+
+def _warn_of_another_end(module: nn.Module, student: Classifier, settings: Settings) -> None:
+    """Warn where the trained module is not the model that the run's weights are."""
+    ends = {
+        "unnormalised": student is not module and bool(student.architecture.mean),
+        "without the average of its weights": settings.averaging.kind != "none",
+    }
+    if found := [words for words, so in ends.items() if so]:
+        warnings.warn(
+            f"the student's module itself ends {' and '.join(found)}; the trained model is mmard.load_model(run.path, module)",
+            stacklevel=2,
+        )
 
 
 def load_early(settings: Settings, given: Given) -> dict[str, Classifier]:
@@ -178,7 +216,7 @@ def load_teachers(
         elif name in given:
             if "student" in given:
                 must_be_apart(given["student"], given[name], name)
-            model = adopt(given[name], classes, image[0]).eval()
+            model = _adopted(given[name], source, f"the {name}", (classes, image[0])).eval()
         elif NetworkSpec.of(source).kind == GIVEN:
             raise MmardError(f"the {name} is a module given in Python: give it again, mmard.train(..., {name}=MODULE)")
         else:

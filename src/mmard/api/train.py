@@ -10,16 +10,7 @@ from typing import Any, cast
 
 from pydantic import InstanceOf
 
-from mmard.api.build import (
-    OF_TRAINING,
-    Resolved,
-    data_of,
-    engine_of,
-    extra_of,
-    has_a_recipe,
-    known_of,
-    resolve,
-)
+from mmard.api.build import OF_TRAINING, Resolved, data_of, engine_of, extra_of, has_a_recipe, known_of, resolve
 from mmard.api.networks import build_student, given_in, load_early, load_teachers, teachers_of
 from mmard.api.settings import Settings, read_settings
 from mmard.api.teacher_temperature import as_measured, leaves_open, with_temperature
@@ -37,6 +28,7 @@ from mmard.runs.folder import NO_EFFECT, RunFolder, changes, describe_teacher_ch
 from mmard.training.callbacks import Watcher, Watchers
 from mmard.training.engine import Engine
 from mmard.training.extension import EXTENDABLE, Extension
+from mmard.training.fingerprint import digest_of_pixels
 from mmard.training.teacher_check import TeacherCheck
 from mmard.training.tracking import TRACKERS, Tracking, must_be_installed
 from mmard.training.trainer import Trainer
@@ -80,7 +72,8 @@ def train(
         raise MmardError("an extension goes on with a run: give --resume (resume=True) too")
     words, given = given_in({key.replace("__", "."): value for key, value in overrides.items()})
     images = words.pop("data") if is_images(words.get("data")) else None
-    words |= {} if images is None else {"data.name": PYTHON}
+    if images is not None and words.setdefault("data.name", PYTHON) != PYTHON:
+        raise MmardError(f"data are images given in Python, and data.name={words['data.name']} names others; give one")
     settings = read_settings(recipe, words, trust=trust)
     return train_resolved(resolve(settings, given, images), resume=resume, extend=extend, watch=watch)
 
@@ -344,6 +337,7 @@ def _trainer(
         seed=settings.seed,
         checkpoint_every=settings.checkpoint_every,
         extension=extension,
+        pixels=digest_of_pixels(data.train) if settings.data.name == PYTHON else None,
         metadata={"classes": list(data.train.classes), "settings": settings.resolved(), "formula": str(method)},
         watcher=watcher if engine.is_global_zero else Watcher(),
     )

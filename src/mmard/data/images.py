@@ -14,6 +14,8 @@ from mmard.utils.errors import MmardError
 Batch = tuple[Tensor, Tensor, Tensor]
 """x (B, C, H, W) float32 in [0, 1] in channels-last memory, y (B,), index (B,)."""
 
+ROUNDING = 1e-4  # of the range: what resizing may do to floats in [0, 1]
+
 
 class ImageSet(Protocol):
     """A labelled image set, in memory (`Images`) or on disk (`mmard.data.streaming.Streamed`)."""
@@ -170,11 +172,11 @@ def levels(pixels: np.ndarray, count: int) -> Tensor:
         whole = "they fit: .astype(numpy.uint8)" if bytewise else _divided(pixels.dtype)
         raise MmardError(f"pixels are {pixels.dtype}, expected uint8, or floats in [0, 1]; {whole}")
     low, high = pixels.min(), pixels.max()
-    if not (low >= 0 and high <= 1):  # also for NaN
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # also for NaN
         raise MmardError(f"pixels lie in [{low:g}, {high:g}], expected [0, 1]; divide by 255, do not normalise")
     if high <= 1 / 255:
         raise MmardError(f"pixels are at most {high:g}, which is black, expected up to 1; divide by 255 once alone")
-    return (torch.from_numpy(pixels) * 255).round().to(torch.uint8)
+    return (torch.from_numpy(pixels) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def mean_std(parts: Iterable[Tensor], channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

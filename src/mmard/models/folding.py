@@ -19,6 +19,8 @@ from mmard.models.architectures import Classifier
 from mmard.utils.errors import first_line
 from mmard.utils.precision import full_precision
 
+PLAIN = bool | int | float | str | None
+
 
 def conv_bn_pairs(net: nn.Module) -> list[tuple[str, str]]:
     """Find the convolutions whose output only a BatchNorm reads, each of both called once: pairs of their names.
@@ -49,12 +51,24 @@ def _is_plain(module: nn.Module) -> bool:
 class Folded(nn.Module):
     """A classifier with BatchNorm folded into its convolutions, for evaluation mode; other tensors are shared with it.
 
-    Call `refresh` after the classifier's weights or statistics changed.
+    Call `refresh` after the classifier's weights, statistics, settings or modules changed.
     """
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
-        self.shadow = Classifier(copy.deepcopy(model.net).eval(), model.architecture)
+        self.source = (model,)  # in a tuple, so that its parameters are not counted as the shadow's
+        self.build()
+        self.refresh()
+
+    def build(self) -> None:
+        """Make the shadow of the classifier's present modules.
+
+        Raises:
+            Exception: whatever torch.fx says of a network it cannot trace.
+        """
+        model = self.source[0]
+        self.made_of = _structure(model.net)
+        self.shadow: Classifier | None = Classifier(copy.deepcopy(model.net).eval(), model.architecture)
         self.pairs = conv_bn_pairs(self.shadow.net)
         folded = {name for pair in self.pairs for name in pair}
         for name, module in model.net.named_modules():
@@ -71,14 +85,22 @@ class Folded(nn.Module):
             parent, _, child = bn.rpartition(".")
             setattr(self.shadow.net.get_submodule(parent), child, nn.Identity())
         self.shadow._buffers = model._buffers
-        self.source = (model,)  # in a tuple, so that its parameters are not counted as the shadow's
-        self.refresh()
         self.eval()
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Fold the classifier's present weights and statistics."""
+        """Fold the classifier's present weights and statistics; what its modules are set to, and themselves, may be others too."""
         net = self.source[0].net
+        if _structure(net) != self.made_of:
+            try:
+                self.build()
+            except Exception:  # it can be traced or copied no longer, as while it is pruned: it runs itself
+                self.shadow, self.pairs = None, []
+        if self.shadow is None:
+            return
+        for name, module in net.named_modules():
+            if own := _settings(module):
+                vars(self.shadow.net.get_submodule(name)).update(own)
         for conv_name, bn_name in self.pairs:
             conv: Any = net.get_submodule(conv_name)
             folded_conv: Any = self.shadow.net.get_submodule(conv_name)
@@ -90,7 +112,20 @@ class Folded(nn.Module):
             folded_conv.bias.copy_(fused[1])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.shadow(x)  # type: ignore[no-any-return]
+        return (self.source[0] if self.shadow is None else self.shadow)(x)  # type: ignore[no-any-return]
+
+
+def _structure(net: nn.Module) -> list[tuple[Any, ...]]:
+    """Describe which modules, weights and hooks there are: what is another one when layers are replaced, pruned or removed."""
+    return [
+        (name, id(module), *module._parameters, len(module._forward_pre_hooks), len(module._forward_hooks))
+        for name, module in net.named_modules()
+    ]
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Return the plain values that a module's forward pass may read, such as a flag or a counter."""
+    return {k: v for k, v in vars(module).items() if isinstance(v, PLAIN) and k[0] != "_" and k != "training"}
 
 
 def folded(model: nn.Module) -> nn.Module:

@@ -241,6 +241,18 @@ class Collected:
         return self.losses[0] if len(self.losses) == 1 else torch.stack(self.losses).sum()
 
 
+def by_name(teachers: Mapping[str, Any], teacher: Any) -> dict[str, Any]:
+    """Join the networks by name; ``robust`` is another name of the teacher, as in settings."""
+    if not isinstance(teachers, Mapping):
+        raise MmardError(f'teachers is {shortened(teachers)}, expected networks by name, such as {{"natural": net}}')
+    found = {"teacher" if name == "robust" else name: net for name, net in teachers.items()}
+    if "student" in found or len(found) < len(teachers) or (teacher is not None and "teacher" in found):
+        raise MmardError(
+            f"teachers names {', '.join(teachers)}; the student and the teacher are given once, by themselves"
+        )
+    return found if teacher is None else {**found, "teacher": teacher}
+
+
 def must_be_alone(what: str) -> None:
     """Raise MmardError in one of several processes: a loop of one's own trains ``what`` in one only."""
     spread = torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -9,7 +9,7 @@ from mmard.core.ascent import Ascent
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import Predict, Views, held_still
-from mmard.utils.errors import MmardError
+from mmard.utils.errors import MmardError, failing_in_one_line
 
 ROUNDING = 1e-4  # of a pixel's range: what augmentation may do to it
 SEEN: WeakSet[nn.Module] = WeakSet()
@@ -71,6 +71,7 @@ def make_example(method: Method, views: Views, network: nn.Module, threat: Threa
     with (
         held_still(*beside),
         held_still(network, *method.inner.modules(), train=method.attack_in_train_mode),
+        failing_in_one_line(f"the attack {method.maximizer}"),
     ):
         x_adv = method.maximizer(Ascent(method.inner, views), views.nat.x, method.ball(threat))
     if not isinstance(x_adv, Tensor) or x_adv.shape != views.nat.x.shape:

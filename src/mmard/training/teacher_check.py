@@ -13,6 +13,8 @@ from mmard.attacks.pgd import Pgd, untargeted
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images, some
+from mmard.evaluation.checks.messages import CheckError
+from mmard.evaluation.checks.preflight import check_logits
 from mmard.evaluation.scores import MUCH, SURE, is_far_better
 from mmard.models.architectures import Classifier
 from mmard.utils.errors import MmardError
@@ -83,6 +85,8 @@ class TeacherCheck:
             found["clean"] = 100 * right.float().mean().item()
             better = self.better(teacher, few, right) if self.foreign else None
             renumbered = None if better else _reordered(said, few)
+            if no_logits := _no_logits(teacher, few):
+                return found, no_logits
             fault = self._fault(right, few, better is not None or renumbered is not None)
             if fault is None and self.robust and len(few) >= ENOUGH:
                 attacked = torch.eq(self._classes(teacher, few, attacked=True), few.labels)
@@ -142,6 +146,17 @@ class TeacherCheck:
         few = some(self.images, self.most, seed=0)
         with held_still(teacher), full_precision():
             return self.better(teacher, few, torch.eq(self._classes(teacher, few), few.labels))
+
+
+def _no_logits(teacher: Classifier, few: Images) -> str | None:
+    """Describe answers that are probabilities or votes, whose softmax would be the target; None: they are logits."""
+    with torch.no_grad():
+        logits = teacher(few.batch(slice(ENOUGH))[0])
+    try:
+        check_logits(logits)
+    except CheckError:
+        return "gives probabilities or votes, expected logits; leave out what it ends with, such as a softmax"
+    return None
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Trainer:
         scale: the KL terms of the outer loss are multiplied by it (scripts that average KL over K classes: 1/K).
         micro_batch: images that a process sends through the networks at once, whose gradients add up; ``"auto"``: as many
             as fit; None: its whole share of the batch. ``compile``: see `mmard.training.update.Update`.
-        checkpoint_every: also save after so many steps, not only after each epoch.
+        checkpoint_every: also save after so many steps, not only after each epoch. ``pixels``: a digest of images without a name.
         metadata: written into the weights' header; its settings into the checkpoint, too.
         extension: what changes in a run that goes on by another plan.
 
@@ -96,6 +96,7 @@ class Trainer:
     metadata: dict[str, Any] = field(default_factory=dict)
     extension: Extension | None = None
     extra: Extra | None = None
+    pixels: str | None = None
     watcher: Watcher = field(default_factory=Watcher)
 
     def __post_init__(self) -> None:
@@ -110,7 +111,7 @@ class Trainer:
             averaging=self.averaging.model_dump(), validation=self.validation.identity(),
             data={
                 "augment": self.augmentation, "augment_late": late.model_dump() if (late := self.late_augmentation) else None,
-                "variants": self.variants, **(self.extra.identity() if self.extra else {}),
+                "variants": self.variants, "pixels": self.pixels, **(self.extra.identity() if self.extra else {}),
             },
         )  # fmt: skip
         self.terms = prepare_attack(self.method, self.train, engine.device)

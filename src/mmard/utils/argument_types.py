@@ -1,7 +1,7 @@
 """Type checks of the arguments of public functions: a wrong type is one line and no fault deep inside."""
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
 from inspect import signature
 from os import PathLike
@@ -30,8 +30,8 @@ OF_NAMES = (
 def public(function: Callable[P, T], name: str | None = None) -> Callable[P, T]:
     """Check the types of a function's arguments by its annotations, and tell user errors from faults of the package.
 
-    The function works in float32 and begins on the CPU, whatever the caller has made the default of new tensors, and the caller's
-    random numbers go on as if it had drawn none.
+    The function works in float32 and begins on the CPU, whatever the caller has made the default of new tensors and whichever
+    autocast is on, and the caller's random numbers go on as if it had drawn none.
 
     Args:
         name: under which users call it, for errors; None: its own.
@@ -74,16 +74,31 @@ def _as_path(value: Any) -> Any:
 
 @contextmanager
 def _defaults() -> Iterator[None]:
-    """Make new tensors float32 on the CPU inside, and give the caller's defaults, generators and TensorFloat-32 back."""
+    """Make new tensors float32 on the CPU inside, and give the caller's defaults, generators, autocast and TensorFloat-32 back."""
     callers, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
     # A device that nobody has used yet stays so: its generator is as new afterwards too.
     used = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=used), torch.device("cpu") if elsewhere else nullcontext(), kept_tf32():
+    with (
+        torch.random.fork_rng(devices=used),
+        torch.device("cpu") if elsewhere else nullcontext(),
+        kept_tf32(),
+        _no_autocast(),
+    ):
         torch.set_default_dtype(torch.float32)
         try:
             yield
         finally:
             torch.set_default_dtype(callers)
+
+
+@contextmanager
+def _no_autocast() -> Iterator[None]:
+    """Switch the caller's autocast off inside, of each kind of device that it is on for."""
+    with ExitStack() as off:
+        for device in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(device):
+                off.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def _mistake(e: ValidationError, function: str, names: list[str]) -> Exception:
