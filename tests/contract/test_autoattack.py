@@ -391,9 +391,11 @@ def test_the_progress_within_a_batch_is_told_and_changes_no_verdict(net: nn.Modu
     for stage in auto.stages:
         told = shares.setdefault(stage, [])
         assert torch.equal(auto.stage(stage, net, x, y, threat, told.append), auto.stage(stage, net, x, y, threat))
-        assert told == sorted(set(told)) and 0 < told[0] and told[-1] < 1
+        assert told == sorted(set(told))
+        assert told[0] > 0
+        assert told[-1] < 1
     last = {stage: told[-1] for stage, told in shares.items()}
-    assert last["APGD-CE"] > 0.9 and last["APGD-T"] > 0.9, last
+    assert min(last["APGD-CE"], last["APGD-T"]) > 0.9, last
     assert min(map(len, shares.values())) > 10, shares
 
     done: list[int] = []
@@ -401,5 +403,6 @@ def test_the_progress_within_a_batch_is_told_and_changes_no_verdict(net: nn.Modu
     run_attacks(
         net, images, threat, specs, Execution(on_progress=lambda name, n, _: done.append(n) if "Auto" in name else None)
     )
-    assert done == sorted(done) and done[-1] == len(images)
+    assert done == sorted(done)
+    assert done[-1] == len(images)
     assert len(set(done)) > 20

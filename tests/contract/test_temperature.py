@@ -258,3 +258,26 @@ def test_a_temperature_in_a_method_and_in_its_base_is_one_line() -> None:
     assert str(build_method("mmard(rslad, outer=none, tau=0.5)")) == str(build_method("rslad(tau=0.5)"))
     assert "T(x)^(0.25→1)" in str(build_method("mmard(rslad(tau=[0.25, 1]), inner=drift)"))
     assert str(build_method("rslad(tau=1/2)")) == str(build_method({"name": "rslad", "tau": "0.5"}))
+
+
+@pytest.mark.parametrize("name", [*BOUNDARIES, *TRIANGLES])
+def test_a_temperature_is_left_out_where_it_changes_nothing(name: str) -> None:
+    objective, draw = {**BOUNDARIES, **TRIANGLES}[name], torch.Generator().manual_seed(0)
+    weights = {who: torch.randn(64, 4, generator=draw) for who in ("student", "teacher")}
+    models = Models({who: lambda x, w=w: x.flatten(1) @ w for who, w in weights.items()})  # type: ignore[misc]
+    x, y, index = blobs(12).batch(slice(None))
+    views = Views.of(x, y, index, models).moved_to(x + 0.1 * torch.rand(x.shape, generator=draw))
+    values = [objective.total(views.at_temperature(tau)) for tau in (1.0, 0.25)]
+    ((_, one),) = objective.terms
+    assert one.scale_free == (name in ("contrast", "anchored"))
+    assert torch.allclose(*values, rtol=1e-4, atol=1e-5) or not one.scale_free, values
+    assert ("^0.25" in str(at_temperature(objective, 0.25))) != one.scale_free
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["mmard(pgd_at, tau=0.5)", "mmard(trades, outer=none, tau=auto)", "mmard(pgd_at, outer=anchored, tau=[0.5, 1])"],
+)
+def test_a_temperature_that_changes_nothing_at_all_is_refused(method: str) -> None:
+    with pytest.raises(MmardError, match="no term of this method depends on their size"):
+        build_method(method)

@@ -312,13 +312,12 @@ def _trainer(
     settings, method = resolved.settings, resolved.method
     resolved.validation.must_ask_for_more_than(data.held_out.labels)
     classes = len(data.train.classes)
-    mean, std = data.train.mean_std() if settings.normalize == "data" else ((), ())
+    normalisation = data.train.mean_std() if settings.normalize == "data" else ((), ())
     shape = classes, data.train.shape
-    student = build_student(settings, resolved.given, shape, (mean, std))
     return Trainer(
         method=method,
         threat=resolved.threat,
-        student=student,
+        student=build_student(settings, resolved.given, shape, normalisation),
         train=data.train,
         extra=extra_of(settings, data),
         held_out=data.held_out,

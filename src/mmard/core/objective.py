@@ -25,6 +25,7 @@ class Term:
         divergence: a KL between distributions over the classes, which some released scripts average over them: a run's
             ``scale`` is for these terms alone.
         features: it asks for features (`mmard.core.views.Point.features`), which networks then record.
+        scale_free: it stays the same whatever its logits are multiplied by, as a cosine does: a temperature changes nothing in it.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Term:
     params: tuple[tuple[str, Any], ...] = ()
     divergence: bool = False
     features: bool = False
+    scale_free: bool = False
 
     def __call__(self, views: Views) -> Tensor:
         with failing_in_one_line(f"term {self.name!r}"):
@@ -171,27 +173,26 @@ def _bind(term: Term, params: dict[str, Any]) -> Term:
 
 
 @overload
-def term(formula: str, *, divergence: bool = False, features: bool = False) -> Callable[[TermFunction], Objective]: ...
+def term(
+    formula: str, *, divergence: bool = False, features: bool = False, scale_free: bool = False
+) -> Callable[[TermFunction], Objective]: ...
 @overload
 def term(formula: TermFunction) -> Objective: ...
-def term(
-    formula: str | TermFunction, *, divergence: bool = False, features: bool = False
-) -> Objective | Callable[[TermFunction], Objective]:
+def term(formula: str | TermFunction, **facts: Any) -> Objective | Callable[[TermFunction], Objective]:
     """Make an `Objective` of one term out of a function ``(views, **params) -> (B,)``.
 
     ``@term`` takes the function's name as its formula; ``@term("KL(T(x)‖S(x'))")`` prints as the paper does, and
     ``{tau}`` in it shows the parameter's value. ``divergence`` marks a KL, summed over classes, ``features`` a term that
-    asks for features: see `Term`.
+    asks for features, ``scale_free`` one that no temperature changes: see `Term`.
     """
     if callable(formula):
-        return _make(formula, getattr(formula, "__name__", "term"), divergence, features)
+        return _make(formula, getattr(formula, "__name__", "term"), **facts)
     if not isinstance(formula, str):
         raise MmardError(f"term is given {formula!r}, expected a formula or a function of views")
-    return lambda function: _make(function, formula, divergence, features)
+    return lambda function: _make(function, formula, **facts)
 
 
-def _make(function: TermFunction, formula: str, divergence: bool, features: bool) -> Objective:
+def _make(function: TermFunction, formula: str, **facts: Any) -> Objective:
     if not callable(function):
         raise MmardError(f"term({formula!r}) is given {function!r}, expected a function of views")
-    name = getattr(function, "__name__", "term")
-    return Objective(((1.0, Term(name, formula, function, divergence=divergence, features=features)),))
+    return Objective(((1.0, replace(Term(getattr(function, "__name__", "term"), formula, function), **facts)),))

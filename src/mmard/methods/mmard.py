@@ -39,7 +39,8 @@ def mmard(
     less dependent on their teacher, on CIFAR-10 (JPEG) it bought clean accuracy. No inner term made a better one, and each costs.
     ``every``: attack steps from one gradient of the boundary term (a forward and a backward of the teacher) to the next.
     ``balance``: the two gradients of the attack are brought to one size in each sample, so that beta is their ratio.
-    ``tau`` divides the teacher's logits (`mmard.terms.temperature`) in base and both terms; for the base's alone it is the base's.
+    ``tau`` divides the teacher's logits (`mmard.terms.temperature`) in the base and both terms, but in contrast and anchored, whose
+    cosines do not depend on their size.
     """
     if inner == "none" and (beta, every, balance) != (1.0, 1, False):
         raise MmardError(

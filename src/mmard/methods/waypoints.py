@@ -85,7 +85,7 @@ def waypoints(
             "waypoints is about the attack's way, and this base attacks nothing; give one, such as base=rslad"
         )
     points = WayPoints(kappa, uniform)
-    watched = term("way(x')")(points.watch)
+    watched = term("way(x')", scale_free=True)(points.watch)
     weights = "w = ½" if uniform else f"w = softmax(−|m_T|/{kappa:g})"
     followed = term(f"Σ w·KL(T(x_k)‖S(x_k)) [k = ⅓, ⅔ of the way, {weights}]", divergence=True)(points.follow)
     whole = replace(base, inner=base.inner + 0.0 * watched, outer=base.outer + gamma * followed)

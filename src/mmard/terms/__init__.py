@@ -131,13 +131,13 @@ def joint(v: Views, corrected: bool = False) -> Tensor:
     return -sum(edges, start=v.nat.x.new_zeros(())) / 3
 
 
-@term("InfoNCE(S(x),S(x'),T; τ={tau})")
+@term("InfoNCE(S(x),S(x'),T; τ={tau})", scale_free=True)
 def contrast(v: Views, tau: float = 0.5) -> Tensor:
     """Average InfoNCE over the edges: log B less it bounds their mutual information from below."""
     return sum((losses.contrast(a, b, tau) for a, b in _edges(v)), start=v.nat.x.new_zeros(())) / 3
 
 
-@term("InfoNCE(S(x),S(x'),T(x); τ={tau})")
+@term("InfoNCE(S(x),S(x'),T(x); τ={tau})", scale_free=True)
 def anchored(v: Views, tau: float = 0.5) -> Tensor:
     """Average InfoNCE over the edges S(x) – S(x'), S(x) – T(x) and S(x') – T(x): the teacher need not see x'."""
     nat, adv, teacher = v.nat.student, v.adv.student, v.nat.teacher

@@ -100,7 +100,8 @@ class AtTemperature:
 def at_temperature(objective: Objective, tau: Tau, name: str = "tau") -> Objective:
     """Divide the teacher's logits by τ in an objective's terms; at τ = 1 it is the objective itself.
 
-    Only the network named ``teacher`` has it: the student's temperature stays 1, a natural teacher's its own.
+    Only the network named ``teacher`` has it: the student's temperature stays 1, a natural teacher's its own. A term that no
+    temperature changes, such as MMARD's contrast, which is of cosines, stays as it is.
 
     Args:
         name: the parameter's, for errors.
@@ -113,14 +114,28 @@ def at_temperature(objective: Objective, tau: Tau, name: str = "tau") -> Objecti
         return objective
     if any(isinstance(t.function, AtTemperature) for t in objective.within()):
         raise MmardError(f"{name} stands in this method and in its base too, and a teacher has one; give it once")
-    terms = ((w, replace(t, formula=_marked(str(t), temperature), function=AtTemperature(t, temperature), params=()))
-             for w, t in objective.terms)  # fmt: skip
-    return Objective(tuple(terms))
+    return Objective(tuple((w, t if t.scale_free else _at(t, temperature)) for w, t in objective.terms))
+
+
+def _at(t: Term, temperature: Temperature) -> Term:
+    return replace(t, formula=_marked(str(t), temperature), function=AtTemperature(t, temperature), params=())
 
 
 def method_at_temperature(method: Method, tau: Tau) -> Method:
-    """Divide the teacher's logits by τ in all that the student and its examples are made by; see `at_temperature`."""
-    return replace(method, inner=at_temperature(method.inner, tau), outer=at_temperature(method.outer, tau))
+    """Divide the teacher's logits by τ in all that the student and its examples are made by; see `at_temperature`.
+
+    Raises:
+        MmardError: also where that changes nothing in the whole method.
+    """
+    inner, outer = at_temperature(method.inner, tau), at_temperature(method.outer, tau)
+    if Temperature.of(tau) != Temperature(1.0, 1.0) and (str(inner), str(outer)) == (
+        str(method.inner),
+        str(method.outer),
+    ):
+        raise MmardError(
+            f"tau={shortened(tau)} divides a teacher's logits, and no term of this method depends on their size; leave it out"
+        )
+    return replace(method, inner=inner, outer=outer)
 
 
 def is_unknown(method: Method) -> bool:
