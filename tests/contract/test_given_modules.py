@@ -255,3 +255,44 @@ def test_a_failing_maximizer_is_named_in_one_line() -> None:
     method = replace(mmard.methods.rslad(), maximizer=mine)
     with pytest.raises(MmardError, match=r"the attack .* fails .*ValueError: mine"):
         mmard.Distiller(method, Plain(), small_net(), THREAT).step(*arrays(8))
+
+
+class Blocked(torch.autograd.Function):
+    """A function without a gradient, as of somebody's extension."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+
+class Unfit(nn.Module):
+    """A network that fails in its own way: on larger batches, or where a gradient is asked for."""
+
+    def __init__(self, batch: int | None = None) -> None:
+        super().__init__()
+        self.net, self.batch = Plain(), batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.batch and len(x) > self.batch:
+            raise ZeroDivisionError("mine")
+        out: Tensor = self.net(x)
+        return out if self.batch else Blocked.apply(out)  # type: ignore[no-untyped-call, no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("net", "attacks", "words"),
+    [
+        (lambda: Unfit(16), "none", r"it fails on images of shape .*: ZeroDivisionError: mine"),
+        (lambda: Unfit(16), "fgsm", r"it fails on images of shape .*: ZeroDivisionError: mine"),
+        (Unfit, "fgsm", r"gradient.* fails \(.*NotImplementedError"),
+    ],
+)
+def test_a_network_that_fails_is_one_line(net: Callable[[], nn.Module], attacks: str, words: str) -> None:
+    x, y = arrays(40)
+    with pytest.raises(MmardError, match=words):
+        mmard.evaluate(net().eval(), x, y, THREAT, attacks)
+
+
+def test_the_card_of_a_modules_run_says_how_it_is_loaded(tmp_path: Path) -> None:
+    mmard.distill(Plain(), small_net(seed=1), arrays(), out=tmp_path / "run", epochs=1, **QUICK)
+    assert "mmard.load_model(FOLDER, MODULE)" in (tmp_path / "run" / "README.md").read_text()

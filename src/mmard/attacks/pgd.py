@@ -11,7 +11,7 @@ from mmard import losses
 from mmard.core.method import Attack, Maximizer
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import Predict
-from mmard.utils.errors import MmardError
+from mmard.utils.errors import MmardError, failing_in_one_line
 from mmard.utils.numbers import is_number, must_be_whole_number, shortened
 
 Loss = Callable[[Tensor], Tensor]
@@ -105,7 +105,8 @@ def gradient(values: Tensor, x_adv: Tensor) -> Tensor:
         )
     if not total.requires_grad:
         raise MmardError("what the attack ascends does not depend on x'; is there a detach, or no v.adv in it?")
-    (grad,) = torch.autograd.grad(total, x_adv)
+    with failing_in_one_line("the gradient at x'"):
+        (grad,) = torch.autograd.grad(total, x_adv)
     return grad
 
 

@@ -9,6 +9,7 @@ from mmard.core.logits import PredictionError, changes_input, predict_logits
 from mmard.core.views import Predict
 from mmard.data.images import Images
 from mmard.evaluation.checks.messages import CheckError
+from mmard.utils.errors import MmardError, first_line, is_out_of_memory
 
 FIRST = 16  # images of the first prediction
 
@@ -17,12 +18,17 @@ def logits_of(predict: Predict, x: Tensor, classes: int) -> Tensor:
     """Compute a network's logits (B, K) for images (B, C, H, W) in float32, whatever kind of floats it computes in.
 
     Raises:
-        CheckError: when it gives no such logits (``classifier``), or writes into the images (``input``).
+        CheckError: when it fails or gives no such logits (``classifier``), or writes into the images (``input``).
     """
     try:
         return predict_logits(predict, x, "the model", classes).float()
     except PredictionError as e:
         raise CheckError(e.kind, e.said) from e
+    except Exception as e:  # whatever a network says of images that it was not made for
+        if isinstance(e, MmardError) or is_out_of_memory(e):
+            raise
+        fault = f"{type(e).__name__}: {first_line(e)}"
+        raise CheckError("classifier", f"it fails on images of shape {tuple(x.shape)}: {fault}") from e
 
 
 class LogitsModel(nn.Module):

@@ -9,6 +9,7 @@ import yaml
 
 from mmard.core.threat import in_255ths
 from mmard.evaluation.scores import CLEAN, WORST
+from mmard.models.foreign import GIVEN
 from mmard.models.weights import metadata_of
 from mmard.report.export_table import export_table
 from mmard.report.table import Table, interval, words
@@ -67,7 +68,10 @@ def card(run: Run) -> str:
             f"{told}, trained to resist {threat_of(s)} by `mmard`.",
             f"## How it was trained\n\n{_training(run)}",
         ]
-        use = [USE]
+        module = (
+            ", MODULE" if str(s.get("student")).startswith(GIVEN) else ""
+        )  # one like it, which only its program has
+        use = [USE.replace("FOLDER", f"FOLDER{module}")]
     parts = [
         f"---\n{front}---\n{MARK}",
         f"# {run.name}",

@@ -9,7 +9,7 @@ from mmard.core.threat import Threat
 from mmard.data.images import Images
 from mmard.evaluation.checks.messages import Check, CheckError
 from mmard.evaluation.predict import logits_of
-from mmard.utils.errors import MmardError, first_line, is_out_of_memory
+from mmard.utils.errors import MmardError, is_out_of_memory
 
 SAME = 1e-3  # of the spread of an image's logits: so much may they differ between batch sizes
 ALONE, MOVED, AT_ONCE = 12, 40, 100  # images
@@ -35,12 +35,12 @@ class Sample:
                 logits = logits_of(self.model, x, self.classes)
         except MmardError:
             raise
-        except Exception as e:  # whatever a network says of images that it was not made for
+        except Exception as e:
             if is_out_of_memory(e):
                 raise MmardError(
                     f"{len(x)} images at once do not fit in memory; give a smaller batch_size (--batch-size)"
                 ) from e
-            raise CheckError("classifier", f"it fails on images of shape {tuple(x.shape)}: {first_line(e)}") from e
+            raise
         if not logits.isfinite().all():
             raise CheckError("finite", "the model's logits are not finite (NaN or infinity)")
         return logits

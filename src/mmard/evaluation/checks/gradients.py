@@ -13,6 +13,7 @@ from mmard.core.threat import Threat
 from mmard.evaluation.checks.confirmation import Attempt, losses_part, try_attacks
 from mmard.evaluation.checks.messages import Check, CheckError
 from mmard.evaluation.suite import AttackSpec
+from mmard.utils.errors import failing_in_one_line
 
 # Of logits. An honest net's multiplied: at a gap of 26 PGD-20 leaves 3 points too many, at 52 six.
 LARGE, SMALL = 30.0, 0.02
@@ -126,7 +127,8 @@ def _gradient(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(x)
         if not logits.requires_grad:
             raise CheckError("detached", "the logits do not depend on the image for autograd")
-        (grad,) = torch.autograd.grad(losses.margin(logits, y).sum(), x, allow_unused=True)
+        with failing_in_one_line("the model's gradient"):
+            (grad,) = torch.autograd.grad(losses.margin(logits, y).sum(), x, allow_unused=True)
     if grad is None:
         raise CheckError("detached", "the logits do not depend on the image for autograd")
     return logits.detach(), grad.nan_to_num(0.0, 0.0, 0.0)
