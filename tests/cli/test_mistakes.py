@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import QUICK, Run, small_net
 
-from mmard.api.build import must_be_whole
+from mmard.api.whole_method import must_be_whole
 from mmard.cli.app import COMMANDS
 from mmard.methods import awp, ciard, iad, mtard, rslad
 from mmard.models.weights import save_weights
