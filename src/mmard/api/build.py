@@ -112,6 +112,12 @@ def build_threat(settings: Settings) -> Threat:
     return Threat(**settings.threat.model_dump())
 
 
+def ball_of_examples(settings: Settings, method: Method) -> Threat:
+    """Return the ball in which the run's own method makes its examples when its training ends."""
+    ball, late = method.ball(build_threat(settings)), settings.attack.late
+    return ball if late is None or late.eps is None or method.maximizer is None else replace(ball, eps=late.eps)
+
+
 def method_of(settings: Settings, threat: Threat | None = None) -> Method:
     """Build the method with the attack's changes applied, its step checked against the threat."""
     method, threat = build_method(settings.method, settings.trust), threat or build_threat(settings)
