@@ -254,18 +254,23 @@ def engine_of(settings: Settings) -> Engine:
     return Engine(**settings.engine.model_dump(exclude={"micro_batch", "compile"}))
 
 
-def _check(resolved: Resolved) -> frozenset[str]:
-    """Raise MmardError for what is wrong; return the networks that the method asks for."""
-    settings, method = resolved.settings, resolved.method
+def must_be_trainable(settings: Settings, method: Method) -> None:
+    """Raise MmardError for settings that training refuses whichever its networks and images are."""
     if settings.scale != 1 and not method.has_divergences():
         raise MmardError(f"scale={settings.scale} is of KL terms, and this method descends none; leave it out")
     if (data := settings.data).variants:
         must_only_move(data.augment, data.variants, extra=data.extra, augment_late=data.augment_late)
-    may_be_read(settings)
-    processes, batch = settings.engine.devices * settings.engine.nodes, resolved.plan.batch_size
+    processes, batch = settings.engine.devices * settings.engine.nodes, settings.train.batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
-    beginnings(resolved.plan.epochs, resolved.averaging, method, settings.data.augment_late)
+    beginnings(settings.train.epochs, settings.averaging, method, data.augment_late)
+
+
+def _check(resolved: Resolved) -> frozenset[str]:
+    """Raise MmardError for what is wrong; return the networks that the method asks for."""
+    settings, method = resolved.settings, resolved.method
+    must_be_trainable(settings, method)
+    may_be_read(settings)
     fresh = {companion.fresh for companion in method.companions.values()} - {None, "student"}
     must_be_buildable(settings, resolved.given)
     with torch.device("meta"):
