@@ -144,7 +144,8 @@ def must_be_buildable(settings: Settings, given: Given) -> None:
                 "mmard.train(..., student=MODULE); the command line takes student=net.py:build"
             )
         return
-    architecture = student_architecture(settings, 10)
+    channels = len(spec.mean or spec.std) or 3  # of the images, which are not read yet
+    architecture = student_architecture(settings, 10, channels)
     with torch.random.fork_rng(devices=[]):
         if spec.kind:
             build(architecture, fresh=False)
