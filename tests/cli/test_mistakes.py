@@ -53,6 +53,8 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
             ["train", "--method", "mmard(igdm(fair(rslad), alhpa=2))"],
             ["unknown parameter of method igdm 'alhpa'", "alpha"],
         ),
+        (["train", "--method", "pgd_at(tau=0.5)"], ["unknown parameter of method pgd_at 'tau'; there are none"]),
+        (["train", "--method", "ard(tau=auto)"], ["expected a number", "what can be auto is teacher_tau"]),
         (
             ["train", "--method", "igdm(mart)"],
             ["igdm has no published alpha for this base", "rslad 0.9", "alpha=1"],

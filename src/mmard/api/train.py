@@ -10,11 +10,12 @@ from typing import Any, cast
 
 from pydantic import InstanceOf
 
-from mmard.api.build import OF_TRAINING, Resolved, data_of, engine_of, extra_of, known_of, resolve
+from mmard.api.build import OF_TRAINING, Resolved, ball_of_examples, data_of, engine_of, extra_of, known_of, resolve
 from mmard.api.networks import build_student, given_in, has_a_recipe, is_trained, load_early, load_teachers, teachers_of
 from mmard.api.settings import Settings, read_settings
 from mmard.api.teacher_temperature import as_measured, with_temperature
 from mmard.api.unused_settings import as_unused_in, note_unused_checkpoints
+from mmard.core.method import Method
 from mmard.core.threat import in_255ths
 from mmard.data.given import is_images
 from mmard.data.images import DataSet
@@ -102,7 +103,7 @@ def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, exten
             _train(replace(teacher, images=resolved.images), True, watch, engine)
         settings = as_begun(settings, folder)
         engine.choose_precision(settings.engine.precision)
-        engine.on_global_zero(lambda: _warn_of(settings, resolved.notes))
+        engine.on_global_zero(lambda: _warn_of(settings, resolved.method, resolved.notes))
         nets = load_early(settings, resolved.given)
         data = data_to_learn(settings, known_to(settings, folder), resolved.images)
         resolved, told = with_temperature(replace(resolved, settings=settings), data, engine, nets)
@@ -205,16 +206,18 @@ def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
         trainer.metadata["teachers"] = found
 
 
-def _warn_of(settings: Settings, notes: Iterable[str] = ()) -> None:
+def _warn_of(settings: Settings, method: Method, notes: Iterable[str]) -> None:
     """Warn of what is no mistake and yet seldom meant."""
     for note in notes:
         warnings.warn(Note(note), stacklevel=2)
     if settings.teacher and not is_foreign(settings.teacher):
         _warn_of_other_data(RunFolder(settings.teacher), settings)
-    own, judged = settings.attack.eps, settings.threat.eps
-    if own is not None and own < judged:
+    late = settings.attack.late
+    key, own = ("attack.late.eps", late.eps) if late and late.eps else ("attack.eps", settings.attack.eps)
+    judged = settings.threat.eps
+    if own is not None and ball_of_examples(settings, method).eps == own < judged:
         warnings.warn(
-            f"attack.eps {in_255ths(own)} is below threat.eps {in_255ths(judged)}: examples are made in a smaller ball than "
+            f"{key} {in_255ths(own)} is below threat.eps {in_255ths(judged)}: examples are made in a smaller ball than "
             "the one in which the checkpoint is chosen and robustness evaluated",
             stacklevel=2,
         )
