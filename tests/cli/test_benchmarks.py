@@ -75,6 +75,12 @@ def test_what_cannot_be_measured_is_one_line(mmard: Run) -> None:
         (["--size", 100_000], "a step on 8 images of 100000×100000 does not fit in memory"),
         (["engine.devices=2"], "bench measures one process with its whole batch"),
         (["engine.micro_batch=4"], "bench measures one process with its whole batch"),
+        (["train.batch_size=64"], "train.batch_size changes nothing in the time of a step; say --batch 128"),
+        (["teacher=runs/teacher"], "teacher changes nothing in the time of a step; say --teacher wrn-16-4"),
+        (["teachers.natural=runs/teacher"], "teachers.natural changes nothing in the time of a step; say --teacher"),
+        (["data.name=npz", "data.size=64"], "data.size changes nothing in the time of a step; say --size 32"),
+        (["data.augment=idbh", "data.variants=4"], "data.variants only move an image, and data.augment=idbh does more"),
+        (["method=pgd_at", "scale=1/num_classes"], "scale=1/num_classes is of KL terms"),
     ):
         done = mmard("bench", *small, *words)
         assert done.returncode == 2

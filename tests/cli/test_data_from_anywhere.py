@@ -62,6 +62,9 @@ def test_a_function_of_ones_own_gives_the_data_from_training_to_evaluation(mmard
     done = mmard("eval", "run", *JUDGE)
     assert done.returncode == 0, done.stderr
     assert "25 test images" in done.stdout
+    for word, own in (("test_seed=3", "test_seed=0"), ("test_split=0.5", "test_split=0.25")):
+        cut = mmard("eval", "run", f"data.{word}", *JUDGE)
+        refused(cut, f"was trained with data.{own}, and data.{word} would cut its data otherwise", "leave it out")
     wrong = mmard(*words, "out=other", "data.parameters.size=9")
     refused(wrong, "mine.py:build", "unexpected keyword argument 'size'")
 

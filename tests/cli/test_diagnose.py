@@ -2,11 +2,13 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from helpers import QUICK, Run
 from safetensors.torch import load_file
 from torch import nn
@@ -19,6 +21,7 @@ from mmard.api.diagnose import as_trained, diagnose, inner_processes
 from mmard.api.settings import read_settings
 from mmard.attacks.minimal import Minimal
 from mmard.data.sources import load
+from mmard.report.figures.diagnosis import examples_table
 from mmard.runs.folder import RunFolder
 
 SHORT = [*QUICK, "student=cnn-2-1", "train.epochs=1"]
@@ -86,6 +89,16 @@ def test_data_and_teacher_may_lie_elsewhere_now(mmard: Run, run: Path, digits_te
     assert json.loads((run / "diagnose/diagnosis.json").read_text())["teacher"].endswith("moved.safetensors")
 
 
+@pytest.mark.parametrize("word", ["held_out=0.5", "limit=150", "seed=7"])
+def test_images_that_were_trained_on_are_no_held_out_ones(mmard: Run, run: Path, word: str) -> None:
+    key, value = word.split("=")
+    own = getattr(read_settings(run).data, key)
+    done = mmard("diagnose", "runs/run", f"data.{word}", "--limit", "12")
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert f"was trained with data.{key}={own}, and data.{key}={value} would cut its data otherwise" in said
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures and short searches: they take most of the seconds, and another test has them whole."""
@@ -94,6 +107,25 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     short = tuple(Minimal(norm=norm, steps=3, targets=2, restarts=1) for norm in ("linf", "l2"))  # type: ignore[arg-type]
     monkeypatch.setattr(comparison, "searches_of", lambda classes: short)
     monkeypatch.setattr(comparison, "direct", lambda teacher, x, own, threat: x)
+
+
+@pytest.mark.parametrize("words", [{"attack.eps": 0.3}, {"attack.late": {"after": 0.5, "steps": 2, "eps": 0.3}}])
+def test_all_examples_and_the_direct_attack_lie_in_one_ball(
+    words: dict[str, Any], run: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In that of the run's attack, which may be another than the one that it is judged in; the table names both."""
+    settings = read_settings(run, words)
+    (run / "settings.yaml").write_text(yaml.safe_dump(settings.resolved()))
+    asked = []
+    monkeypatch.setattr(comparison, "direct", lambda teacher, x, own, threat: asked.append(threat.eps) or x)
+    found = diagnose(run, "rslad,ard", limit=8)
+    assert asked == [0.3]
+    assert (found.metadata["threat"], found.metadata["judged_in"]) == ("L∞ 0.3", "L∞ 0.1")
+    assert "8 held-out images, L∞ 0.3 (the run is judged in L∞ 0.1)" in str(examples_table(found).title)
+    scene = Comparison.of(settings, run / "best.safetensors", "held-out", 8, 8, 0)
+    x = scene.images.batch(slice(None))[0]
+    for method in (*inner_processes(settings, method_of(settings), "rslad,ard", own_attacks=False).values(),):
+        assert 0.1 < (scene.examples(replace(method, eps=0.2)) - x).abs().max() <= 0.3 + 1e-6
 
 
 def test_same_seed_same_examples_whatever_came_before_and_the_run_stays_as_it_was(
@@ -179,6 +211,7 @@ def test_a_part_that_learns_is_restored_where_the_attack_reads_it(
         (["runs/run", "--methods", "rslda"], "unknown method 'rslda'; did you mean rslad"),
         (["runs/run", "--methods", "mmard(inner=drfit)"], "unknown inner term 'drfit'"),
         (["runs/run", "--methods", "mmard(inner=drift"], "brackets"),
+        (["runs/run", "--methods", ""], "no methods given; expected names such as rslad,adaad"),
         (["runs/run", "--teacher", "gone"], "no model at gone"),
     ],
 )

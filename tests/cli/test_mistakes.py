@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import QUICK, Run, small_net
 
-from mmard.api.build import must_be_whole
+from mmard.api.whole_method import must_be_whole
 from mmard.cli.app import COMMANDS
 from mmard.methods import awp, ciard, iad, mtard, rslad
 from mmard.models.weights import save_weights
@@ -53,6 +53,8 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
             ["train", "--method", "mmard(igdm(fair(rslad), alhpa=2))"],
             ["unknown parameter of method igdm 'alhpa'", "alpha"],
         ),
+        (["train", "--method", "pgd_at(tau=0.5)"], ["unknown parameter of method pgd_at 'tau'; there are none"]),
+        (["train", "--method", "ard(tau=auto)"], ["expected a number", "what can be auto is teacher_tau"]),
         (
             ["train", "--method", "igdm(mart)"],
             ["igdm has no published alpha for this base", "rslad 0.9", "alpha=1"],

@@ -131,11 +131,23 @@ def test_a_wrong_radius_is_one_line(words: dict[str, Any], said: str) -> None:
 
 
 def test_a_smaller_ball_than_the_threats_is_warned_of() -> None:
-    for eps, warned in (("4/255", True), ("8/255", False), ("10/255", False)):
+    """Where there is a ball, and by the eps with which training ends."""
+    late = {"attack.late": {"after": 0.5, "steps": 2, "eps": "4/255"}}
+    for words, key in (
+        ({"attack.eps": "4/255"}, "attack.eps"),
+        ({"attack.eps": "8/255"}, ""),
+        ({"attack.eps": "10/255"}, ""),
+        ({"attack.eps": "4/255", "method": "standard"}, ""),
+        (late, "attack.late.eps"),
+        ({**late, "attack.eps": "8/255"}, "attack.late.eps"),
+        ({"attack.eps": "4/255", "attack.late": {"after": 0.5, "steps": 2, "eps": "8/255"}}, ""),
+    ):
+        settings = read_settings(None, {"threat.eps": "8/255", "method": "pgd_at", **words})
         with warnings.catch_warnings(record=True) as lines:
             warnings.simplefilter("always")
-            warn_of(read_settings(None, {"attack.eps": eps, "threat.eps": "8/255"}))
-        assert [str(line.message)[:44] for line in lines] == ["attack.eps 4/255 is below threat.eps 8/255: "] * warned
+            warn_of(settings, method_of(settings), ())
+        told = [str(line.message).partition(":")[0] for line in lines if "changes nothing" not in str(line.message)]
+        assert told == ([f"{key} 4/255 is below threat.eps 8/255"] if key else [])
 
 
 def test_a_warm_start_changes_the_run(tiny: DataSet, tmp_path: Path) -> None:

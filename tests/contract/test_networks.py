@@ -14,9 +14,10 @@ from helpers import QUICK, Run, blobs
 from torch import nn
 
 from mmard import MmardError, load_model
+from mmard.api.build import resolve
 from mmard.api.evaluate import evaluate_run
 from mmard.api.export import export
-from mmard.api.networks import given_in, student_architecture, teachers_of
+from mmard.api.networks import build_student, given_in, student_architecture, teachers_of
 from mmard.api.settings import read_settings
 from mmard.api.train import train
 from mmard.models.architectures import Architecture, adopt, build
@@ -468,3 +469,13 @@ def test_a_network_on_timms_hub_is_one_line(name: str) -> None:
     assert is_foreign(name)
     with pytest.raises(MmardError, match=r"expected timm:NAME, the architecture.*timm:NAME@FILE"):
         NetworkSpec.of(name)
+
+
+def test_a_student_with_its_own_mean_learns_grey_images_and_coloured_ones() -> None:
+    """Of which there are as many channels as its mean has numbers."""
+    for mean, std in (([0.1], [0.5]), ([0.1, 0.2, 0.3], [0.5, 0.5, 0.5])):
+        settings = read_settings(None, {"method": "pgd_at", "student": {"name": "cnn-2-1", "mean": mean, "std": std}})
+        resolve(settings)
+        student = build_student(settings, {}, (10, torch.Size([len(mean), 8, 8])), ((), ()))
+        assert student.architecture.mean == tuple(mean)
+        assert student(torch.rand(2, len(mean), 8, 8)).shape == (2, 10)

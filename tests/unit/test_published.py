@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from mmard.api.build import method_of, must_be_whole
+from mmard.api.build import method_of
 from mmard.api.recipe_files import recipe_folders, recipes
 from mmard.api.settings import Settings, read_settings
+from mmard.api.whole_method import must_be_whole
 from mmard.attacks.pgd import Pgd
 from mmard.core.threat import Threat
 from mmard.methods import METHODS

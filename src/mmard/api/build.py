@@ -1,37 +1,34 @@
 """Construction of what settings describe, and checks that they can be built."""
 
-import copy
 import re
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import InstanceOf
 
-from mmard.api.networks import Given, must_be_buildable, teachers_of
+from mmard.api.networks import Given, has_a_recipe, must_be_buildable, teachers_of
 from mmard.api.recipe_files import recipes
 from mmard.api.registry import build_method
 from mmard.api.settings import Settings
+from mmard.api.unused_settings import must_change_something
+from mmard.api.whole_method import must_be_of_single_samples, must_be_whole
 from mmard.attacks.pgd import Pgd
 from mmard.core.method import Method
 from mmard.core.threat import Threat
-from mmard.core.views import MissingModelError, Models, Views
+from mmard.core.views import MissingModelError
 from mmard.data.extra import Extra, keys_in
 from mmard.data.images import DataSet
 from mmard.data.labels import Known, agreed
 from mmard.data.overlap import warn_of_shared_extra
 from mmard.data.sources import SOURCES, is_code, load, must_be_used, unused
-from mmard.methods.fair import ClassWeights
-from mmard.methods.waypoints import WayPoints
 from mmard.models.architectures import Architecture, build
-from mmard.models.cards import Card, find_model, in_zoo, weights_file
+from mmard.models.cards import Card, find_model, weights_file
 from mmard.models.foreign import NetworkSpec, is_foreign
-from mmard.models.robustbench import PREFIX
 from mmard.models.weights import architecture_facts, metadata_of
-from mmard.terms import OVER_THE_BATCH
 from mmard.training.averaging import Averaging
 from mmard.training.companions import averages_are_not_given
 from mmard.training.engine import Engine
@@ -42,7 +39,6 @@ from mmard.training.variants import must_only_move
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError
 from mmard.utils.foreign_code import function_at, run_foreign
-from mmard.utils.numbers import NeverBeginsError
 
 EXTRA = ("extra", "extra_ratio", "extra_labels")
 """Settings of extra training images, which no teacher learns from."""
@@ -58,6 +54,7 @@ class Resolved:
         method: with the attack's changes applied. It holds the run's state: of one run.
         given: networks given in Python, by name; the settings say that they were.
         images: given in Python; None: the settings say where they are.
+        notes: what changes nothing although a file holds it, a line each.
     """
 
     settings: Settings
@@ -65,6 +62,7 @@ class Resolved:
     threat: Threat
     given: Given = field(default_factory=dict)
     images: object = None
+    notes: tuple[str, ...] = ()
 
     @property
     def plan(self) -> Plan:
@@ -105,13 +103,19 @@ def resolve(settings: InstanceOf[Settings], given: Given | None = None, images: 
         )
     threat = build_threat(settings)
     resolved = Resolved(settings, method_of(settings, threat), threat, dict(given or {}), images)
-    _check(resolved)
-    return resolved
+    settings, notes = must_change_something(settings, _check(resolved))
+    return replace(resolved, settings=settings, notes=notes)
 
 
 def build_threat(settings: Settings) -> Threat:
     """Build the threat."""
     return Threat(**settings.threat.model_dump())
+
+
+def ball_of_examples(settings: Settings, method: Method) -> Threat:
+    """Return the ball in which the run's own method makes its examples when its training ends."""
+    ball, late = method.ball(build_threat(settings)), settings.attack.late
+    return ball if late is None or late.eps is None or method.maximizer is None else replace(ball, eps=late.eps)
 
 
 def method_of(settings: Settings, threat: Threat | None = None) -> Method:
@@ -141,25 +145,6 @@ def _must_go_together(settings: Settings, method: Method) -> None:
     if settings.engine.compile:
         raise MmardError(
             "attack.stop_at makes batches of every size, and engine.compile is for one; leave one of them out"
-        )
-
-
-def must_be_of_single_samples(method: Method) -> None:
-    """Raise MmardError where the method's attack looks at all of a batch, of which ``attack.stop_at`` takes samples out."""
-    if over := sorted({term.name for term in method.inner.within()} & OVER_THE_BATCH):
-        raise MmardError(
-            f"attack.stop_at takes samples out of the batch, and the inner term {over[0]} is over all of it"
-        )
-    for kind, looks in (
-        (ClassWeights, "fair counts how many of all its iterates are right"),
-        (WayPoints, "waypoints takes iterates of all samples"),
-    ):
-        if any(isinstance(module, kind) for module in method.inner.modules()):
-            raise MmardError(f"attack.stop_at takes samples out of the attack, and {looks}; leave one of them out")
-    if method.attack_in_train_mode:
-        raise MmardError(
-            "attack.stop_at takes samples out of the batch, whose statistics this method's attack uses; leave out one of "
-            "attack.stop_at and method.attack_in_train_mode"
         )
 
 
@@ -269,34 +254,32 @@ def engine_of(settings: Settings) -> Engine:
     return Engine(**settings.engine.model_dump(exclude={"micro_batch", "compile"}))
 
 
-def _check(resolved: Resolved) -> None:
-    settings, method = resolved.settings, resolved.method
+def must_be_trainable(settings: Settings, method: Method) -> None:
+    """Raise MmardError for settings that training refuses whichever its networks and images are."""
     if settings.scale != 1 and not method.has_divergences():
         raise MmardError(f"scale={settings.scale} is of KL terms, and this method descends none; leave it out")
     if (data := settings.data).variants:
         must_only_move(data.augment, data.variants, extra=data.extra, augment_late=data.augment_late)
-    may_be_read(settings)
-    processes, batch = settings.engine.devices * settings.engine.nodes, resolved.plan.batch_size
+    processes, batch = settings.engine.devices * settings.engine.nodes, settings.train.batch_size
     if batch % processes:
         raise MmardError(f"train.batch_size {batch} does not divide by {processes} processes")
-    beginnings(resolved.plan.epochs, resolved.averaging, method, settings.data.augment_late)
+    beginnings(settings.train.epochs, settings.averaging, method, data.augment_late)
+
+
+def _check(resolved: Resolved) -> frozenset[str]:
+    """Raise MmardError for what is wrong; return the networks that the method asks for."""
+    settings, method = resolved.settings, resolved.method
+    must_be_trainable(settings, method)
+    may_be_read(settings)
     fresh = {companion.fresh for companion in method.companions.values()} - {None, "student"}
     must_be_buildable(settings, resolved.given)
     with torch.device("meta"):
         for name in sorted(filter(None, fresh)):
             build(Architecture(name=name, classes=10))
-    _check_networks(settings, method)
+    return _check_networks(settings, method)
 
 
-def has_a_recipe(settings: Settings) -> bool:
-    """Tell whether the teacher is a run that ``teacher_recipe`` makes where it is not there; no file, and none that has a name."""
-    teacher = settings.teacher
-    if not teacher or not settings.teacher_recipe or is_foreign(teacher):
-        return False
-    return not teacher.startswith(PREFIX) and in_zoo(teacher).suffix not in (".safetensors", ".json")
-
-
-def _check_networks(settings: Settings, method: Method) -> None:
+def _check_networks(settings: Settings, method: Method) -> frozenset[str]:
     """Raise MmardError where a network that the method needs is not given, or not there and not to come."""
     if settings.teacher and Path(settings.teacher).expanduser().resolve() == Path(settings.out).expanduser().resolve():
         raise MmardError(f"{settings.out} cannot be its own teacher; choose another out=")
@@ -312,9 +295,10 @@ def _check_networks(settings: Settings, method: Method) -> None:
             Card.read(file)
     made = [name for name, companion in method.companions.items() if companion.fresh is not None]
     have = [*settings.teachers, *(["teacher"] if settings.teacher else []), *made]
-    must_be_whole(method, have, settings.train.epochs)
+    asked = must_be_whole(method, have, settings.train.epochs)
     if settings.attack.stop_at == "teacher" and "teacher" not in have:
         raise MissingModelError("teacher", ["student", *have], "attack.stop_at=teacher")
+    return asked
 
 
 def _model_at(source: str) -> Path:
@@ -322,26 +306,3 @@ def _model_at(source: str) -> Path:
     if (name := Path(source).name) in recipes() and not Path(source).expanduser().exists():
         raise MmardError(f"no model at {source} yet; train it first: mmard train {name} out={shlex.quote(source)}")
     return find_model(source)
-
-
-def must_be_whole(method: Method, names: Iterable[str], epochs: int = 200) -> None:
-    """Raise MmardError unless these networks suffice for the method and its parts begin within so many epochs.
-
-    Before anything is loaded: by a `MissingModelError` or a `NeverBeginsError`. A copy of the method is evaluated on made-up images
-    and networks; whatever else fails on those is left to training.
-    """
-    beginnings(epochs, Averaging(), method)
-    with torch.random.fork_rng(devices=[]):  # the generator is the caller's
-        torch.default_generator.manual_seed(0)
-        x, weights, numbers = torch.rand(10, 3, 8, 8), torch.randn(3 * 8 * 8, 10), torch.arange(10)
-        models = Models(dict.fromkeys([*names, "student"], lambda x: x.flatten(1) @ weights))
-        for progress in (0.0, 1.0):  # some terms begin late
-            try:
-                tried = copy.deepcopy(method)
-                views = Views.of(x, numbers, numbers, models, progress, epochs).moved_to(x.clone().requires_grad_())
-                for objective in (tried.inner, tried.outer, *(c.outer for c in tried.companions.values())):
-                    objective(views)
-            except (MissingModelError, NeverBeginsError):
-                raise
-            except Exception:  # somebody's term may need what these images do not have
-                continue

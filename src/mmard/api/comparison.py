@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.api.build import build_threat, data_of, known_of, method_of
+from mmard.api.build import ball_of_examples, data_of, known_of, method_of
 from mmard.api.networks import load_early, load_teachers, teachers_of
 from mmard.api.settings import Settings
 from mmard.core.companion import Learned
@@ -43,16 +43,17 @@ class Brought:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The networks in evaluation mode, the images, and the threat; the same for every method.
+    """The networks in evaluation mode, the images, and the ball; the same for every method.
 
     Attributes:
         networks: student, teacher and any others that the run's method needs, on one device.
+        ball: in which all examples are made, and the direct attack on the teacher.
         seed: of the random starts: batch i of every method begins from seed + i.
     """
 
     networks: dict[str, nn.Module]
     images: Images
-    threat: Threat
+    ball: Threat
     batch_size: int
     seed: int
     brought: Brought = Brought()
@@ -74,9 +75,8 @@ class Comparison:
         must_fit(student, str(weights), *shape)
         device = Engine().device  # it may be another machine than the training's
         loaded = {"student": student} | load_teachers(settings, {}, nets, (shape[0], whole.shape))
-        for name in (
-            method_of(settings).companions.keys() - loaded
-        ):  # those that the run trained, or averaged, from nothing
+        method = method_of(settings)
+        for name in method.companions.keys() - loaded:  # those that the run trained, or averaged, from nothing
             if (file := weights.with_name(f"{name}.safetensors")).is_file():
                 loaded[name] = load_model(file, trust=settings.trust.everything)
         for network in loaded.values():
@@ -84,7 +84,7 @@ class Comparison:
         return Comparison(
             {**loaded},
             some(whole, limit, seed=0).in_memory().to(device),
-            build_threat(settings),
+            ball_of_examples(settings, method),
             batch_size,
             seed,
             brought,
@@ -113,11 +113,12 @@ class Comparison:
         network = self.networks["student"]
         network = copy.deepcopy(network) if method.attack_in_train_mode else folded(network)  # BatchNorm would move
         watch_features(method, network, *self.networks.values())
+        method = replace(method, eps=None)
         models = Models({**{name: folded(net) for name, net in self.networks.items()}, "student": network})
         made = []
         for i, x, y, index in self.batches():
             torch.manual_seed(self.seed + i)
-            made.append(make_example(method, Views.of(x, y, index, models, 1.0), network, self.threat).adv.x)
+            made.append(make_example(method, Views.of(x, y, index, models, 1.0), network, self.ball).adv.x)
         return torch.cat(made)
 
     def logits(self, name: str, images: Tensor) -> Tensor:
@@ -145,5 +146,5 @@ class Comparison:
         teacher, found = folded(self.networks["teacher"]), []
         for i, x, _, _ in self.batches():
             torch.manual_seed(self.seed + i)
-            found.append(direct(teacher, x, teacher(x).argmax(1), self.threat))
+            found.append(direct(teacher, x, teacher(x).argmax(1), self.ball))
         return torch.cat(found)

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mmard.api.build import method_of
+from mmard.api.build import build_threat, method_of
 from mmard.api.comparison import Brought, Comparison
-from mmard.api.evaluation_target import images_in
+from mmard.api.evaluation_target import images_in, must_be_cut_alike
 from mmard.api.registry import label_of, method_specs, names_of
 from mmard.api.settings import Settings, read_settings
 from mmard.attacks.inner.adaptive import WarmStart
@@ -40,6 +40,8 @@ T = TypeVar("T")
 USUAL = "ard,rslad,adaad,mmard(inner=drift),mmard(inner=margin)"
 SPLITS = ("held-out", "test", "train")
 PLACES = ("data", "teacher", "teachers")
+OF_THE_CUT = ("held_out", "limit", "seed", "test_split", "test_seed")
+"""Settings of the data by which an image is held out, trained on, or a test image."""
 COLUMNS = (0.2, 0.4, 0.6, 0.8)  # images of the slices: these quantiles of the natural image's distance to the boundary
 
 
@@ -113,7 +115,9 @@ def _metadata(comparison: Comparison, settings: Settings, chosen: dict[str, Meth
         "data": settings.data.name,
         "images": len(comparison.images),
     }
-    metadata |= {"threat": str(comparison.threat), "norm": comparison.threat.norm, "eps": comparison.threat.eps}
+    metadata |= {"threat": str(comparison.ball), "norm": comparison.ball.norm, "eps": comparison.ball.eps}
+    if (judged := build_threat(settings)) != comparison.ball:
+        metadata["judged_in"] = str(judged)
     return metadata | {"inner": {name: f"{m.inner} by {m.maximizer}" for name, m in chosen.items()}}
 
 
@@ -127,7 +131,7 @@ def _run_of(source: str | Path | RunFolder) -> RunFolder:
 
 def _trusting(settings: Settings, methods: str | None) -> Settings:
     """Trust the methods that the user names for the comparison, which may be the run's own."""
-    named = {name for spec in method_specs(methods or USUAL).values() for name in names_of(spec)}
+    named = {name for spec in method_specs(USUAL if methods is None else methods).values() for name in names_of(spec)}
     return settings.trusting(settings.trust.also(named))
 
 
@@ -137,6 +141,9 @@ def _with_teacher(folder: RunFolder, words: dict[str, Any], given: Brought, trus
             raise MmardError(f"{word} was settled when the run was trained; a diagnosis takes {', '.join(PLACES)}")
     words = words if given.images is None else {**words, "data.name": PYTHON}
     settings = read_settings(folder.path, words, trust=trust)
+    must_be_cut_alike(
+        read_settings(folder.path).data.model_dump(mode="json"), settings.data, OF_THE_CUT, str(folder.path)
+    )
     if settings.teacher is None:
         raise MmardError(
             f"{folder.path} was trained without a teacher; name one to measure against: teacher=RUN_OR_CARD (--teacher)"
@@ -159,7 +166,7 @@ def as_trained(method: Method, folder: RunFolder) -> Method:
 
 def inner_processes(settings: Settings, own: Method, methods: str | None, own_attacks: bool) -> dict[str, Method]:
     """Build the methods by label, with the run's maximizer unless ``own_attacks``; others' states are as in a first step."""
-    specs, mine = method_specs(methods or USUAL), label_of(settings.method)
+    specs, mine = method_specs(USUAL if methods is None else methods), label_of(settings.method)
     built = {label: method_of(settings.model_copy(update={"method": spec})) for label, spec in specs.items()}
     if methods is None:
         others = {label: m for label, m in built.items() if str(m.inner) != str(own.inner)}
@@ -211,7 +218,7 @@ def _slices(
     comparison: Comparison, points: dict[str, Tensor], natural: BoundaryRecord
 ) -> tuple[dict[str, list[Slice]], list[str]]:
     """Cut slices of a few images that both networks classify rightly, near the teacher's boundary to far, by each x'."""
-    distance = natural.linf if comparison.threat.norm == "linf" else natural.l2
+    distance = natural.linf if comparison.ball.norm == "linf" else natural.l2
     known = distance.isfinite() & natural.teacher_right & natural.student_right
     rows = (known if known.any() else torch.ones_like(known)).nonzero()[:, 0]
     order = rows[distance[rows].argsort()]
@@ -221,11 +228,11 @@ def _slices(
     student, teacher = comparison.networks["student"], comparison.networks["teacher"]
     x, y, index = comparison.images.batch(picked)
     torch.manual_seed(comparison.seed)
-    edge, far = Minimal(norm=comparison.threat.norm)(teacher, x, teacher(x).argmax(1))
+    edge, far = Minimal(norm=comparison.ball.norm)(teacher, x, teacher(x).argmax(1))
     own, names, norm = (
         teacher(x).argmax(1),
         comparison.images.classes,
-        "L∞" if comparison.threat.norm == "linf" else "L2",
+        "L∞" if comparison.ball.norm == "linf" else "L2",
     )
     beyond = teacher(edge).scatter(1, own[:, None], float("-inf")).argmax(1)
     titles = [
@@ -233,7 +240,7 @@ def _slices(
         for i in range(len(picked))
     ]
     cuts = {
-        n: [cut(student, teacher, x[i], p[picked][i], edge[i], comparison.threat) for i in range(len(x))]
+        n: [cut(student, teacher, x[i], p[picked][i], edge[i], comparison.ball) for i in range(len(x))]
         for n, p in points.items()
     }
     return cuts, titles

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.api.build import must_be_of_single_samples, must_be_whole
 from mmard.api.registry import build_method, names_of
+from mmard.api.whole_method import must_be_of_single_samples, must_be_whole
 from mmard.attacks.inner.adaptive import WarmStart
 from mmard.attacks.inner.compose import Inner
 from mmard.attacks.inner.switching import CollapseGuard

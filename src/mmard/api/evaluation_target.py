@@ -3,7 +3,7 @@
 import copy
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from mmard.api.build import build_threat, data_of, known_of
 from mmard.api.evaluation_request import EvaluationRequest
 from mmard.api.exported import Exported, opened
 from mmard.api.networks import must_allow_named, must_allow_teacher
-from mmard.api.settings import Settings, settings_of_weights
+from mmard.api.settings import DataSettings, Settings, settings_of_weights
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
 from mmard.core.views import Predict, held_still
@@ -125,6 +125,8 @@ class EvalTarget:
         settings = settings_of_weights({**self.given, "engine": {}}, self.path.parent, words, trust=trust)
         given = [key.removeprefix("data.") for key in words if key.startswith("data.") and key != "data.stream"]
         must_be_used(settings.data.name, given)  # but for data.stream: no training image is read
+        if isinstance(own := self.given.get("data"), dict):
+            must_be_cut_alike(own, settings.data, ("test_split", "test_seed"), str(self.path))
         return settings
 
     def known(self) -> list[Known]:
@@ -173,6 +175,25 @@ class EvalTarget:
             "versions": versions(),
             **(self.exported.described() if self.exported else {}),
         }
+
+
+def must_be_cut_alike(own: Mapping[str, Any], now: DataSettings, keys: Sequence[str], who: str) -> None:
+    """Raise MmardError where the data that weights were trained on would be cut otherwise: images would change their part.
+
+    Args:
+        own: the settings of the data in training.
+        keys: the settings of the cut that matter.
+    """
+    old, new = (of.model_dump(mode="json") for of in (DataSettings(), now))
+    old |= own
+    if any(old[key] != new[key] for key in ("name", "train", "root", "parameters")):
+        return
+    for key in keys:
+        if old[key] != new[key]:
+            raise MmardError(
+                f"{who} was trained with data.{key}={old[key]}, and data.{key}={new[key]} would cut its data otherwise: "
+                "images that it was trained on would be among those that judge it; leave it out, or name other data"
+            )
 
 
 def must_need(module: nn.Module | None, source: object) -> None:

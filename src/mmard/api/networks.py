@@ -16,6 +16,7 @@ from mmard.models.cards import as_teacher, fetched_by, in_zoo, load_foreign, loa
 from mmard.models.foreign import GIVEN, RAW, NetworkSpec, Normalisation, is_foreign
 from mmard.models.robustbench import PREFIX
 from mmard.models.weights import CODE, architecture_facts
+from mmard.runs.folder import RunFolder
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import seed_of
 from mmard.utils.trust import Trust
@@ -65,6 +66,19 @@ def teachers_of(settings: Settings) -> dict[str, str]:
     for name, source in named.items():
         must_allow_teacher(settings, name, source)
     return named
+
+
+def has_a_recipe(settings: Settings) -> bool:
+    """Tell whether the teacher is a run that ``teacher_recipe`` makes where it is not there; no file, and none that has a name."""
+    teacher = settings.teacher
+    if not teacher or not settings.teacher_recipe or is_foreign(teacher):
+        return False
+    return not teacher.startswith(PREFIX) and in_zoo(teacher).suffix not in (".safetensors", ".json")
+
+
+def is_trained(teacher: str) -> bool:
+    """Tell whether a teacher that has a recipe is there, and need not be trained."""
+    return RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file()
 
 
 def must_allow_teacher(settings: Settings, name: str, source: str) -> None:
@@ -130,7 +144,8 @@ def must_be_buildable(settings: Settings, given: Given) -> None:
                 "mmard.train(..., student=MODULE); the command line takes student=net.py:build"
             )
         return
-    architecture = student_architecture(settings, 10)
+    channels = len(spec.mean or spec.std) or 3  # of the images, which are not read yet
+    architecture = student_architecture(settings, 10, channels)
     with torch.random.fork_rng(devices=[]):
         if spec.kind:
             build(architecture, fresh=False)

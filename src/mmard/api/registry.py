@@ -6,6 +6,7 @@ from typing import Any
 
 from mmard.core.method import Method
 from mmard.methods import METHODS
+from mmard.terms.temperature import AUTO
 from mmard.utils.calls import must_bind, one_line, parse_call, parse_calls, typed
 from mmard.utils.errors import MmardError, unknown
 from mmard.utils.foreign_code import function_at, run_foreign
@@ -51,7 +52,12 @@ def build_method(spec: str | dict[str, Any], trust: Trust = Trust()) -> Method:
     for key, value in spec.items():
         if key not in known:
             raise unknown(f"parameter of method {name}", key, known)
-        spec[key] = build_method(value, trust) if key == "base" else typed(value, known[key], f"method.{key}")
+        try:
+            spec[key] = build_method(value, trust) if key == "base" else typed(value, known[key], f"method.{key}")
+        except MmardError as e:
+            if value == AUTO and "teacher_tau" in known:
+                raise MmardError(f"{e}; what can be auto is teacher_tau") from e
+            raise
     must_bind(builder, spec, f"method {name}")
     method = run_foreign(lambda: builder(**spec), f"method {name}", "fails")
     if not isinstance(method, Method):

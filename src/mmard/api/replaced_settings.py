@@ -1,15 +1,44 @@
 """Settings of a recipe that mean nothing once others take the place of what they are about."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmard.attacks.inner.compose import OF_SEVERAL_STEPS, SINGLE
 from mmard.data.sources import unused
+
+USED_BESIDE: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "train.milestones": ("train.schedule", ("piecewise",)),
+    "train.decay": ("train.schedule", ("piecewise",)),
+    "train.hold": ("train.schedule", ("cosine",)),
+    "train.momentum": ("train.optimizer", ("sgd",)),
+    "train.nesterov": ("train.optimizer", ("sgd",)),
+    "averaging.decay": ("averaging.kind", ("ema",)),
+    "averaging.start": ("averaging.kind", ("ema", "swa")),
+    "validation.steps": ("validation.attack", ("pgd",)),
+    "data.test_seed": ("data.test_split", ()),
+    "teacher_recipe": ("teacher", ()),
+}
+"""Settings that are used only beside these values of another setting; (): beside any that is given."""
+
+OF_LENGTH = frozenset({"train.milestones", "validation.patience"})
+"""Settings of a recipe that may lie beyond the end of the run once another ``train.epochs`` is given."""
 
 
 def forget_replaced(raw: dict[str, Any], overrides: dict[str, Any]) -> None:
     """Drop settings of a recipe that mean nothing beside ``overrides``, by dotted key, which are applied after this."""
     _forget_other_data(raw, overrides)
     _forget_several_steps(raw, overrides)
+    for key, (other, values) in USED_BESIDE.items():
+        if other in overrides and not is_used(overrides[other], values):
+            *sections, last = key.split(".")
+            inside = raw.get(sections[0]) if sections else raw
+            if isinstance(inside, dict):
+                inside.pop(last, None)
+
+
+def is_used(value: Any, values: tuple[str, ...]) -> bool:
+    """Tell whether a setting is used beside this value of the other one; see `USED_BESIDE`."""
+    return value in values if values else value is not None and str(value).lower() != "none"
 
 
 def _forget_other_data(raw: dict[str, Any], overrides: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Settings: YAML recipes plus ``key.sub=value`` overrides, validated before anything heavy runs."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr
 from mmard.api.overrides import stand_once
 from mmard.api.recipe_files import is_package_file, recipe_file, with_bases
 from mmard.api.registry import names_of, spec_of
-from mmard.api.replaced_settings import forget_replaced
+from mmard.api.replaced_settings import OF_LENGTH, forget_replaced
 from mmard.attacks.inner.compose import Inner
 from mmard.data.augment import Kind, LateAugmentation
 from mmard.data.sources import FileOptions
@@ -158,17 +158,22 @@ class Settings(Section):
     validation: Validation = Validation()
     engine: EngineSettings = EngineSettings()
     _trust: Trust = PrivateAttr(default=Trust())  # no key of a file: nothing can vouch for itself
+    _said: frozenset[str] = PrivateAttr(default=frozenset())
 
     @property
     def trust(self) -> Trust:
         """Return what the user vouches for in these settings; `read_settings` knows whose words they are."""
         return self._trust
 
-    def trusting(self, trust: Trust) -> "Settings":
-        """Copy the settings with another trust."""
+    def trusting(self, trust: Trust, said: Set[str] = frozenset()) -> "Settings":
+        """Copy the settings with another trust, and with more dotted keys that the user himself gives."""
         made = self.model_copy()
-        made._trust = trust
+        made._trust, made._said = trust, self._said | said
         return made
+
+    def is_said(self, key: str) -> bool:
+        """Tell whether the user himself gives a setting: by a word, or in a recipe of his own; not a run, nor a study."""
+        return any(key == said or key.startswith(f"{said}.") or said.startswith(f"{key}.") for said in self._said)
 
     def resolved(self) -> dict[str, Any]:
         """Convert to plain values, for YAML and for a weights file's header."""
@@ -197,15 +202,15 @@ def read_settings(
     True
     """
     raw: dict[str, Any] = {}
-    known = Trust(everything=trust)
+    known, said = Trust(everything=trust), frozenset[str]()
     if isinstance(recipe, Settings) and not overrides:
         return recipe.trusting(recipe.trust.also(everything=trust))
     if isinstance(recipe, Settings):
-        raw, known = recipe.resolved(), recipe.trust.also(everything=trust)
+        raw, known, said = recipe.resolved(), recipe.trust.also(everything=trust), recipe._said
     elif recipe is not None:
-        raw, found = settings_in(recipe, trust=trust)
+        raw, found, said = settings_in(recipe, trust=trust)
         known = found.also(everything=trust)
-    return _joined(raw, overrides or {}, known, own)
+    return _joined(raw, overrides or {}, known, own, said if own else frozenset())
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,8 +222,10 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     return pairs
 
 
-def settings_in(recipe: str | Path | dict[Any, Any], *, trust: bool = False) -> tuple[dict[str, Any], Trust]:
-    """Read the settings in a recipe and its bases, or in a run folder, and which of their words are trusted.
+def settings_in(
+    recipe: str | Path | dict[Any, Any], *, trust: bool = False
+) -> tuple[dict[str, Any], Trust, frozenset[str]]:
+    """Read the settings in a recipe and its bases, or in a run folder, which words are trusted, and which keys the user gives.
 
     Raises:
         MmardError: when it is not there, a setting stands in a file twice, or a base is none.
@@ -237,7 +244,9 @@ def settings_in(recipe: str | Path | dict[Any, Any], *, trust: bool = False) -> 
     if not isinstance(recipe, dict) and Path(recipe).expanduser().is_dir():
         raw["out"] = str(recipe)  # a folder that was moved is still this run
         known = replace(known, folder=chain[-1][0].parent)
-    return raw, known
+    file, given = chain[-1]
+    others = is_package_file(file) or file.name == "settings.yaml"  # a run's
+    return raw, known, frozenset() if others else frozenset(flat(given))
 
 
 def _change(raw: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -260,8 +269,10 @@ def settings_of_weights(raw: Any, folder: Path, words: Mapping[str, Any], *, tru
     return _joined(copy.deepcopy(raw), words, Trust(everything=trust, folder=folder), own=True)
 
 
-def _joined(raw: dict[str, Any], words: Mapping[str, Any], known: Trust, own: bool) -> Settings:
-    """Apply overrides by dotted key to plain settings, and validate the whole."""
+def _joined(
+    raw: dict[str, Any], words: Mapping[str, Any], known: Trust, own: bool, said: frozenset[str] = frozenset()
+) -> Settings:
+    """Apply overrides by dotted key to plain settings, of which the user has ``said`` some, and validate the whole."""
     if not isinstance(words, Mapping):
         raise MmardError(f"settings are {shortened(words)}, expected keys and values, such as {{'train.lr': 0.1}}")
     given = plain(words, "setting")
@@ -270,7 +281,10 @@ def _joined(raw: dict[str, Any], words: Mapping[str, Any], known: Trust, own: bo
     if wrong := [key for key in changes if not all(key.split("."))]:
         raise MmardError(f"setting {shortened(wrong[0])} has an empty part; expected words with dots between: train.lr")
     _change(raw, changes)
-    return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known)
+    if "train.epochs" in changes:
+        said -= OF_LENGTH
+    said |= changes.keys() if own else set()
+    return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known, said)
 
 
 def _words(overrides: dict[str, Any]) -> set[str]:

@@ -3,17 +3,19 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import InstanceOf
 
-from mmard.api.build import OF_TRAINING, Resolved, data_of, engine_of, extra_of, has_a_recipe, known_of, resolve
-from mmard.api.networks import build_student, given_in, load_early, load_teachers, teachers_of
+from mmard.api.build import OF_TRAINING, Resolved, ball_of_examples, data_of, engine_of, extra_of, known_of, resolve
+from mmard.api.networks import build_student, given_in, has_a_recipe, is_trained, load_early, load_teachers, teachers_of
 from mmard.api.settings import Settings, read_settings
-from mmard.api.teacher_temperature import as_measured, leaves_open, with_temperature
+from mmard.api.teacher_temperature import as_measured, with_temperature
+from mmard.api.unused_settings import as_unused_in, note_unused_checkpoints
+from mmard.core.method import Method
 from mmard.core.threat import in_255ths
 from mmard.data.given import is_images
 from mmard.data.images import DataSet
@@ -34,7 +36,7 @@ from mmard.training.tracking import TRACKERS, Tracking, must_be_installed
 from mmard.training.trainer import Trainer
 from mmard.training.validation import validation_batch
 from mmard.utils.argument_types import public
-from mmard.utils.errors import MmardError
+from mmard.utils.errors import MmardError, Note
 from mmard.utils.files import write_text
 
 Watch = Callable[[str], Watcher]
@@ -101,7 +103,7 @@ def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, exten
             _train(replace(teacher, images=resolved.images), True, watch, engine)
         settings = as_begun(settings, folder)
         engine.choose_precision(settings.engine.precision)
-        engine.on_global_zero(lambda: _warn_of(settings))
+        engine.on_global_zero(lambda: _warn_of(settings, resolved.method, resolved.notes))
         nets = load_early(settings, resolved.given)
         data = data_to_learn(settings, known_to(settings, folder), resolved.images)
         resolved, told = with_temperature(replace(resolved, settings=settings), data, engine, nets)
@@ -110,6 +112,7 @@ def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, exten
         trainer = _trainer(resolved, data, engine, folder, watcher, nets, extension)
         if told:
             trainer.watcher.told(told)
+        note_unused_checkpoints(settings.checkpoint_every, trainer.steps_per_epoch, trainer.total)
         engine.on_global_zero(lambda: _look_at_teachers(trainer, settings))
         trainer.restore()  # whatever is refused leaves the folder as it was
         formula = str(trainer.method)
@@ -165,7 +168,7 @@ def teacher_of(student_settings: Settings) -> Resolved | None:
     teacher, recipe = student_settings.teacher, student_settings.teacher_recipe
     if not teacher or not recipe or not has_a_recipe(student_settings):
         return None
-    if RunFolder(teacher).last_file.exists() or Path(teacher).expanduser().is_file():
+    if is_trained(teacher):
         return None
     shared = {f"data.{k}": v for k, v in student_settings.data.model_dump(exclude={*OF_TRAINING}).items()}
     shared |= {f"threat.{k}": v for k, v in student_settings.threat.model_dump().items()}
@@ -203,14 +206,18 @@ def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
         trainer.metadata["teachers"] = found
 
 
-def _warn_of(settings: Settings) -> None:
+def _warn_of(settings: Settings, method: Method, notes: Iterable[str]) -> None:
     """Warn of what is no mistake and yet seldom meant."""
+    for note in notes:
+        warnings.warn(Note(note), stacklevel=2)
     if settings.teacher and not is_foreign(settings.teacher):
         _warn_of_other_data(RunFolder(settings.teacher), settings)
-    own, judged = settings.attack.eps, settings.threat.eps
-    if own is not None and own < judged:
+    late = settings.attack.late
+    key, own = ("attack.late.eps", late.eps) if late and late.eps else ("attack.eps", settings.attack.eps)
+    judged = settings.threat.eps
+    if own is not None and ball_of_examples(settings, method).eps == own < judged:
         warnings.warn(
-            f"attack.eps {in_255ths(own)} is below threat.eps {in_255ths(judged)}: examples are made in a smaller ball than "
+            f"{key} {in_255ths(own)} is below threat.eps {in_255ths(judged)}: examples are made in a smaller ball than "
             "the one in which the checkpoint is chosen and robustness evaluated",
             stacklevel=2,
         )
@@ -272,12 +279,11 @@ def made_with(folder: RunFolder) -> Settings:
 
 
 def as_begun(settings: Settings, folder: RunFolder) -> Settings:
-    """Return the settings with the precision and the temperature of a run in the folder, where they leave them open (``auto``)."""
-    is_open = settings.engine.precision == "auto" or leaves_open(settings.method)
-    if not (is_open and folder.has_run and folder.is_run):
+    """Return the settings with what they leave open (``auto``) or do not use as a run in the folder has it."""
+    if not (folder.has_run and folder.is_run):
         return settings
     begun = made_with(folder)
-    settings = as_measured(settings, begun)
+    settings = as_unused_in(begun, as_measured(settings, begun))
     if settings.engine.precision != "auto":
         return settings
     named = {"precision": begun.engine.precision}
@@ -311,9 +317,8 @@ def _trainer(
 ) -> Trainer:
     settings, method = resolved.settings, resolved.method
     resolved.validation.must_ask_for_more_than(data.held_out.labels)
-    classes = len(data.train.classes)
+    shape = classes, _ = len(data.train.classes), data.train.shape
     normalisation = data.train.mean_std() if settings.normalize == "data" else ((), ())
-    shape = classes, data.train.shape
     return Trainer(
         method=method,
         threat=resolved.threat,

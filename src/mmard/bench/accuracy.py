@@ -31,6 +31,7 @@ SET_HERE = {
     "out": "say --out FOLDER",
     "method": "say --method NAME",
     "validation.attack": "it is AutoAttack-quick",
+    "validation.steps": "they are of a PGD, and the attack is AutoAttack-quick",
     "validation.target": "it is that of --to-accuracy",
 }
 """Settings that the benchmark makes, and how to change them."""

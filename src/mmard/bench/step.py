@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmard.api.build import build_threat, engine_of, method_of
+from mmard.api.build import build_threat, engine_of, method_of, must_be_trainable
 from mmard.api.networks import student_architecture
 from mmard.api.registry import spec_of
 from mmard.api.settings import Settings
@@ -126,13 +126,14 @@ def measure(case: Case) -> dict[str, Any]:
     """Measure time, memory, operations and passes of a step; ratios to the plain step and to the base method's.
 
     Raises:
-        MmardError: for several processes or parts of a batch, or when a step does not fit in memory.
+        MmardError: for several processes or parts of a batch, for what training refuses, or when a step does not fit in memory.
     """
     engine = case.settings.engine
     if engine.devices * engine.nodes > 1 or engine.micro_batch is not None:
         raise MmardError(
             "bench measures one process with its whole batch; leave out engine.devices and engine.micro_batch"
         )
+    must_be_trainable(case.settings, method_of(case.settings))
     try:
         return _measured(case)
     except (RuntimeError, MemoryError) as e:

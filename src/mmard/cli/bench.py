@@ -30,6 +30,12 @@ Seeds = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(parser=console.path, help="With --to-accuracy: folder of the runs.")]
 Json = Annotated[Path | None, typer.Option("--json", parser=console.path, help="Also write all figures to this file.")]
+OPTIONS = {
+    "train.batch_size": "--batch 128",
+    "data.size": "--size 32",
+    **dict.fromkeys(("teacher", "teachers", "teacher_recipe"), "--teacher wrn-16-4"),
+}
+"""Settings in whose place an option says what a step is measured on."""
 RUNS = Path("runs/to-accuracy")
 
 
@@ -88,6 +94,9 @@ def _time_a_step(
     if len(methods) > 1:
         raise MmardError(f"got {len(methods)} methods, expected one for the time of a step; or give --to-accuracy")
     recipe, overrides = split_words(words)
+    for key in overrides:
+        if option := next((OPTIONS[own] for own in OPTIONS if key == own or key.startswith(f"{own}.")), None):
+            raise MmardError(f"{key} changes nothing in the time of a step; say {option}, or give --to-accuracy")
     teacher = {"teacher": networks.pop("teacher")} if "teacher" in networks else {}
     given = ({} if recipe else {"student": "resnet18"}) | networks | ({"method": methods[0]} if methods else {})
     settings = read_settings(recipe, given | overrides, trust=trust)

@@ -40,7 +40,7 @@ def _whole(recipe: Path) -> str:
     text = read_text(recipe)
     if len(with_bases(recipe)) == 1:
         return text
-    settings, _ = settings_in(recipe)
+    settings, *_ = settings_in(recipe)
     ordered = {key: settings[key] for key in (*Settings.model_fields, *settings) if key in settings}
     comments = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
     return comments + yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000)

@@ -35,6 +35,8 @@ class Averaging(Section):
         Raises:
             MmardError: where averaging would begin only when the run is over.
         """
+        if self.kind == "none":
+            return self
         return self.model_copy(update={"start": beginning("the average (averaging.start)", self.start, epochs)})
 
 

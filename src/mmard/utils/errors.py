@@ -70,6 +70,8 @@ def unknown(kind: str, got: str, known: Iterable[str], cure: str = "") -> MmardE
     unknown setting 'eps'; did you mean threat.eps? known: attack.steps, seed, threat.eps
     """
     names, word = sorted(known), str(got).lower()
+    if not names:
+        return MmardError(f"unknown {kind} {got!r}; there are none{'; ' + cure if cure else ''}")
     same = [name for name in names if word in (name.lower(), name.lower().rpartition(".")[2])]
     by_lower = {name.lower(): name for name in names}
     near = same or [by_lower[name] for name in get_close_matches(word, by_lower, n=3, cutoff=0.5)]

@@ -32,9 +32,8 @@ def examples_table(found: Diagnosis) -> ScreenTable:
     attack = (
         "each by its own attack" if metadata["own_attacks"] else "by " + metadata["inner"][first].rsplit(" by ", 1)[-1]
     )
-    title = (
-        f"Where the examples lie: {metadata['images']} {metadata['split']} images, {metadata['threat']}\nmade {attack}"
-    )
+    judged = f" (the run is judged in {metadata['judged_in']})" if "judged_in" in metadata else ""
+    title = f"Where the examples lie: {metadata['images']} {metadata['split']} images, {metadata['threat']}{judged}\nmade {attack}"
     table = ScreenTable(title=title, caption=LEGEND.format(first=first), caption_justify="left", **TIGHT)
     table.add_column("examples by", overflow="fold", vertical="bottom")  # a long name folds before a number does
     for head in ("margin", "share\n%", "gain\npoints", "dist-\nance", "cros-\nsed %", "fools\n%", "trans-\nfer %", "H"):

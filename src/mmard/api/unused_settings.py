@@ -1,0 +1,158 @@
+"""Settings that change nothing beside the others of a run: refused where the user gives them, noted where a file holds them."""
+
+import warnings
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from mmard.api.networks import has_a_recipe, is_trained
+from mmard.api.registry import names_of
+from mmard.api.replaced_settings import USED_BESIDE, is_used
+from mmard.api.settings import Settings, read_settings
+from mmard.runs.folder import RunFolder
+from mmard.utils.errors import MmardError, Note
+from mmard.utils.numbers import share_of_run
+
+NOTED = ("data.variants", "teacher")
+"""Settings that are no mistake: one run of many has fewer epochs, or another method."""
+
+
+def must_change_something(settings: Settings, asked: Collection[str]) -> tuple[Settings, tuple[str, ...]]:
+    """Raise MmardError for a setting that the user gives and that changes nothing.
+
+    Args:
+        asked: the networks that the method asks for, by name.
+
+    Returns:
+        The settings, without a teacher that would be trained for nothing, and a line for each one that stays and changes nothing.
+    """
+    notes: list[str] = []
+    if (kept := _without_idle_teacher(settings, asked)) is not settings:
+        notes.append(f"this method asks for no teacher: teacher_recipe={settings.teacher_recipe} trains none")
+        settings = kept
+    for key, why in _unused(settings, asked):
+        if key in NOTED or not settings.is_said(key) or _is_of_the_run(settings, key) or _may_ask_later(settings, key):
+            notes.append(why)
+        else:
+            raise MmardError(f"{why}; leave it out")
+    return settings, tuple(notes)
+
+
+def _unused(settings: Settings, asked: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the settings that are not the defaults and change nothing, each with a line that says why."""
+    for key, (other, values) in USED_BESIDE.items():
+        if not _is_default(settings, key) and not is_used(beside := _value(settings, other), values):
+            where = " or ".join(f"{other}={value}" for value in values) or f"a {other}"
+            yield key, f"{key} means nothing beside {other}={beside or 'none'}, only beside {where}"
+    yield from _unused_times(settings)
+    late = settings.data.augment_late
+    if late is not None and late.kind == settings.data.augment:
+        yield (
+            "data.augment_late",
+            f"data.augment_late={late.kind} is what data.augment is already; expected another kind",
+        )
+    yield from _unasked(settings, asked)
+
+
+def _unused_times(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield the settings of times that do not come within the run."""
+    plan, validation = settings.train, settings.validation
+    beyond = [m for m in plan.milestones if share_of_run(m, plan.epochs) >= 1]
+    if plan.schedule == "piecewise" and beyond:
+        yield (
+            "train.milestones",
+            f"train.milestones has {beyond[0]:g}, and the run ends with epoch {plan.epochs}; expected less, or a share of the run",
+        )
+    if plan.hold and share_of_run(plan.hold, plan.epochs) <= plan.warmup:
+        yield (
+            "train.hold",
+            f"train.hold={plan.hold:g} is over before train.warmup={plan.warmup:g} is; expected a later one",
+        )
+    count = -(-plan.epochs // validation.every)
+    if validation.patience is not None and validation.patience >= count - 1:
+        yield (
+            "validation.patience",
+            f"validation.patience={validation.patience} never ends a run of {count} validations; expected at most {count - 2}"
+            if count > 2
+            else f"validation.patience={validation.patience} never ends a run of {count} validations",
+        )
+    if (variants := settings.data.variants) and variants > plan.epochs:
+        yield (
+            "data.variants",
+            f"data.variants={variants} is more than one for each of {plan.epochs} epochs, which are drawn",
+        )
+
+
+def _unasked(settings: Settings, asked: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the networks that nobody asks for."""
+    names = ", ".join(sorted({*asked} - {"student"})) or "none"
+    for name in sorted(settings.teachers.keys() - {*asked}):
+        yield f"teachers.{name}", f"teachers.{name} is a network that this method never asks for (it asks for: {names})"
+    if settings.teacher and not _asks_for_the_teacher(settings, asked):
+        yield "teacher", "this method asks for no teacher: it is loaded for the triangle of the validations alone"
+
+
+def _asks_for_the_teacher(settings: Settings, asked: Collection[str]) -> bool:
+    return "teacher" in asked or settings.attack.stop_at == "teacher" or settings.data.extra is not None
+
+
+def _without_idle_teacher(settings: Settings, asked: Collection[str]) -> Settings:
+    """Leave out a teacher that ``teacher_recipe`` would train, where the user's own method asks for none.
+
+    A study's cells share a teacher, which is trained for those that ask, and a run that has begun with one goes on with it.
+    """
+    if (
+        not settings.is_said("method")
+        or _may_ask_later(settings, "teacher")
+        or _asks_for_the_teacher(settings, asked)
+        or not has_a_recipe(settings)
+    ):
+        return settings
+    begun = RunFolder(settings.out)
+    if read_settings(begun.path).teacher if begun.is_run and begun.has_run else is_trained(str(settings.teacher)):
+        return settings
+    return settings.model_copy(update={"teacher": None, "teacher_recipe": None})
+
+
+def note_unused_checkpoints(every: int | None, per_epoch: int, total: int) -> None:
+    """Note that ``checkpoint_every`` steps bring no checkpoint but those at the end of each epoch."""
+    if every is not None and (every >= total or every % per_epoch == 0):
+        warnings.warn(
+            Note(
+                f"checkpoint_every={every} changes nothing: an epoch has {per_epoch} steps, and ends with a checkpoint"
+            ),
+            stacklevel=2,
+        )
+
+
+def as_unused_in(begun: Settings, settings: Settings) -> Settings:
+    """Copy the settings with the values of a run that has begun where neither uses them: an older version kept a recipe's."""
+    for key, (other, values) in USED_BESIDE.items():
+        if not any(is_used(_value(each, other), values) for each in (begun, settings)):
+            *sections, last = key.split(".")
+            changed: Any = {last: _value(begun, key)}
+            for section in sections:
+                changed = {section: getattr(settings, section).model_copy(update=changed)}
+            settings = settings.model_copy(update=changed)
+    return settings
+
+
+def _may_ask_later(settings: Settings, key: str) -> bool:
+    """Tell whether the setting is a network of a method of one's own code, which may ask for it at another time of the run."""
+    return key.split(".")[0] in ("teacher", "teachers") and any(":" in name for name in names_of(settings.method))
+
+
+def _is_of_the_run(settings: Settings, key: str) -> bool:
+    """Tell whether the run that goes on in the folder has the same value: an older version took it."""
+    folder = RunFolder(settings.out)
+    return folder.is_run and folder.has_run and _value(read_settings(folder.path), key) == _value(settings, key)
+
+
+def _is_default(settings: Settings, key: str) -> bool:
+    return bool(_value(settings, key) == _value(Settings(), key))
+
+
+def _value(settings: Settings, key: str) -> Any:
+    found: Any = settings
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, dict) else getattr(found, part)
+    return found

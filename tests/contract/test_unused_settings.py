@@ -1,0 +1,213 @@
+"""A setting that a user gives and that would change nothing is refused in a line; a recipe's own gives way without a word."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers import Run
+
+from mmard.api.build import method_of, resolve
+from mmard.api.recipe_files import recipes
+from mmard.api.settings import Settings, read_settings
+from mmard.api.train import train
+from mmard.api.unused_settings import must_change_something, note_unused_checkpoints
+from mmard.api.whole_method import must_be_whole
+from mmard.study.grid import cells_of
+from mmard.study.spec import read_study, studies
+from mmard.utils.errors import MmardError, Note
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "method": "pgd_at", "student": "cnn-2-1", "data.limit": 100, "train.epochs": 4, "train.batch_size": 32, "threat.eps": 0.1,
+    "attack.steps": 1, "attack.step_size": 0.1, "validation.steps": 1, "normalize": "none",
+}  # fmt: skip
+UNUSED: list[tuple[dict[str, Any], str]] = [
+    ({"train.milestones": [0.5]}, "train.milestones means nothing beside train.schedule=cosine, only beside train.schedule=p"),
+    ({"train.decay": 0.5, "train.schedule": "constant"}, "train.decay means nothing beside train.schedule=constant"),
+    ({"train.milestones": [2, 4], "train.schedule": "piecewise"}, "train.milestones has 4, and the run ends with epoch 4"),
+    ({"train.hold": 1, "train.warmup": 0.5}, "train.hold=1 is over before train.warmup=0.5 is"),
+    ({"train.momentum": 0.5, "train.optimizer": "adamw"}, "train.momentum means nothing beside train.optimizer=adamw"),
+    ({"train.nesterov": True, "train.optimizer": "adamw"}, "train.nesterov means nothing beside train.optimizer=adamw"),
+    ({"averaging.decay": 0.5}, "averaging.decay means nothing beside averaging.kind=none, only beside averaging.kind=ema"),
+    ({"averaging.decay": 0.5, "averaging.kind": "swa"}, "averaging.decay means nothing beside averaging.kind=swa"),
+    ({"averaging.start": 50}, "averaging.start means nothing beside averaging.kind=none"),
+    ({"validation.steps": 5, "validation.attack": "autoattack-quick"}, "validation.steps means nothing beside"),
+    ({"validation.patience": 3}, "validation.patience=3 never ends a run of 4 validations; expected at most 2"),
+    ({"data.test_seed": 3, "data.name": "npz", "data.train": "x.npz"}, "data.test_seed means nothing beside data.test_split=none"),
+    ({"data.augment": "crop", "data.augment_late": {"kind": "crop"}}, "data.augment_late=crop is what data.augment is"),
+    ({"teacher_recipe": "digits-teacher"}, "teacher_recipe means nothing beside teacher=none, only beside a teacher"),
+    ({"teachers.naturel": "zoo:x"}, "teachers.naturel is a network that this method never asks for (it asks for: none)"),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mmard.api.build.teachers_of", lambda _: {})  # made-up networks need not be there
+
+
+def case(pair: object) -> str:
+    return ",".join(pair) if isinstance(pair, dict) else ""
+
+
+@pytest.mark.parametrize(("words", "says"), UNUSED, ids=case)
+def test_what_changes_nothing_is_refused(words: dict[str, Any], says: str) -> None:
+    with pytest.raises(MmardError) as found:
+        resolve(read_settings(None, SMALL | words))
+    assert says in str(found.value)
+    assert str(found.value).endswith("; leave it out")
+
+
+@pytest.mark.parametrize(("words", "says"), UNUSED, ids=case)
+def test_also_in_a_recipe_of_ones_own(words: dict[str, Any], says: str) -> None:
+    Path("mine.yaml").write_text(yaml.safe_dump(SMALL | words))
+    with pytest.raises(MmardError) as found:
+        resolve(read_settings("mine.yaml"))
+    assert says in str(found.value)
+
+
+@pytest.mark.parametrize(("words", "says"), [one for one in UNUSED if "data.train" not in one[0]], ids=case)
+def test_the_settings_of_a_run_that_an_older_version_made_are_taken_with_a_note(
+    words: dict[str, Any], says: str
+) -> None:
+    Path("runs/old").mkdir(parents=True)
+    Path("runs/old/settings.yaml").write_text(yaml.safe_dump(read_settings(None, SMALL | words).resolved()))
+    assert any(says in note for note in resolve(read_settings("runs/old", {"out": "runs/new"})).notes)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"train.schedule": "piecewise", "train.milestones": [2], "train.decay": 0.5}, {"train.schedule": "cosine"}),
+        ({"train.hold": 2}, {"train.schedule": "constant"}),
+        ({"train.momentum": 0.5, "train.nesterov": True}, {"train.optimizer": "adamw"}),
+        ({"averaging.kind": "ema", "averaging.decay": 0.5, "averaging.start": 3}, {"averaging.kind": "none"}),
+        ({"averaging.kind": "ema", "averaging.start": 3}, {"averaging.kind": "none", "train.epochs": 2}),
+        ({"validation.steps": 5}, {"validation.attack": "autoattack-quick"}),
+        ({"teacher": "runs/teacher", "teacher_recipe": "digits-teacher"}, {"teacher": None}),
+    ],
+    ids=case,
+)  # fmt: skip
+def test_a_recipes_own_gives_way_to_another_word(recipe: dict[str, Any], words: dict[str, Any]) -> None:
+    """What is dropped is the default again, and nothing is said."""
+    Path("mine.yaml").write_text(yaml.safe_dump(SMALL | recipe))
+    found = resolve(read_settings("mine.yaml", words))
+    fresh = read_settings(
+        None,
+        {key: v for key, v in SMALL.items() if key != "validation.steps" or "validation.attack" not in words} | words,
+    )
+    assert found.settings.resolved() == fresh.resolved()
+    assert found.notes == ()
+
+
+def test_a_recipe_whose_milestones_lie_beyond_a_shorter_run_is_noted_and_not_refused() -> None:
+    settings = read_settings("trades-cifar10-resnet18", {"train.epochs": 2})
+    assert must_change_something(settings, ())[1] == (
+        "train.milestones has 74, and the run ends with epoch 2; expected less, or a share of the run",
+    )
+
+
+def networks_of(settings: Settings) -> frozenset[str]:
+    method = method_of(settings)
+    fresh = [name for name, companion in method.companions.items() if companion.fresh]
+    have = [*settings.teachers, *(["teacher"] if settings.teacher else []), *fresh]
+    return must_be_whole(method, have, settings.train.epochs)
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_built_in_recipe_has_nothing_unused(name: str) -> None:
+    settings = read_settings(name)
+    assert must_change_something(settings, networks_of(settings)) == (settings, ())
+
+
+def plans() -> Iterator[str]:
+    yield from studies()
+    for file in sorted((ROOT / "docs" / "results").glob("**/plan/*.yaml")):
+        if "axes" in (held := yaml.safe_load(file.read_text())) or "rows" in held:
+            yield str(file)
+
+
+@pytest.mark.parametrize("source", plans())
+def test_a_study_has_nothing_unused_but_the_networks_that_its_methods_share(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)  # methods of their own lie there
+    for cell in cells_of(read_study(source)):
+        for note in must_change_something(cell.settings, networks_of(cell.settings))[1]:
+            assert note.startswith(("teachers.natural is", "this method asks for no teacher: it is loaded")), cell.name
+
+
+def test_networks_that_a_method_asks_for_are_known() -> None:
+    def asked(method: str, *names: str) -> frozenset[str]:
+        return must_be_whole(method_of(read_settings(None, {"method": method})), names)
+
+    assert asked("pgd_at", "teacher", "natural") == {"student"}
+    assert asked("rslad", "teacher", "natural") == {"student", "teacher"}
+    assert asked("mtard", "teacher", "natural") == {"student", "teacher", "natural"}
+
+
+def test_a_method_of_ones_own_code_may_ask_later_and_is_given_its_networks() -> None:
+    """Once in a run, say, when none of the times comes at which it was tried."""
+    Path("mine.py").write_text("from mmard.methods import METHODS\nbuild = METHODS['pgd_at']\n")
+    networks = {"teacher": "runs/teacher", "teacher_recipe": "digits-teacher", "teachers.natural": "runs/natural"}
+    found = resolve(read_settings(None, SMALL | networks | {"method": "mine.py:build"}))
+    assert (found.settings.teacher, found.settings.teachers) == ("runs/teacher", {"natural": "runs/natural"})
+    assert len(found.notes) == 2
+
+
+def test_a_teacher_that_is_there_is_loaded_for_the_triangle_and_noted() -> None:
+    found = resolve(read_settings(None, SMALL | {"teacher": "runs/teacher"}))
+    assert found.settings.teacher == "runs/teacher"
+    assert found.notes == ("this method asks for no teacher: it is loaded for the triangle of the validations alone",)
+
+
+@pytest.mark.parametrize("asks", [{"attack.stop_at": "teacher"}, {"data.extra": "more.npz"}])
+def test_attack_and_extra_images_ask_for_the_teacher_too(asks: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmard.api.build.keys_in", lambda *_: None)
+    assert resolve(read_settings(None, SMALL | {"teacher": "runs/teacher"} | asks)).notes == ()
+
+
+def test_no_teacher_is_trained_for_a_method_that_asks_for_none() -> None:
+    """Also when the run goes on, and a teacher of another run is there by then."""
+    words = {**SMALL, "train.epochs": 2, "teacher": "runs/teacher", "teacher_recipe": "digits-teacher"}
+    with pytest.warns(Note, match="asks for no teacher: teacher_recipe=digits-teacher trains none"):
+        run = train(None, out="runs/own", **{key.replace(".", "__"): value for key, value in words.items()})
+    assert not Path("runs/teacher").exists()
+    assert read_settings(run.path).teacher is None
+    Path("runs/teacher").mkdir()
+    Path("runs/teacher/last.safetensors").touch()
+    assert resolve(read_settings(None, words | {"out": "runs/own"})).settings.teacher is None
+
+
+def test_a_run_of_an_older_version_goes_on_by_the_command_that_began_it(mmard: Run) -> None:
+    """That version kept a recipe's milestones beside another schedule, and took a user's own."""
+    Path("mine.yaml").write_text(
+        yaml.safe_dump({**SMALL, "train.schedule": "piecewise", "train.milestones": [2], "train.epochs": 2})
+    )
+    old = read_settings("mine.yaml").resolved()
+    old["train"]["schedule"], old["out"] = "cosine", "runs/old"
+    train(read_settings(None, old, own=False))
+    again = ("train", "mine.yaml", "train.schedule=cosine", "--out", "runs/old", "--resume")
+    for words in ([], ["train.milestones=[2]"]):
+        assert (done := mmard(*again, *words)).returncode == 0, done.stderr
+    other = mmard(*again, "--extend", "train.milestones=[0.3]")
+    assert other.returncode == 2
+    assert "train.milestones means nothing beside train.schedule=cosine" in other.stderr
+
+
+@pytest.mark.parametrize(("every", "noted"), [(1, False), (2, True), (3, False), (8, True)])
+def test_checkpoints_that_fall_on_the_ends_of_epochs_are_noted(every: int, noted: bool) -> None:
+    """Of a run of four epochs with two steps each."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        note_unused_checkpoints(every, per_epoch=2, total=8)
+    assert [w.category for w in found] == [Note] * noted
+
+
+def test_a_benchmark_to_an_accuracy_has_no_steps_of_validation(mmard: Run) -> None:
+    done = mmard("bench", "--to-accuracy", "20", "--method", "pgd_at", "validation.steps=50")
+    assert done.returncode == 2
+    assert "validation.steps is not a setting of this benchmark" in done.stderr
