@@ -35,7 +35,7 @@ from mmard.models.weights import metadata_of
 from mmard.runs.folder import RunFolder
 from mmard.training.channels_last import lay_out
 from mmard.utils.errors import MmardError
-from mmard.utils.files import sha256
+from mmard.utils.files import must_be_same, sha256
 from mmard.utils.packages import version_of
 from mmard.utils.portable_paths import bare, portable
 from mmard.utils.trust import Trust
@@ -168,11 +168,18 @@ class EvalTarget:
         own = {"network": portable(str(replace(NetworkSpec.of(self.network), weights="")))} if self.network else {}
         return {
             "model": portable(str(self.path)),
-            "weights": sha256(weights_file(self.path)) if self.path.is_file() else None,
+            "weights": self._digest(),
             **own,
             "versions": versions(),
             **(self.exported.described() if self.exported else {}),
         }
+
+    def must_be_unchanged(self, described: Mapping[str, Any]) -> None:
+        """Raise MmardError unless the file is still the one that was ``described`` before it was loaded."""
+        must_be_same(str(self.path), described["weights"], self._digest(), "the evaluation")
+
+    def _digest(self) -> str | None:
+        return sha256(weights_file(self.path)) if self.path.is_file() else None
 
 
 def must_need(module: nn.Module | None, source: object) -> None:
