@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers import small_net
 
-from mmard import MmardError
+from mmard import MmardError, Scores
 from mmard.api.evaluate import evaluate_run
+from mmard.api.export import export
+from mmard.evaluation.checks.consistency import flags_of_verdicts
 from mmard.models.weights import save_weights
 
 DIGITS: dict[str, Any] = {"data__name": "digits", "threat__eps": 0.1}
@@ -34,3 +37,48 @@ def test_weights_replaced_during_an_evaluation_get_no_record(here: Path, digits_
         evaluate_run(weights, "fgsm", limit=40, examples=0, on_progress=replace, **DIGITS)
     assert not list(here.rglob("scores.json"))
     assert len(evaluate_run(weights, "fgsm", limit=40, examples=0, **DIGITS).correct) == 40
+
+
+LINEAR = """
+from torch import nn
+
+def build(classes=10, channels=1):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+def named(scores: Scores) -> list[str]:
+    """The names of what the checks found."""
+    return [check["name"] for check in scores.metadata["checks"] if check["name"] != "whole-set"]
+
+
+def test_a_surrogate_that_is_another_network_is_told_and_an_int8_files_own_is_not(
+    here: Path, digits_teacher: Path
+) -> None:
+    """Random weights lent their gradients, and PGD left what the file's own gradients break."""
+    pytest.importorskip("onnxruntime")
+    shutil.copy(digits_teacher, here / "net.safetensors")
+    export(here / "net.safetensors", "int8.onnx", int8=True, **DIGITS)
+    assert named(evaluate_run("int8.onnx", "pgd-20,cw", limit=100, examples=0, **DIGITS)) == []
+    (here / "net.py").write_text(LINEAR)
+    torch.save({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, here / "random.pt")
+    for checks in ("quick", "none"):
+        with pytest.warns(UserWarning, match="int8.onnx was not exported from random.pt"):
+            scores = evaluate_run(
+                "int8.onnx", "fgsm", limit=40, examples=0, surrogate="net.py:build@random.pt", checks=checks, **DIGITS
+            )
+        assert named(scores) == ["other-surrogate"]
+
+
+def test_attacks_on_an_exported_model_are_compared_within_each_way() -> None:
+    """Their names begin with their way, and none was compared with any other, nor Square with any gradient's."""
+    n = 100
+    left = {
+        "clean": 90, "transfer-PGD-20": 30, "transfer-AutoAttack-quick": 60, "through-PGD-20": 88, "through-C&W": 60,
+        "through-AutoAttack-quick": 60, "Square": 20,
+    }  # fmt: skip
+    columns = torch.stack([torch.arange(n) < count for count in left.values()], 1)
+    found = flags_of_verdicts(Scores(columns, tuple(left), tuple(left), (0.0,) * len(left), torch.arange(n)))
+    assert [(check.name, check.said.split()[0].rstrip(":")) for check in found] == [
+        ("order", "transfer-PGD-20"), ("ce-against-margin", "through-PGD-20"), ("square", "Square"),
+    ]  # fmt: skip

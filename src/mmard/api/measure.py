@@ -23,6 +23,7 @@ from mmard.api.evaluation_target import EvalModel, EvalTarget, images_in
 from mmard.api.exported import tell_another
 from mmard.core.threat import Threat
 from mmard.data.images import Images
+from mmard.evaluation.checks.surrogate import check_surrogate
 from mmard.evaluation.exported import choose_exported, exported_suite
 from mmard.evaluation.loop import Execution
 from mmard.evaluation.run import run_attacks
@@ -122,7 +123,10 @@ class _Bench:
         model = open_exported(path, str(path))
         told: Any = model.metadata
         tell_another(path, told, find_model(self.source))
-        found = self._accuracies(path.name, model, self._exported_specs())
+        specs = self._exported_specs()
+        for check in check_surrogate(model, self.images, specs):
+            warnings.warn(f"{path} was hardly made from {self.source}: {check.said}; {check.means}", stacklevel=2)
+        found = self._accuracies(path.name, model, specs)
         package, speed = PACKAGES[path.suffix], _in_processes(path, tuple(self.images.shape))
         must_be_same(str(path), digest, sha256(path) if path.is_file() else None, "the measurement")
         return ExportRow(

@@ -45,6 +45,10 @@ BEFORE: dict[str, tuple[str, str]] = {
         "only Square attacks it, and what withstands Square alone often falls to gradients",
         "name a network that lends it gradients: --surrogate RUN, or --surrogate FILE.py:BUILD --surrogate-weights FILE",
     ),
+    "other-surrogate": (
+        "the gradients lent to the model are another network's: attacks go astray, and figures flatter",
+        "name the network that the file was made from: --surrogate RUN, with its own weights",
+    ),
     "constant": ("the model says the same of every image: it has learnt nothing, or died", "train it again"),
     "normalisation": (
         "the model sees images as it has not in training",
