@@ -1,17 +1,21 @@
 """Figures that were wrong while nothing was amiss: each is refused or told now, and an honest one is not."""
 
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from helpers import small_net
 
-from mmard import MmardError, Scores
+from mmard import MmardError, Scores, Threat
 from mmard.api.evaluate import evaluate_run
+from mmard.api.evaluation_target import EvalModel, EvalTarget
 from mmard.api.export import export
 from mmard.evaluation.checks.consistency import flags_of_verdicts
+from mmard.evaluation.suite import choose_attacks, suite
 from mmard.models.weights import save_weights
 
 DIGITS: dict[str, Any] = {"data__name": "digits", "threat__eps": 0.1}
@@ -37,6 +41,46 @@ def test_weights_replaced_during_an_evaluation_get_no_record(here: Path, digits_
         evaluate_run(weights, "fgsm", limit=40, examples=0, on_progress=replace, **DIGITS)
     assert not list(here.rglob("scores.json"))
     assert len(evaluate_run(weights, "fgsm", limit=40, examples=0, **DIGITS).correct) == 40
+
+
+THEIRS = """
+import their_constants
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x):
+        z = their_constants.SCALE * self.fc(x.flatten(1)) + their_constants.SHIFT
+        return z if their_constants.SLOPE == 1 else z.detach() + their_constants.SLOPE * (z - z.detach())
+
+def build(classes=10, channels=1):
+    return Net()
+"""
+
+
+@pytest.mark.parametrize("changed", [{"SCALE": 1e4}, {"SCALE": 1.05}, {"SHIFT": 1e6}, {"SLOPE": 0.5}])
+def test_verdicts_of_other_code_in_another_file_are_not_taken_up(
+    changed: dict[str, float], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped evaluation went on with PGD-20 of a scale that had been mended, which a share of a logit does not show."""
+    constants = ModuleType("their_constants")
+    vars(constants).update(SCALE=1.0, SHIFT=0.0, SLOPE=1.0)
+    monkeypatch.setitem(sys.modules, "their_constants", constants)
+    (here / "net.py").write_text(THEIRS)
+    torch.save({"fc.weight": torch.randn(10, 64), "fc.bias": torch.zeros(10)}, here / "net.pt")
+
+    def kept() -> Path:
+        target = EvalTarget.of("net.py:build@net.pt")
+        subject = EvalModel.of(target, target.settings({"data.name": "digits"}), 40, torch.device("cpu"))
+        return subject.cache_in(here, choose_attacks("fgsm", suite(500, 0)), Threat(eps=0.1), 500, 0).folder
+
+    before = kept()
+    assert kept() == before
+    vars(constants).update(changed)
+    assert kept() != before
 
 
 LINEAR = """

@@ -19,12 +19,12 @@ from mmard.api.networks import must_allow_named, must_allow_teacher
 from mmard.api.settings import Settings, settings_of_weights
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
-from mmard.core.views import Predict, held_still
+from mmard.core.views import Predict
 from mmard.data.given import is_images
 from mmard.data.images import Images, ImageSet, some
 from mmard.data.labels import Known, agreed
 from mmard.data.sources import PYTHON, must_be_used
-from mmard.evaluation.cache import DiskCache, fingerprint
+from mmard.evaluation.cache import DiskCache, answers_of, fingerprint
 from mmard.evaluation.checks.messages import CheckError
 from mmard.evaluation.suite import AttackSpec, choose_attacks, suite
 from mmard.models.architectures import Classifier
@@ -258,15 +258,6 @@ class EvalModel:
                 found[f"the {name}"] = teacher
         return found
 
-    def _answers(self) -> list[list[float]]:
-        """Compute logits of a few images, rounded, as shares of the largest: other code of a network gives others."""
-        try:
-            with held_still(self.model), torch.no_grad():
-                logits = self.model(self.images.batch(slice(ASKED))[0]).double().cpu()
-        except Exception:  # what is amiss is told where the attacks begin
-            return []
-        return (logits / logits.abs().max().clamp_min(1e-9)).round(decimals=2).tolist()  # type: ignore[no-any-return]
-
     def cache_in(
         self, folder: Path, specs: Mapping[str, AttackSpec], threat: Threat, batch_size: int, seed: int
     ) -> DiskCache:
@@ -280,7 +271,7 @@ class EvalModel:
         metadata = [
             repr(networks),
             built,
-            self._answers(),
+            [answers_of(net, self.images.batch(slice(ASKED))[0]) for net in networks],
             attacks,
             threat,
             batch_size,

@@ -31,5 +31,5 @@ def check_surrogate(model: nn.Module, images: Images, specs: Mapping[str, Attack
     if alike >= SAME:
         return []
     agree = torch.eq(own.argmax(1), other.argmax(1)).double().mean()
-    said = f"its logits are not the model's: their cosine is {alike:.2f}, the class is the same for {agree:.0%} of {len(few)} images"
+    said = f"the surrogate's logits are not the model's: cosine {alike:.2f}, the same class for {agree:.0%} of {len(few)} images"
     return [Check("other-surrogate", "warning", said)]
