@@ -14,7 +14,10 @@ from mmard import MmardError, Scores, Threat
 from mmard.api.evaluate import evaluate_run
 from mmard.api.evaluation_target import EvalModel, EvalTarget
 from mmard.api.export import export
+from mmard.data.sources import load
 from mmard.evaluation.checks.consistency import flags_of_verdicts
+from mmard.evaluation.checks.probes import fitted
+from mmard.evaluation.checks.run import evaluate_with_checks
 from mmard.evaluation.suite import choose_attacks, suite
 from mmard.models.weights import save_weights
 
@@ -81,6 +84,17 @@ def test_verdicts_of_other_code_in_another_file_are_not_taken_up(
     assert kept() == before
     vars(constants).update(changed)
     assert kept() != before
+
+
+@pytest.mark.parametrize("order", [[*range(1, 10), 0], [*range(8), 9, 8]])
+def test_outputs_in_another_order_are_told(order: list[int]) -> None:
+    """Images of two classes counted as broken by every attack, and nothing was amiss."""
+    data = load("digits")
+    net = fitted(data.train.in_memory())
+    shown, given = data.test.in_memory(), (Threat(eps=0.1), choose_attacks("fgsm", suite()))
+    assert named(evaluate_with_checks(net, shown, *given)) == []
+    net.net.fc.weight.data, net.net.fc.bias.data = net.net.fc.weight[order], net.net.fc.bias[order]
+    assert named(evaluate_with_checks(net, shown, *given)) == ["class-order"]
 
 
 LINEAR = """

@@ -54,6 +54,10 @@ BEFORE: dict[str, tuple[str, str]] = {
         "the model sees images as it has not in training",
         "normalise exactly once, inside the model: mean and std in its card",
     ),
+    "class-order": (
+        "most of what it calls one class is another: its outputs are in another order than the data's classes",
+        "put its outputs in the data's order, or give its own as class_names in its card",
+    ),
     "eps-0": ("an attack that may not move an image moves it: its figures are no verdicts", "mend the attack"),
     "scale": (
         "cross-entropy under- or overflows at logits of this size, and attacks by it get stuck",
