@@ -1,6 +1,7 @@
 """Evaluation of a model under attacks: what `mmard eval` does, for Python."""
 
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from mmard.core.threat import Threat
 from mmard.evaluation.checks.run import evaluate_with_checks, how_to_check
 from mmard.evaluation.loop import Execution, OnProgress
 from mmard.evaluation.scores import Scores
+from mmard.evaluation.suite import AttackSpec
 from mmard.models.cards import results_folder
 from mmard.runs.folder import RunFolder
 from mmard.runs.record import is_run
@@ -66,7 +68,7 @@ def _evaluate(
     request: EvaluationRequest,
     on_progress: OnProgress,
 ) -> Scores:
-    specs = source.specs(request)
+    described, specs = source.described(), source.specs(request)  # whose digest is taken before the weights are loaded
     how, engine = how_to_check(request.checks, specs), engine_of(settings)
     if source.exported and how == "full":
         raise MmardError("checks=full ask for gradients, which an exported model has not; check its float surrogate so")
@@ -93,13 +95,21 @@ def _evaluate(
                 cache=subject.cache_in(results / "parts", specs, threat, request.batch_size, request.seed),
             ),
         )  # fmt: skip
-        scores.metadata.update(source.described(), data=settings.data.name, seed=request.seed)
-        told = source.told(settings) | ({} if threat.eps > 0 or specs else {"threat": None})
-        scores.metadata.update(asked=request.metadata(specs), settings=portable(told))
+        source.must_be_unchanged(described)
+        scores.metadata.update(described, **_asked(source, settings, request, specs, threat))
         engine.on_global_zero(lambda: scores.save(results))
         besides.keep(results, engine, on_progress, batch_size=request.batch_size, seed=request.seed)
         engine.on_global_zero(lambda: _finish(source, results, scores))
     return scores
+
+
+def _asked(
+    source: EvalTarget, settings: Settings, request: EvaluationRequest, specs: Mapping[str, AttackSpec], threat: Threat
+) -> dict[str, Any]:
+    """Collect what was asked for, for the record."""
+    told = source.told(settings) | ({} if threat.eps > 0 or specs else {"threat": None})
+    asked = {"asked": request.metadata(specs), "settings": portable(told)}
+    return {"data": settings.data.name, "seed": request.seed, **asked}
 
 
 def _finish(source: EvalTarget, results: Path, scores: Scores) -> None:

@@ -19,12 +19,12 @@ from mmard.api.networks import must_allow_named, must_allow_teacher
 from mmard.api.settings import DataSettings, Settings, settings_of_weights
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
-from mmard.core.views import Predict, held_still
+from mmard.core.views import Predict
 from mmard.data.given import is_images
 from mmard.data.images import Images, ImageSet, some
 from mmard.data.labels import Known, agreed
 from mmard.data.sources import PYTHON, must_be_used
-from mmard.evaluation.cache import DiskCache, fingerprint
+from mmard.evaluation.cache import DiskCache, answers_of, fingerprint
 from mmard.evaluation.checks.messages import CheckError
 from mmard.evaluation.suite import AttackSpec, choose_attacks, suite
 from mmard.models.architectures import Classifier
@@ -35,7 +35,7 @@ from mmard.models.weights import metadata_of
 from mmard.runs.folder import RunFolder
 from mmard.training.channels_last import lay_out
 from mmard.utils.errors import MmardError
-from mmard.utils.files import sha256
+from mmard.utils.files import must_be_same, sha256
 from mmard.utils.packages import version_of
 from mmard.utils.portable_paths import bare, portable
 from mmard.utils.trust import Trust
@@ -170,11 +170,18 @@ class EvalTarget:
         own = {"network": portable(str(replace(NetworkSpec.of(self.network), weights="")))} if self.network else {}
         return {
             "model": portable(str(self.path)),
-            "weights": sha256(weights_file(self.path)) if self.path.is_file() else None,
+            "weights": self._digest(),
             **own,
             "versions": versions(),
             **(self.exported.described() if self.exported else {}),
         }
+
+    def must_be_unchanged(self, described: Mapping[str, Any]) -> None:
+        """Raise MmardError unless the file is still the one that was ``described`` before it was loaded."""
+        must_be_same(str(self.path), described["weights"], self._digest(), "the evaluation")
+
+    def _digest(self) -> str | None:
+        return sha256(weights_file(self.path)) if self.path.is_file() else None
 
 
 def must_be_cut_alike(own: Mapping[str, Any], now: DataSettings, keys: Sequence[str], who: str) -> None:
@@ -272,15 +279,6 @@ class EvalModel:
                 found[f"the {name}"] = teacher
         return found
 
-    def _answers(self) -> list[list[float]]:
-        """Compute logits of a few images, rounded, as shares of the largest: other code of a network gives others."""
-        try:
-            with held_still(self.model), torch.no_grad():
-                logits = self.model(self.images.batch(slice(ASKED))[0]).double().cpu()
-        except Exception:  # what is amiss is told where the attacks begin
-            return []
-        return (logits / logits.abs().max().clamp_min(1e-9)).round(decimals=2).tolist()  # type: ignore[no-any-return]
-
     def cache_in(
         self, folder: Path, specs: Mapping[str, AttackSpec], threat: Threat, batch_size: int, seed: int
     ) -> DiskCache:
@@ -294,7 +292,7 @@ class EvalModel:
         metadata = [
             repr(networks),
             built,
-            self._answers(),
+            [answers_of(net, self.images.batch(slice(ASKED))[0]) for net in networks],
             attacks,
             threat,
             batch_size,

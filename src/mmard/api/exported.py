@@ -59,7 +59,10 @@ class Exported:
         if surrogate is not None and is_foreign(surrogate):
             must_allow_named(surrogate, "surrogate", trust)
             network = load_foreign(surrogate, model.classes, model.shape[0] or 3)
-            return Exported(model, network.requires_grad_(False), Path(NetworkSpec.of(surrogate).weights).expanduser())
+            weights = Path(NetworkSpec.of(surrogate).weights).expanduser()
+            if weights.is_file():
+                tell_another(path, model.metadata, weights)
+            return Exported(model, network.requires_grad_(False), weights)
         found = _recorded(path, model.metadata, trust) if surrogate is None else _named(surrogate, path, model.metadata)
         own = None if found is None else load_model(found, copy.deepcopy(module), trust=trust.everything)
         return Exported(model, None if own is None else own.requires_grad_(False), found)

@@ -23,6 +23,7 @@ from mmard.api.evaluation_target import EvalModel, EvalTarget, images_in
 from mmard.api.exported import tell_another
 from mmard.core.threat import Threat
 from mmard.data.images import Images
+from mmard.evaluation.checks.surrogate import check_surrogate
 from mmard.evaluation.exported import choose_exported, exported_suite
 from mmard.evaluation.loop import Execution
 from mmard.evaluation.run import run_attacks
@@ -35,7 +36,7 @@ from mmard.runs.exports import Accuracy, ExportRecord, ExportRow, Timing, keep_e
 from mmard.runs.folder import RunFolder
 from mmard.runs.record import is_run
 from mmard.utils.argument_types import public
-from mmard.utils.files import sha256
+from mmard.utils.files import must_be_same, sha256
 
 ATTACK = "pgd-20"
 PACKAGES = {".onnx": "onnxruntime", ".xml": "openvino", ".pte": "executorch", ".pt2": "torch"}
@@ -118,15 +119,19 @@ class _Bench:
     def file(self, path: Path) -> ExportRow:
         """Measure an exported file."""
         self.tell(f"{path.name}: speed")
+        digest = sha256(path)
         model = open_exported(path, str(path))
         told: Any = model.metadata
         tell_another(path, told, find_model(self.source))
-        found = self._accuracies(path.name, model, self._exported_specs())
-        package = PACKAGES[path.suffix]
+        specs = self._exported_specs()
+        for check in check_surrogate(model, self.images, specs):
+            warnings.warn(f"{path} was hardly made from {self.source}: {check.said}; {check.means}", stacklevel=2)
+        found = self._accuracies(path.name, model, specs)
+        package, speed = PACKAGES[path.suffix], _in_processes(path, tuple(self.images.shape))
+        must_be_same(str(path), digest, sha256(path) if path.is_file() else None, "the measurement")
         return ExportRow(
-            name=path.name, file=path.name, sha256=sha256(path), weights=told.get("sha256"),
-            runtime=f"{package} {version(package)}", megabytes=size_of(path) / 1e6,
-            **_in_processes(path, tuple(self.images.shape)), **found,
+            name=path.name, file=path.name, sha256=digest, weights=told.get("sha256"),
+            runtime=f"{package} {version(package)}", megabytes=size_of(path) / 1e6, **speed, **found,
         )  # fmt: skip
 
     def _exported_specs(self) -> Mapping[str, AttackSpec]:

@@ -3,13 +3,15 @@
 import hashlib
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmard.core.views import held_still
 from mmard.models.tensor_files import digest_of, load_tensors, save_tensors
 from mmard.utils.errors import MmardError
 
@@ -54,6 +56,32 @@ def _read(path: Path) -> Timed | None:
         return tensors["value"], tensors["seconds"].item()
     except (OSError, SafetensorError, MmardError, KeyError):  # not there, or damaged: it is found again
         return None
+
+
+def answers_of(network: nn.Module, x: Tensor) -> list[object]:
+    """Compute logits (B, K) of images (B, C, H, W) and their gradients, rounded: other code of a network gives others.
+
+    Coarse enough for two processors to agree, fine enough for another scale, shift or path of the gradient to show.
+    """
+    found: list[object] = []
+    with suppress(Exception), held_still(network), torch.enable_grad():  # what is amiss is told where the attacks begin
+        x = x.detach().clone().requires_grad_()
+        logits = network(x).double()
+        centred = logits - logits.mean(1, keepdim=True)
+        found += [_rounded(logits.abs().amax()), _rounded(centred)]
+        if logits.requires_grad:
+            (grad,) = torch.autograd.grad((centred * torch.linspace(-1, 1, centred.shape[1]).to(centred)).sum(), x)
+            slope = grad.double().flatten(1)
+            along = slope @ torch.linspace(-1, 1, slope.shape[1], dtype=slope.dtype, device=slope.device)
+            found.append(_rounded(torch.stack([slope.abs().sum(1), along])))
+    return found
+
+
+def _rounded(values: Tensor) -> tuple[str, object]:
+    """Return the largest of the values in three digits, and each as a share of it in two."""
+    largest = values.detach().abs().max()
+    shares = (values.detach() / largest.clamp_min(1e-30)).round(decimals=2) + 0.0  # no zero is negative
+    return f"{largest:.2e}", shares.tolist()
 
 
 def fingerprint(tensors: Mapping[str, Tensor], *metadata: object) -> str:

@@ -80,7 +80,12 @@ def _by(way: str, surrogate: Predict, name: str, spec: AttackSpec) -> AttackSpec
     if way == TRANSFER:
         # the last wrong iterate lies further beyond the surrogate's boundary than the first, and carries over better
         (spec,) = unpruned({name: spec}).values()
-    return replace(spec, asks=asks, detail=detail, usual=name in USUAL[way])
+    return replace(spec, asks=asks, lent=surrogate, detail=detail, usual=name in USUAL[way])
+
+
+def way_of(name: str) -> str:
+    """Return how an attack on an exported model begins, ``transfer-`` or ``through-``; empty for any other."""
+    return next((f"{way}-" for way in HOW if name.startswith(f"{way}-")), "")
 
 
 def choose_exported(

@@ -22,6 +22,7 @@ class AttackSpec:
         usual: run by default, where no attacks are named.
         scale_free: its loss does not depend on the scale of the logits.
         asks: makes, of the model, the network that is attacked in its place; verdicts stay the model's. None: the model.
+        lent: the network whose gradients are used for a model without; None: none is.
     """
 
     attack: Attack
@@ -29,6 +30,7 @@ class AttackSpec:
     usual: bool = True
     scale_free: bool = False
     asks: Callable[[Predict], Predict] | None = None
+    lent: Predict | None = None
 
 
 NO_ATTACK = AttackSpec(lambda _predict, x, _y, _threat: x, lambda _: "no attack")

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from mmard.core.views import held_still
 from mmard.data.images import Images, some
 from mmard.evaluation.checks.messages import CheckError
 from mmard.evaluation.checks.preflight import check_logits
+from mmard.evaluation.class_order import reordered
 from mmard.evaluation.scores import MUCH, SURE, is_far_better
 from mmard.models.architectures import Classifier
 from mmard.utils.errors import MmardError
@@ -84,7 +84,7 @@ class TeacherCheck:
             right = torch.eq(said, few.labels)
             found["clean"] = 100 * right.float().mean().item()
             better = self.better(teacher, few, right) if self.foreign else None
-            renumbered = None if better else _reordered(said, few)
+            renumbered = None if better else reordered(said, few.labels)
             if no_logits := _no_logits(teacher, few):
                 return found, no_logits
             fault = self._fault(right, few, better is not None or renumbered is not None)
@@ -191,31 +191,6 @@ def _usual(few: Images) -> Iterator[tuple[str, Normalisation]]:
     yield from ((f"{whose} mean and std", known) for whose, known in USUAL.get(c, {}).items())
     yield "0.5 and 0.5", ((0.5,) * c, (0.5,) * c)
     yield "pixels from 0 to 255", ((0.0,) * c, (1 / 255,) * c)
-
-
-def _reordered(said: Tensor, few: Images) -> float | None:
-    """Find out whether answers (N,) are right far oftener with the classes in another order, each in one place.
-
-    The order is learnt on one half of the images and tried on the other: few images of a class prove nothing.
-
-    Returns:
-        The share that is right then; None: they are not.
-    """
-    from scipy.optimize import linear_sum_assignment  # slow to import
-
-    there, both = np.unique(
-        torch.stack([said, few.labels]).cpu().numpy(), return_inverse=True
-    )  # of many classes few occur
-    k, (answers, labels) = len(there), torch.from_numpy(both.reshape(2, -1))
-    halves = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)) % 2
-    then = torch.empty_like(answers)
-    for half in (0, 1):
-        learnt, tried = halves != half, halves == half
-        table = torch.bincount(k * answers[learnt] + labels[learnt], minlength=k * k).view(k, k)
-        _, order = linear_sum_assignment(-table.numpy())
-        then[tried] = torch.from_numpy(order)[answers[tried]]
-    right = torch.eq(then, labels)
-    return right.float().mean().item() if is_far_better(right, torch.eq(answers, labels)) else None
 
 
 def _cause(renumbered: float | None) -> str:

@@ -160,3 +160,17 @@ def sha256(path: Path) -> str:
     must_be_plain(path)
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def must_be_same(what: str, before: str | None, now: str | None, work: str) -> None:
+    """Raise MmardError where a file has another SHA-256 after some work on it than ``before`` it was loaded.
+
+    Args:
+        work: what was done with it, such as ``"the evaluation"``.
+    """
+    if now != before:
+        digests = [str(digest)[:12] for digest in (before, now)]
+        raise MmardError(
+            f"{what} was replaced during {work}: its SHA-256 was {digests[0]}… and is {digests[1]}…, expected one and the "
+            f"same; nothing was written; start {work} again when its training is done"
+        )

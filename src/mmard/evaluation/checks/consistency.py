@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmard.evaluation.checks.messages import Check
 from mmard.evaluation.checks.probes import RESTARTED, SQUARE, STEPS_100, TRANSFER, TWICE, WHOLE
+from mmard.evaluation.exported import way_of
 from mmard.evaluation.run import AGAIN, FAR
 from mmard.evaluation.scores import CLEAN, Scores, is_no_fluke
 
@@ -70,12 +71,18 @@ def flags_of_probes(scores: Scores, probed: Scores) -> list[Check]:
 def _columns(scores: Scores) -> dict[str, Tensor]:
     """Collect each attack's verdicts (N,), and those after AutoAttack's gradient attacks alone, where it ran whole."""
     columns = dict(zip(scores.attacks, scores.correct.unbind(1), strict=True))
-    before_square = [stage.right for stage in scores.stages if (stage.of, stage.name) == ("AutoAttack", "FAB-T")]
-    return columns | ({BY_GRADIENTS: before_square[-1]} if before_square else {})
+    before_square = [stage for stage in scores.stages if (_plain(stage.of), stage.name) == ("AutoAttack", "FAB-T")]
+    return columns | {way_of(stage.of) + BY_GRADIENTS: stage.right for stage in before_square}
+
+
+def _plain(name: str) -> str:
+    """Return the name of an attack without its way to an exported model."""
+    return name.removeprefix(way_of(name))
 
 
 def _order(columns: dict[str, Tensor], chains: Iterable[tuple[str, ...]]) -> list[Check]:
-    pairs = [pair for chain in chains for pair in pairwise(name for name in chain if name in columns)]
+    named = [[name if name == CLEAN else way + name for name in chain] for way in _ways(columns) for chain in chains]
+    pairs = [pair for chain in named for pair in pairwise(name for name in chain if name in columns)]
     return [
         Check("order", "warning", f"{weak} {percent(columns[weak])} < {strong} {percent(columns[strong])}")
         for weak, strong in dict.fromkeys(pairs)
@@ -83,17 +90,23 @@ def _order(columns: dict[str, Tensor], chains: Iterable[tuple[str, ...]]) -> lis
     ]
 
 
+def _ways(columns: Iterable[str]) -> list[str]:
+    """List the ways to an exported model among attacks; of any other model the one that has no name."""
+    return list(dict.fromkeys(way_of(name) for name in columns if name != CLEAN))
+
+
 def _losses(columns: dict[str, Tensor]) -> list[Check]:
     """Compare cross-entropy with the margin loss, at one radius."""
-    if not {"PGD-20", "C&W"} <= columns.keys():
-        return []
-    ce, margin = columns["PGD-20"], columns["C&W"]
-    apart = abs(ce.double().mean() - margin.double().mean())
-    if not (apart > LOSSES_APART and (beats(ce, margin) or beats(margin, ce))):
-        return []
-    return [
-        Check("ce-against-margin", "warning", f"PGD-20 on cross-entropy {percent(ce)}, on the margin {percent(margin)}")
-    ]
+    found = []
+    for way in _ways(columns):
+        ce, margin = columns.get(f"{way}PGD-20"), columns.get(f"{way}C&W")
+        if ce is None or margin is None:
+            continue
+        apart = abs(ce.double().mean() - margin.double().mean())
+        if apart > LOSSES_APART and (beats(ce, margin) or beats(margin, ce)):
+            said = f"{way}PGD-20 on cross-entropy {percent(ce)}, on the margin {percent(margin)}"
+            found.append(Check("ce-against-margin", "warning", said))
+    return found
 
 
 def _gains(columns: dict[str, Tensor]) -> list[Check]:
@@ -120,10 +133,10 @@ def _growth(columns: dict[str, Tensor]) -> list[Check]:
 
 def _without_gradients(columns: dict[str, Tensor], names: Iterable[str]) -> list[Check]:
     """Compare Square and transfer, among these names, with the attacks that use the model's gradients."""
-    white = [columns[name] for name in WHITE_BOX if name in columns]
-    searches = {SQUARE} | ({"Square", "AutoAttack"} if any(name in columns for name in STRONG) else set())
+    white = [right for name, right in columns.items() if _plain(name) in WHITE_BOX]
+    searches = {SQUARE} | ({"Square", "AutoAttack"} if any(_plain(name) in STRONG for name in columns) else set())
     found = []
-    for name in [n for n in names if n in searches or n.startswith(TRANSFER)]:
+    for name in [n for n in names if _plain(n) in searches or n.startswith(TRANSFER)]:
         alone = int((torch.stack(white).all(0) & ~columns[name]).sum())
         if is_no_fluke(alone, len(white[0])):
             left = percent(torch.stack(white).all(0))

@@ -45,10 +45,18 @@ BEFORE: dict[str, tuple[str, str]] = {
         "only Square attacks it, and what withstands Square alone often falls to gradients",
         "name a network that lends it gradients: --surrogate RUN, or --surrogate FILE.py:BUILD --surrogate-weights FILE",
     ),
+    "other-surrogate": (
+        "the gradients lent to the model are another network's: attacks go astray, and figures flatter",
+        "name the network that the file was made from: --surrogate RUN, with its own weights",
+    ),
     "constant": ("the model says the same of every image: it has learnt nothing, or died", "train it again"),
     "normalisation": (
         "the model sees images as it has not in training",
         "normalise exactly once, inside the model: mean and std in its card",
+    ),
+    "class-order": (
+        "most of what it calls one class is another: its outputs are in another order than the data's classes",
+        "put its outputs in the data's order, or give its own as class_names in its card",
     ),
     "eps-0": ("an attack that may not move an image moves it: its figures are no verdicts", "mend the attack"),
     "scale": (

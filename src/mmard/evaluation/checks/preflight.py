@@ -1,6 +1,6 @@
 """Checks before the attacks: that the robustness of this model on these images can be measured.
 
-About 4,000 images go through the network in all. What must hold raises `CheckError`; the rest is reported.
+About 4,500 images go through the network in all. What must hold raises `CheckError`; the rest is reported.
 """
 
 import sys
@@ -16,12 +16,15 @@ from mmard.data.images import Images, some
 from mmard.evaluation.checks.batch_independence import SAME, Sample, check_batches, randomised_by
 from mmard.evaluation.checks.gradients import check_slopes
 from mmard.evaluation.checks.messages import Check, CheckError
+from mmard.evaluation.class_order import reordered
 from mmard.evaluation.eot import Averaged
 from mmard.evaluation.predict import LogitsModel
 from mmard.evaluation.scores import is_far_better
 from mmard.evaluation.suite import AttackSpec
 
 LOOKED_AT = 100  # images
+ORDERED = 500, 20, 2000  # images by which the order of the outputs is known: least, for each class, most
+HALF = 0.5  # of them are right in an order that counts
 RUNS = 5
 REPEATED = 1e-4  # and so much between runs
 HALF_LEVEL = 0.5 / 255
@@ -61,7 +64,7 @@ def preflight(
     if len(x) > 1 and not (runs[0] - runs[0, 0]).abs().max() > 1e-6 * runs[0].abs().max():
         return [*found, Check("constant", "warning", f"the same logits for all of {len(x)} images")]
     check_logits(runs[0])
-    found += check_normalisation(sample, images)
+    found += [*check_normalisation(sample, images), *check_class_order(sample, images)]
     if not getattr(model, "has_gradients", True):
         return found
     return found + check_slopes(LogitsModel(model, len(images.classes)), x, y, threat, specs, stops=not randomised)
@@ -161,6 +164,20 @@ def check_normalisation(sample: Sample, images: Images) -> list[Check]:
         said = "the model normalises what it has normalised already, expected once at most"
         return [Check("normalisation", "warning", said)]
     return []
+
+
+def check_class_order(sample: Sample, images: Images) -> list[Check]:
+    """Check that the outputs fit the classes far better in no other order."""
+    least, each, most = ORDERED
+    few = some(images, min(max(least, each * sample.classes), most), seed=0)
+    parts = [few.batch(slice(start, start + LOOKED_AT))[0] for start in range(0, len(few), LOOKED_AT)]
+    answers = torch.cat([sample.logits(x).argmax(1) for x in parts])
+    then = reordered(answers, few.labels)
+    if then is None or then < HALF:
+        return []
+    now = torch.eq(answers, few.labels).double().mean()
+    said = f"of {len(few)} images {now:.0%} are right, and {then:.0%} with the outputs in another order"
+    return [Check("class-order", "warning", said)]
 
 
 def _normalises_again(sample: Sample) -> bool:

@@ -17,6 +17,7 @@ from mmard.evaluation.checks.messages import KINDS, Check, How, as_dicts
 from mmard.evaluation.checks.preflight import preflight
 from mmard.evaluation.checks.probes import AT_ONCE, PROBED, probes
 from mmard.evaluation.checks.statefulness import ReferenceModel, copied
+from mmard.evaluation.checks.surrogate import check_surrogate
 from mmard.evaluation.eot import Averaged, over_draws
 from mmard.evaluation.loop import Execution
 from mmard.evaluation.predict import must_answer
@@ -60,7 +61,7 @@ def evaluate_with_checks(
     specs = choose_attacks(None, suite(execution.batch_size, execution.seed)) if specs is None else specs
     kind, begun, model = how_to_check(checks, specs), time.perf_counter(), prepare_model(model, images)
     before, reference = _before(model, images, threat, specs, execution.batch_size) if kind != "none" else ([], None)
-    found = [*_part(len(images), of), *_unlent(model, specs), *before]
+    found = [*_part(len(images), of), *check_surrogate(model, images, specs), *before]
     if randomised := any(check.name == "randomised" for check in found):
         model, specs, reference = Averaged(model), unpruned(specs), None
         execution = replace(execution, predict=None, cache=NoCache())
@@ -93,13 +94,6 @@ def _before(
         must_answer(model, images)
         found = preflight(model, images, threat, specs, batch_size)
         return found, ReferenceModel.of(model, fresh, images, threat)
-
-
-def _unlent(model: nn.Module, specs: Mapping[str, AttackSpec]) -> list[Check]:
-    """Warn of a model without gradients and without a surrogate, whatever was checked."""
-    if getattr(model, "has_gradients", True) or not specs or any(spec.asks for spec in specs.values()):
-        return []
-    return [Check("surrogate", "warning", "the model gives no gradients, and no network lends it any")]
 
 
 def _part(count: int, of: float | None) -> list[Check]:
