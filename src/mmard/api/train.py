@@ -317,7 +317,8 @@ def _trainer(
 ) -> Trainer:
     settings, method = resolved.settings, resolved.method
     resolved.validation.must_ask_for_more_than(data.held_out.labels)
-    shape = classes, _ = len(data.train.classes), data.train.shape
+    classes = len(data.train.classes)
+    shape = classes, data.train.shape
     normalisation = data.train.mean_std() if settings.normalize == "data" else ((), ())
     return Trainer(
         method=method,
