@@ -1,6 +1,7 @@
 """Studies without a process: the grid and its mistakes, who waits for whom, and figures against those done by hand."""
 
 import csv
+import io
 import itertools
 import json
 import math
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers import Run
+from rich.console import Console
 from scipy.stats import ttest_1samp
 
 from mmard import MmardError
@@ -20,6 +22,7 @@ from mmard.study import publish
 from mmard.study.grid import axes_of, cells_of
 from mmard.study.jobs import Job, jobs_of
 from mmard.study.local_backend import cores, slots
+from mmard.study.progress import Screen
 from mmard.study.queue import Listener, run_all
 from mmard.study.results import results_of
 from mmard.study.spec import StudyFile, read_study, studies
@@ -316,6 +319,37 @@ def test_times_are_of_runs_on_a_gpu_alone_where_there_are_such(faked: StudyFile,
     table = Path("runs/study/table.md").read_text()
     assert "| b | 3 | 92.0 ± 10.0 | 46.0 ± 5.0 | 46.0 ± 5.0 | 50.0 ± 0.0 | 31.0 ± 0.0 | – |" in table
     assert "of runs on a GPU alone" in table
+
+
+def test_a_cell_whose_figures_do_not_stand_is_told_and_the_exit_code_says_so(
+    mmard: Run, faked: StudyFile, tmp_path: Path
+) -> None:
+    """Its checks had found an error; the study said "done", and its table had the figures like any other."""
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(faked.model_dump(mode="json")))
+    words = ["study", "s.yaml", "--report-only"]
+    assert mmard(*words).returncode == 0
+    assert "do not stand" not in Path("runs/study/table.md").read_text()
+    cell = cells_of(faked)[1]
+    file = cell.folder.path / "eval/best_PGD-20/scores.json"
+    found = [{"name": "norm", "level": "error", "said": "an image was moved too far", "means": "m", "do": "d"},
+             {"name": "scale", "level": "warning", "said": "large logits", "means": "m", "do": "d"}]  # fmt: skip
+    file.write_text(json.dumps({**json.loads(file.read_text()), "checks": found}))
+    done = mmard(*words)
+    assert done.returncode == 1
+    assert "does not stand: a/seed-1 (norm: an image was moved too far)" in done.stdout
+    table = Path("runs/study/table.md").read_text()
+    assert "**Figures that do not stand**, by their own checks: a/seed-1 (norm: an image was moved too far)." in table
+    assert table.index("do not stand") < table.index("<details>")
+    rows = list(csv.DictReader(Path("runs/study/results.csv").read_text().splitlines()))
+    assert [row["errors"] for row in rows] == ["", "norm: an image was moved too far", "", "", "", ""]
+    said = Console(file=io.StringIO(), width=200)
+    jobs = [Job(one.name, one.settings, faked.evaluate) for one in cells_of(faked)[:2]]
+    with Screen(jobs, 0, said) as screen:
+        for job in jobs:
+            screen.ended(job, None)
+    first, second = said.file.getvalue().strip().splitlines()  # type: ignore[attr-defined]
+    assert first.startswith("done    a/seed-0, 0 s")
+    assert second == "done    a/seed-1, but its figures do not stand: norm: an image was moved too far"
 
 
 def test_a_cell_that_is_still_trained_is_no_result(faked: StudyFile) -> None:

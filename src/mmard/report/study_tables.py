@@ -23,10 +23,17 @@ def study_markdown(results: Figures, figure: str) -> str:
         parts.append(f"<details><summary>{told}</summary>\n\n{table}\n\n{_caution(testable)}\n\n</details>")
     elif results["comparisons"]:
         parts.append("One pair of runs says nothing of a difference: it takes seeds.")
+    if untenable := errors_of(results):
+        parts.insert(3, f"**Figures that do not stand**, by their own checks: {'; '.join(untenable)}.")
     if results["missing"]:
         parts.append(f"**Not there yet:** {', '.join(results['missing'])}.")
     parts.append(f"![accuracy and cost of each run]({figure})")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def errors_of(results: Figures) -> list[str]:
+    """List the cells whose figures do not stand, each with the error that the checks of its evaluation found."""
+    return [f"{row['run']} ({error})" for row in results["rows"] for error in row["errors"]]
 
 
 def means_table(results: Figures) -> Table:

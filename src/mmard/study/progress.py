@@ -52,7 +52,9 @@ class Screen(Listener):
     def ended(self, job: Job, error: str | None) -> None:
         _, begun = self.running.pop(job.name, (job, time.monotonic()))
         self.over[job.name] = error is None
-        if error is None:
+        if error is None and (found := job.errors()):
+            word = line(("done", "bold red"), f"    {job.name}, but its figures do not stand: {'; '.join(found)}")
+        elif error is None:
             word = line(("done", "green"), f"    {job.name}, {_duration(time.monotonic() - begun)}")
         else:
             word = line(("failed", "bold red"), f"  {job.name}: {error}")

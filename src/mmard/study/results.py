@@ -53,7 +53,8 @@ def row_of(cell: Cell, study: StudyFile) -> CellResult | None:
     place = result_of(cell.folder, study.evaluate)
     if place is None or not cell.folder.is_run:
         return None
-    scores, metrics = read_scores(place).rows, cell.folder.metrics()
+    record, metrics = read_scores(place), cell.folder.metrics()
+    scores = record.rows
     if all(row["attack"] in (CLEAN, WORST) for row in scores):
         scores = scores[:1]  # nothing attacked, so there is no worst case
     best = best_validation(metrics) or {}
@@ -66,6 +67,7 @@ def row_of(cell: Cell, study: StudyFile) -> CellResult | None:
         "intervals": {r["attack"]: [r["low"], r["high"]] for r in scores},
         "details": {r["attack"]: r["detail"] for r in scores},
         "samples": scores[0]["samples"],
+        "errors": record.errors,
         HELD_OUT[0]: best.get("clean"),
         HELD_OUT[1]: best.get("robust"),
         "best epoch": best.get("epoch"),
@@ -161,6 +163,7 @@ def flat_rows(results: Mapping[str, Any]) -> list[CellResult]:
             **row["accuracies"],
             **{key: row[key] for key in (*HELD_OUT, "best epoch", SECONDS)},
             "samples": row["samples"],
+            "errors": "; ".join(row["errors"]),
             "run": f"{row['run']} {row['settings']}",
         }
         for row in results["rows"]
