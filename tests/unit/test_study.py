@@ -22,7 +22,7 @@ from mmard.study import publish
 from mmard.study.grid import axes_of, cells_of
 from mmard.study.jobs import Job, jobs_of
 from mmard.study.local_backend import cores, slots
-from mmard.study.progress import Screen
+from mmard.study.progress import Screen, comparison_lines
 from mmard.study.queue import Listener, run_all
 from mmard.study.results import results_of
 from mmard.study.spec import StudyFile, read_study, studies
@@ -304,6 +304,8 @@ def test_results_against_hand_computed_numbers(faked: StudyFile) -> None:
     assert "| a | 3 | 88.0 ± 8.0 | 44.0 ± 4.0 | 44.0 ± 4.0 | 50.0 ± 0.0 | 31.0 ± 0.0 | 3.0 ± 0.0 |" in table
     assert "| b − a, worst case | 3 | +2.00 | 1.00 | −0.48 to +4.48 | 0.074 | 0.250 |" in table
     assert "with 3 pairs its p cannot go under 0.25" in table
+    assert "100 test images, L∞ 8/255. PGD-20: so." in table
+    assert "All runs are judged on the same test images" in table
     rows = list(csv.DictReader(Path("runs/study/results.csv").read_text().splitlines()))
     assert [r["worst case"] for r in rows] == ["40.0", "44.0", "48.0", "41.0", "46.0", "51.0"]
     assert Path("runs/study/figure.png").read_bytes().startswith(b"\x89PNG")
@@ -405,6 +407,45 @@ def test_pairs_share_seed_and_all_other_labels(tmp_path: Path, monkeypatch: pyte
     assert (by_size["compared"], worst["label"], worst["baseline"]) == ("size", "large", "small")
     assert worst["differences"] == [10.0] * 5
     assert worst["p_t"] is None
+
+
+def test_cells_of_other_threats_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A difference of eps .05 and eps .2 stood in the table, which named no eps at all."""
+    monkeypatch.chdir(tmp_path)
+    sizes = {"small": {"threat.eps": 0.05}, "large": {"threat.eps": 0.2}}
+    plan = study(
+        grid={"size": sizes, "method": {"a": "standard", "b": "pgd_at"}},
+        seeds=[0, 1, 2],
+        evaluate={"attacks": "pgd-20"},
+    )
+    fake(plan)
+    results = publish.write_results(plan)
+    assert results["comparisons"] == []
+    assert results["apart"] == [{"baseline": "small", "label": "large", "n": 6}]
+    table = Path("runs/study/table.md").read_text()
+    assert "100 test images, L∞ 0.05 (small/a, small/b) or 100 test images, L∞ 51/255 (large/a, large/b)." in table
+    assert "**No difference is taken** of large − small (6 pairs)" in table
+    assert comparison_lines(results)[0].startswith("large − small (6 pairs): not compared")
+    by_method = results_of(plan.model_copy(update={"compare": "method"}))
+    assert by_method["apart"] == []
+    assert {c["attack"] for c in by_method["comparisons"]} == {"clean", "PGD-20", "worst case", *HELD_OUT}
+
+
+def test_cells_of_other_test_images_are_not_compared(faked: StudyFile) -> None:
+    """They are known by a digest of pixels and labels: as many images under the same name may be other ones."""
+    for cell in cells_of(faked):
+        file = cell.folder.path / "eval/best_PGD-20/scores.json"
+        digest = ("y" if cell.name == "b/seed-0" else "x") * 64
+        file.write_text(json.dumps({**json.loads(file.read_text()), "test_images": digest}))
+    results = publish.write_results(faked)
+    assert results["apart"] == [{"baseline": "a", "label": "b", "n": 1}]
+    worst = next(c for c in results["comparisons"] if c["attack"] == "worst case")
+    assert worst["differences"] == [2.0, 3.0]
+    table = Path("runs/study/table.md").read_text()
+    assert "100 test images of digits (xxxxxxxx), L∞ 8/255 (a, b)" in table
+    assert "100 test images of digits (yyyyyyyy), L∞ 8/255 (b)." in table
+    assert "The two runs of a pair are judged on the same test images" in table
+    assert "No difference is taken** of b − a (1 pair)" in table
 
 
 def test_a_cell_without_held_out_figures_is_compared_by_the_others(faked: StudyFile) -> None:

@@ -95,7 +95,7 @@ def _evaluate(
         )  # fmt: skip
         scores.metadata.update(source.described(), data=settings.data.name, seed=request.seed)
         told = source.told(settings) | ({} if threat.eps > 0 or specs else {"threat": None})
-        scores.metadata.update(asked=request.metadata(specs), settings=portable(told))
+        scores.metadata.update(asked=request.metadata(specs), settings=portable(told), test_images=subject.digest())
         engine.on_global_zero(lambda: scores.save(results))
         besides.keep(results, engine, on_progress, batch_size=request.batch_size, seed=request.seed)
         engine.on_global_zero(lambda: _finish(source, results, scores))

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.live import Live
 
 from mmard.evaluation.scores import WORST
+from mmard.report.study_tables import apart_of, judged_in
 from mmard.report.table import mean_and_sd, number
 from mmard.study.jobs import Job
 from mmard.study.queue import Listener
@@ -95,7 +96,8 @@ class Screen(Listener):
 
 def results_table(results: dict[str, Any]) -> ScreenTable:
     """Make the table of mean and sd of clean accuracy, worst case and the strongest attacks, a group a line."""
-    table = ScreenTable(title="Accuracy on the test images, in percent: mean ± sd over seeds", title_justify="left")
+    title = "Accuracy on the test images, in percent: mean ± sd over seeds"
+    table = ScreenTable(title=title, title_justify="left", caption=judged_in(results), caption_justify="left")
     for axis in results["axes"]:
         table.add_column(axis)
     for name in ("seeds", *results["attacks"]):
@@ -110,8 +112,8 @@ def results_table(results: dict[str, Any]) -> ScreenTable:
 
 
 def comparison_lines(results: dict[str, Any]) -> list[str]:
-    """Describe each comparison under the worst case in one line."""
-    lines = []
+    """Describe each comparison under the worst case in one line, and those that are not made."""
+    lines = [f"{left}: not compared, judged under another threat or on other images" for left in apart_of(results)]
     for c in results["comparisons"]:
         if c["attack"] == WORST:
             words = (
