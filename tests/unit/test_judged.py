@@ -111,3 +111,22 @@ def test_differences_of_an_older_version_are_shown_where_all_was_judged_alike(tm
                 for g in groups]  # fmt: skip
         found = result_tables.differences_table({"comparisons": [pair], "rows": told}, groups, "best")
         assert (found is not None) == there
+
+
+def test_differences_of_an_older_version_are_left_out_where_pairs_share_a_seed(tmp_path: Path) -> None:
+    """They counted as independent; a file of this version says how many settings each seed has."""
+    pair = {"label": "b", "baseline": "a", "attack": "clean", "n": 2, "mean": 1.0, "low": 0.0, "high": 2.0,
+            "p_t": 0.5, "p_exact": 0.5}  # fmt: skip
+    runs = [make_run(tmp_path / name, judged=scores(HALF), method=name) for name in ("rslad", "trades")]
+    groups = read(*runs)
+    main = main_evaluation_of(groups)
+    now = {r["attack"]: r["accuracy"] for r in groups[0].runs[0].evaluations[main].rows}
+    told = [{"run": g.name, "accuracies": now, "seed": seed, "labels": {"method": "b"}}
+            for g, seed in zip(groups, (0, 1), strict=True)]  # fmt: skip
+    assert result_tables.differences_table({"comparisons": [pair], "rows": told}, groups, main) is not None
+    told[1]["seed"] = 0
+    assert result_tables.differences_table({"comparisons": [pair], "rows": told}, groups, main) is None
+    new = {**pair, "settings": [2, 3]}
+    sheet = result_tables.differences_table({"comparisons": [new], "rows": told}, groups, main)
+    assert sheet is not None
+    assert "the mean over the 2 to 3 settings of each seed" in sheet.note

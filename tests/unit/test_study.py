@@ -401,12 +401,45 @@ def test_pairs_share_seed_and_all_other_labels(tmp_path: Path, monkeypatch: pyte
     )
     fake(plan, without="large/b/seed-1")
     worst = next(c for c in results_of(plan)["comparisons"] if c["attack"] == "worst case")
-    assert (worst["differences"], worst["n"]) == ([1.0, 2.0, 3.0, 1.0, 3.0], 5)
+    assert (worst["differences"], worst["n"], worst["settings"]) == ([1.0, 2.0, 3.0], 3, [2, 1, 2])
     by_size = results_of(plan.model_copy(update={"compare": None}))
     worst = next(c for c in by_size["comparisons"] if c["attack"] == "worst case")
     assert (by_size["compared"], worst["label"], worst["baseline"]) == ("size", "large", "small")
-    assert worst["differences"] == [10.0] * 5
+    assert worst["differences"] == [10.0] * 3
     assert worst["p_t"] is None
+
+
+def test_pairs_of_one_seed_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six settings of three seeds were eighteen independent pairs, and p .03 where seeds alone say .2."""
+    monkeypatch.chdir(tmp_path)
+    students = {name: {"student": f"cnn-{2 * i + 2}-1"} for i, name in enumerate("uvwxyz")}
+    plan = study(
+        grid={"method": {"a": "standard", "b": "pgd_at"}, "size": students},
+        seeds=[0, 1, 2],
+        evaluate={"attacks": "pgd-20"},
+    )
+    fake(plan)
+    for i, cell in enumerate(cells_of(plan)):
+        file = cell.folder.path / "eval/best_PGD-20/scores.json"
+        told = json.loads(file.read_text())
+        told["attacks"] = [row | {"accuracy": row["accuracy"] + (i * 7) % 5} for row in told["attacks"]]
+        file.write_text(json.dumps(told))
+    results = publish.write_results(plan)
+    found = {(row["labels"]["method"], row["labels"]["size"], row["seed"]): row["accuracies"]["PGD-20"]
+             for row in results["rows"]}  # fmt: skip
+    by_hand = [sum(found["b", size, seed] - found["a", size, seed] for size in students) / 6 for seed in range(3)]
+    pgd = next(c for c in results["comparisons"] if c["attack"] == "PGD-20")
+    given = ttest_1samp(by_hand, 0.0)
+    assert pgd["differences"] == pytest.approx(by_hand)
+    assert (pgd["n"], pgd["seeds"], pgd["settings"]) == (3, [0, 1, 2], [6, 6, 6])
+    assert (pgd["p_t"], pgd["p_exact"]) == pytest.approx((float(given.pvalue), sign_flip(by_hand)))
+    assert (pgd["low"], pgd["high"]) == pytest.approx(tuple(given.confidence_interval(0.95)))
+    said = "Pairs of one seed are not independent, and count as one: the mean over the 6 settings of each seed."
+    assert said in Path("runs/study/table.md").read_text()
+    assert "over 3 pairs, each the mean over up to 6 settings of a seed, exact p" in comparison_lines(results)[0]
+    one = publish.write_results(plan.model_copy(update={"seeds": (1,)}))
+    assert {c["n"] for c in one["comparisons"]} == {1}
+    assert "One seed says nothing of a difference" in Path("runs/study/table.md").read_text()
 
 
 def test_cells_of_other_threats_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

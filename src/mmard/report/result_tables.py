@@ -6,6 +6,7 @@ from typing import Any
 
 from mmard.core.threat import in_255ths
 from mmard.evaluation.scores import CLEAN, WORST
+from mmard.report.study_tables import of_settings
 from mmard.report.table import (
     DASH,
     Table,
@@ -18,7 +19,7 @@ from mmard.report.table import (
     words,
 )
 from mmard.runs.by_class import ClassAccuracy, mean_accuracy_by_class
-from mmard.runs.evaluation import JsonObject
+from mmard.runs.evaluation import JsonObject, section_of
 from mmard.runs.groups import Group, accuracy, attacks_of, curve_of
 from mmard.runs.judged import Judged, how_judged, judged_of, whose
 from mmard.utils.numbers import mean_sd
@@ -165,23 +166,32 @@ def differences_table(results: JsonObject, groups: Sequence[Group], main: str) -
     given = results.get("comparisons")
     if not _are_of(results.get("rows"), groups, main):
         return None
-    rows = []
+    rows, shown = [], []
     for c in given if isinstance(given, list) else []:
         try:
-            if int(c["n"]) < 2:
+            if int(c["n"]) < 2 or not _by_seed(c, results["rows"]):
                 continue
             reach = difference_interval(c["low"], c["high"])
             name, against = f"{c['label']} − {c['baseline']}", words(c["attack"])
             tests = [p_value(c[key]) for key in ("p_t", "p_exact")]
             rows.append([words(name), against, number(c["n"], "d"), number(c["mean"], "+.2f"), reach, *tests])
+            shown.append({"settings": list(map(int, c.get("settings", [1])))})
         except (KeyError, TypeError, ValueError):
             continue  # a file of another version
     note = (
-        "A pair is two runs with the same seed and the same other labels. Student's 95 % interval and paired t-test; the exact "
-        "test flips signs, and with n pairs its p cannot go under 2/2ⁿ. Two-sided, not corrected for the number of tests."
+        f"A pair is two runs with the same seed and the same other labels.{of_settings(shown)} Student's 95 % interval and "
+        "paired t-test; the exact test flips signs, and with n pairs its p cannot go under 2/2ⁿ. Two-sided, not corrected for "
+        "the number of tests."
     )
     columns = ["difference, points", "of", "pairs", "mean", "95 % interval", "p (t)", "p (sign flips)"]
     return Table("comparisons", "Paired differences", columns, rows, words=2, note=note) if rows else None
+
+
+def _by_seed(comparison: Any, told: Any) -> bool:
+    """Tell whether each of its pairs has a seed of its own: an older version took cells of one seed for independent pairs."""
+    label = comparison["label"]
+    seeds = [row.get("seed") for row in told if label in section_of(row, "labels").values()]
+    return "settings" in comparison or len(set(seeds)) == len(seeds)
 
 
 def _are_of(told: Any, groups: Sequence[Group], main: str) -> bool:

@@ -23,7 +23,7 @@ def study_markdown(results: Figures, figure: str) -> str:
         table, caution = comparisons_table(testable).grid(), _caution(testable, results["rows"])
         parts.append(f"<details><summary>{told}</summary>\n\n{table}\n\n{caution}\n\n</details>")
     elif results["comparisons"]:
-        parts.append("One pair of runs says nothing of a difference: it takes seeds.")
+        parts.append("One seed says nothing of a difference: it takes several.")
     if untenable := errors_of(results):
         parts.insert(3, f"**Figures that do not stand**, by their own checks: {'; '.join(untenable)}.")
     if results["missing"]:
@@ -113,13 +113,23 @@ def comparisons_table(comparisons: Sequence[Figures]) -> Table:
     return Table("comparisons", "Paired differences", columns, rows)
 
 
+def of_settings(comparisons: Sequence[Figures]) -> str:
+    """Say how many pairs of one seed count as one, in a sentence after that on pairs; empty where each has a seed of its own."""
+    counts = sorted({count for c in comparisons for count in c["settings"]})
+    if counts in ([], [1]):
+        return ""
+    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f" Pairs of one seed are not independent, and count as one: the mean over the {many} settings of each seed."
+
+
 def _caution(comparisons: Sequence[Figures], rows: Sequence[Figures]) -> str:
     pairs = min(c["n"] for c in comparisons)
     floor = f"{2 / 2**pairs:.3g}"
     first, *others = [Judged(**row["judged"]) for row in rows]
     all_runs = "All runs" if all(first.same_images(other) for other in others) else "The two runs of a pair"
     return (
-        "A pair is two runs with the same seed and the same other labels. The t-test takes the differences for normal; the "
+        f"A pair is two runs with the same seed and the same other labels.{of_settings(comparisons)} The t-test takes the "
+        "differences for normal; the "
         f"exact test by sign flips does not, and with {pairs} pairs its p cannot go under {floor}. "
         f"Two-sided, and not corrected for there being {len(comparisons)} tests. {all_runs} are judged on the same test "
         "images: the tests say whether other seeds would show the difference again, not whether other images would."

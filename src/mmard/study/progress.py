@@ -119,6 +119,8 @@ def comparison_lines(results: dict[str, Any]) -> list[str]:
             words = (
                 f"{c['label']} − {c['baseline']}, {WORST}: {number(c['mean'], '+.2f').text} points over {c['n']} pairs"
             )
+            if max(c["settings"]) > 1:
+                words += f", each the mean over up to {max(c['settings'])} settings of a seed"
             if c["p_exact"] is not None:
                 words += f", exact p {c['p_exact']:.3g} (cannot go under {2 / 2 ** c['n']:.3g})"
             lines.append(words)

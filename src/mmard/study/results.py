@@ -132,6 +132,8 @@ def compared_axis(study: StudyFile) -> str | None:
 def comparisons_of(rows: Sequence[CellResult], study: StudyFile) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Compare each further label of the axis with the first: pairs have the same other labels and the same seed.
 
+    Pairs of one seed share what the seed decides: they are no independent ones, and their mean difference counts once.
+
     Returns:
         The comparisons, and how many pairs of each label are left out: judged under another threat, or on other images.
     """
@@ -144,12 +146,17 @@ def comparisons_of(rows: Sequence[CellResult], study: StudyFile) -> tuple[list[d
     for label in others:
         mine = [row for row in rows if row["labels"][axis] == label and _cell_but_for(row, axis) in partners]
         both = [(row, partners[_cell_but_for(row, axis)]) for row in mine]
-        pairs = [(_accuracies(row), _accuracies(other)) for row, other in both if _alike(row, other)]
+        pairs = [(row["seed"], _accuracies(row), _accuracies(other)) for row, other in both if _alike(row, other)]
         if len(pairs) < len(both):
             apart.append({"baseline": first, "label": label, "n": len(both) - len(pairs)})
-        for attack in dict.fromkeys(key for row, partner in pairs for key in row if key in partner):
-            differences = [row[attack] - other[attack] for row, other in pairs if attack in row and attack in other]
+        for attack in dict.fromkeys(key for _, row, partner in pairs for key in row if key in partner):
+            of_seed: dict[int, list[float]] = {}
+            for seed, row, other in pairs:
+                if attack in row and attack in other:
+                    of_seed.setdefault(seed, []).append(row[attack] - other[attack])
+            differences = [statistics.fmean(each) for each in of_seed.values()]
             what = {"baseline": first, "label": label, "attack": attack, "differences": differences}
+            what |= {"seeds": list(of_seed), "settings": [len(each) for each in of_seed.values()]}
             found.append(what | asdict(paired_test(differences)))
     return found, apart
 
