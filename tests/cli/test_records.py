@@ -38,6 +38,7 @@ def test_versions_seed_and_batch_size_are_kept_and_shown(run: Path, mmard: Run) 
     assert mmard("report", run).returncode == 0
     found = {name: version(name) for name in MADE_WITH}
     assert scores_of(run)["versions"] == found
+    assert len(scores_of(run)["test_images"]) == 64
     told = ", ".join(f"{name} {version}" for name, version in found.items())
     card, page = (run / "README.md").read_text(), (run / "report.html").read_text()
     assert f"Judged with {told}." in card

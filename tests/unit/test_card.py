@@ -112,3 +112,20 @@ def test_a_runs_own_test_file_is_no_other_data(tmp_path: Path) -> None:
     assert {result.dataset_name for result in data.eval_results} == {"train", "shifted"}
     assert "test images of shifted (eval/best_other)" in (run / "README.md").read_text()
     assert "test images (eval/best_own)" in (run / "README.md").read_text()
+
+
+def test_figures_that_do_not_stand_are_no_claim_of_the_model(tmp_path: Path) -> None:
+    """The checks of the evaluation found an error, and the hub's front matter carried its figures like any other."""
+    run = make_run(tmp_path / "a", judged=VERDICTS)
+    found = {"name": "norm", "level": "error", "said": "an image was moved too far", "means": "m", "do": "d"}
+    judge(run, "best_C-W", "C&W", checks=[found])
+    write_card(run)
+    card = hub.ModelCard.load(run / "README.md")
+    names = [result.metric_name for result in card.data.eval_results]
+    assert any("PGD-20" in name for name in names)
+    assert not any("C&W" in name for name in names)
+    assert card.text.count("These figures do not stand: norm: an image was moved too far.") == 1
+    for folder in ("best_PGD-20", "best_C-W"):
+        judge(run, folder, "PGD-20", checks=[found])
+    write_card(run)
+    assert "model-index" not in hub.metadata_load(run / "README.md")

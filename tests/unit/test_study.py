@@ -1,6 +1,7 @@
 """Studies without a process: the grid and its mistakes, who waits for whom, and figures against those done by hand."""
 
 import csv
+import io
 import itertools
 import json
 import math
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers import Run
+from rich.console import Console
 from scipy.stats import ttest_1samp
 
 from mmard import MmardError
@@ -20,6 +22,7 @@ from mmard.study import publish
 from mmard.study.grid import axes_of, cells_of
 from mmard.study.jobs import Job, jobs_of
 from mmard.study.local_backend import cores, slots
+from mmard.study.progress import Screen, comparison_lines
 from mmard.study.queue import Listener, run_all
 from mmard.study.results import results_of
 from mmard.study.spec import StudyFile, read_study, studies
@@ -301,6 +304,8 @@ def test_results_against_hand_computed_numbers(faked: StudyFile) -> None:
     assert "| a | 3 | 88.0 ± 8.0 | 44.0 ± 4.0 | 44.0 ± 4.0 | 50.0 ± 0.0 | 31.0 ± 0.0 | 3.0 ± 0.0 |" in table
     assert "| b − a, worst case | 3 | +2.00 | 1.00 | −0.48 to +4.48 | 0.074 | 0.250 |" in table
     assert "with 3 pairs its p cannot go under 0.25" in table
+    assert "100 test images, L∞ 8/255. PGD-20: so." in table
+    assert "All runs are judged on the same test images" in table
     rows = list(csv.DictReader(Path("runs/study/results.csv").read_text().splitlines()))
     assert [r["worst case"] for r in rows] == ["40.0", "44.0", "48.0", "41.0", "46.0", "51.0"]
     assert Path("runs/study/figure.png").read_bytes().startswith(b"\x89PNG")
@@ -316,6 +321,37 @@ def test_times_are_of_runs_on_a_gpu_alone_where_there_are_such(faked: StudyFile,
     table = Path("runs/study/table.md").read_text()
     assert "| b | 3 | 92.0 ± 10.0 | 46.0 ± 5.0 | 46.0 ± 5.0 | 50.0 ± 0.0 | 31.0 ± 0.0 | – |" in table
     assert "of runs on a GPU alone" in table
+
+
+def test_a_cell_whose_figures_do_not_stand_is_told_and_the_exit_code_says_so(
+    mmard: Run, faked: StudyFile, tmp_path: Path
+) -> None:
+    """Its checks had found an error; the study said "done", and its table had the figures like any other."""
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(faked.model_dump(mode="json")))
+    words = ["study", "s.yaml", "--report-only"]
+    assert mmard(*words).returncode == 0
+    assert "do not stand" not in Path("runs/study/table.md").read_text()
+    cell = cells_of(faked)[1]
+    file = cell.folder.path / "eval/best_PGD-20/scores.json"
+    found = [{"name": "norm", "level": "error", "said": "an image was moved too far", "means": "m", "do": "d"},
+             {"name": "scale", "level": "warning", "said": "large logits", "means": "m", "do": "d"}]  # fmt: skip
+    file.write_text(json.dumps({**json.loads(file.read_text()), "checks": found}))
+    done = mmard(*words)
+    assert done.returncode == 1
+    assert "does not stand: a/seed-1 (norm: an image was moved too far)" in done.stdout
+    table = Path("runs/study/table.md").read_text()
+    assert "**Figures that do not stand**, by their own checks: a/seed-1 (norm: an image was moved too far)." in table
+    assert table.index("do not stand") < table.index("<details>")
+    rows = list(csv.DictReader(Path("runs/study/results.csv").read_text().splitlines()))
+    assert [row["errors"] for row in rows] == ["", "norm: an image was moved too far", "", "", "", ""]
+    said = Console(file=io.StringIO(), width=200)
+    jobs = [Job(one.name, one.settings, faked.evaluate) for one in cells_of(faked)[:2]]
+    with Screen(jobs, 0, said) as screen:
+        for job in jobs:
+            screen.ended(job, None)
+    first, second = said.file.getvalue().strip().splitlines()  # type: ignore[attr-defined]
+    assert first.startswith("done    a/seed-0, 0 s")
+    assert second == "done    a/seed-1, but its figures do not stand: norm: an image was moved too far"
 
 
 def test_a_cell_that_is_still_trained_is_no_result(faked: StudyFile) -> None:
@@ -365,12 +401,84 @@ def test_pairs_share_seed_and_all_other_labels(tmp_path: Path, monkeypatch: pyte
     )
     fake(plan, without="large/b/seed-1")
     worst = next(c for c in results_of(plan)["comparisons"] if c["attack"] == "worst case")
-    assert (worst["differences"], worst["n"]) == ([1.0, 2.0, 3.0, 1.0, 3.0], 5)
+    assert (worst["differences"], worst["n"], worst["settings"]) == ([1.0, 2.0, 3.0], 3, [2, 1, 2])
     by_size = results_of(plan.model_copy(update={"compare": None}))
     worst = next(c for c in by_size["comparisons"] if c["attack"] == "worst case")
     assert (by_size["compared"], worst["label"], worst["baseline"]) == ("size", "large", "small")
-    assert worst["differences"] == [10.0] * 5
+    assert worst["differences"] == [10.0] * 3
     assert worst["p_t"] is None
+
+
+def test_pairs_of_one_seed_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six settings of three seeds were eighteen independent pairs, and p .03 where seeds alone say .2."""
+    monkeypatch.chdir(tmp_path)
+    students = {name: {"student": f"cnn-{2 * i + 2}-1"} for i, name in enumerate("uvwxyz")}
+    plan = study(
+        grid={"method": {"a": "standard", "b": "pgd_at"}, "size": students},
+        seeds=[0, 1, 2],
+        evaluate={"attacks": "pgd-20"},
+    )
+    fake(plan)
+    for i, cell in enumerate(cells_of(plan)):
+        file = cell.folder.path / "eval/best_PGD-20/scores.json"
+        told = json.loads(file.read_text())
+        told["attacks"] = [row | {"accuracy": row["accuracy"] + (i * 7) % 5} for row in told["attacks"]]
+        file.write_text(json.dumps(told))
+    results = publish.write_results(plan)
+    found = {(row["labels"]["method"], row["labels"]["size"], row["seed"]): row["accuracies"]["PGD-20"]
+             for row in results["rows"]}  # fmt: skip
+    by_hand = [sum(found["b", size, seed] - found["a", size, seed] for size in students) / 6 for seed in range(3)]
+    pgd = next(c for c in results["comparisons"] if c["attack"] == "PGD-20")
+    given = ttest_1samp(by_hand, 0.0)
+    assert pgd["differences"] == pytest.approx(by_hand)
+    assert (pgd["n"], pgd["seeds"], pgd["settings"]) == (3, [0, 1, 2], [6, 6, 6])
+    assert (pgd["p_t"], pgd["p_exact"]) == pytest.approx((float(given.pvalue), sign_flip(by_hand)))
+    assert (pgd["low"], pgd["high"]) == pytest.approx(tuple(given.confidence_interval(0.95)))
+    said = "Pairs of one seed are not independent, and count as one: the mean over the 6 settings of each seed."
+    assert said in Path("runs/study/table.md").read_text()
+    assert "over 3 pairs, each the mean over up to 6 settings of a seed, exact p" in comparison_lines(results)[0]
+    one = publish.write_results(plan.model_copy(update={"seeds": (1,)}))
+    assert {c["n"] for c in one["comparisons"]} == {1}
+    assert "One seed says nothing of a difference" in Path("runs/study/table.md").read_text()
+
+
+def test_cells_of_other_threats_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A difference of eps .05 and eps .2 stood in the table, which named no eps at all."""
+    monkeypatch.chdir(tmp_path)
+    sizes = {"small": {"threat.eps": 0.05}, "large": {"threat.eps": 0.2}}
+    plan = study(
+        grid={"size": sizes, "method": {"a": "standard", "b": "pgd_at"}},
+        seeds=[0, 1, 2],
+        evaluate={"attacks": "pgd-20"},
+    )
+    fake(plan)
+    results = publish.write_results(plan)
+    assert results["comparisons"] == []
+    assert results["apart"] == [{"baseline": "small", "label": "large", "n": 6}]
+    table = Path("runs/study/table.md").read_text()
+    assert "100 test images, L∞ 0.05 (small/a, small/b) or 100 test images, L∞ 51/255 (large/a, large/b)." in table
+    assert "**No difference is taken** of large − small (6 pairs)" in table
+    assert comparison_lines(results)[0].startswith("large − small (6 pairs): not compared")
+    by_method = results_of(plan.model_copy(update={"compare": "method"}))
+    assert by_method["apart"] == []
+    assert {c["attack"] for c in by_method["comparisons"]} == {"clean", "PGD-20", "worst case", *HELD_OUT}
+
+
+def test_cells_of_other_test_images_are_not_compared(faked: StudyFile) -> None:
+    """They are known by a digest of pixels and labels: as many images under the same name may be other ones."""
+    for cell in cells_of(faked):
+        file = cell.folder.path / "eval/best_PGD-20/scores.json"
+        digest = ("y" if cell.name == "b/seed-0" else "x") * 64
+        file.write_text(json.dumps({**json.loads(file.read_text()), "test_images": digest}))
+    results = publish.write_results(faked)
+    assert results["apart"] == [{"baseline": "a", "label": "b", "n": 1}]
+    worst = next(c for c in results["comparisons"] if c["attack"] == "worst case")
+    assert worst["differences"] == [2.0, 3.0]
+    table = Path("runs/study/table.md").read_text()
+    assert "100 test images of digits (xxxxxxxx), L∞ 8/255 (a, b)" in table
+    assert "100 test images of digits (yyyyyyyy), L∞ 8/255 (b)." in table
+    assert "The two runs of a pair are judged on the same test images" in table
+    assert "No difference is taken** of b − a (1 pair)" in table
 
 
 def test_a_cell_without_held_out_figures_is_compared_by_the_others(faked: StudyFile) -> None:

@@ -96,7 +96,9 @@ def _evaluate(
             ),
         )  # fmt: skip
         source.must_be_unchanged(described)
-        scores.metadata.update(described, **_asked(source, settings, request, specs, threat))
+        scores.metadata.update(
+            described, **_asked(source, settings, request, specs, threat), test_images=subject.digest()
+        )
         engine.on_global_zero(lambda: scores.save(results))
         besides.keep(results, engine, on_progress, batch_size=request.batch_size, seed=request.seed)
         engine.on_global_zero(lambda: _finish(source, results, scores))

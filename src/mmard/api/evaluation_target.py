@@ -31,6 +31,7 @@ from mmard.models.architectures import Classifier
 from mmard.models.cards import find_model, load_foreign, load_model, load_teacher, must_fit, must_take, weights_file
 from mmard.models.folding import folded_alike
 from mmard.models.foreign import NetworkSpec, is_foreign
+from mmard.models.tensor_files import digest_of
 from mmard.models.weights import metadata_of
 from mmard.runs.folder import RunFolder
 from mmard.training.channels_last import lay_out
@@ -259,6 +260,12 @@ class EvalModel:
         must_fit(model, str(source.path), len(test.classes), test.channels)
         lay_out(model, device, test.shape)
         return EvalModel(model, some(test, limit, seed=0).to(device), whole)
+
+    def digest(self) -> str:
+        """Compute the SHA-256 of the test images and their labels, the classes in the order of the alphabet."""
+        rank = {name: k for k, name in enumerate(sorted(self.images.classes))}
+        ranks = torch.tensor([rank[name] for name in self.images.classes])
+        return digest_of({"pixels": self.images.pixels, "labels": ranks[self.images.labels.cpu()]}, {})
 
     def faster(self) -> Predict | None:
         """Return a faster function of the same logits up to rounding, for AutoAttack; None for a runtime."""

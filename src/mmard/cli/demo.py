@@ -47,7 +47,7 @@ def run_demo(to: Path, out: Console) -> None:
     results = {}
     for name, evaluation in _students(to, teacher, out).items():
         scores = Scores.load(evaluation)
-        results[name] = scores.rows()
+        results[name] = scores
         out.print(*checks_lines(name, scores.metadata), sep="\n")
     out.print(compare_table(results))
     write_text(to / "results.md", compare_markdown(results))

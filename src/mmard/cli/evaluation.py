@@ -52,9 +52,9 @@ def judge_all(words: list[str], out: Console, attacks: str | None, surrogate: st
     stand, results, keywords = True, {}, as_keywords(overrides)
     for model, its in of_each.items():
         scores = judge(model, out, attacks, **its, **asked, **keywords)
-        results[model] = scores.rows()
+        results[model] = scores
         stand &= all(check["level"] != "error" for check in scores.metadata["checks"])
-        out.print(scores_table(model, results[model]))
+        out.print(scores_table(model, scores))
         if len(scores.attacks) > 1 or scores.metadata["checks"]:
             out.print(*checks_lines(model, scores.metadata), sep="\n", soft_wrap=True)
     if len(results) > 1:

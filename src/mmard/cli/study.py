@@ -44,7 +44,8 @@ def study(
 ) -> None:
     """Run a grid of runs (methods × students × teachers × data × seeds), to tables, tests and a plot.
 
-    What is done is skipped, and what was cut goes on. A cell that fails stops no other; exit code 1 says that one did.
+    What is done is skipped, and what was cut goes on. A cell that fails stops no other; exit code 1 says that one did, or
+    that figures do not stand by the checks of their evaluation.
 
     [bold]mmard study smoke --dry-run[/bold]   what would run
 
@@ -56,7 +57,7 @@ def study(
 
     plan = _read(source, into, trust)
     if report_only:
-        _report(plan, into)
+        _end(stand=_report(plan, into))
         return
     cells = cells_of(plan)
     todo = jobs_of(cells, plan.evaluate)
@@ -64,10 +65,15 @@ def study(
         console.out.print(plan_table(todo, f"{len(cells)} cells in {plan.folder}"))
         return
     failed = _run(plan, todo, jobs, threads, engine)
-    if not failed.keys() >= {cell.name for cell in cells}:
-        _report(plan, into)
+    stand = failed.keys() >= {cell.name for cell in cells} or _report(plan, into)
     if failed:
         _list_failed(failed)
+    _end(stand=stand and not failed)
+
+
+def _end(*, stand: bool) -> None:
+    """Exit with 1 unless every cell has figures, and all of them stand."""
+    if not stand:
         raise typer.Exit(1)
 
 
@@ -126,7 +132,9 @@ def _list_failed(failed: dict[str, str]) -> None:
     console.say(f"{len(failed)} failed; the log.txt of each run has the whole of it. The same command tries again.")
 
 
-def _report(plan: "StudyFile", into: Path | None) -> None:
+def _report(plan: "StudyFile", into: Path | None) -> bool:
+    """Write and print the results; returns whether all the figures stand."""
+    from mmard.report.study_tables import errors_of
     from mmard.study.progress import comparison_lines, results_table
     from mmard.study.publish import keep, write_results
 
@@ -134,7 +142,10 @@ def _report(plan: "StudyFile", into: Path | None) -> None:
     console.out.print(results_table(found))
     for line in comparison_lines(found):
         console.say(line)
+    for said in (untenable := errors_of(found)):
+        console.say(("does not stand:", "bold red"), f" {said}")
     console.say(f"tables, figure and rows: {plan.folder}/table.md, figure.png, results.csv")
     if into is not None:
         keep(plan, into)
         console.say(f"and in {into}; mmard results {quote(str(into))} makes them anew")
+    return not untenable

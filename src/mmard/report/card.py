@@ -103,7 +103,7 @@ def _training(run: Run) -> str:
 
 
 def front_matter(run: Run) -> dict[str, Any]:
-    """Make the hub's fields: licence, tags, data sets, metrics, and the figures as a ``model-index``."""
+    """Make the hub's fields: licence, tags, data sets, metrics, and the figures that stand as a ``model-index``."""
     s, data = run.settings, data_name_of(run.settings)
     name = method_name(s)
     front: dict[str, Any] = licence_of(s) | {"pipeline_tag": "image-classification"}
@@ -115,7 +115,7 @@ def front_matter(run: Run) -> dict[str, Any]:
     results = [
         _result(evaluation, data_of_evaluation(run, evaluation), run.threat(evaluation))
         for evaluation in run.evaluations.values()
-        if evaluation.weights == BEST or not run.trained_here
+        if (evaluation.weights == BEST or not run.trained_here) and not evaluation.errors
     ]
     index: dict[str, Any] = {"name": run.name, "results": results}
     return front | ({"model-index": [index]} if results else {"model_name": run.name})
@@ -239,8 +239,9 @@ def _figures(run: Run) -> str:
         judged = data_of_evaluation(run, evaluation)
         of = "" if judged == data_name_of(run.settings) else f" of {judged}"
         title = f"{evaluation.weights}, {ball}, {evaluation.samples:,} test images{of} (eval/{evaluation.name})"
-        note = f"Judged with {evaluation.versions}." if evaluation.versions else ""
-        parts.append(Table("figures", title, ["attack", "accuracy, %"], rows, note=note).markdown())
+        notes = [f"Judged with {evaluation.versions}."] if evaluation.versions else []
+        notes += [f"These figures do not stand: {'; '.join(errors)}."] if (errors := evaluation.errors) else []
+        parts.append(Table("figures", title, ["attack", "accuracy, %"], rows, note=" ".join(notes)).markdown())
     return (
         "\n".join(parts)
         + "\nIn brackets Wilson's 95 % interval over the test images; it says nothing of other training seeds."

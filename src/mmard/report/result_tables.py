@@ -6,6 +6,7 @@ from typing import Any
 
 from mmard.core.threat import in_255ths
 from mmard.evaluation.scores import CLEAN, WORST
+from mmard.report.study_tables import of_settings
 from mmard.report.table import (
     DASH,
     Table,
@@ -18,8 +19,9 @@ from mmard.report.table import (
     words,
 )
 from mmard.runs.by_class import ClassAccuracy, mean_accuracy_by_class
-from mmard.runs.evaluation import JsonObject
+from mmard.runs.evaluation import JsonObject, section_of
 from mmard.runs.groups import Group, accuracy, attacks_of, curve_of
+from mmard.runs.judged import Judged, how_judged, judged_of, whose
 from mmard.utils.numbers import mean_sd
 
 MOST_TOLD = 20
@@ -78,14 +80,13 @@ def _how(groups: Sequence[Group]) -> str:
 
 
 def _details(groups: Sequence[Group], main: str) -> str:
-    found = [(run, run.evaluations[main]) for group in groups for run in group.runs if main in run.evaluations]
-    evaluation = [j for _, j in found]
-    counts = " or ".join(f"{n:,}" for n in sorted({j.samples for j in evaluation}))
-    text = f" Evaluation {main}: {counts} test images, {_joined(run.threat(j) for run, j in found)}."
+    of = [(group.name, run.evaluations[main]) for group in groups for run in group.runs if main in run.evaluations]
+    evaluation = [j for _, j in of]
+    text = f" Evaluation {main}: {how_judged(_judged(groups, main))}."
     for attack in attacks_of(groups, main):
         if attack not in (CLEAN, WORST):
             text += (
-                f" {attack}: {_joined(str(row['detail']) for j in evaluation if (row := j.row(attack)) is not None)}."
+                f" {attack}: {whose((name, row['detail']) for name, j in of if (row := j.row(attack)) is not None)}."
             )
     seeds = _joined(str(seed) for j in evaluation if (seed := j.metadata.get("seed")) is not None)
     sizes = _joined(str(size) for j in evaluation if (size := j.request.get("batch_size")) is not None)
@@ -94,6 +95,12 @@ def _details(groups: Sequence[Group], main: str) -> str:
     made = _joined(j.versions for j in evaluation if j.versions)
     text += f" Judged with {made}." if made else ""
     return f"{text} Worst case: each image's worst of these."
+
+
+def _judged(groups: Sequence[Group], main: str) -> list[tuple[str, Judged]]:
+    """List how each run was judged in the main evaluation, under its group's name."""
+    of = [(group.name, run, run.evaluations[main]) for group in groups for run in group.runs if main in run.evaluations]
+    return [(name, judged_of(j.metadata, j.samples, run.settings)) for name, run, j in of]
 
 
 def _joined(found: Any) -> str:
@@ -159,27 +166,40 @@ def differences_table(results: JsonObject, groups: Sequence[Group], main: str) -
     given = results.get("comparisons")
     if not _are_of(results.get("rows"), groups, main):
         return None
-    rows = []
+    rows, shown = [], []
     for c in given if isinstance(given, list) else []:
         try:
-            if int(c["n"]) < 2:
+            if int(c["n"]) < 2 or not _by_seed(c, results["rows"]):
                 continue
             reach = difference_interval(c["low"], c["high"])
             name, against = f"{c['label']} − {c['baseline']}", words(c["attack"])
             tests = [p_value(c[key]) for key in ("p_t", "p_exact")]
             rows.append([words(name), against, number(c["n"], "d"), number(c["mean"], "+.2f"), reach, *tests])
+            shown.append({"settings": list(map(int, c.get("settings", [1])))})
         except (KeyError, TypeError, ValueError):
             continue  # a file of another version
     note = (
-        "A pair is two runs with the same seed and the same other labels. Student's 95 % interval and paired t-test; the exact "
-        "test flips signs, and with n pairs its p cannot go under 2/2ⁿ. Two-sided, not corrected for the number of tests."
+        f"A pair is two runs with the same seed and the same other labels.{of_settings(shown)} Student's 95 % interval and "
+        "paired t-test; the exact test flips signs, and with n pairs its p cannot go under 2/2ⁿ. Two-sided, not corrected for "
+        "the number of tests."
     )
     columns = ["difference, points", "of", "pairs", "mean", "95 % interval", "p (t)", "p (sign flips)"]
     return Table("comparisons", "Paired differences", columns, rows, words=2, note=note) if rows else None
 
 
+def _by_seed(comparison: Any, told: Any) -> bool:
+    """Tell whether each of its pairs has a seed of its own: an older version took cells of one seed for independent pairs."""
+    label = comparison["label"]
+    seeds = [row.get("seed") for row in told if label in section_of(row, "labels").values()]
+    return "settings" in comparison or len(set(seeds)) == len(seeds)
+
+
 def _are_of(told: Any, groups: Sequence[Group], main: str) -> bool:
-    """Tell whether a study's rows have the accuracies of the evaluation that is shown: it may have been made anew since."""
+    """Tell whether a study's rows have the accuracies of the evaluation that is shown: it may have been made anew since.
+
+    An older version compared across threats and test images, too: where its rows do not say how they were judged, all must
+    have been judged alike.
+    """
     shown = {run.name: run.evaluations[main].rows for group in groups for run in group.runs if main in run.evaluations}
     now = {name: {row["attack"]: row["accuracy"] for row in rows} for name, rows in shown.items()}
     then = (
@@ -187,7 +207,10 @@ def _are_of(told: Any, groups: Sequence[Group], main: str) -> bool:
         if isinstance(told, list)
         else {}
     )
-    return bool(then) and all(now.get(str(name)) == accuracies for name, accuracies in then.items())
+    if not then or not all(now.get(str(name)) == accuracies for name, accuracies in then.items()):
+        return False
+    judged = [one for _, one in _judged(groups, main)]
+    return all("judged" in row for row in told) or all(one.alike(judged[0]) for one in judged)
 
 
 def classes_table(groups: Sequence[Group], main: str) -> Table | None:
@@ -199,17 +222,28 @@ def classes_table(groups: Sequence[Group], main: str) -> Table | None:
     names = list(dict.fromkeys(name for _, by in found for name in by.names))
     if many := len(names) > CHARTED:
         names.sort(key=lambda name: first.robust[first.names.index(name)] if name in first.names else math.inf)
+    alike = all((by.names, by.count) == (first.names, first.count) for _, by in found)
+    kinds = [] if alike else ["images"]
     titles = [
-        f"{group.name}: {what}, %{_unless(by.source, main)}" for group, by in found for what in ("worst case", "clean")
-    ]
+        f"{group.name}: {what}{_unless(by.source, main)}"
+        for group, by in found for what in (*kinds, "worst case, %", "clean, %")
+    ]  # fmt: skip
     titles = [t.partition(": ")[2] for t in titles] if len(found) == 1 else titles
-    rows = [[words(name), _count(first, name), *(c for _, by in found for c in _of_class(by, name))] for name in names]
+    shared = ["images"] if alike else []
+    rows = [
+        [
+            words(name),
+            *(_count(first, name) for _ in shared),
+            *(c for _, by in found for c in _of_class(by, name, kinds)),
+        ]
+        for name in names
+    ]
     told = [f"{group.name}: {by.names[by.worst]}, {by.robust[by.worst]:.1f} %" for group, by in found[:MOST_TOLD]]
     worst = "; ".join([*told, *([f"and {len(found) - MOST_TOLD:,} groups more"] if len(found) > MOST_TOLD else [])])
     order = f" The least robust of {found[0][0].name} first." if many else ""
     shown = f"Of {main}" if main in {by.source for _, by in found} else f"Of {found[0][1].source}"
     note = f"Worst class – {worst}.{order} Means over seeds. {shown}: right under every attack of it."
-    return Table("classes", "Accuracy by class", ["class", "images", *titles], rows, note=note)
+    return Table("classes", "Accuracy by class", ["class", *shared, *titles], rows, note=note)
 
 
 def _unless(source: str, main: str) -> str:
@@ -221,8 +255,10 @@ def _count(by: ClassAccuracy, name: str) -> TableCell:
     return number(by.count[by.names.index(name)] if name in by.names else None, ",d")
 
 
-def _of_class(by: ClassAccuracy, name: str) -> list[TableCell]:
+def _of_class(by: ClassAccuracy, name: str, kinds: Sequence[str]) -> list[TableCell]:
+    """Make the cells of a class: its images, where groups have other ones, and its accuracies."""
+    counts = [_count(by, name) for _ in kinds]
     if name not in by.names:
-        return [TableCell(DASH), TableCell(DASH)]
+        return [*counts, TableCell(DASH), TableCell(DASH)]
     k = by.names.index(name)
-    return [number(by.robust[k], tint=by.robust[k] / 100), number(by.clean[k])]
+    return [*counts, number(by.robust[k], tint=by.robust[k] / 100), number(by.clean[k])]

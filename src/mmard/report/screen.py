@@ -6,20 +6,22 @@ from typing import Any
 
 from rich.text import Text
 
-from mmard.evaluation.scores import CLEAN, WORST
+from mmard.evaluation.scores import CLEAN, WORST, Scores
 from mmard.report.table import Table, TableCell, words
+from mmard.runs.judged import how_judged, judged_by
 from mmard.utils.terminal import ScreenTable, line
 
 Rows = list[dict[str, Any]]
 MOST_ACROSS = 50  # characters of the attacks' names: the models' names need the rest of a narrow screen
 
 
-def scores_table(title: str, rows: Rows) -> ScreenTable:
+def scores_table(title: str, scores: Scores) -> ScreenTable:
     """Make the table of one model: accuracy under each attack with its interval and time."""
+    rows, told = scores.rows(), how_judged([("", judged_by(scores))])
     table = ScreenTable(
         title=title,
         title_justify="left",
-        caption=f"{rows[0]['samples']:,} test images; 95 % interval: Wilson, over these; one training run",
+        caption=f"{told}; 95 % interval: Wilson, over these; one training run",
     )
     for name, justify in (
         ("attack", "left"),
@@ -134,11 +136,13 @@ def _where(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def compare_table(results: Mapping[str, Rows]) -> ScreenTable:
+def compare_table(results: Mapping[str, Scores]) -> ScreenTable:
     """Make the table of several models: an attack a column, or a model a column where the attacks are more than fit across."""
-    attacks = _attacks(results)
-    table = ScreenTable(title="Accuracy on the test images, in percent", title_justify="left")
-    names, cells = list(results), [cells for _, cells in _cells(results, attacks)]
+    rows_of = {name: scores.rows() for name, scores in results.items()}
+    attacks, told = _attacks(rows_of), _judged(results)
+    title = "Accuracy on the test images, in percent"
+    table = ScreenTable(title=title, title_justify="left", caption=told, caption_justify="left")
+    names, cells = list(results), [cells for _, cells in _cells(rows_of, attacks)]
     across = sum(map(len, attacks)) <= MOST_ACROSS
     table.add_column("model" if across else "attack")
     for head in attacks if across else names:
@@ -149,11 +153,17 @@ def compare_table(results: Mapping[str, Rows]) -> ScreenTable:
     return table
 
 
-def compare_markdown(results: Mapping[str, Rows]) -> str:
+def _judged(results: Mapping[str, Scores]) -> str:
+    return how_judged((name, judged_by(scores)) for name, scores in results.items())
+
+
+def compare_markdown(results: Mapping[str, Scores]) -> str:
     """Write the table of several models as Markdown."""
-    attacks = _attacks(results)
-    rows = [[words(name), *map(TableCell, cells)] for name, cells in _cells(results, attacks)]
-    return Table("models", "Accuracy on the test images", ["model", *attacks], rows).grid() + "\n"
+    rows_of = {name: scores.rows() for name, scores in results.items()}
+    attacks = _attacks(rows_of)
+    rows = [[words(name), *map(TableCell, cells)] for name, cells in _cells(rows_of, attacks)]
+    table = Table("models", "Accuracy on the test images", ["model", *attacks], rows)
+    return f"{table.grid()}\n\n{_judged(results)}.\n"
 
 
 def _attacked(rows: Rows) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmard.evaluation.scores import CLEAN, WORST
 from mmard.report.table import Table, TableCell, difference_interval, interval, mean_and_sd, number, p_value, words
+from mmard.runs.judged import Judged, how_judged, whose
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import is_number, mean_sd
 
@@ -15,18 +16,46 @@ Figures = Mapping[str, Any]
 
 def study_markdown(results: Figures, figure: str) -> str:
     """Write mean and sd over seeds, comparisons, and the figure; ``figure`` is the link to it."""
-    parts = [results["about"], means_table(results).grid(), _how(results)]
+    parts = [results["about"], means_table(results).grid(), _how(results), *_not_compared(results)]
     testable = [c for c in results["comparisons"] if c["n"] > 1]
     if testable:
         told = f"{len(testable)} paired differences, with intervals and tests"
-        table = comparisons_table(testable).grid()
-        parts.append(f"<details><summary>{told}</summary>\n\n{table}\n\n{_caution(testable)}\n\n</details>")
+        table, caution = comparisons_table(testable).grid(), _caution(testable, results["rows"])
+        parts.append(f"<details><summary>{told}</summary>\n\n{table}\n\n{caution}\n\n</details>")
     elif results["comparisons"]:
-        parts.append("One pair of runs says nothing of a difference: it takes seeds.")
+        parts.append("One seed says nothing of a difference: it takes several.")
+    if untenable := errors_of(results):
+        parts.insert(3, f"**Figures that do not stand**, by their own checks: {'; '.join(untenable)}.")
     if results["missing"]:
         parts.append(f"**Not there yet:** {', '.join(results['missing'])}.")
     parts.append(f"![accuracy and cost of each run]({figure})")
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def errors_of(results: Figures) -> list[str]:
+    """List the cells whose figures do not stand, each with the error that the checks of its evaluation found."""
+    return [f"{row['run']} ({error})" for row in results["rows"] for error in row["errors"]]
+
+
+def apart_of(results: Figures) -> list[str]:
+    """List the differences that are not taken, each with the number of its pairs."""
+    return [f"{c['label']} − {c['baseline']} ({c['n']} pair{'s' * (c['n'] > 1)})" for c in results["apart"]]
+
+
+def _not_compared(results: Figures) -> list[str]:
+    left = ", ".join(apart_of(results))
+    why = "the two were judged under another threat, or on other test images"
+    return [f"**No difference is taken** of {left}: {why}."] if left else []
+
+
+def judged_in(results: Figures) -> str:
+    """Describe how the cells were judged; where that differs, whose is which."""
+    return how_judged((_name(row), Judged(**row["judged"])) for row in results["rows"])
+
+
+def _name(row: Figures) -> str:
+    """Name the group of a cell by its labels."""
+    return "/".join(row["labels"].values())
 
 
 def means_table(results: Figures) -> Table:
@@ -56,11 +85,10 @@ def _how(results: Figures) -> str:
     rows, text = results["rows"], "Accuracy in percent: mean ± sample standard deviation (n − 1) over seeds"
     if any(len(g["seeds"]) == 1 for g in results["groups"]):
         text += "; with one seed, in brackets, Wilson's 95 % interval over the test images"
-    sizes = sorted({row["samples"] for row in rows})
-    text += f". {' or '.join(f'{n:,}' for n in sizes)} test images."
+    text += f". {judged_in(results)}."
     for attack in results["attacks"]:
-        if attack not in (CLEAN, WORST) and len({row["details"][attack] for row in rows}) == 1:
-            text += f" {attack}: {rows[0]['details'][attack]}."
+        if attack not in (CLEAN, WORST):
+            text += f" {attack}: {whose((_name(r), r['details'][attack]) for r in rows if attack in r['details'])}."
     mean = " (mean, where an inner process changes on the way)" if results.get("changing") else ""
     text += f" Seconds an epoch: median{mean}, on the machine and with as many runs at once as there were"
     apart = len({row[SECONDS] is None for row in rows}) > 1
@@ -85,13 +113,25 @@ def comparisons_table(comparisons: Sequence[Figures]) -> Table:
     return Table("comparisons", "Paired differences", columns, rows)
 
 
-def _caution(comparisons: Sequence[Figures]) -> str:
+def of_settings(comparisons: Sequence[Figures]) -> str:
+    """Say how many pairs of one seed count as one, in a sentence after that on pairs; empty where each has a seed of its own."""
+    counts = sorted({count for c in comparisons for count in c["settings"]})
+    if counts in ([], [1]):
+        return ""
+    many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f" Pairs of one seed are not independent, and count as one: the mean over the {many} settings of each seed."
+
+
+def _caution(comparisons: Sequence[Figures], rows: Sequence[Figures]) -> str:
     pairs = min(c["n"] for c in comparisons)
     floor = f"{2 / 2**pairs:.3g}"
+    first, *others = [Judged(**row["judged"]) for row in rows]
+    all_runs = "All runs" if all(first.same_images(other) for other in others) else "The two runs of a pair"
     return (
-        "A pair is two runs with the same seed and the same other labels. The t-test takes the differences for normal; the "
+        f"A pair is two runs with the same seed and the same other labels.{of_settings(comparisons)} The t-test takes the "
+        "differences for normal; the "
         f"exact test by sign flips does not, and with {pairs} pairs its p cannot go under {floor}. "
-        f"Two-sided, and not corrected for there being {len(comparisons)} tests. All runs are judged on the same test "
+        f"Two-sided, and not corrected for there being {len(comparisons)} tests. {all_runs} are judged on the same test "
         "images: the tests say whether other seeds would show the difference again, not whether other images would."
     )
 

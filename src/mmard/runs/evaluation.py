@@ -98,6 +98,18 @@ class EvaluationRecord:
         return str(section_of(self.metadata, "checked").get("how", "none"))
 
     @property
+    def checks(self) -> list[dict[str, str]]:
+        """List what its checks found, as text by name, level, said, means, do; empty in old files."""
+        given = self.metadata.get("checks")
+        found = [check for check in given if isinstance(check, dict)] if isinstance(given, list) else []
+        return [{key: str(check.get(key, "")) for key in ("name", "level", "said", "means", "do")} for check in found]
+
+    @property
+    def errors(self) -> list[str]:
+        """List the errors that its checks found, a line each; with one of them the figures do not stand."""
+        return [f"{check['name']}: {check['said']}" for check in self.checks if check["level"] == "error"]
+
+    @property
     def versions(self) -> str:
         """List the versions that it was made with, ``mmard 1.0, torch 2.11``; empty in old files."""
         return ", ".join(f"{name} {version}" for name, version in section_of(self.metadata, "versions").items())

@@ -66,11 +66,5 @@ def _of_checks(runs: Sequence[Run]) -> list[Finding]:
 
 def checks_of(run: Run) -> list[dict[str, str]]:
     """Collect what a run's evaluations found when they checked themselves, as text by name, level, said, means, do, evaluation."""
-    found = []
-    for evaluation in run.evaluations.values():
-        given = evaluation.metadata.get("checks")
-        for check in given if isinstance(given, list) else []:
-            if isinstance(check, dict):
-                texts = {key: str(check.get(key, "")) for key in ("name", "level", "said", "means", "do")}
-                found.append({**texts, "evaluation": evaluation.name})
+    found = [{**check, "evaluation": e.name} for e in run.evaluations.values() for check in e.checks]
     return [check for i, check in enumerate(found) if check not in found[:i]]

@@ -9,7 +9,7 @@ from mmard.api.settings import Settings
 from mmard.api.train import UNIMPORTANT, must_be_free, teacher_of
 from mmard.data.patterns import patterns_of
 from mmard.evaluation.suite import choose_attacks, suite
-from mmard.runs.evaluation import find_evaluation, is_complete
+from mmard.runs.evaluation import find_evaluation, is_complete, read_scores
 from mmard.runs.folder import RunFolder, differences, epochs_done
 from mmard.study.grid import Cell
 from mmard.study.spec import Evaluation
@@ -44,6 +44,11 @@ class Job:
         """Tell its state: ``done``, ``part`` (it will go on) or ``new``."""
         done = is_done(self.folder, self.evaluation) if self.evaluation else self.folder.last_file.exists()
         return "done" if done else "part" if self.folder.has_run else "new"
+
+    def errors(self) -> list[str]:
+        """List the errors that the checks of its evaluation found; empty where there is no evaluation."""
+        scores = scores_of(self.folder, self.evaluation) if self.evaluation else None
+        return [] if scores is None else read_scores(scores).errors
 
 
 def weights_of(folder: RunFolder, evaluation: Evaluation) -> Path:

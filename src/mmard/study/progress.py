@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.live import Live
 
 from mmard.evaluation.scores import WORST
+from mmard.report.study_tables import apart_of, judged_in
 from mmard.report.table import mean_and_sd, number
 from mmard.study.jobs import Job
 from mmard.study.queue import Listener
@@ -52,7 +53,9 @@ class Screen(Listener):
     def ended(self, job: Job, error: str | None) -> None:
         _, begun = self.running.pop(job.name, (job, time.monotonic()))
         self.over[job.name] = error is None
-        if error is None:
+        if error is None and (found := job.errors()):
+            word = line(("done", "bold red"), f"    {job.name}, but its figures do not stand: {'; '.join(found)}")
+        elif error is None:
             word = line(("done", "green"), f"    {job.name}, {_duration(time.monotonic() - begun)}")
         else:
             word = line(("failed", "bold red"), f"  {job.name}: {error}")
@@ -93,7 +96,8 @@ class Screen(Listener):
 
 def results_table(results: dict[str, Any]) -> ScreenTable:
     """Make the table of mean and sd of clean accuracy, worst case and the strongest attacks, a group a line."""
-    table = ScreenTable(title="Accuracy on the test images, in percent: mean ± sd over seeds", title_justify="left")
+    title = "Accuracy on the test images, in percent: mean ± sd over seeds"
+    table = ScreenTable(title=title, title_justify="left", caption=judged_in(results), caption_justify="left")
     for axis in results["axes"]:
         table.add_column(axis)
     for name in ("seeds", *results["attacks"]):
@@ -108,13 +112,15 @@ def results_table(results: dict[str, Any]) -> ScreenTable:
 
 
 def comparison_lines(results: dict[str, Any]) -> list[str]:
-    """Describe each comparison under the worst case in one line."""
-    lines = []
+    """Describe each comparison under the worst case in one line, and those that are not made."""
+    lines = [f"{left}: not compared, judged under another threat or on other images" for left in apart_of(results)]
     for c in results["comparisons"]:
         if c["attack"] == WORST:
             words = (
                 f"{c['label']} − {c['baseline']}, {WORST}: {number(c['mean'], '+.2f').text} points over {c['n']} pairs"
             )
+            if max(c["settings"]) > 1:
+                words += f", each the mean over up to {max(c['settings'])} settings of a seed"
             if c["p_exact"] is not None:
                 words += f", exact p {c['p_exact']:.3g} (cannot go under {2 / 2 ** c['n']:.3g})"
             lines.append(words)

@@ -9,6 +9,7 @@ from mmard.evaluation.scores import CLEAN, WORST
 from mmard.report.study_tables import HELD_OUT, SECONDS
 from mmard.runs.evaluation import read_scores
 from mmard.runs.folder import best_validation
+from mmard.runs.judged import Judged, judged_of
 from mmard.study.grid import Cell, axes_of, cells_of
 from mmard.study.jobs import Job, must_be_ours, result_of
 from mmard.study.spec import StudyFile
@@ -22,6 +23,8 @@ CellResult = dict[str, Any]
 def results_of(study: StudyFile) -> dict[str, Any]:
     """Collect all that the study found: ``rows`` (a cell each), ``groups`` (over seeds), ``comparisons``, ``missing``.
 
+    ``apart`` has the pairs that were not judged alike, and are not compared.
+
     Raises:
         MmardError: when no cell is evaluated yet, or a run folder was made with other settings.
     """
@@ -33,17 +36,17 @@ def results_of(study: StudyFile) -> dict[str, Any]:
     _keep_comparable_times(rows, cells)
     there = {row["run"] for row in rows}
     measured = list(rows[0]["accuracies"])
+    comparisons, apart = comparisons_of(rows, study)
     return {
         "about": study.about,
         "axes": list(axes_of(study)),
         "compared": compared_axis(study),
         "attacks": measured,
-        "samples": rows[0]["samples"],
-        "details": rows[0]["details"],
         "changing": any(_changes(cell) for cell in cells),
         "rows": rows,
         "groups": groups_of(rows),
-        "comparisons": comparisons_of(rows, study),
+        "comparisons": comparisons,
+        "apart": apart,
         "missing": [cell.name for cell in cells if cell.name not in there],
     }
 
@@ -53,7 +56,8 @@ def row_of(cell: Cell, study: StudyFile) -> CellResult | None:
     place = result_of(cell.folder, study.evaluate)
     if place is None or not cell.folder.is_run:
         return None
-    scores, metrics = read_scores(place).rows, cell.folder.metrics()
+    record, metrics = read_scores(place), cell.folder.metrics()
+    scores = record.rows
     if all(row["attack"] in (CLEAN, WORST) for row in scores):
         scores = scores[:1]  # nothing attacked, so there is no worst case
     best = best_validation(metrics) or {}
@@ -66,6 +70,8 @@ def row_of(cell: Cell, study: StudyFile) -> CellResult | None:
         "intervals": {r["attack"]: [r["low"], r["high"]] for r in scores},
         "details": {r["attack"]: r["detail"] for r in scores},
         "samples": scores[0]["samples"],
+        "judged": asdict(judged_of(record.metadata, record.samples, cell.settings.resolved())),
+        "errors": record.errors,
         HELD_OUT[0]: best.get("clean"),
         HELD_OUT[1]: best.get("robust"),
         "best epoch": best.get("epoch"),
@@ -123,22 +129,40 @@ def compared_axis(study: StudyFile) -> str | None:
     return study.compare or next((axis for axis, labels in axes.items() if len(labels) > 1), None)
 
 
-def comparisons_of(rows: Sequence[CellResult], study: StudyFile) -> list[dict[str, Any]]:
-    """Compare each further label of the axis with the first: pairs have the same other labels and the same seed."""
+def comparisons_of(rows: Sequence[CellResult], study: StudyFile) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Compare each further label of the axis with the first: pairs have the same other labels and the same seed.
+
+    Pairs of one seed share what the seed decides: they are no independent ones, and their mean difference counts once.
+
+    Returns:
+        The comparisons, and how many pairs of each label are left out: judged under another threat, or on other images.
+    """
     axis = compared_axis(study)
     if axis is None:
-        return []
+        return [], []
     first, *others = axes_of(study)[axis]
-    partners = {_cell_but_for(row, axis): _accuracies(row) for row in rows if row["labels"][axis] == first}
-    found = []
+    partners = {_cell_but_for(row, axis): row for row in rows if row["labels"][axis] == first}
+    found, apart = [], []
     for label in others:
         mine = [row for row in rows if row["labels"][axis] == label and _cell_but_for(row, axis) in partners]
-        pairs = [(_accuracies(row), partners[_cell_but_for(row, axis)]) for row in mine]
-        for attack in dict.fromkeys(key for row, partner in pairs for key in row if key in partner):
-            differences = [row[attack] - other[attack] for row, other in pairs if attack in row and attack in other]
+        both = [(row, partners[_cell_but_for(row, axis)]) for row in mine]
+        pairs = [(row["seed"], _accuracies(row), _accuracies(other)) for row, other in both if _alike(row, other)]
+        if len(pairs) < len(both):
+            apart.append({"baseline": first, "label": label, "n": len(both) - len(pairs)})
+        for attack in dict.fromkeys(key for _, row, partner in pairs for key in row if key in partner):
+            of_seed: dict[int, list[float]] = {}
+            for seed, row, other in pairs:
+                if attack in row and attack in other:
+                    of_seed.setdefault(seed, []).append(row[attack] - other[attack])
+            differences = [statistics.fmean(each) for each in of_seed.values()]
             what = {"baseline": first, "label": label, "attack": attack, "differences": differences}
+            what |= {"seeds": list(of_seed), "settings": [len(each) for each in of_seed.values()]}
             found.append(what | asdict(paired_test(differences)))
-    return found
+    return found, apart
+
+
+def _alike(row: CellResult, other: CellResult) -> bool:
+    return Judged(**row["judged"]).alike(Judged(**other["judged"]))
 
 
 def _accuracies(row: CellResult) -> dict[str, float]:
@@ -161,6 +185,8 @@ def flat_rows(results: Mapping[str, Any]) -> list[CellResult]:
             **row["accuracies"],
             **{key: row[key] for key in (*HELD_OUT, "best epoch", SECONDS)},
             "samples": row["samples"],
+            "threat": row["judged"]["threat"],
+            "errors": "; ".join(row["errors"]),
             "run": f"{row['run']} {row['settings']}",
         }
         for row in results["rows"]

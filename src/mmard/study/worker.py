@@ -71,6 +71,8 @@ def run_job(job: dict[str, Any]) -> str | None:
             }
             scores = evaluate_run(weights_of(folder, evaluation), **asked)
             print("; ".join(f"{row['attack']} {row['accuracy']:.2f} %" for row in scores.rows()), flush=True)
+            for check in scores.metadata["checks"]:
+                print(f"check {check['name']}, {check['level']}: {check['said']}", flush=True)
     except MmardError as e:
         return str(e)
     except Exception as e:  # of whatever kind: the other cells go on, and the log has the whole of it
