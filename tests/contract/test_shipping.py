@@ -203,17 +203,17 @@ def test_a_run_of_a_module_and_arrays_is_exported_and_measured_with_both(
     assert done.metadata["quantisation"].endswith("65 training images, seed 0")
     found = measure(run, done.path, module=student, data=data)
     assert [row.name for row in found.rows] == ["network", "model-int8.onnx"]
-    assert found.images == 8
+    assert (found.images, found.data, len(found.test_images)) == (8, "images given in Python", 64)
     assert found.threat == "L∞ 8/255"
     assert (tmp_path / "r" / EXPORTS).exists()
 
 
-def record_of(*files: Path, images: int = 20) -> ExportRecord:
+def record_of(*files: Path, images: int = 20, **told: str) -> ExportRecord:
     """A record of files, as if they had been measured."""
     time = Timing(median=0.123, p95=45.6, runs=9)
     row: dict[str, Any] = {"latency": {"1": {"1": time}}, "clean": Accuracy(value=50, low=40, high=60)}
     rows = [ExportRow(name=f.name, file=f.name, sha256=sha256(f), **row) for f in files]
-    return ExportRecord(mmard="1", cpu="c", threads=1, images=images, rows=[ExportRow(name="network"), *rows])
+    return ExportRecord(mmard="1", cpu="c", threads=1, images=images, rows=[ExportRow(name="network"), *rows], **told)
 
 
 def test_a_later_measurement_keeps_what_still_is_as_it_was(tmp_path: Path) -> None:
@@ -232,6 +232,22 @@ def test_a_later_measurement_keeps_what_still_is_as_it_was(tmp_path: Path) -> No
     assert cells["clean, %"] == ["–", "50.0 (40–60)"]
     assert "1 image, 1 threads, ms" not in cells
     assert json.loads((tmp_path / EXPORTS).read_text())["images"] == 30
+
+
+def test_one_table_has_figures_of_one_test_set(tmp_path: Path) -> None:
+    """As many images of another file stood beside the first file's; which they are, a digest of them says."""
+    a, b = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    a.write_text("a")
+    b.write_text("b")
+    keep_exports(tmp_path, record_of(a, data="one", test_images="x"))
+    whole = keep_exports(tmp_path, record_of(b, data="one", test_images="x"))
+    assert [row.name for row in whole.rows] == ["network", "a.onnx", "b.onnx"]
+    other = keep_exports(tmp_path, record_of(b, data="other", test_images="y"))
+    assert [row.name for row in other.rows] == ["network", "b.onnx"]
+    assert "20 test images (other), in brackets" in export_table(other).note
+    keep_exports(tmp_path, record_of(a))  # of an older version, which did not say
+    whole = keep_exports(tmp_path, record_of(b, data="one", test_images="x"))
+    assert [row.name for row in whole.rows] == ["network", "b.onnx"]
 
 
 @pytest.mark.parametrize(

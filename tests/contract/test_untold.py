@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import small_net
+from torch import Tensor, nn
 
 from mmard import MmardError, Scores, Threat
 from mmard.api.evaluate import evaluate_run
@@ -84,6 +85,26 @@ def test_verdicts_of_other_code_in_another_file_are_not_taken_up(
     assert kept() == before
     vars(constants).update(changed)
     assert kept() != before
+
+
+class Shifted(nn.Module):
+    """A network with a number added to its logits, of which float32 rounds the last digits away."""
+
+    def __init__(self, net: nn.Module, by: float) -> None:
+        super().__init__()
+        self.net, self.by = net, by
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits + self.by
+
+
+def test_a_rounding_of_large_logits_is_no_randomness() -> None:
+    """Such a model was called randomised, and judged over 20 draws."""
+    data = load("digits")
+    net = Shifted(fitted(data.train.in_memory()), 1e6)
+    found = evaluate_with_checks(net, data.test.in_memory(), Threat(eps=0.1), choose_attacks("cw", suite()))
+    assert not {"randomised", "state", "again"} & set(named(found))
 
 
 @pytest.mark.parametrize("order", [[*range(1, 10), 0], [*range(8), 9, 8]])

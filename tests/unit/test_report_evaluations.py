@@ -1,5 +1,6 @@
 """Several evaluations of one run: which is shown first, what is said of which, and the command that makes each anew."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmard.report.card import card
 from mmard.report.page import Report
 from mmard.runs import evaluation
 from mmard.runs.command import as_argument, eval_command
+from mmard.runs.evaluation import find_evaluation
 from mmard.runs.findings import LEFT_OUT, ONE_SEED, UNCHECKED, findings_of
 from mmard.runs.groups import Group, main_evaluation_of, read_groups
 from mmard.runs.missing import missing_of
@@ -52,6 +54,17 @@ def test_what_most_runs_have_comes_first_among_best_checkpoints_alone(tmp_path: 
     for run in (first, second):
         judge(run, "best_data.root-here", "PGD-20", asked={"overrides": {"data.root": "here"}})
     assert main_evaluation_of(read(first, second)) == "best_data.root-here"
+
+
+def test_of_equal_evaluations_the_one_that_was_checked_comes_first(tmp_path: Path) -> None:
+    """The tie fell to the name, so that `best_checks-none` came before the evaluation that had looked at itself."""
+    run, checked = make_run(tmp_path / "a"), {"how": "quick", "probed": 0, "seconds": 1.0}
+    judge(run, "best", *USUAL, checked=checked)
+    judge(run, "best_checks-none", *USUAL, asked={"checks": "none"}, checked={**checked, "how": "none"})
+    assert main_evaluation_of(read(run)) == "best"
+    asked = {key: value for key, value in read(run)[0].runs[0].evaluations["best"].request.items() if key != "checks"}
+    shutil.move(run / "eval/best", run / "eval/best_of-all")  # the last of them by its name
+    assert find_evaluation(run, "best", asked) == run / "eval/best_of-all"
 
 
 def test_without_an_attack_the_best_checkpoint_does_not_come_first(tmp_path: Path) -> None:

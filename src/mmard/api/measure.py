@@ -34,7 +34,7 @@ from mmard.models.formats import open_exported, size_of
 from mmard.models.runtimes import all_threads, latencies
 from mmard.runs.exports import Accuracy, ExportRecord, ExportRow, Timing, keep_exports
 from mmard.runs.folder import RunFolder
-from mmard.runs.record import is_run
+from mmard.runs.record import data_name_of, is_run
 from mmard.utils.argument_types import public
 from mmard.utils.files import must_be_same, sha256
 
@@ -80,7 +80,8 @@ def measure(
     rows = [bench.network("network", subject.model, source), bench.file(path)]
     if settings.teacher and (teacher := subject.others(settings).get("the teacher")):
         rows.append(bench.network("teacher", teacher, settings.teacher))
-    return _kept(bench.record(rows), known.path.parent, path)
+    record = bench.record(rows).changed(data=data_name_of(settings.resolved(), "test"))
+    return _kept(record, known.path.parent, path)
 
 
 def _kept(record: ExportRecord, folder: Path, path: Path) -> ExportRecord:
@@ -104,7 +105,8 @@ class _Bench:
         """Make the record of these rows."""
         return ExportRecord(
             mmard=version("mmard"), cpu=processor(), threads=all_threads(), images=len(self.images),
-            attack=self.attack, threat="" if self.threat is None else str(self.threat), rows=rows,
+            test_images=self.subject.digest(), attack=self.attack, rows=rows,
+            threat="" if self.threat is None else str(self.threat),
         )  # fmt: skip
 
     def network(self, name: str, model: nn.Module, source: str | Path) -> ExportRow:

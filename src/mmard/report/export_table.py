@@ -41,7 +41,8 @@ def _note(record: ExportRecord) -> str:
         f"Times are median / 95th percentile of a batch, on {record.cpu} ({ran}). Memory is the most of a process that "
     )
     said += "runs the file at these batches, Python and runtime included. "
-    said += f"Accuracies are of {record.images} test images, in brackets Wilson's 95 % interval"
+    of = f" ({record.data})" if record.data else ""
+    said += f"Accuracies are of {record.images} test images{of}, in brackets Wilson's 95 % interval"
     if record.attack:
         said += f"; {record.attack}; {record.threat}"
         said += "; a file meets the network's own examples and those made straight through it, and each image's worse counts"

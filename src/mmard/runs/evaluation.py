@@ -141,14 +141,17 @@ def evaluations_in(run: Path) -> list[Path]:
 
 
 def find_evaluation(run: Path, checkpoint: str, request: Mapping[str, Any]) -> Path | None:
-    """Find the folder of the evaluation of a checkpoint (``best`` or ``last``) with these options; checks change no verdict."""
+    """Find the folder of the evaluation of a checkpoint (``best`` or ``last``) with these options; checks change no verdict.
+
+    Of several one that was checked comes first.
+    """
 
     def without_checks(options: object) -> object:
         return {k: v for k, v in options.items() if k != "checks"} if isinstance(options, Mapping) else options
 
     found = (EvaluationRecord(folder.name, read_table(folder), []) for folder in evaluations_in(run))
     fits = (e for e in found if e.of_checkpoint(checkpoint) and without_checks(e.request) == without_checks(request))
-    return next((run / "eval" / e.name for e in fits), None)
+    return next((run / "eval" / e.name for e in sorted(fits, key=lambda e: e.checked == "none")), None)
 
 
 def read_scores(folder: Path) -> EvaluationRecord:

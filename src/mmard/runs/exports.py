@@ -62,6 +62,8 @@ class ExportRecord(Section):
     Attributes:
         cpu: the processor; ``threads`` are all of it that the process may use.
         images: how many test images the accuracies are of.
+        data: the name of their data set or file; empty in files from before it was recorded.
+        test_images: digest of their pixels and labels; empty as before.
         attack, threat: of the robust ones; empty where no threat is known.
     """
 
@@ -69,6 +71,8 @@ class ExportRecord(Section):
     cpu: str
     threads: int
     images: int
+    data: str = ""
+    test_images: str = ""
     attack: str = ""
     threat: str = ""
     rows: list[ExportRow]
@@ -83,7 +87,7 @@ def keep_exports(folder: Path, record: ExportRecord) -> ExportRecord:
     names = {row.name for row in record.rows}
     alike = before is not None and all(
         getattr(before, key) == getattr(record, key)
-        for key in ("mmard", "cpu", "threads", "images", "attack", "threat")
+        for key in ("mmard", "cpu", "threads", "images", "test_images", "attack", "threat")
     )
     stay = [row for row in before.rows if row.name not in names and is_current(folder, row)] if before and alike else []
     teacher = [row for row in record.rows if row.file is None]

@@ -137,7 +137,8 @@ def main_evaluation_of(groups: Sequence[Group]) -> str:
 
     It is of best checkpoints, what most runs have, with no setting overridden, most attacks, most images.
     An exported file, the last checkpoint or another threat say something else than a reader takes the first table for, however
-    many rows they have. One without an attack only where there is no other; empty where no run was evaluated.
+    many rows they have. Of equals one that was checked; one without an attack only where there is no other; empty where no
+    run was evaluated.
     """
     found: dict[str, list[EvaluationRecord]] = {}
     for group in groups:
@@ -145,14 +146,15 @@ def main_evaluation_of(groups: Sequence[Group]) -> str:
             for name, evaluation in run.evaluations.items():
                 found.setdefault(name, []).append(evaluation)
 
-    def rank(name: str) -> tuple[bool, bool, int, bool, int, int, str]:
+    def rank(name: str) -> tuple[bool, bool, int, bool, int, int, bool, str]:
         every = found[name]
         attacked, best = (
             any(evaluation.attacked for evaluation in every),
             all(evaluation.of_best for evaluation in every),
         )
         own, rows = all(evaluation.own for evaluation in every), max(len(evaluation.rows) for evaluation in every)
-        return attacked, best, len(every), own, rows, every[0].samples, name
+        checked = all(evaluation.checked != "none" for evaluation in every)
+        return attacked, best, len(every), own, rows, every[0].samples, checked, name
 
     return max(found, key=rank, default="")
 
@@ -172,7 +174,7 @@ def accuracy(run: Run, main: str, attack: str) -> float | None:
 def evaluation_with(run: Run, wanted: Callable[[EvaluationRecord], Any], main: str) -> EvaluationRecord | None:
     """Find the evaluation of a run that has what is wanted: the main one, else the best checkpoint's, with most images."""
     fit = [j for j in run.evaluations.values() if wanted(j) is not None]
-    return max(fit, key=lambda j: (j.name == main, j.own, j.samples, j.name), default=None)
+    return max(fit, key=lambda j: (j.name == main, j.own, j.samples, j.checked != "none", j.name), default=None)
 
 
 def curve_of(run: Run, main: str) -> JsonObject | None:

@@ -12,6 +12,7 @@ from mmard.evaluation.predict import logits_of
 from mmard.utils.errors import MmardError, is_out_of_memory
 
 SAME = 1e-3  # of the spread of an image's logits: so much may they differ between batch sizes
+ROUNDED = 4 * torch.finfo(torch.float32).eps  # and of the largest logit: what float32 rounds
 ALONE, MOVED, AT_ONCE = 12, 40, 100  # images
 
 
@@ -44,6 +45,11 @@ class Sample:
         if not logits.isfinite().all():
             raise CheckError("finite", "the model's logits are not finite (NaN or infinity)")
         return logits
+
+
+def tolerance_of(logits: Tensor, share: float = SAME) -> Tensor:
+    """Return by how much logits (N, K) may differ between batches: this share of their spread, and a rounding."""
+    return share * (logits.amax(1) - logits.amin(1)).mean() + ROUNDED * logits.abs().max()
 
 
 def check_batches(

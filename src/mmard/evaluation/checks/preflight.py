@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmard.core.threat import Threat
 from mmard.data.images import Images, some
-from mmard.evaluation.checks.batch_independence import SAME, Sample, check_batches, randomised_by
+from mmard.evaluation.checks.batch_independence import Sample, check_batches, randomised_by, tolerance_of
 from mmard.evaluation.checks.gradients import check_slopes
 from mmard.evaluation.checks.messages import Check, CheckError
 from mmard.evaluation.class_order import reordered
@@ -52,12 +52,11 @@ def preflight(
     check_mode(sample)
     runs = torch.stack([sample.logits(x) for _ in range(RUNS)])
     noise = (runs - runs[0]).abs().max()
-    spread = (runs[0].amax(1) - runs[0].amin(1)).mean()
-    if randomised := bool(noise > REPEATED * spread):
+    if randomised := bool(noise > tolerance_of(runs[0], REPEATED)):
         found.append(randomised_by(runs))
         sample = replace(sample, model=Averaged(model))  # the classifier that is evaluated
     found += check_dynamic(sample)
-    changing = check_batches(sample, images, threat, runs.mean(0), noise + SAME * spread, batch_size)
+    changing = check_batches(sample, images, threat, runs.mean(0), noise + tolerance_of(runs[0]), batch_size)
     if changing and not randomised:  # by the clock, for instance, which a few runs at once do not show
         found, randomised, sample = [*found, *changing], True, replace(sample, model=Averaged(model))
     check_eps_0(sample, threat, specs)

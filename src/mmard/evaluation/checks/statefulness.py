@@ -10,7 +10,7 @@ from mmard import losses
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images, some
-from mmard.evaluation.checks.batch_independence import SAME
+from mmard.evaluation.checks.batch_independence import tolerance_of
 from mmard.evaluation.checks.messages import Check
 from mmard.evaluation.predict import logits_of
 
@@ -43,7 +43,7 @@ class ReferenceModel:
     @property
     def tolerance(self) -> Tensor:
         """Return by how much logits may differ between batches."""
-        return SAME * (self.said.amax(1) - self.said.amin(1)).mean()
+        return tolerance_of(self.said)
 
     def _logits(self, model: nn.Module, x: Tensor) -> Tensor:
         return logits_of(model, x, self.said.shape[1])
