@@ -244,7 +244,7 @@ def test_a_teacher_of_probabilities_is_refused(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mmard.distill("cnn-4-2", net, (x, y), out=tmp_path / "logits", **where)
-        with pytest.raises(MmardError, match="gives probabilities or votes"):
+        with pytest.raises(MmardError, match="gives probabilities, expected logits"):
             mmard.distill("cnn-4-2", nn.Sequential(net, nn.Softmax(1)), (x, y), out=tmp_path / "run", **where)
 
 

@@ -16,7 +16,7 @@ from mmard.data.images import Images
 from mmard.evaluation.checks.gradients import check_slopes
 from mmard.evaluation.checks.messages import AFTER, ALL, BEFORE, Check, CheckError, as_dicts
 from mmard.evaluation.checks.preflight import check_logits, check_pixels, check_threat, preflight
-from mmard.evaluation.checks.run import evaluate_with_checks, how_to_check
+from mmard.evaluation.checks.run import check_set, evaluate_with_checks, how_to_check
 from mmard.evaluation.eot import Averaged
 from mmard.evaluation.run import run_attacks
 from mmard.evaluation.suite import AttackSpec, choose_attacks, suite
@@ -195,7 +195,7 @@ def test_the_mean_over_draws_has_the_mean_of_the_gradients() -> None:
 
 
 def test_a_part_of_the_test_set_is_noted_with_both_numbers() -> None:
-    scores = evaluate_with_checks(small_net(), blobs(20), THREAT, FGSM, of=1000)
+    scores = evaluate_with_checks(small_net(), blobs(20), THREAT, FGSM, known=check_set(20, 1000))
     assert [(c["level"], c["said"]) for c in scores.metadata["checks"]] == [("note", "20 of 1,000 test images")]
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from helpers import small_net
+from helpers import blobs, small_net
 from torch import Tensor, nn
 
 from mmard import MmardError, Scores, Threat
@@ -161,3 +162,17 @@ def test_attacks_on_an_exported_model_are_compared_within_each_way() -> None:
     assert [(check.name, check.said.split()[0].rstrip(":")) for check in found] == [
         ("order", "transfer-PGD-20"), ("ce-against-margin", "through-PGD-20"), ("square", "Square"),
     ]  # fmt: skip
+
+
+def test_test_images_that_were_trained_on_are_a_finding(tmp_path: Path) -> None:
+    images = blobs(120)
+    x, y = images.pixels.numpy(), images.labels.numpy()
+    for name, rows in (("train", slice(0, 100)), ("test", slice(90, 120))):
+        np.savez(tmp_path / f"{name}.npz", x=x[rows], y=y[rows])
+    data = {"data__name": "npz", "data__train": tmp_path / "train.npz", "data__test": tmp_path / "test.npz"}
+    save_weights(tmp_path / "net.safetensors", small_net(), {})
+    for words, count in (({}, 10), ({"data__test": tmp_path / "train.npz"}, 100)):
+        with pytest.warns(UserWarning, match="test images are training images too"):
+            scores = evaluate_run(tmp_path / "net.safetensors", "fgsm", threat__eps=0.1, **{**data, **words})
+        said = {check["name"]: check["said"] for check in scores.metadata["checks"]}
+        assert said["overlap"] == f"{count} of the test images are training images too"

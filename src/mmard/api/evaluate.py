@@ -15,7 +15,7 @@ from mmard.api.evaluation_request import EvaluationRequest
 from mmard.api.evaluation_target import EvalModel, EvalTarget
 from mmard.api.settings import Settings
 from mmard.core.threat import Threat
-from mmard.evaluation.checks.run import evaluate_with_checks, how_to_check
+from mmard.evaluation.checks.run import check_set, evaluate_with_checks, how_to_check
 from mmard.evaluation.loop import Execution, OnProgress
 from mmard.evaluation.scores import Scores
 from mmard.evaluation.suite import AttackSpec
@@ -87,7 +87,8 @@ def _evaluate(
         shown = request.examples if threat.eps > 0 else 0
         besides = Artifacts(subject, threat, curve=request.curve, examples=shown)
         scores = evaluate_with_checks(
-            subject.model, subject.images, threat, specs, checks=how, of=subject.whole,
+            subject.model, subject.images, threat, specs, checks=how,
+            known=check_set(len(subject.images), subject.whole, subject.shared),
             others=subject.others(settings) if how == "full" else {},
             execution=Execution(
                 batch_size=request.batch_size, seed=request.seed, on_progress=on_progress, ranks=engine,

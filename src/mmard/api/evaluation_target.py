@@ -236,6 +236,7 @@ class EvalModel:
 
     Attributes:
         whole: how many test images there are in all; ∞ where ``data.test_limit`` hides it.
+        shared: how many of them are training images too.
         surrogate: the network whose gradients attacks use on a runtime.
     """
 
@@ -243,6 +244,7 @@ class EvalModel:
     images: Images
     whole: float
     surrogate: nn.Module | None = None
+    shared: int = 0
 
     @staticmethod
     def of(source: EvalTarget, settings: Settings, limit: int | None, device: torch.device) -> "EvalModel":
@@ -250,16 +252,17 @@ class EvalModel:
         model = source.load(settings.trust)  # its faults come before images are decoded
         if isinstance(model, Exported):
             model.model.must_answer()
-        test = data_of(
-            settings, source.known(), stream=True, given=source.images
-        ).test  # the training images are not used
+        data = data_of(settings, source.known(), stream=True, given=source.images)
+        test, shared = data.test, data.shared  # the training images are not used
         whole = len(test) if settings.data.test_limit is None else math.inf
         if isinstance(model, Exported):
-            return EvalModel(model.on(device, test), some(test, limit, seed=0).to(device), whole, model.surrogate)
+            return EvalModel(
+                model.on(device, test), some(test, limit, seed=0).to(device), whole, model.surrogate, shared
+            )
         model = model or source.load_for(test)
         must_fit(model, str(source.path), len(test.classes), test.channels)
         lay_out(model, device, test.shape)
-        return EvalModel(model, some(test, limit, seed=0).to(device), whole)
+        return EvalModel(model, some(test, limit, seed=0).to(device), whole, shared=shared)
 
     def digest(self) -> str:
         """Compute the SHA-256 of the test images and their labels, the classes in the order of the alphabet."""

@@ -201,6 +201,7 @@ class DataSet:
     Attributes:
         skipped: the fault of each picture that was left out because it cannot be decoded.
         source: the names of the classes in the source's own order.
+        shared: how many test images are training images too, of all that the source has.
     """
 
     name: str
@@ -209,6 +210,7 @@ class DataSet:
     test: Images
     skipped: tuple[str, ...] = ()
     source: tuple[str, ...] = ()
+    shared: int = 0
 
 
 def stratified(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

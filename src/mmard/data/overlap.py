@@ -22,8 +22,8 @@ MOST_FILES = 50_000  # that are read
 
 def warn_of_shared(
     train: Iterator[Mark], test: Iterator[Mark], what: str = "training images", *, read: bool = True
-) -> None:
-    """Warn where test pictures, by their paths or to the bit, are training pictures; ``what`` names these.
+) -> int:
+    """Warn where test pictures, by their paths or to the bit, are training pictures; return how many. ``what`` names these.
 
     Args:
         read: read files that are known by their paths, to find copies.
@@ -39,6 +39,7 @@ def warn_of_shared(
             "the two",
             stacklevel=2,
         )
+    return count
 
 
 def warn_of_shared_extra(extra: NDArray[np.uint8], test: ImageSet) -> None:

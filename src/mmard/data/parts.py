@@ -141,6 +141,7 @@ class Ready:
     test: ImageSet
     names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    shared: int = 0  # test images that are training images too
 
 
 def ready(splits: Mapping[str, Part], wanted: Wanted) -> Ready:
@@ -151,7 +152,7 @@ def ready(splits: Mapping[str, Part], wanted: Wanted) -> Ready:
             not fit.
     """
     train, test = _two(splits, wanted)
-    warn_of_shared(train.marks(), test.marks(), read=wanted.trains)
+    shared = warn_of_shared(train.marks(), test.marks(), read=wanted.trains)
     names = _classes_of(train)
     model = wanted.model
     if model is not None:
@@ -174,7 +175,7 @@ def ready(splits: Mapping[str, Part], wanted: Wanted) -> Ready:
         one, other = _arrays_of_one_shape((one.in_memory(), other.in_memory()), wanted, notes)
     if model is not None:
         model.must_fit(len(order), one.channels)  # the first of each is decoded, the rest is not yet
-    return Ready(one, other, names, tuple(skipped))
+    return Ready(one, other, names, tuple(skipped), shared)
 
 
 def _two(splits: Mapping[str, Part], wanted: Wanted) -> tuple[Part, Part]:

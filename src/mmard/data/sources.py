@@ -135,7 +135,7 @@ def load(
     found = ready(_open(options) if given is None else parts_of(given, options.keys()), wanted)
     learnt: ImageSet = found.train if options.stream else found.train.in_memory()
     data = split(name, learnt, found.test.in_memory(), held_out=held_out, seed=seed)
-    return replace(data, skipped=found.skipped, source=found.names)
+    return replace(data, skipped=found.skipped, source=found.names, shared=found.shared)
 
 
 def _digits(_options: FileOptions) -> dict[str, Part]:

@@ -54,6 +54,10 @@ BEFORE: dict[str, tuple[str, str]] = {
         "the model sees images as it has not in training",
         "normalise exactly once, inside the model: mean and std in its card",
     ),
+    "overlap": (
+        "accuracies on images that were trained on flatter, clean and under attack",
+        "leave these images out of the training or the test images",
+    ),
     "class-order": (
         "most of what it calls one class is another: its outputs are in another order than the data's classes",
         "put its outputs in the data's order, or give its own as class_names in its card",

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -47,21 +47,21 @@ def evaluate_with_checks(
     *,
     checks: str | None = None,
     others: Mapping[str, nn.Module] | None = None,
-    of: float | None = None,
+    known: Sequence[Check] = (),
     execution: Execution = Execution(),
 ) -> Scores:
     """Run `run_attacks` with checks: findings in ``metadata["checks"]``, their kind in ``metadata["checked"]``.
 
     A randomised model is evaluated by the mean of its logits over draws, and every line says so. ``checks`` is as `how_to_check`
-    reads it, ``others`` are networks whose examples are tried on the model, by name, ``of`` is the size of the whole test set
-    (∞ where it is not known; None: these images). The rest, and what is raised, as of
+    reads it, ``others`` are networks whose examples are tried on the model, by name, ``known`` are findings from before, such as
+    those of `check_set`. The rest, and what is raised, as of
     `run_attacks`; `CheckError` before the attacks.
     """
     must_be_judgeable(model, images, execution)
     specs = choose_attacks(None, suite(execution.batch_size, execution.seed)) if specs is None else specs
     kind, begun, model = how_to_check(checks, specs), time.perf_counter(), prepare_model(model, images)
     before, reference = _before(model, images, threat, specs, execution.batch_size) if kind != "none" else ([], None)
-    found = [*_part(len(images), of), *check_surrogate(model, images, specs), *before]
+    found = [*known, *check_surrogate(model, images, specs), *before]
     if randomised := any(check.name == "randomised" for check in found):
         model, specs, reference = Averaged(model), unpruned(specs), None
         execution = replace(execution, predict=None, cache=NoCache())
@@ -96,8 +96,17 @@ def _before(
         return found, ReferenceModel.of(model, fresh, images, threat)
 
 
-def _part(count: int, of: float | None) -> list[Check]:
-    if of is None or count >= of:
-        return []
-    said = "a part of the test set (data.test_limit)" if math.isinf(of) else f"of {of:,} test images"
-    return [Check("whole-set", "note", f"{count:,} {said}")]
+def check_set(count: int, whole: float, shared: int = 0) -> list[Check]:
+    """Tell of a part of a test set, and of one whose images were trained on.
+
+    Args:
+        count, whole: test images that are judged on, and in all; ∞ where that is not known.
+        shared: how many of all are training images too.
+    """
+    found = []
+    if shared:
+        found.append(Check("overlap", "warning", f"{shared:,} of the test images are training images too"))
+    if count < whole:
+        said = "a part of the test set (data.test_limit)" if math.isinf(whole) else f"of {whole:,} test images"
+        found.append(Check("whole-set", "note", f"{count:,} {said}"))
+    return found
