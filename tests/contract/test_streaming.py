@@ -234,8 +234,9 @@ def test_the_wait_for_a_slow_decoder_is_measured_epoch_by_epoch(
     monkeypatch.setattr(streaming, "THREADS", 1)
     monkeypatch.setattr(EncodedImages, "decode", first_epoch_slow)
     waits = {}
+    plain = {"normalize": "none", "averaging__kind": "none", "averaging__decay": 0.999}
     for stream in (False, True):
-        run = train(files, tmp_path / str(stream), data__stream=stream, normalize="none", averaging__kind="none")
+        run = train(files, tmp_path / str(stream), data__stream=stream, **plain)
         waits[stream] = [r["data_wait"] for r in run.metrics()]
     assert all(0 <= wait < 0.5 for wait in waits[False])
     assert 0.5 < waits[True][0] <= 1

@@ -220,7 +220,8 @@ def test_a_caller_who_works_in_float64_gets_the_same_and_goes_on_in_float64(run:
 def test_a_recipe_may_be_a_mapping_with_paths_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = read_settings({"data.root": tmp_path, "train": {"epochs": 2}, "teachers": {"robust": tmp_path / "t"}})
     assert (settings.data.root, settings.teacher) == (str(tmp_path), str(tmp_path / "t"))
-    assert settings == read_settings(None, {"data": {"root": tmp_path}, "train.epochs": 2, "teacher": tmp_path / "t"})
+    words = {"data": {"root": tmp_path}, "train.epochs": 2, "teacher": tmp_path / "t"}
+    assert settings.resolved() == read_settings(None, words).resolved()
     assert {str(tmp_path), str(tmp_path / "t")} <= settings.trust.own  # the caller's own words
     monkeypatch.chdir(tmp_path)
     assert train({**SMALL, "out": Path("one")}).last_file.is_file()

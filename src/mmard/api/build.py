@@ -280,7 +280,7 @@ def _check(resolved: Resolved) -> frozenset[str]:
 
 
 def _check_networks(settings: Settings, method: Method) -> frozenset[str]:
-    """Raise MmardError where a network that the method needs is not given, or not there and not to come."""
+    """Raise MmardError where a network that the method needs is not given, or not there and not to come; return those it takes."""
     if settings.teacher and Path(settings.teacher).expanduser().resolve() == Path(settings.out).expanduser().resolve():
         raise MmardError(f"{settings.out} cannot be its own teacher; choose another out=")
     if wrong := {"student", "teacher", ""} & set(settings.teachers):
@@ -298,7 +298,7 @@ def _check_networks(settings: Settings, method: Method) -> frozenset[str]:
     asked = must_be_whole(method, have, settings.train.epochs)
     if settings.attack.stop_at == "teacher" and "teacher" not in have:
         raise MissingModelError("teacher", ["student", *have], "attack.stop_at=teacher")
-    return asked
+    return asked - {name for name, companion in method.companions.items() if companion.average is not None}
 
 
 def _model_at(source: str) -> Path:

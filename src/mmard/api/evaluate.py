@@ -15,7 +15,7 @@ from mmard.api.evaluation_request import EvaluationRequest
 from mmard.api.evaluation_target import EvalModel, EvalTarget
 from mmard.api.settings import Settings
 from mmard.core.threat import Threat
-from mmard.evaluation.checks.run import check_set, evaluate_with_checks, how_to_check
+from mmard.evaluation.checks.run import evaluate_with_checks, how_to_check
 from mmard.evaluation.loop import Execution, OnProgress
 from mmard.evaluation.scores import Scores
 from mmard.evaluation.suite import AttackSpec
@@ -87,8 +87,7 @@ def _evaluate(
         shown = request.examples if threat.eps > 0 else 0
         besides = Artifacts(subject, threat, curve=request.curve, examples=shown)
         scores = evaluate_with_checks(
-            subject.model, subject.images, threat, specs, checks=how,
-            known=check_set(len(subject.images), subject.whole, subject.shared),
+            subject.model, subject.images, threat, specs, checks=how, known=subject.findings(),
             others=subject.others(settings) if how == "full" else {},
             execution=Execution(
                 batch_size=request.batch_size, seed=request.seed, on_progress=on_progress, ranks=engine,
@@ -97,9 +96,7 @@ def _evaluate(
             ),
         )  # fmt: skip
         source.must_be_unchanged(described)
-        scores.metadata.update(
-            described, **_asked(source, settings, request, specs, threat), test_images=subject.digest()
-        )
+        scores.metadata.update(described, **_asked(source, subject, settings, request, specs, threat))
         engine.on_global_zero(lambda: scores.save(results))
         besides.keep(results, engine, on_progress, batch_size=request.batch_size, seed=request.seed)
         engine.on_global_zero(lambda: _finish(source, results, scores))
@@ -107,12 +104,17 @@ def _evaluate(
 
 
 def _asked(
-    source: EvalTarget, settings: Settings, request: EvaluationRequest, specs: Mapping[str, AttackSpec], threat: Threat
+    source: EvalTarget,
+    subject: EvalModel,
+    settings: Settings,
+    request: EvaluationRequest,
+    specs: Mapping[str, AttackSpec],
+    threat: Threat,
 ) -> dict[str, Any]:
-    """Collect what was asked for, for the record."""
+    """Collect what was asked for, and of which images, for the record."""
     told = source.told(settings) | ({} if threat.eps > 0 or specs else {"threat": None})
     asked = {"asked": request.metadata(specs), "settings": portable(told)}
-    return {"data": settings.data.name, "seed": request.seed, **asked}
+    return {"data": settings.data.name, "test_images": subject.digest(), "seed": request.seed, **asked}
 
 
 def _finish(source: EvalTarget, results: Path, scores: Scores) -> None:

@@ -25,7 +25,8 @@ from mmard.data.images import Images, ImageSet, some
 from mmard.data.labels import Known, agreed
 from mmard.data.sources import PYTHON, must_be_used
 from mmard.evaluation.cache import DiskCache, answers_of, fingerprint
-from mmard.evaluation.checks.messages import CheckError
+from mmard.evaluation.checks.messages import Check, CheckError
+from mmard.evaluation.checks.run import check_set
 from mmard.evaluation.suite import AttackSpec, choose_attacks, suite
 from mmard.models.architectures import Classifier
 from mmard.models.cards import find_model, load_foreign, load_model, load_teacher, must_fit, must_take, weights_file
@@ -263,6 +264,10 @@ class EvalModel:
         must_fit(model, str(source.path), len(test.classes), test.channels)
         lay_out(model, device, test.shape)
         return EvalModel(model, some(test, limit, seed=0).to(device), whole, shared=shared)
+
+    def findings(self) -> list[Check]:
+        """Say what is known of the test images as a set."""
+        return check_set(len(self.images), self.whole, self.shared)
 
     def digest(self) -> str:
         """Compute the SHA-256 of the test images and their labels, the classes in the order of the alphabet."""
