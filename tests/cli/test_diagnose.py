@@ -84,7 +84,7 @@ def test_a_run_of_modules_and_images_is_diagnosed_with_them(digits_teacher: Path
 def test_data_and_teacher_may_lie_elsewhere_now(mmard: Run, run: Path, digits_teacher: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes(digits_teacher.read_bytes())
-    done = mmard("diagnose", "runs/run", f"teacher={moved}", "data.limit=200", "--limit", "12", "--methods", "rslad")
+    done = mmard("diagnose", "runs/run", f"teacher={moved}", "data.limit=300", "--limit", "12", "--methods", "rslad")
     assert done.returncode == 0, done.stderr
     assert json.loads((run / "diagnose/diagnosis.json").read_text())["teacher"].endswith("moved.safetensors")
 
