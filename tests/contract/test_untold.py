@@ -170,9 +170,10 @@ def test_test_images_that_were_trained_on_are_a_finding(tmp_path: Path) -> None:
     for name, rows in (("train", slice(0, 100)), ("test", slice(90, 120))):
         np.savez(tmp_path / f"{name}.npz", x=x[rows], y=y[rows])
     data = {"data__name": "npz", "data__train": tmp_path / "train.npz", "data__test": tmp_path / "test.npz"}
-    save_weights(tmp_path / "net.safetensors", small_net(), {})
+    own = {"settings": {"data": {key.removeprefix("data__"): str(value) for key, value in data.items()}}}
+    save_weights(tmp_path / "net.safetensors", small_net(), own)
     for words, count in (({}, 10), ({"data__test": tmp_path / "train.npz"}, 100)):
         with pytest.warns(UserWarning, match="test images are training images too"):
             scores = evaluate_run(tmp_path / "net.safetensors", "fgsm", threat__eps=0.1, **{**data, **words})
         said = {check["name"]: check["said"] for check in scores.metadata["checks"]}
-        assert said["overlap"] == f"{count} of the test images are training images too"
+        assert said["overlap"] == f"{count} of all test images are images of the model's training too"

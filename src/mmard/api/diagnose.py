@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmard.api.build import build_threat, method_of
 from mmard.api.comparison import Brought, Comparison
-from mmard.api.evaluation_target import images_in, must_be_cut_alike
+from mmard.api.evaluation_target import images_in, is_trained_on, must_be_cut_alike
 from mmard.api.registry import label_of, method_specs, names_of
 from mmard.api.settings import Settings, read_settings
 from mmard.attacks.inner.adaptive import WarmStart
@@ -141,9 +141,9 @@ def _with_teacher(folder: RunFolder, words: dict[str, Any], given: Brought, trus
             raise MmardError(f"{word} was settled when the run was trained; a diagnosis takes {', '.join(PLACES)}")
     words = words if given.images is None else {**words, "data.name": PYTHON}
     settings = read_settings(folder.path, words, trust=trust)
-    must_be_cut_alike(
-        read_settings(folder.path).data.model_dump(mode="json"), settings.data, OF_THE_CUT, str(folder.path)
-    )
+    own = read_settings(folder.path).data.model_dump(mode="json")
+    if is_trained_on(own, settings.data):
+        must_be_cut_alike(own, settings.data, OF_THE_CUT, str(folder.path))
     if settings.teacher is None:
         raise MmardError(
             f"{folder.path} was trained without a teacher; name one to measure against: teacher=RUN_OR_CARD (--teacher)"

@@ -52,7 +52,7 @@ def distill(
     named: dict[str, Any] = {"student": student, "method": method, "out": out}
     named["teacher"] = teacher.path if isinstance(teacher, RunFolder) else teacher
     named |= ({} if epochs is None else {"train__epochs": epochs}) | _data(data, settings) | _threat(threat)
-    if twice := sorted(named.keys() & settings.keys()):
+    if twice := sorted(named.keys() & {key.replace(".", "__") for key in settings}):
         raise MmardError(
             f"distill: {twice[0].replace('__', '.')} is given by an argument and as a setting; give it once"
         )

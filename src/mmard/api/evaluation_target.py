@@ -127,9 +127,14 @@ class EvalTarget:
         settings = settings_of_weights({**self.given, "engine": {}}, self.path.parent, words, trust=trust)
         given = [key.removeprefix("data.") for key in words if key.startswith("data.") and key != "data.stream"]
         must_be_used(settings.data.name, given)  # but for data.stream: no training image is read
-        if isinstance(own := self.given.get("data"), dict):
-            must_be_cut_alike(own, settings.data, ("test_split", "test_seed"), str(self.path))
+        if self.is_trained_on(settings, "test"):
+            must_be_cut_alike(self.given["data"], settings.data, ("test_split", "test_seed"), str(self.path))
         return settings
+
+    def is_trained_on(self, settings: Settings, *keys: str) -> bool:
+        """Tell whether the weights say that they were trained on this data, and the same in these further settings of it."""
+        own = self.given.get("data")
+        return isinstance(own, dict) and is_trained_on(own, settings.data, *keys)
 
     def known(self) -> list[Known]:
         """Collect what the weights, or an exported model and its surrogate, say of their data."""
@@ -186,6 +191,16 @@ class EvalTarget:
         return sha256(weights_file(self.path)) if self.path.is_file() else None
 
 
+TRAINED_ON = ("name", "train", "root", "parameters")
+"""Settings of the data that say which images a run was trained on, before they are cut."""
+
+
+def is_trained_on(own: Mapping[str, Any], now: DataSettings, *keys: str) -> bool:
+    """Tell whether data are those of a training, by its settings of the data; of images that Python gives nothing is known."""
+    old, new = {**DataSettings().model_dump(mode="json"), **own}, now.model_dump(mode="json")
+    return now.name != PYTHON and all(bare(old[key]) == bare(new[key]) for key in (*TRAINED_ON, *keys))
+
+
 def must_be_cut_alike(own: Mapping[str, Any], now: DataSettings, keys: Sequence[str], who: str) -> None:
     """Raise MmardError where the data that weights were trained on would be cut otherwise: images would change their part.
 
@@ -193,14 +208,13 @@ def must_be_cut_alike(own: Mapping[str, Any], now: DataSettings, keys: Sequence[
         own: the settings of the data in training.
         keys: the settings of the cut that matter.
     """
-    old, new = (of.model_dump(mode="json") for of in (DataSettings(), now))
-    old |= own
-    if any(old[key] != new[key] for key in ("name", "train", "root", "parameters")):
-        return
+    old, new = {**DataSettings().model_dump(mode="json"), **own}, now.model_dump(mode="json")
     for key in keys:
-        if old[key] != new[key]:
+        idle = key == "test_seed" and old["test_split"] is None and new["test_split"] is None
+        if old[key] != new[key] and not idle:
+            was, would = ("null" if of[key] is None else of[key] for of in (old, new))
             raise MmardError(
-                f"{who} was trained with data.{key}={old[key]}, and data.{key}={new[key]} would cut its data otherwise: "
+                f"{who} was trained with data.{key}={was}, and data.{key}={would} would cut its data otherwise: "
                 "images that it was trained on would be among those that judge it; leave it out, or name other data"
             )
 
@@ -254,7 +268,7 @@ class EvalModel:
         if isinstance(model, Exported):
             model.model.must_answer()
         data = data_of(settings, source.known(), stream=True, given=source.images)
-        test, shared = data.test, data.shared  # the training images are not used
+        test, shared = data.test, data.shared if source.is_trained_on(settings) else 0
         whole = len(test) if settings.data.test_limit is None else math.inf
         if isinstance(model, Exported):
             return EvalModel(

@@ -165,7 +165,9 @@ def build_student(
     classes, image = shape
     torch.manual_seed(seed_of(settings.seed, "weights"))
     if (module := given.get("student")) is not None:
-        student = _adopted(module, settings.student, "the student", (classes, image[0]), normalisation)
+        named = settings.is_said("normalize")  # and not by a recipe, whose own gives way
+        own = RAW if isinstance(module, Classifier) and not named else normalisation
+        student = _adopted(module, settings.student, "the student", (classes, image[0]), own)
         must_fit(student, "the student", classes, image[0])
         _warn_of_another_end(module, student, settings)
     else:

@@ -12,8 +12,8 @@ from mmard.runs.folder import RunFolder
 from mmard.utils.errors import MmardError, Note
 from mmard.utils.numbers import share_of_run
 
-NOTED = ("data.variants", "teacher")
-"""Settings that are no mistake: one run of many has fewer epochs, or another method."""
+NOTED = ("data.variants", "validation.patience", "teacher", "teachers")
+"""Settings that may be no mistake: one run of many has fewer epochs, or another method."""
 
 
 def must_change_something(settings: Settings, asked: Collection[str]) -> tuple[Settings, tuple[str, ...]]:
@@ -30,10 +30,11 @@ def must_change_something(settings: Settings, asked: Collection[str]) -> tuple[S
         notes.append(f"this method asks for no teacher: teacher_recipe={settings.teacher_recipe} trains none")
         settings = kept
     for key, why in _unused(settings, asked):
-        if key in NOTED or not settings.is_said(key) or _is_of_the_run(settings, key) or _may_ask_later(settings, key):
+        noted = key in NOTED or key.partition(".")[0] in NOTED
+        if noted or not settings.is_said(key) or _is_of_the_run(settings, key) or _may_ask_later(settings, key):
             notes.append(why)
         else:
-            raise MmardError(f"{why}; leave it out")
+            raise MmardError(why if "; expected" in why else f"{why}; leave it out")
     return settings, tuple(notes)
 
 
@@ -71,9 +72,7 @@ def _unused_times(settings: Settings) -> Iterator[tuple[str, str]]:
     if validation.patience is not None and validation.patience >= count - 1:
         yield (
             "validation.patience",
-            f"validation.patience={validation.patience} never ends a run of {count} validations; expected at most {count - 2}"
-            if count > 2
-            else f"validation.patience={validation.patience} never ends a run of {count} validations",
+            f"validation.patience={validation.patience} never ends a run of {count} validations",
         )
     if (variants := settings.data.variants) and variants > plan.epochs:
         yield (

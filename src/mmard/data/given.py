@@ -122,7 +122,8 @@ def part_of(given: object, keys: Keys = Keys()) -> Part:
 
 
 def _is_array(value: object) -> bool:
-    return isinstance(value, Tensor | np.ndarray | list) or hasattr(value, "__array__")  # such as a column of pandas
+    column = hasattr(value, "__array__") and not isinstance(value, torch.utils.data.Dataset)  # such as one of pandas
+    return isinstance(value, Tensor | np.ndarray | list) or column
 
 
 def arrays_of(x: object, y: object, names: tuple[str, ...] = (), what: str = "labels") -> Arrays:

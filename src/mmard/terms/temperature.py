@@ -1,6 +1,7 @@
 """Temperature of a teacher: its logits are divided by τ, T^τ = softmax(t/τ), wherever a method's terms use them."""
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from mmard.core.method import Method
 from mmard.core.objective import Objective, Term
 from mmard.core.views import Views
-from mmard.utils.errors import MmardError
+from mmard.utils.errors import MmardError, Note
 from mmard.utils.numbers import parse_number, shortened
 
 Tau = float | Sequence[float] | str | Mapping[str, float]
@@ -123,17 +124,16 @@ def _at(t: Term, temperature: Temperature) -> Term:
 
 def method_at_temperature(method: Method, tau: Tau) -> Method:
     """Divide the teacher's logits by τ in all that the student and its examples are made by; see `at_temperature`.
-
-    Raises:
-        MmardError: also where that changes nothing in the whole method.
+    Warns where that changes nothing in the whole method.
     """
     inner, outer = at_temperature(method.inner, tau), at_temperature(method.outer, tau)
     if Temperature.of(tau) != Temperature(1.0, 1.0) and (str(inner), str(outer)) == (
         str(method.inner),
         str(method.outer),
     ):
-        raise MmardError(
-            f"tau={shortened(tau)} divides a teacher's logits, and no term of this method depends on their size; leave it out"
+        warnings.warn(
+            Note(f"tau={shortened(tau)} divides a teacher's logits, and no term of this method depends on their size"),
+            stacklevel=2,
         )
     return replace(method, inner=inner, outer=outer)
 

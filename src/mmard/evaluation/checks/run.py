@@ -105,7 +105,9 @@ def check_set(count: int, whole: float, shared: int = 0) -> list[Check]:
     """
     found = []
     if shared:
-        found.append(Check("overlap", "warning", f"{shared:,} of the test images are training images too"))
+        found.append(
+            Check("overlap", "warning", f"{shared:,} of all test images are images of the model's training too")
+        )
     if count < whole:
         said = "a part of the test set (data.test_limit)" if math.isinf(whole) else f"of {whole:,} test images"
         found.append(Check("whole-set", "note", f"{count:,} {said}"))
