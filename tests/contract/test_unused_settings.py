@@ -40,7 +40,7 @@ UNUSED: list[tuple[dict[str, Any], str]] = [
     ({"teacher_recipe": "digits-teacher"}, "teacher_recipe means nothing beside teacher=none, only beside a teacher"),
 ]  # fmt: skip
 NOTED: list[tuple[dict[str, Any], str]] = [
-    ({"validation.patience": 3}, "validation.patience=3 never ends a run of 4 validations"),
+    ({"validation.patience": 3}, "validation.patience=3 never ends a run that validates 4 times"),
     ({"teachers.naturel": "zoo:x"}, "teachers.naturel is a network that this method never asks for (it asks for: none)"),
 ]  # fmt: skip
 """What may be no mistake: one run of many has fewer epochs, or another method."""

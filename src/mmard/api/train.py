@@ -15,6 +15,7 @@ from mmard.api.networks import build_student, given_in, has_a_recipe, is_trained
 from mmard.api.settings import Settings, read_settings
 from mmard.api.teacher_temperature import as_measured, with_temperature
 from mmard.api.unused_settings import as_unused_in, note_unused_checkpoints
+from mmard.api.whole_method import must_be_whole
 from mmard.core.method import Method
 from mmard.core.threat import in_255ths
 from mmard.data.given import is_images
@@ -188,7 +189,8 @@ def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
     found = folder.teachers()
     if settings.teacher_check == "stop" and not folder.has_run:
         found = {}
-        for name in sorted(sources.keys() - trainer.method.companions.keys()):
+        asked = {"teacher", *must_be_whole(trainer.method, sources, settings.train.epochs)}
+        for name in sorted((sources.keys() & asked) - trainer.method.companions.keys()):
             claimed, foreign = described(sources[name])
             look = TeacherCheck(
                 images=trainer.held_out,

@@ -72,12 +72,12 @@ def _unused_times(settings: Settings) -> Iterator[tuple[str, str]]:
     if validation.patience is not None and validation.patience >= count - 1:
         yield (
             "validation.patience",
-            f"validation.patience={validation.patience} never ends a run of {count} validations",
+            f"validation.patience={validation.patience} never ends a run that validates {count} times",
         )
     if (variants := settings.data.variants) and variants > plan.epochs:
         yield (
             "data.variants",
-            f"data.variants={variants} is more than one for each of {plan.epochs} epochs, which are drawn",
+            f"data.variants={variants} is more than epochs, train.epochs={plan.epochs}: one for each epoch is drawn",
         )
 
 
