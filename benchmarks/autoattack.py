@@ -28,6 +28,7 @@ from mmard.api.overrides import parse_overrides
 from mmard.api.settings import read_settings
 from mmard.attacks.autoattack import AutoAttack
 from mmard.attacks.autoattack_pruning import in_parts
+from mmard.attacks.counted_passes import Advance
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
 from mmard.data.images import Images, some
@@ -53,8 +54,10 @@ class Short(AutoAttack):
         official.square.n_queries = round(self.share * official.square.n_queries)
         return official
 
-    def stage(self, name: str, predict: Predict, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-        return timed(self.clock, name, super().stage)(name, predict, x, y, threat)  # type: ignore[no-any-return]
+    def stage(
+        self, name: str, predict: Predict, x: Tensor, y: Tensor, threat: Threat, advance: Advance = lambda _: None
+    ) -> Tensor:
+        return timed(self.clock, name, super().stage)(name, predict, x, y, threat, advance)  # type: ignore[no-any-return]
 
 
 def timed(clock: Clock, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
