@@ -54,6 +54,7 @@ class Resolved:
         method: with the attack's changes applied. It holds the run's state: of one run.
         given: networks given in Python, by name; the settings say that they were.
         images: given in Python; None: the settings say where they are.
+        asked: the networks that the method asks for, by name.
         notes: what changes nothing although a file holds it, a line each.
     """
 
@@ -62,6 +63,7 @@ class Resolved:
     threat: Threat
     given: Given = field(default_factory=dict)
     images: object = None
+    asked: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
     @property
@@ -103,8 +105,8 @@ def resolve(settings: InstanceOf[Settings], given: Given | None = None, images: 
         )
     threat = build_threat(settings)
     resolved = Resolved(settings, method_of(settings, threat), threat, dict(given or {}), images)
-    settings, notes = must_change_something(settings, _check(resolved))
-    return replace(resolved, settings=settings, notes=notes)
+    settings, notes = must_change_something(settings, asked := _check(resolved))
+    return replace(resolved, settings=settings, asked=asked, notes=notes)
 
 
 def build_threat(settings: Settings) -> Threat:

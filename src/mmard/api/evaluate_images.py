@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import torch
 from pydantic import InstanceOf
 from torch import Tensor, nn
@@ -100,7 +99,7 @@ def evaluate_images(
         raise MmardError("evaluate got attacks and no threat; expected one such as threat=mmard.Threat(eps=8/255)")
     if threat is not None and (threat.lower, threat.upper) != (0.0, 1.0):
         raise MmardError(f"evaluate: the threat's pixels are in [{threat.lower:g}, {threat.upper:g}], expected [0, 1]")
-    part = part_of(x if y is None else (_plain(x), _plain(y)))
+    part = part_of(x if y is None else (x, y))
     if isinstance(source, nn.Module) or is_foreign(source):
         must_need(module, source)
     model, images = _together(source, part, partial(load_model, module=copy.deepcopy(module), trust=trust))
@@ -181,8 +180,3 @@ def _in_memory(part: Part, channels: int | None) -> Images:
 
 def _numbers(classes: int) -> tuple[str, ...]:
     return tuple(map(str, range(classes)))
-
-
-def _plain(values: object) -> object:
-    """Make an array of what can be one; tensors stay."""
-    return np.asarray(values) if hasattr(values, "__array__") and not isinstance(values, Tensor) else values

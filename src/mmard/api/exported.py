@@ -48,10 +48,10 @@ class Exported:
     def of(path: Path, surrogate: str | None, trust: Trust, module: nn.Module | None = None) -> "Exported":
         """Load the ONNX file and its surrogate; by default the weights that its metadata name, if they are unchanged.
 
+        The surrogate is read where it lies beside ``path``, and elsewhere where ``trust`` allows it.
+
         Args:
             module: one like the surrogate's network, where that was given in Python.
-
-        The surrogate is read where it lies beside ``path``, and elsewhere where ``trust`` allows it.
 
         Warns where there is no surrogate, and where the named one is not what was exported.
         """

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,6 @@ from mmard.api.networks import build_student, given_in, has_a_recipe, is_trained
 from mmard.api.settings import Settings, read_settings
 from mmard.api.teacher_temperature import as_measured, with_temperature
 from mmard.api.unused_settings import as_unused_in, note_unused_checkpoints
-from mmard.api.whole_method import must_be_whole
 from mmard.core.method import Method
 from mmard.core.threat import in_255ths
 from mmard.data.given import is_images
@@ -114,7 +113,7 @@ def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, exten
         if told:
             trainer.watcher.told(told)
         note_unused_checkpoints(settings.checkpoint_every, trainer.steps_per_epoch, trainer.total)
-        engine.on_global_zero(lambda: _look_at_teachers(trainer, settings))
+        engine.on_global_zero(lambda: _look_at_teachers(trainer, settings, resolved.asked))
         trainer.restore()  # whatever is refused leaves the folder as it was
         formula = str(trainer.method)
         engine.on_global_zero(lambda: folder.begin(settings.resolved(), has_board(settings), formula))
@@ -183,14 +182,13 @@ def teacher_of(student_settings: Settings) -> Resolved | None:
     return resolve(teacher_settings)
 
 
-def _look_at_teachers(trainer: Trainer, settings: Settings) -> None:
-    """Check teachers, once a run: raise MmardError or save the result in the run's folder and weights."""
+def _look_at_teachers(trainer: Trainer, settings: Settings, asked: Collection[str]) -> None:
+    """Check the teachers that are asked for, once a run: raise MmardError or save the result in the run's folder and weights."""
     folder, sources = trainer.folder, teachers_of(settings)
     found = folder.teachers()
     if settings.teacher_check == "stop" and not folder.has_run:
         found = {}
-        asked = {"teacher", *must_be_whole(trainer.method, sources, settings.train.epochs)}
-        for name in sorted((sources.keys() & asked) - trainer.method.companions.keys()):
+        for name in sorted((sources.keys() & {"teacher", *asked}) - trainer.method.companions.keys()):
             claimed, foreign = described(sources[name])
             look = TeacherCheck(
                 images=trainer.held_out,

@@ -14,7 +14,7 @@ from mmard.utils.errors import MmardError
 Batch = tuple[Tensor, Tensor, Tensor]
 """x (B, C, H, W) float32 in [0, 1] in channels-last memory, y (B,), index (B,)."""
 
-ROUNDING = 1e-4  # of the range: what resizing may do to floats in [0, 1]
+ROUNDING = 1e-4  # of a pixel's range: what resizing and augmentation may do to it
 
 
 class ImageSet(Protocol):

@@ -164,9 +164,8 @@ def as_array(given: Any, what: str) -> NDArray[Any]:
             given = given.detach().cpu()
             given = (given.float() if given.dtype == torch.bfloat16 else given).numpy()  # NumPy has no bfloat16
         kinds = {str if isinstance(one, str) else float for one in given} if isinstance(given, list | tuple) else ()
-        return np.asarray(
-            given, dtype=object if len(kinds) > 1 else None
-        )  # NumPy would make words of numbers among them
+        several = len(kinds) > 1  # of numbers among words NumPy would make words
+        return np.asarray(given, dtype=object if several else None)
     except Exception as e:  # whatever an object's own conversion raises
         raise MmardError(f"{what} are no array of numbers ({first_line(e)}), got a {type(given).__name__}") from e
 

@@ -124,18 +124,16 @@ def _at(t: Term, temperature: Temperature) -> Term:
 
 def method_at_temperature(method: Method, tau: Tau) -> Method:
     """Divide the teacher's logits by τ in all that the student and its examples are made by; see `at_temperature`.
+
     Warns where that changes nothing in the whole method.
     """
-    inner, outer = at_temperature(method.inner, tau), at_temperature(method.outer, tau)
-    if Temperature.of(tau) != Temperature(1.0, 1.0) and (str(inner), str(outer)) == (
-        str(method.inner),
-        str(method.outer),
-    ):
+    changed = replace(method, inner=at_temperature(method.inner, tau), outer=at_temperature(method.outer, tau))
+    if Temperature.of(tau) != Temperature(1.0, 1.0) and str(changed) == str(method):
         warnings.warn(
             Note(f"tau={shortened(tau)} divides a teacher's logits, and no term of this method depends on their size"),
             stacklevel=2,
         )
-    return replace(method, inner=inner, outer=outer)
+    return changed
 
 
 def is_unknown(method: Method) -> bool:

@@ -9,9 +9,9 @@ from mmard.core.ascent import Ascent
 from mmard.core.method import Method
 from mmard.core.threat import Threat
 from mmard.core.views import Predict, Views, held_still
+from mmard.data.images import ROUNDING
 from mmard.utils.errors import MmardError, failing_in_one_line
 
-ROUNDING = 1e-4  # of a pixel's range: what augmentation may do to it
 SEEN: WeakSet[nn.Module] = WeakSet()
 """Networks whose first batch has been checked, where each check would wait for the device."""
 
