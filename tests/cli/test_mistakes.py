@@ -60,6 +60,17 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
             ["igdm has no published alpha for this base", "rslad 0.9", "alpha=1"],
         ),
         (["train", "--method", "fair(igdm(fair(rslad)))"], ["fair stands twice in this method"]),
+        (
+            ["train", "--method", "mmard(igdm(mmard(rslad)))"],
+            ["outer=contrast stands in the base", "the gamma of both"],
+        ),
+        (
+            ["train", "--method", "mmard(fair(mmard(inner=drift)), inner=drift, outer=js)"],
+            ["inner=drift stands in the base"],
+        ),
+        (["train", "--method", "igdm(rslad(alpha=5))"], ["method.alpha is 5, expected a number not above 1"]),
+        (["train", "--method", "igdm(rslad, alpha=-1)"], ["method.alpha is -1, expected a number not below 0"]),
+        (["train", "--method", "trades(beta=-6)"], ["method.beta is -6, expected a number not below 0"]),
         (["train", "--method", "mmard(beta={)"], ["brackets"]),
         (["train", "--method", "mmard(beta=2)"], ["the inner term's, and that is none", "inner=drift"]),
         (["train", "--method", "mmard(standard)"], ["this base makes none", "base=rslad"]),

@@ -16,6 +16,7 @@ from mmard import Distiller, Method, MmardError, Pgd, Threat, losses, train
 from mmard.api.registry import build_method
 from mmard.api.teacher_temperature import temperature_for
 from mmard.attacks.inner.adaptive import EarlyStop
+from mmard.core.objective import term
 from mmard.core.views import Models, Views
 from mmard.data.images import DataSet
 from mmard.methods import METHODS
@@ -275,9 +276,21 @@ def test_a_temperature_is_left_out_where_it_changes_nothing(name: str) -> None:
     assert ("^0.25" in str(at_temperature(objective, 0.25))) != one.scale_free
 
 
+def test_a_weighed_term_that_no_temperature_changes_stays_so() -> None:
+    assert "^0.5" not in str(build_method("mmard(fair(mmard(rslad)), outer=none, tau=0.5)").outer).split("InfoNCE")[1]
+    learned = term("w(T)")(lambda v: v.nat.teacher[:, 0])
+    ((_, one),) = (TRIANGLES["contrast"].weighed(learned)).terms
+    assert not one.scale_free
+
+
 @pytest.mark.parametrize(
     "method",
-    ["mmard(pgd_at, tau=0.5)", "mmard(trades, outer=none, tau=auto)", "mmard(pgd_at, outer=anchored, tau=[0.5, 1])"],
+    [
+        "mmard(fair(mmard(pgd_at())), outer=none, tau=0.5)",
+        "mmard(pgd_at, tau=0.5)",
+        "mmard(trades, outer=none, tau=auto)",
+        "mmard(pgd_at, outer=anchored, tau=[0.5, 1])",
+    ],
 )
 def test_a_temperature_that_changes_nothing_at_all_is_told(method: str) -> None:
     with pytest.warns(Note, match="no term of this method depends on their size"):

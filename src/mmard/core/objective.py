@@ -103,8 +103,21 @@ class Objective:
     def weighed(self, by: "Objective") -> "Objective":
         """Multiply each term by the weight per sample that ``by`` gives."""
         factor = str(by) if len(by.terms) == 1 else f"({by})"
+        weights_free = all(t.scale_free for _, t in by.terms)
         return Objective(
-            tuple((w, Term(t.name, f"{factor}·{t}", Weighed(by, t), divergence=t.divergence)) for w, t in self.terms)
+            tuple(
+                (
+                    w,
+                    replace(
+                        t,
+                        formula=f"{factor}·{t}",
+                        function=Weighed(by, t),
+                        params=(),
+                        scale_free=t.scale_free and weights_free,
+                    ),
+                )
+                for w, t in self.terms
+            )
         )
 
     def scale_divergences(self, factor: float) -> "Objective":

@@ -20,7 +20,7 @@ from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms.state import PerEpoch, rate_at
 from mmard.utils.calls import checked
-from mmard.utils.validation import NotNegative
+from mmard.utils.validation import NotNegative, ZeroToOne
 
 CITATION = Citation(
     authors="Zhao et al.",
@@ -86,7 +86,7 @@ class ClassTemperatures(PerEpoch):
 
 
 @checked
-def absld(alpha: float = 5 / 6, rate: NotNegative = 0.1, drops: Sequence[NotNegative] = ()) -> Method:
+def absld(alpha: ZeroToOne = 5 / 6, rate: NotNegative = 0.1, drops: Sequence[NotNegative] = ()) -> Method:
     """ABSLD (Zhao 2024): RSLAD with a temperature per class, for students as robust on hard classes as on easy ones."""
     temperatures = ClassTemperatures(rate, drops)
     robust = term("KL(T(x)^τ'_y‖S(x'))", divergence=True)

@@ -12,7 +12,7 @@ from mmard.methods.papers import Citation
 from mmard.terms import hard_adv, hard_nat, soft_adv_hot
 from mmard.terms.temperature import Tau, at_temperature
 from mmard.utils.calls import checked
-from mmard.utils.validation import Positive
+from mmard.utils.validation import Positive, ZeroToOne
 
 CITATION = Citation(
     authors="Goldblum et al.",
@@ -24,7 +24,9 @@ CITATION = Citation(
 
 
 @checked
-def ard(alpha: float = 1.0, tau: Positive = 30.0, attack_in_train_mode: bool = False, teacher_tau: Tau = 1.0) -> Method:
+def ard(
+    alpha: ZeroToOne = 1.0, tau: Positive = 30.0, attack_in_train_mode: bool = False, teacher_tau: Tau = 1.0
+) -> Method:
     """ARD (Goldblum 2020): the student at x' follows the teacher at x, at a high temperature."""
     return Method(
         name="ard",

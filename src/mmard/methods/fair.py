@@ -83,5 +83,5 @@ def fair(base: Method | None = None, *, beta: NotNegative = 2.0) -> Method:
     return replace(
         base,
         inner=base.inner + 0.0 * term("right(S(x'))")(classes.count),
-        outer=base.outer.weighed(term("ω_y")(classes.weigh)),
+        outer=base.outer.weighed(term("ω_y", scale_free=True)(classes.weigh)),
     )

@@ -15,6 +15,7 @@ from mmard.terms import gradient_match
 from mmard.terms.temperature import Tau, method_at_temperature
 from mmard.utils.calls import checked
 from mmard.utils.errors import MmardError
+from mmard.utils.validation import NotNegative
 
 CITATION = Citation(
     authors="Lee et al.",
@@ -29,7 +30,7 @@ PUBLISHED = {"ard": 5, "iad": 50, "rslad": 0.9, "adaad": 5, "adaiad": 5, "pgd_at
 
 @checked
 def igdm(
-    base: Method | None = None, *, alpha: float | None = None, ramp_by_200: bool = False, tau: Tau = 1.0
+    base: Method | None = None, *, alpha: NotNegative | None = None, ramp_by_200: bool = False, tau: Tau = 1.0
 ) -> Method:
     """IGDM (Lee 2025): any base (RSLAD), plus alpha times how the logits change along x' − x; needs a teacher."""
     base = as_method(base, rslad)

@@ -14,6 +14,7 @@ from mmard.core.views import Views
 from mmard.methods.papers import Citation
 from mmard.terms import hard_adv
 from mmard.utils.calls import checked
+from mmard.utils.validation import NotNegative
 
 CITATION = Citation(
     authors="Wang et al.",
@@ -38,7 +39,7 @@ def boost(v: Views) -> Tensor:
 
 
 @checked
-def mart(beta: float = 6.0) -> Method:
+def mart(beta: NotNegative = 6.0) -> Method:
     """MART (Wang 2020): boosted CE, and smoothness where the student is unsure; needs no teacher."""
     outer = beta * unsure + hard_adv + boost
     return Method(name="mart", inner=hard_adv, outer=outer, maximizer=Pgd(steps=10, start="gaussian"))

@@ -49,6 +49,7 @@ def mmard(
     if outer == "none" and gamma != 0.5:
         raise MmardError("gamma is the outer term's, and that is none; give one, such as outer=contrast")
     base = as_method(base, rslad)
+    _must_be_new(base, inner, outer)
     boundary = reuse_gradient(chosen("inner term", inner, {**BOUNDARIES, "none": nothing}), every)
     ascended = _joined(base.inner, beta, boundary, balance) if boundary else base.inner
     if not ascended:
@@ -57,6 +58,16 @@ def mmard(
     maximizer = base.maximizer or Pgd(steps=10)
     whole = replace(base, inner=ascended, outer=base.outer + gamma * triangle, maximizer=maximizer)
     return method_at_temperature(whole, tau)
+
+
+def _must_be_new(base: Method, inner: str, outer: str) -> None:
+    """Raise MmardError for a term that the base has already: twice is twice its weight, which beta and gamma say."""
+    for place, objective, name in (("inner", base.inner, inner), ("outer", base.outer, outer)):
+        if name in {term.name for term in objective.within()}:
+            weight = "beta" if place == "inner" else "gamma"
+            raise MmardError(
+                f"{place}={name} stands in the base of this mmard already; take another, or one mmard with the {weight} of both"
+            )
 
 
 def _joined(base: Objective, beta: float, boundary: Objective, balance: bool) -> Objective:

@@ -78,7 +78,7 @@ class PeerSettings(Section):
 
 @checked
 def peeraid(
-    lam1: float = 0.0, lam2: float = 1.0, lam3: float = 1.0, tau: Positive = 5.0, gamma: float = 0.1,
+    lam1: NotNegative = 0.0, lam2: NotNegative = 1.0, lam3: NotNegative = 1.0, tau: Positive = 5.0, gamma: NotNegative = 0.1,
     peer: str = "student", through_student: bool = False, peer_settings: Mapping[str, Any] | None = None,
 ) -> Method:  # fmt: skip
     """PeerAiD (Jung 2024): the tutor is a peer that is trained beside the student, from scratch; needs no teacher."""

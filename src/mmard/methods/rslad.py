@@ -10,6 +10,7 @@ from mmard.methods.papers import Citation
 from mmard.terms import soft_adv, soft_nat
 from mmard.terms.temperature import Tau, at_temperature
 from mmard.utils.calls import checked
+from mmard.utils.validation import ZeroToOne
 
 CITATION = Citation(
     authors="Zi et al.",
@@ -21,7 +22,7 @@ CITATION = Citation(
 
 
 @checked
-def rslad(alpha: float = 5 / 6, tau: Tau = 1.0) -> Method:
+def rslad(alpha: ZeroToOne = 5 / 6, tau: Tau = 1.0) -> Method:
     """RSLAD (Zi 2021): robust soft labels, KL(T(x)‖·) in the attack and in both parts of the loss; α = 1: at x' alone."""
     outer = soft_adv if alpha == 1 else alpha * soft_adv + (1 - alpha) * soft_nat
     return Method(

@@ -25,7 +25,7 @@ from mmard.methods.papers import Citation
 from mmard.terms import gradient_match
 from mmard.terms.temperature import Tau, at_temperature
 from mmard.utils.calls import checked
-from mmard.utils.validation import Positive
+from mmard.utils.validation import NotNegative, Positive
 
 CITATION = Citation(
     authors="Lee and Chung",
@@ -49,7 +49,7 @@ def _sample_weights(v: Views, script: bool, order: float) -> tuple[Tensor, Tenso
 
 
 @term("w·(KL(T(x')‖S(x')) + {alpha}·ramp·KL(Δt‖Δs)) [w = H(T(x'))]", divergence=True)
-def undecided(v: Views, alpha: float = 1.0, script_weights: bool = False, order: float = 1.0) -> Tensor:
+def undecided(v: Views, alpha: NotNegative = 1.0, script_weights: bool = False, order: float = 1.0) -> Tensor:
     """Follow the teacher at x', in value and in gradient, most where the teacher is undecided there."""
     follow = losses.kl(v.adv.teacher, v.adv.student)
     return _sample_weights(v, script_weights, order)[0] * (follow + alpha * gradient_match.total(v))
@@ -88,7 +88,11 @@ def linear_label(v: Views) -> Tensor:
 
 @checked
 def saad(
-    alpha: float = 1.0, beta: float = 0.0, script_weights: bool = False, tau: Tau = 1.0, order: Positive = 1.0
+    alpha: NotNegative = 1.0,
+    beta: NotNegative = 0.0,
+    script_weights: bool = False,
+    tau: Tau = 1.0,
+    order: Positive = 1.0,
 ) -> Method:
     """SAAD (Lee 2026): samples weighed by whether their examples transfer to the teacher; slopes matched."""
     outer = undecided.given(alpha=alpha) + beta * decided
@@ -103,7 +107,11 @@ def saad(
 
 @checked
 def saad_c(
-    alpha: float = 1.0, beta: float = 0.2, script_weights: bool = False, tau: Tau = 1.0, order: Positive = 1.0
+    alpha: NotNegative = 1.0,
+    beta: NotNegative = 0.2,
+    script_weights: bool = False,
+    tau: Tau = 1.0,
+    order: Positive = 1.0,
 ) -> Method:
     """SAAD-C (Lee 2026): SAAD, and natural images where examples do not transfer; β = 0.2 or 0.5."""
     return replace(saad(alpha=alpha, beta=beta, script_weights=script_weights, tau=tau, order=order), name="saad_c")

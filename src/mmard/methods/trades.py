@@ -9,6 +9,7 @@ from mmard.core.method import Method
 from mmard.methods.papers import Citation
 from mmard.terms import hard_nat, smooth, smooth_again
 from mmard.utils.calls import checked
+from mmard.utils.validation import NotNegative
 
 CITATION = Citation(
     authors="Zhang et al.",
@@ -20,7 +21,7 @@ CITATION = Citation(
 
 
 @checked
-def trades(beta: float = 6.0) -> Method:
+def trades(beta: NotNegative = 6.0) -> Method:
     """TRADES (Zhang 2019): natural CE plus beta times the KL from natural to adversarial; needs no teacher."""
     return Method(
         name="trades", inner=smooth, outer=hard_nat + beta * smooth_again, maximizer=Pgd(steps=10, start="gaussian")

@@ -46,16 +46,17 @@ def one_line(text: str) -> str:
 
 def typed(value: Any, parameter: inspect.Parameter, key: str) -> Any:
     """Convert a value to the type of its parameter's default, ``"5/6"`` to a float, within the range of its annotation."""
-    kind = type(parameter.default)
-    if parameter.default is None and float in get_args(parameter.annotation) and value is not None:
-        kind = float
-    if kind not in KINDS or (isinstance(parameter.annotation, UnionType) and parameter.default is not None):
+    kind, annotation = type(parameter.default), parameter.annotation
+    if parameter.default is None and value is not None:
+        annotation = next((one for one in get_args(annotation) if getattr(one, "__origin__", one) is float), annotation)
+        kind = kind if annotation is parameter.annotation else float
+    if kind not in KINDS or (isinstance(annotation, UnionType) and parameter.default is not None):
         return value  # of several types, which the function itself tells apart
-    parts = get_args(parameter.annotation) if kind is tuple else ()
-    each = next(iter(parts), None) if kind is tuple else parameter.annotation
+    parts = get_args(annotation) if kind is tuple else ()
+    each = next(iter(parts), None) if kind is tuple else annotation
     within: Any = Annotated[KINDS[kind], None, *getattr(each, "__metadata__", ())]
     if kind is tuple:
-        fixed = get_origin(parameter.annotation) is tuple and ... not in parts
+        fixed = get_origin(annotation) is tuple and ... not in parts
         within = GenericAlias(tuple, (within,) * len(parts) if fixed else (within, ...))
     try:
         found = TypeAdapter(within).validate_python(value)
