@@ -103,22 +103,13 @@ class Objective:
     def weighed(self, by: "Objective") -> "Objective":
         """Multiply each term by the weight per sample that ``by`` gives."""
         factor = str(by) if len(by.terms) == 1 else f"({by})"
-        weights_free = all(t.scale_free for _, t in by.terms)
-        return Objective(
-            tuple(
-                (
-                    w,
-                    replace(
-                        t,
-                        formula=f"{factor}·{t}",
-                        function=Weighed(by, t),
-                        params=(),
-                        scale_free=t.scale_free and weights_free,
-                    ),
-                )
-                for w, t in self.terms
-            )
-        )
+        still = all(t.scale_free for _, t in by.terms)
+
+        def one(t: Term) -> Term:
+            free = t.scale_free and still
+            return replace(t, formula=f"{factor}·{t}", function=Weighed(by, t), params=(), scale_free=free)
+
+        return Objective(tuple((w, one(t)) for w, t in self.terms))
 
     def scale_divergences(self, factor: float) -> "Objective":
         """Multiply the weights of its KL terms; the others, such as cross-entropies, keep theirs."""

@@ -88,12 +88,8 @@ def linear_label(v: Views) -> Tensor:
 
 @checked
 def saad(
-    alpha: NotNegative = 1.0,
-    beta: NotNegative = 0.0,
-    script_weights: bool = False,
-    tau: Tau = 1.0,
-    order: Positive = 1.0,
-) -> Method:
+    alpha: NotNegative = 1.0, beta: NotNegative = 0.0, script_weights: bool = False, tau: Tau = 1.0, order: Positive = 1.0
+) -> Method:  # fmt: skip
     """SAAD (Lee 2026): samples weighed by whether their examples transfer to the teacher; slopes matched."""
     outer = undecided.given(alpha=alpha) + beta * decided
     outer = _named(outer, script_weights, order).given(script_weights=script_weights, order=order)
@@ -107,11 +103,7 @@ def saad(
 
 @checked
 def saad_c(
-    alpha: NotNegative = 1.0,
-    beta: NotNegative = 0.2,
-    script_weights: bool = False,
-    tau: Tau = 1.0,
-    order: Positive = 1.0,
-) -> Method:
+    alpha: NotNegative = 1.0, beta: NotNegative = 0.2, script_weights: bool = False, tau: Tau = 1.0, order: Positive = 1.0
+) -> Method:  # fmt: skip
     """SAAD-C (Lee 2026): SAAD, and natural images where examples do not transfer; β = 0.2 or 0.5."""
     return replace(saad(alpha=alpha, beta=beta, script_weights=script_weights, tau=tau, order=order), name="saad_c")
