@@ -1,6 +1,7 @@
 """The teacher is looked at before it teaches."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,17 @@ def test_a_wrong_mean_and_std_are_named_with_the_right_ones(net: Classifier, nam
     with pytest.raises(
         MmardError, match=f"is right on 50.0% of 200 .*; with {name}.* it is right on 100.0%; teacher_check=none"
     ):
+        look(net)
+
+
+def test_logits_that_are_not_finite_are_told_with_how_many() -> None:
+    class Breaks(Rule):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            dark = (x.mean((1, 2, 3)) < 0.5)[:, None] & torch.tensor([False, True])
+            return super().forward(x).masked_fill(dark, -math.inf)
+
+    net = Classifier(Breaks(0.5), Architecture(name="breaks", classes=2)).eval()
+    with pytest.raises(MmardError, match=r"not finite on 100 of 200 held-out images.*-1e4, not -inf"):
         look(net)
 
 

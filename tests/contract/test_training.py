@@ -168,6 +168,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tiny
     state = RunFolder(tmp_path).load()
     assert state is not None
     assert state["step"] == 4
+    never = term("breaks at once")(lambda v: v.nat.student.sum(1) * math.inf)
+    with pytest.raises(MmardError, match="not finite at the first step, before any weight has moved"):
+        trainer(tiny, tmp_path / "first", Method(outer=never)).fit()
     assert all(t.isfinite().all() for t in state["student"].values())
     assert all(t.isfinite().all() for t in load_weights(tmp_path / "best.safetensors").state_dict().values())
 

@@ -13,6 +13,11 @@ NEVER = 2**62
 
 def not_finite(step: int, what: str) -> MmardError:
     """Make the error of a run whose loss or weights are not finite."""
+    if step == 0:
+        return MmardError(
+            f"{what} is not finite at the first step, before any weight has moved: a network gives numbers that are not "
+            "finite on these images, or the term does"
+        )
     return MmardError(
         f"{what} is not finite at step {step}; the last good checkpoint is kept. "
         "Try a smaller train.lr, or train.clip=1, in a new out="

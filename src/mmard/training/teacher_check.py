@@ -78,13 +78,14 @@ class TeacherCheck:
         found: dict[str, Any] = {"images": len(few), "threat": str(self.threat), "claimed": dict(self.claimed)}
         devices = [few.labels.device] if few.labels.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), held_still(teacher), full_precision():
-            said = self._classes(teacher, few)
+            logits = self._logits(teacher, few)
+            said = logits.argmax(1)
             right = torch.eq(said, few.labels)
             found["clean"] = 100 * right.float().mean().item()
+            if no_logits := _no_logits(logits):
+                return found, no_logits
             better = self.better(teacher, few, right) if self.foreign else None
             renumbered = None if better else reordered(said, few.labels)
-            if no_logits := _no_logits(teacher, few):
-                return found, no_logits
             fault = self._fault(right, few, better is not None or renumbered is not None)
             if fault is None and self.robust and len(few) >= ENOUGH:
                 attacked = torch.eq(self._classes(teacher, few, attacked=True), few.labels)
@@ -119,13 +120,17 @@ class TeacherCheck:
 
     def _classes(self, teacher: Classifier, few: Images, attacked: bool = False) -> Tensor:
         """Predict classes (N,), under PGD-10 if ``attacked``."""
+        return self._logits(teacher, few, attacked).argmax(1)
+
+    def _logits(self, teacher: Classifier, few: Images, attacked: bool = False) -> Tensor:
+        """Compute logits (N, K), under PGD-10 if ``attacked``."""
         attack, parts = untargeted(Pgd(steps=STEPS, start="uniform")), []
         for start in range(0, len(few), self.part):
             x, y, _ = few.batch(slice(start, start + self.part))
             torch.manual_seed(seed_of(self.seed, "teacher", start))
             x = attack(teacher, x, y, self.threat) if attacked else x
             with torch.no_grad():
-                parts.append(teacher(x).argmax(1))
+                parts.append(teacher(x))
         return torch.cat(parts)
 
     def better(self, teacher: Classifier, few: Images, right: Tensor) -> "Better | None":
@@ -146,13 +151,16 @@ class TeacherCheck:
             return self.better(teacher, few, torch.eq(self._classes(teacher, few), few.labels))
 
 
-def _no_logits(teacher: Classifier, few: Images) -> str | None:
-    """Describe answers that are probabilities, of which the target would be a softmax; None: they are logits."""
-    with torch.no_grad():
-        logits = teacher(few.batch(slice(ENOUGH))[0])
+def _no_logits(logits: Tensor) -> str | None:
+    """Describe answers (N, K) that no loss can use, and probabilities, of which the target would be a softmax; None: logits."""
+    if wrong := len(logits) - int(logits.isfinite().all(1).sum()):
+        return (
+            f"gives logits that are not finite on {wrong} of {len(logits)} held-out images; is a weight of it no number? A class "
+            "that it must never say has a logit such as -1e4, not -inf"
+        )
     if logits.min() >= 0 and (logits.sum(1) - 1).abs().max() <= 1e-4:
         return "gives probabilities, expected logits; leave out the softmax that it ends with"
-    return None  # NaN, too: somebody else says it
+    return None
 
 
 @dataclass(frozen=True)
