@@ -55,7 +55,7 @@ class Resolved:
         given: networks given in Python, by name; the settings say that they were.
         images: given in Python; None: the settings say where they are.
         asked: the networks that the method asks for, by name.
-        notes: what changes nothing although a file holds it, a line each.
+        notes: what became of a recipe's settings, and what changes nothing although a file holds it, a line each.
     """
 
     settings: Settings
@@ -106,7 +106,7 @@ def resolve(settings: InstanceOf[Settings], given: Given | None = None, images: 
     threat = build_threat(settings)
     resolved = Resolved(settings, method_of(settings, threat), threat, dict(given or {}), images)
     settings, notes = must_change_something(settings, asked := _check(resolved))
-    return replace(resolved, settings=settings, asked=asked, notes=notes)
+    return replace(resolved, settings=settings, asked=asked, notes=settings.notes + notes)
 
 
 def build_threat(settings: Settings) -> Threat:

@@ -20,8 +20,8 @@ USED_BESIDE: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """Settings that are used only beside these values of another setting; (): beside any that is given."""
 
-OF_LENGTH = frozenset({"train.milestones", "validation.patience"})
-"""Settings of a recipe that may lie beyond the end of the run once another ``train.epochs`` is given."""
+OF_LENGTH = frozenset({"validation.patience"})
+"""Settings of a recipe that may change nothing in so short a run once another ``train.epochs`` is given."""
 
 
 def forget_replaced(raw: dict[str, Any], overrides: dict[str, Any]) -> None:

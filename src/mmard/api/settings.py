@@ -12,6 +12,7 @@ from mmard.api.overrides import stand_once
 from mmard.api.recipe_files import is_package_file, recipe_file, with_bases
 from mmard.api.registry import names_of, spec_of
 from mmard.api.replaced_settings import OF_LENGTH, forget_replaced
+from mmard.api.shorter_run import as_shares
 from mmard.attacks.inner.compose import Inner
 from mmard.data.augment import Kind, LateAugmentation
 from mmard.data.sources import FileOptions
@@ -159,16 +160,22 @@ class Settings(Section):
     engine: EngineSettings = EngineSettings()
     _trust: Trust = PrivateAttr(default=Trust())  # no key of a file: nothing can vouch for itself
     _said: frozenset[str] = PrivateAttr(default=frozenset())
+    _notes: tuple[str, ...] = PrivateAttr(default=())
 
     @property
     def trust(self) -> Trust:
         """Return what the user vouches for in these settings; `read_settings` knows whose words they are."""
         return self._trust
 
-    def trusting(self, trust: Trust, said: Set[str] = frozenset()) -> "Settings":
-        """Copy the settings with another trust, and with more dotted keys that the user himself gives."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what became of a recipe's settings beside those that were given, a line each."""
+        return self._notes
+
+    def trusting(self, trust: Trust, said: Set[str] = frozenset(), notes: tuple[str, ...] = ()) -> "Settings":
+        """Copy the settings with another trust, and with more dotted keys that the user himself gives, and more notes."""
         made = self.model_copy()
-        made._trust, made._said = trust, self._said | said
+        made._trust, made._said, made._notes = trust, self._said | said, self._notes + notes
         return made
 
     def is_said(self, key: str) -> bool:
@@ -202,15 +209,16 @@ def read_settings(
     True
     """
     raw: dict[str, Any] = {}
-    known, said = Trust(everything=trust), frozenset[str]()
+    known, said, notes = Trust(everything=trust), frozenset[str](), tuple[str, ...]()
     if isinstance(recipe, Settings) and not overrides:
         return recipe.trusting(recipe.trust.also(everything=trust))
     if isinstance(recipe, Settings):
-        raw, known, said = recipe.resolved(), recipe.trust.also(everything=trust), recipe._said
+        raw, known, said, notes = recipe.resolved(), recipe.trust.also(everything=trust), recipe._said, recipe.notes
     elif recipe is not None:
-        raw, found, said = settings_in(recipe, trust=trust)
+        raw, found, said, notes = settings_in(recipe, trust=trust)
         known = found.also(everything=trust)
-    return _joined(raw, overrides or {}, known, own, said if own else frozenset())
+    made = _joined(raw, overrides or {}, known, own, said if own else frozenset())
+    return made.trusting(made.trust, notes=notes)
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,8 +232,8 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings_in(
     recipe: str | Path | dict[Any, Any], *, trust: bool = False
-) -> tuple[dict[str, Any], Trust, frozenset[str]]:
-    """Read the settings in a recipe and its bases, or in a run folder, which words are trusted, and which keys the user gives.
+) -> tuple[dict[str, Any], Trust, frozenset[str], tuple[str, ...]]:
+    """Read the settings in a recipe and its bases, or in a run folder; which words are trusted, which keys the user gives; notes.
 
     Raises:
         MmardError: when it is not there, a setting stands in a file twice, or a base is none.
@@ -235,10 +243,10 @@ def settings_in(
     else:
         chain = with_bases(recipe_file(str(recipe)), anywhere=trust)
     raw: dict[str, Any] = {}
-    known = Trust()
+    known, notes = Trust(), tuple[str, ...]()
     for path, given in chain:
         stand_once(given, str(path))
-        _change(raw, flat(given))
+        notes += _change(raw, flat(given))
         users = isinstance(recipe, dict) and given is chain[-1][1]
         known = known.also(_words(given) if users or is_package_file(path) else ())
     if not isinstance(recipe, dict) and Path(recipe).expanduser().is_dir():
@@ -246,14 +254,16 @@ def settings_in(
         known = replace(known, folder=chain[-1][0].parent)
     file, given = chain[-1]
     others = is_package_file(file) or file.name == "settings.yaml"  # a run's
-    return raw, known, frozenset() if others else frozenset(flat(given))
+    return raw, known, frozenset() if others else frozenset(flat(given)), notes
 
 
-def _change(raw: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Apply settings by dotted key to those that are there."""
+def _change(raw: dict[str, Any], changes: dict[str, Any]) -> tuple[str, ...]:
+    """Apply settings by dotted key to those that are there; return what else changes for it, a line each."""
     forget_replaced(raw, changes)
-    for key, value in changes.items():
+    shares, notes = as_shares(raw, changes)
+    for key, value in (shares | changes).items():
         _put(raw, key, value)
+    return notes
 
 
 def settings_of_weights(raw: Any, folder: Path, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
@@ -280,11 +290,11 @@ def _joined(
     changes = flat(given)
     if wrong := [key for key in changes if not all(key.split("."))]:
         raise MmardError(f"setting {shortened(wrong[0])} has an empty part; expected words with dots between: train.lr")
-    _change(raw, changes)
+    notes = _change(raw, changes)
     if "train.epochs" in changes:
         said -= OF_LENGTH
     said |= changes.keys() if own else set()
-    return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known, said)
+    return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known, said, notes)
 
 
 def _words(overrides: dict[str, Any]) -> set[str]:
