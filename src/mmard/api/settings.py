@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
+from mmard.api.kinds import Network, Parts, Teacher, Teachers, Trackers
 from mmard.api.overrides import stand_once
 from mmard.api.recipe_files import is_package_file, recipe_file, with_bases
 from mmard.api.registry import names_of, spec_of
@@ -19,40 +20,12 @@ from mmard.data.sources import FileOptions
 from mmard.models.foreign import NetworkSpec, is_foreign
 from mmard.training.averaging import Averaging
 from mmard.training.schedule import Plan
-from mmard.training.tracking import TRACKERS
 from mmard.training.validation import Validation
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import shortened
 from mmard.utils.trust import Trust
 from mmard.utils.validation import Count, Fraction, NotNegative, Positive, Section, Seed, plain, validated
 
-
-def _parts(value: Any) -> Any:
-    if value is None or value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-        return value
-    raise ValueError("expected a number of images from 1, or auto")
-
-
-def _trackers(value: Any) -> Any:
-    """Read trackers: a list, one word, or words with commas between."""
-    words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value or []
-    if wrong := [word for word in words if word not in ("tensorboard", *TRACKERS)]:
-        raise ValueError(f"expected some of tensorboard, {', '.join(TRACKERS)}, got {wrong[0]}")
-    return list(dict.fromkeys(words))
-
-
-def _network(value: Any) -> Any:
-    """Write a network given as keys and values as one text: ``{name: net.py:build, width: 8}`` → ``net.py:build(width=8)``."""
-    return str(NetworkSpec.of(value)) if isinstance(value, Mapping) else value
-
-
-def _teacher(value: Any) -> Any:
-    """Read ``none`` as no teacher: it is no folder of that name."""
-    return None if isinstance(value, str) and value.lower() == "none" else value
-
-
-Parts = Annotated[int | Literal["auto"] | None, BeforeValidator(_parts)]
-Network = Annotated[str, BeforeValidator(_network)]
 NETWORKS = ("student", "teacher")
 """Settings that name a network, perhaps with parameters: ``student.width=8``; and ``teachers``, each of which does."""
 
@@ -140,16 +113,16 @@ class Settings(Section):
     method: str | dict[str, Any] = "rslad"
     student: Network = "cnn-16-3"
     normalize: Literal["none", "data"] = "none"
-    teacher: Annotated[Network | None, BeforeValidator(_teacher)] = None
+    teacher: Teacher = None
     teacher_recipe: str | None = None
-    teachers: dict[str, Network] = Field(default_factory=dict)
+    teachers: Teachers = Field(default_factory=dict)
     teacher_check: Literal["stop", "none"] = "stop"
     out: Annotated[str, Field(min_length=1)] = "runs/run"
     seed: Seed = 0
     scale: Literal["1/num_classes"] | Positive = 1.0
     checkpoint_every: Count | None = None
     tensorboard: bool = False
-    tracking: Annotated[list[str], BeforeValidator(_trackers)] = Field(default_factory=list)
+    tracking: Trackers = Field(default_factory=list)
     licence: str | None = None
     data: DataSettings = DataSettings()
     threat: ThreatSettings = ThreatSettings()
@@ -259,11 +232,11 @@ def settings_in(
 
 def _change(raw: dict[str, Any], changes: dict[str, Any]) -> tuple[str, ...]:
     """Apply settings by dotted key to those that are there; return what else changes for it, a line each."""
-    forget_replaced(raw, changes)
+    told = forget_replaced(raw, changes)
     shares, notes = as_shares(raw, changes)
     for key, value in (shares | changes).items():
         _put(raw, key, value)
-    return notes
+    return told + notes
 
 
 def settings_of_weights(raw: Any, folder: Path, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
