@@ -98,6 +98,25 @@ def test_show_counts_the_passes_of_a_step_with_the_settings_attack(mmard: Run, t
     assert "worth student 26, teacher 1 forward passes" in mmard("show", "digits-rslad").stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["rslad-cifar10-resnet18", "averaging.decay=0.5"], 2, "error: averaging.decay means nothing beside averaging.kind=none"),
+        (["rslad-cifar10-resnet18", "--method", "pgd_at", "scale=0.5"], 2, "error: scale=0.5 is of KL terms"),
+        (["ciard-cifar10-resnet18", "train.epochs=2"], 0, "note: train.epochs=2 is less than the recipe's 300"),
+        (["rslad-cifar10-resnet18", "--method", "pgd_at"], 0, "note: teacher=teachers/cifar10-trades-wrn-34-10.json is not there"),
+        (["--method", "rslad"], 0, "note: the method asks for a 'teacher' model"),
+        (["--method", "rslad", "method=ard"], 2, "error: the command has an option for method"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_show_tells_what_training_would(words: list[str], code: int, says: str, mmard: Run) -> None:
+    """Networks need not be there for it."""
+    done = mmard("show", *words)
+    assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+    assert bool(code) != ("outer: min" in done.stdout)
+
+
 def test_cp_makes_a_recipe_to_change(mmard: Run, tmp_path: Path) -> None:
     assert mmard("cp", "digits-rslad", "mine.yaml").returncode == 0
     shown = mmard("show", "mine.yaml", "threat.eps=8/255", "method.alpha=1/2")

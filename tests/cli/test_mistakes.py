@@ -174,7 +174,10 @@ def assert_one_line(done: subprocess.CompletedProcess[str], *words: str) -> None
         (["train", "out="], ["'out' is"]),
         (["train", "train.warmup=2"], ["'train.warmup' is 2"]),
         (["train", "train.lr=-1"], ["'train.lr' is -1"]),
-        (["train", "train.nesterov=true", "train.momentum=0"], ["nesterov needs a momentum"]),
+        (
+            ["train", "train.nesterov=true", "train.momentum=0"],
+            ["train.nesterov=true needs a momentum", "expected train.nesterov=false, or train.momentum=0.9"],
+        ),
         (["train", "data.size=0"], ["'data.size' is 0"]),
         (["train", "data.size=32"], ["data.size means nothing for data.name=digits", "leave it out"]),
         (["train", "data.stream=true"], ["data.stream means nothing for data.name=digits"]),

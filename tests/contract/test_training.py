@@ -268,9 +268,19 @@ def test_schedules(plan: Plan, expected: dict[float, float]) -> None:
     assert {p: plan.lr_at(p) for p in expected} == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("wrong", [{"schedule": "piecewise", "hold": 0.5}, {"schedule": "cosine", "hold": 30}])
-def test_a_hold_is_of_a_cosine_that_still_falls(wrong: dict[str, object]) -> None:
-    with pytest.raises(MmardError, match=r"hold .* is when a cosine of 30 epochs begins to fall; this is"):
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"schedule": "piecewise", "hold": 0.5}, "train.hold=0.5 is of a cosine, and train.schedule=piecewise is none"),
+        ({"schedule": "cosine", "hold": 30}, "train.hold=30 is not before the end, train.epochs=30; expected less"),
+        (
+            {"schedule": "one_cycle", "nesterov": True, "momentum": 0, "hold": 0.5},
+            "train.hold=0.5 is of .*; and train.nesterov=true needs .*; and train.schedule=one_cycle peaks at train.warmup=0",
+        ),
+    ],
+)
+def test_a_plan_says_all_that_does_not_go_together(wrong: dict[str, object], says: str) -> None:
+    with pytest.raises(MmardError, match=says):
         Plan(**wrong)  # type: ignore[arg-type]
 
 

@@ -111,13 +111,6 @@ def test_a_recipes_own_gives_way_to_another_word(recipe: dict[str, Any], words: 
     assert found.notes == ()
 
 
-def test_a_recipe_whose_milestones_lie_beyond_a_shorter_run_is_noted_and_not_refused() -> None:
-    settings = read_settings("trades-cifar10-resnet18", {"train.epochs": 2})
-    assert must_change_something(settings, ())[1] == (
-        "train.milestones has 74, and the run ends with epoch 2; expected less, or a share of the run",
-    )
-
-
 def networks_of(settings: Settings) -> frozenset[str]:
     method = method_of(settings)
     fresh = [name for name, companion in method.companions.items() if companion.fresh]
@@ -188,6 +181,62 @@ def test_no_teacher_is_trained_for_a_method_that_asks_for_none() -> None:
     Path("runs/teacher").mkdir()
     Path("runs/teacher/last.safetensors").touch()
     assert resolve(read_settings(None, words | {"out": "runs/own"})).settings.teacher is None
+
+
+TWO = {"method": "mtard", "teacher": "gone.json", "teachers": {"natural": "gone/too.json"}, "scale": 0.5}
+"""A recipe of a method with two teachers, which are not there."""
+
+
+@pytest.fixture
+def a_recipe_of_two_teachers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that another has written: its settings are not the user's own words."""
+    monkeypatch.undo()
+    monkeypatch.chdir(Path.cwd())
+    Path("two.yaml").write_text(yaml.safe_dump(SMALL | TWO))
+    Path("mine.yaml").write_text("base: two.yaml\n")
+
+
+@pytest.mark.usefixtures("a_recipe_of_two_teachers")
+def test_a_recipes_networks_that_another_method_asks_for_need_not_be_there() -> None:
+    """Also its scale of KL terms gives way to a method without any."""
+    found = resolve(read_settings("mine.yaml", {"method": "pgd_at"}))
+    assert (found.settings.teacher, found.settings.teachers) == (None, {})
+    assert [note.partition(" is ")[0] for note in found.notes] == [
+        "scale=0.5", "teacher=gone.json", "teachers.natural=gone/too.json",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("a_recipe_of_two_teachers")
+@pytest.mark.parametrize(
+    "words",
+    [{}, {"method": "mtard"}, {"method": "pgd_at", "teachers.natural": "gone.json"}, {"method": "rslad"}],
+    ids=case,
+)
+def test_networks_that_are_asked_for_or_named_by_the_user_must_be_there(words: dict[str, Any]) -> None:
+    with pytest.raises(MmardError, match="no model at gone"):
+        resolve(read_settings("mine.yaml", words))
+
+
+@pytest.mark.parametrize("none", [None, {}, {"natural": None}], ids=str)
+def test_no_teachers_are_written_in_several_ways(none: Any) -> None:
+    for word in (none, "none"):
+        assert read_settings({"teachers": {"natural": "x.json"}}, {"teachers": word}).teachers == {}
+    assert read_settings({"teachers": none}, {"teachers.natural": "x.json"}).teachers == {"natural": "x.json"}
+
+
+def test_a_recipes_nesterov_gives_way_to_no_momentum_with_a_note() -> None:
+    found = read_settings({"train": {"nesterov": True}}, {"train.momentum": 0})
+    assert (found.train.nesterov, found.notes) == (
+        False, ("train.momentum=0 leaves out the recipe's train.nesterov=true, which needs a momentum",),
+    )  # fmt: skip
+    assert read_settings({"train": {"nesterov": True}}, {"train.momentum": 0, "train.nesterov": False}).notes == ()
+    with pytest.raises(MmardError, match=r"expected train\.nesterov=false, or train\.momentum=0\.9"):
+        read_settings({"train": {"nesterov": True}}, {"train.momentum": 0, "train.nesterov": True})
+
+
+def test_all_keys_that_are_missing_are_told_at_once() -> None:
+    with pytest.raises(MmardError, match=r"^setting 'attack\.late\.after' and 'attack\.late\.steps' are missing$"):
+        read_settings(None, {"attack.late": {"eps": 0.1}})
 
 
 def test_a_run_of_an_older_version_goes_on_by_the_command_that_began_it(mmard: Run) -> None:

@@ -55,7 +55,7 @@ class Resolved:
         given: networks given in Python, by name; the settings say that they were.
         images: given in Python; None: the settings say where they are.
         asked: the networks that the method asks for, by name.
-        notes: what changes nothing although a file holds it, a line each.
+        notes: what became of a recipe's settings, and what changes nothing although a file holds it, a line each.
     """
 
     settings: Settings
@@ -83,12 +83,15 @@ class Resolved:
 
 
 @public
-def resolve(settings: InstanceOf[Settings], given: Given | None = None, images: Any = None) -> Resolved:
+def resolve(
+    settings: InstanceOf[Settings], given: Given | None = None, images: Any = None, *, to_train: bool = True
+) -> Resolved:
     """Build a run's method and threat, and check all that can be wrong without reading data or weights.
 
     Args:
         given: networks given in Python; see `mmard.api.networks.given_in`.
         images: given in Python, where ``data.name`` says so; see `mmard.data.given.parts_of`.
+        to_train: teachers and other files that the settings name are looked at too; else they need not be there.
 
     Raises:
         MmardError: for the first that is wrong, before anything heavy runs.
@@ -106,7 +109,15 @@ def resolve(settings: InstanceOf[Settings], given: Given | None = None, images: 
     threat = build_threat(settings)
     resolved = Resolved(settings, method_of(settings, threat), threat, dict(given or {}), images)
     settings, notes = must_change_something(settings, asked := _check(resolved))
-    return replace(resolved, settings=settings, asked=asked, notes=notes)
+    if to_train:
+        may_be_read(settings)
+        _must_be_there(settings)
+    return replace(
+        resolved,
+        settings=settings,
+        asked=asked,
+        notes=(*settings.notes, *_idle_scale(settings, resolved.method), *notes),
+    )
 
 
 def build_threat(settings: Settings) -> Threat:
@@ -258,8 +269,8 @@ def engine_of(settings: Settings) -> Engine:
 
 def must_be_trainable(settings: Settings, method: Method) -> None:
     """Raise MmardError for settings that training refuses whichever its networks and images are."""
-    if settings.scale != 1 and not method.has_divergences():
-        raise MmardError(f"scale={settings.scale} is of KL terms, and this method descends none; leave it out")
+    if (idle := _idle_scale(settings, method)) and settings.is_said("scale"):
+        raise MmardError(f"{idle[0]}; leave it out")
     if (data := settings.data).variants:
         must_only_move(data.augment, data.variants, extra=data.extra, augment_late=data.augment_late)
     processes, batch = settings.engine.devices * settings.engine.nodes, settings.train.batch_size
@@ -268,11 +279,17 @@ def must_be_trainable(settings: Settings, method: Method) -> None:
     beginnings(settings.train.epochs, settings.averaging, method, data.augment_late)
 
 
+def _idle_scale(settings: Settings, method: Method) -> tuple[str, ...]:
+    """Say that a scale changes nothing, where it does not."""
+    if settings.scale == 1 or method.has_divergences():
+        return ()
+    return (f"scale={settings.scale} is of KL terms, and this method descends none",)
+
+
 def _check(resolved: Resolved) -> frozenset[str]:
     """Raise MmardError for what is wrong; return the networks that the method asks for."""
     settings, method = resolved.settings, resolved.method
     must_be_trainable(settings, method)
-    may_be_read(settings)
     fresh = {companion.fresh for companion in method.companions.values()} - {None, "student"}
     must_be_buildable(settings, resolved.given)
     with torch.device("meta"):
@@ -282,7 +299,7 @@ def _check(resolved: Resolved) -> frozenset[str]:
 
 
 def _check_networks(settings: Settings, method: Method) -> frozenset[str]:
-    """Raise MmardError where a network that the method needs is not given, or not there and not to come; return those it takes."""
+    """Raise MmardError where a network that the method needs is not given; return those that it takes."""
     if settings.teacher and Path(settings.teacher).expanduser().resolve() == Path(settings.out).expanduser().resolve():
         raise MmardError(f"{settings.out} cannot be its own teacher; choose another out=")
     if wrong := {"student", "teacher", ""} & set(settings.teachers):
@@ -290,17 +307,20 @@ def _check_networks(settings: Settings, method: Method) -> frozenset[str]:
             f"teachers.{min(wrong)} is no name for a further network; the robust teacher is given by teacher="
         )
     averages_are_not_given(method, settings.teachers)
-    for source in [
-        source for name, source in teachers_of(settings).items() if name != "teacher" or not has_a_recipe(settings)
-    ]:
-        if not is_foreign(source) and (file := _model_at(source)).suffix == ".json":
-            Card.read(file)
     made = [name for name, companion in method.companions.items() if companion.fresh is not None]
     have = [*settings.teachers, *(["teacher"] if settings.teacher else []), *made]
     asked = must_be_whole(method, have, settings.train.epochs)
     if settings.attack.stop_at == "teacher" and "teacher" not in have:
         raise MissingModelError("teacher", ["student", *have], "attack.stop_at=teacher")
     return asked - {name for name, companion in method.companions.items() if companion.average is not None}
+
+
+def _must_be_there(settings: Settings) -> None:
+    """Raise MmardError where a network that is learnt from is not there, and not to come."""
+    for name, source in teachers_of(settings).items():
+        to_come = name == "teacher" and has_a_recipe(settings)
+        if not to_come and not is_foreign(source) and (file := _model_at(source)).suffix == ".json":
+            Card.read(file)
 
 
 def _model_at(source: str) -> Path:

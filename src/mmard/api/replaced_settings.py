@@ -20,12 +20,16 @@ USED_BESIDE: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """Settings that are used only beside these values of another setting; (): beside any that is given."""
 
-OF_LENGTH = frozenset({"train.milestones", "validation.patience"})
-"""Settings of a recipe that may lie beyond the end of the run once another ``train.epochs`` is given."""
+OF_LENGTH = frozenset({"validation.patience"})
+"""Settings of a recipe that may change nothing in so short a run once another ``train.epochs`` is given."""
 
 
-def forget_replaced(raw: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """Drop settings of a recipe that mean nothing beside ``overrides``, by dotted key, which are applied after this."""
+def forget_replaced(raw: dict[str, Any], overrides: dict[str, Any]) -> tuple[str, ...]:
+    """Drop settings of a recipe that mean nothing beside ``overrides``, by dotted key, which are applied after this.
+
+    Returns:
+        A line for what may not have been meant.
+    """
     _forget_other_data(raw, overrides)
     _forget_several_steps(raw, overrides)
     for key, (other, values) in USED_BESIDE.items():
@@ -34,6 +38,13 @@ def forget_replaced(raw: dict[str, Any], overrides: dict[str, Any]) -> None:
             inside = raw.get(sections[0]) if sections else raw
             if isinstance(inside, dict):
                 inside.pop(last, None)
+    plan = raw.get("train")
+    if isinstance(plan, dict) and overrides.get("train.momentum") == 0 and plan.get("nesterov") is True:
+        del plan["nesterov"]
+        return ("train.momentum=0 leaves out the recipe's train.nesterov=true, which needs a momentum",) * (
+            "train.nesterov" not in overrides
+        )
+    return ()
 
 
 def is_used(value: Any, values: tuple[str, ...]) -> bool:

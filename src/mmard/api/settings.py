@@ -6,52 +6,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
+from mmard.api.kinds import Network, Parts, Teacher, Teachers, Trackers
 from mmard.api.overrides import stand_once
 from mmard.api.recipe_files import is_package_file, recipe_file, with_bases
 from mmard.api.registry import names_of, spec_of
 from mmard.api.replaced_settings import OF_LENGTH, forget_replaced
+from mmard.api.shorter_run import as_shares
 from mmard.attacks.inner.compose import Inner
 from mmard.data.augment import Kind, LateAugmentation
 from mmard.data.sources import FileOptions
 from mmard.models.foreign import NetworkSpec, is_foreign
 from mmard.training.averaging import Averaging
 from mmard.training.schedule import Plan
-from mmard.training.tracking import TRACKERS
 from mmard.training.validation import Validation
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import shortened
 from mmard.utils.trust import Trust
 from mmard.utils.validation import Count, Fraction, NotNegative, Positive, Section, Seed, plain, validated
 
-
-def _parts(value: Any) -> Any:
-    if value is None or value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-        return value
-    raise ValueError("expected a number of images from 1, or auto")
-
-
-def _trackers(value: Any) -> Any:
-    """Read trackers: a list, one word, or words with commas between."""
-    words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value or []
-    if wrong := [word for word in words if word not in ("tensorboard", *TRACKERS)]:
-        raise ValueError(f"expected some of tensorboard, {', '.join(TRACKERS)}, got {wrong[0]}")
-    return list(dict.fromkeys(words))
-
-
-def _network(value: Any) -> Any:
-    """Write a network given as keys and values as one text: ``{name: net.py:build, width: 8}`` → ``net.py:build(width=8)``."""
-    return str(NetworkSpec.of(value)) if isinstance(value, Mapping) else value
-
-
-def _teacher(value: Any) -> Any:
-    """Read ``none`` as no teacher: it is no folder of that name."""
-    return None if isinstance(value, str) and value.lower() == "none" else value
-
-
-Parts = Annotated[int | Literal["auto"] | None, BeforeValidator(_parts)]
-Network = Annotated[str, BeforeValidator(_network)]
 NETWORKS = ("student", "teacher")
 """Settings that name a network, perhaps with parameters: ``student.width=8``; and ``teachers``, each of which does."""
 
@@ -139,16 +113,16 @@ class Settings(Section):
     method: str | dict[str, Any] = "rslad"
     student: Network = "cnn-16-3"
     normalize: Literal["none", "data"] = "none"
-    teacher: Annotated[Network | None, BeforeValidator(_teacher)] = None
+    teacher: Teacher = None
     teacher_recipe: str | None = None
-    teachers: dict[str, Network] = Field(default_factory=dict)
+    teachers: Teachers = Field(default_factory=dict)
     teacher_check: Literal["stop", "none"] = "stop"
     out: Annotated[str, Field(min_length=1)] = "runs/run"
     seed: Seed = 0
     scale: Literal["1/num_classes"] | Positive = 1.0
     checkpoint_every: Count | None = None
     tensorboard: bool = False
-    tracking: Annotated[list[str], BeforeValidator(_trackers)] = Field(default_factory=list)
+    tracking: Trackers = Field(default_factory=list)
     licence: str | None = None
     data: DataSettings = DataSettings()
     threat: ThreatSettings = ThreatSettings()
@@ -159,16 +133,22 @@ class Settings(Section):
     engine: EngineSettings = EngineSettings()
     _trust: Trust = PrivateAttr(default=Trust())  # no key of a file: nothing can vouch for itself
     _said: frozenset[str] = PrivateAttr(default=frozenset())
+    _notes: tuple[str, ...] = PrivateAttr(default=())
 
     @property
     def trust(self) -> Trust:
         """Return what the user vouches for in these settings; `read_settings` knows whose words they are."""
         return self._trust
 
-    def trusting(self, trust: Trust, said: Set[str] = frozenset()) -> "Settings":
-        """Copy the settings with another trust, and with more dotted keys that the user himself gives."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what became of a recipe's settings beside those that were given, a line each."""
+        return self._notes
+
+    def trusting(self, trust: Trust, said: Set[str] = frozenset(), notes: tuple[str, ...] = ()) -> "Settings":
+        """Copy the settings with another trust, and with more dotted keys that the user himself gives, and more notes."""
         made = self.model_copy()
-        made._trust, made._said = trust, self._said | said
+        made._trust, made._said, made._notes = trust, self._said | said, self._notes + notes
         return made
 
     def is_said(self, key: str) -> bool:
@@ -202,15 +182,16 @@ def read_settings(
     True
     """
     raw: dict[str, Any] = {}
-    known, said = Trust(everything=trust), frozenset[str]()
+    known, said, notes = Trust(everything=trust), frozenset[str](), tuple[str, ...]()
     if isinstance(recipe, Settings) and not overrides:
         return recipe.trusting(recipe.trust.also(everything=trust))
     if isinstance(recipe, Settings):
-        raw, known, said = recipe.resolved(), recipe.trust.also(everything=trust), recipe._said
+        raw, known, said, notes = recipe.resolved(), recipe.trust.also(everything=trust), recipe._said, recipe.notes
     elif recipe is not None:
-        raw, found, said = settings_in(recipe, trust=trust)
+        raw, found, said, notes = settings_in(recipe, trust=trust)
         known = found.also(everything=trust)
-    return _joined(raw, overrides or {}, known, own, said if own else frozenset())
+    made = _joined(raw, overrides or {}, known, own, said if own else frozenset())
+    return made.trusting(made.trust, notes=notes)
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,8 +205,8 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def settings_in(
     recipe: str | Path | dict[Any, Any], *, trust: bool = False
-) -> tuple[dict[str, Any], Trust, frozenset[str]]:
-    """Read the settings in a recipe and its bases, or in a run folder, which words are trusted, and which keys the user gives.
+) -> tuple[dict[str, Any], Trust, frozenset[str], tuple[str, ...]]:
+    """Read the settings in a recipe and its bases, or in a run folder; which words are trusted, which keys the user gives; notes.
 
     Raises:
         MmardError: when it is not there, a setting stands in a file twice, or a base is none.
@@ -235,10 +216,10 @@ def settings_in(
     else:
         chain = with_bases(recipe_file(str(recipe)), anywhere=trust)
     raw: dict[str, Any] = {}
-    known = Trust()
+    known, notes = Trust(), tuple[str, ...]()
     for path, given in chain:
         stand_once(given, str(path))
-        _change(raw, flat(given))
+        notes += _change(raw, flat(given))
         users = isinstance(recipe, dict) and given is chain[-1][1]
         known = known.also(_words(given) if users or is_package_file(path) else ())
     if not isinstance(recipe, dict) and Path(recipe).expanduser().is_dir():
@@ -246,14 +227,16 @@ def settings_in(
         known = replace(known, folder=chain[-1][0].parent)
     file, given = chain[-1]
     others = is_package_file(file) or file.name == "settings.yaml"  # a run's
-    return raw, known, frozenset() if others else frozenset(flat(given))
+    return raw, known, frozenset() if others else frozenset(flat(given)), notes
 
 
-def _change(raw: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Apply settings by dotted key to those that are there."""
-    forget_replaced(raw, changes)
-    for key, value in changes.items():
+def _change(raw: dict[str, Any], changes: dict[str, Any]) -> tuple[str, ...]:
+    """Apply settings by dotted key to those that are there; return what else changes for it, a line each."""
+    told = forget_replaced(raw, changes)
+    shares, notes = as_shares(raw, changes)
+    for key, value in (shares | changes).items():
         _put(raw, key, value)
+    return told + notes
 
 
 def settings_of_weights(raw: Any, folder: Path, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
@@ -280,11 +263,11 @@ def _joined(
     changes = flat(given)
     if wrong := [key for key in changes if not all(key.split("."))]:
         raise MmardError(f"setting {shortened(wrong[0])} has an empty part; expected words with dots between: train.lr")
-    _change(raw, changes)
+    notes = _change(raw, changes)
     if "train.epochs" in changes:
         said -= OF_LENGTH
     said |= changes.keys() if own else set()
-    return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known, said)
+    return validated(Settings, raw, "setting").trusting(known.also(_words(changes)) if own else known, said, notes)
 
 
 def _words(overrides: dict[str, Any]) -> set[str]:

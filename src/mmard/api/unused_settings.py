@@ -8,6 +8,8 @@ from mmard.api.networks import has_a_recipe, is_trained
 from mmard.api.registry import names_of
 from mmard.api.replaced_settings import USED_BESIDE, is_used
 from mmard.api.settings import Settings, read_settings
+from mmard.models.cards import find_model
+from mmard.models.foreign import is_foreign
 from mmard.runs.folder import RunFolder
 from mmard.utils.errors import MmardError, Note
 from mmard.utils.numbers import share_of_run
@@ -23,12 +25,14 @@ def must_change_something(settings: Settings, asked: Collection[str]) -> tuple[S
         asked: the networks that the method asks for, by name.
 
     Returns:
-        The settings, without a teacher that would be trained for nothing, and a line for each one that stays and changes nothing.
+        The settings, without a teacher that would be trained or looked for in vain, and a line for each that changes nothing.
     """
     notes: list[str] = []
     if (kept := _without_idle_teacher(settings, asked)) is not settings:
         notes.append(f"this method asks for no teacher: teacher_recipe={settings.teacher_recipe} trains none")
         settings = kept
+    settings, left_out = _without_absent(settings, asked)
+    notes += left_out
     for key, why in _unused(settings, asked):
         noted = key in NOTED or key.partition(".")[0] in NOTED
         if noted or not settings.is_said(key) or _is_of_the_run(settings, key) or _may_ask_later(settings, key):
@@ -110,6 +114,50 @@ def _without_idle_teacher(settings: Settings, asked: Collection[str]) -> Setting
     if read_settings(begun.path).teacher if begun.is_run and begun.has_run else is_trained(str(settings.teacher)):
         return settings
     return settings.model_copy(update={"teacher": None, "teacher_recipe": None})
+
+
+def _without_absent(settings: Settings, asked: Collection[str]) -> tuple[Settings, list[str]]:
+    """Leave out a recipe's networks that are not there, where the user's own method asks for none; return a line for each.
+
+    A run that has begun without one goes on without it.
+    """
+    if not settings.is_said("method") or settings.trust.folder is not None:
+        return settings, []
+    folder = RunFolder(settings.out)
+    begun = read_settings(folder.path) if folder.is_run and folder.has_run else settings
+    idle = {f"teachers.{name}" for name in settings.teachers.keys() - {*asked}}
+    idle |= (
+        {"teacher"}
+        if settings.teacher and not _asks_for_the_teacher(settings, asked) and not has_a_recipe(settings)
+        else set()
+    )
+    absent = [
+        key
+        for key in sorted(idle)
+        if not settings.is_said(key) and not _may_ask_later(settings, key)
+        if key not in _named(begun) or not _is_there(_named(settings)[key])
+    ]
+    kept = {name: source for name, source in settings.teachers.items() if f"teachers.{name}" not in absent}
+    changed: dict[str, Any] = {"teachers": kept} | ({"teacher": None} if "teacher" in absent else {})
+    lines = [
+        f"{key}={_named(settings)[key]} is not there, and this method never asks for it: it is left out"
+        for key in absent
+    ]
+    return settings.model_copy(update=changed) if absent else settings, lines
+
+
+def _named(settings: Settings) -> dict[str, str]:
+    """List the networks that the settings name, by the key of each."""
+    named = {f"teachers.{name}": source for name, source in settings.teachers.items()}
+    return named | ({"teacher": settings.teacher} if settings.teacher else {})
+
+
+def _is_there(source: str) -> bool:
+    """Tell whether a network is there; one from elsewhere may be fetched."""
+    try:
+        return is_foreign(source) or find_model(source).is_file()
+    except MmardError:
+        return False
 
 
 def note_unused_checkpoints(every: int | None, per_epoch: int, total: int) -> None:

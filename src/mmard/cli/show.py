@@ -1,15 +1,28 @@
 """`mmard show`, as the command line takes it."""
 
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmard.cli import console
-from mmard.cli.recipe_words import Words, split_words
+from mmard.cli.recipe_words import MethodOption, StudentOption, TeacherOption, Words, with_options
+from mmard.utils.errors import Note
+
+if TYPE_CHECKING:
+    from mmard.api.settings import Settings
 
 
-def show(words: Words = None, trust: console.Trusted = False) -> None:
+def show(
+    words: Words = None,
+    method: MethodOption = None,
+    teacher: TeacherOption = None,
+    student: StudentOption = None,
+    trust: console.Trusted = False,
+) -> None:
     """Show the resolved settings of a recipe or a run folder, the method as its formula, and the passes of its step.
 
-    A run folder's is the one it was trained with. A method from a file that a recipe names is not run for this without --trust.
+    What mmard train refuses or notes of the settings is told here too; networks and data need not be there. A run folder's method
+    is the one it was trained with. A method from a file that a recipe names is not run for this without --trust.
     """
     import yaml
 
@@ -18,11 +31,13 @@ def show(words: Words = None, trust: console.Trusted = False) -> None:
     from mmard.api.settings import read_settings
     from mmard.runs.folder import RunFolder
 
-    recipe, overrides = split_words(words)
-    settings = read_settings(recipe, overrides, trust=trust)
+    recipe, given = with_options(words, show, method=method, teacher=teacher, student=student)
+    settings = read_settings(recipe, given, trust=trust)
+    is_run = recipe is not None and Path(recipe).expanduser().is_dir()
+    if given or not is_run:
+        settings = _checked(settings)
     console.say(yaml.safe_dump(settings.resolved(), sort_keys=False, allow_unicode=True))
-    as_trained = recipe is not None and Path(recipe).expanduser().is_dir() and not trust
-    as_trained = as_trained and not any(key.split(".")[0] in ("method", "attack", "threat") for key in overrides)
+    as_trained = is_run and not trust and not any(key.split(".")[0] in ("method", "attack", "threat") for key in given)
     formula = formula_of(settings, RunFolder(recipe) if as_trained and recipe else None)
     if not formula:
         names = ", ".join(sorted(names_of(settings.method)))
@@ -32,3 +47,19 @@ def show(words: Words = None, trust: console.Trusted = False) -> None:
     console.say(formula)
     if cost := cost_line(settings):
         console.say(cost)
+
+
+def _checked(settings: "Settings") -> "Settings":
+    """Check the settings as training does, and tell its notes; what is still to be given or vouched for is told as one."""
+    from mmard.api.build import resolve
+    from mmard.core.views import MissingModelError
+    from mmard.utils.trust import UntrustedError
+
+    try:
+        resolved = resolve(settings, to_train=False)
+        settings, notes = resolved.settings, resolved.notes
+    except (MissingModelError, UntrustedError) as e:
+        notes = (*settings.notes, str(e))
+    for note in notes:
+        warnings.warn(Note(note), stacklevel=2)
+    return settings

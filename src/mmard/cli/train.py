@@ -6,26 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmard.cli import console
-from mmard.cli.completion import complete_method, complete_student, complete_teacher
-from mmard.cli.recipe_words import Words, split_words
-from mmard.utils.errors import Interrupted, MmardError
+from mmard.cli.recipe_words import MethodOption, StudentOption, TeacherOption, Words, with_options
+from mmard.utils.errors import Interrupted
 
 if TYPE_CHECKING:  # the rest is slow to import, and `mmard --help` needs none of it
     from mmard.api.build import Resolved
     from mmard.api.settings import Settings
     from mmard.runs.folder import RunFolder
 
-METHOD = "A name, or your own: file.py:function, package.module:function."
-TEACHER = "Run folder, weights, card (.json), zoo:NAME, robustbench:..., or a network: timm:NAME@WEIGHTS."
-STUDENT = "Architecture, such as resnet18; timm:NAME, torchvision:NAME, hf:OWNER/NAME, net.py:function."
 EXTEND = "With --resume: for more epochs, or at another learning rate."
 
 
 def train(
     words: Words = None,
-    method: Annotated[str | None, typer.Option(help=METHOD, autocompletion=complete_method)] = None,
-    teacher: Annotated[str | None, typer.Option(help=TEACHER, autocompletion=complete_teacher)] = None,
-    student: Annotated[str | None, typer.Option(help=STUDENT, autocompletion=complete_student)] = None,
+    method: MethodOption = None,
+    teacher: TeacherOption = None,
+    student: StudentOption = None,
     to: Annotated[str | None, typer.Option("--out", help="Run folder to make.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run folder's checkpoint ends.")] = False,
     extend: Annotated[bool, typer.Option("--extend", help=EXTEND)] = False,
@@ -42,18 +38,13 @@ def train(
     [bold]mmard train runs/short train.epochs=20 --resume --extend[/bold]   go on for more epochs than it was planned for
     """
     from mmard.api.build import resolve
-    from mmard.api.settings import Settings, read_settings
+    from mmard.api.settings import read_settings
 
-    console.must_be_settings(words or (), train, Settings.model_fields)
-    recipe, overrides = split_words(words)
-    given = {"method": method, "teacher": teacher, "student": student, "out": to}
-    options = {key: value for key, value in given.items() if value is not None}
-    if twice := sorted(options.keys() & overrides.keys()):
-        raise MmardError(f"the command has an option for {twice[0]} and {twice[0]}=...; give one")
-    settings = read_settings(recipe, options | overrides, trust=trust)
+    recipe, given = with_options(words, train, method=method, teacher=teacher, student=student, out=to)
+    settings = read_settings(recipe, given, trust=trust)
     console.say((settings.student, "bold"), f" on {settings.data.name}")
     resolved = resolve(settings)
-    if {"teacher", "teachers.robust"} & (options | overrides).keys():
+    if {"teacher", "teachers.robust"} & given.keys():
         _must_be_there(recipe, settings, trust)
     console.say(str(resolved.method))
     folder = _run(resolved, resume=resume, extend=extend)

@@ -1,5 +1,6 @@
 """The jobs of a study: teachers that cells share first, then the cells; and which are done already."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from mmard.runs.evaluation import find_evaluation, is_complete, read_scores
 from mmard.runs.folder import RunFolder, differences, epochs_done
 from mmard.study.grid import Cell
 from mmard.study.spec import Evaluation
-from mmard.utils.errors import MmardError
+from mmard.utils.errors import MmardError, Note
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ def jobs_of(cells: Sequence[Cell], evaluation: Evaluation) -> list[Job]:
             or two cells that ask for different teachers in one folder.
     """
     choose_attacks(evaluation.attacks, suite())
+    for note in dict.fromkeys(note for cell in cells for note in cell.settings.notes):
+        warnings.warn(Note(note), stacklevel=2)
     teachers: dict[Path, Job] = {}
     jobs = []
     for cell in cells:

@@ -49,14 +49,26 @@ class Plan(Section):
 
     def model_post_init(self, _: Any) -> None:
         """Raise MmardError where the parts do not go together."""
-        if self.hold and (self.schedule != "cosine" or not 0 < share_of_run(self.hold, self.epochs) < 1):
-            raise MmardError(
-                f"hold {self.hold:g} is when a cosine of {self.epochs} epochs begins to fall; this is {self.schedule}"
+        faults = []
+        if self.hold and self.schedule != "cosine":
+            faults.append(
+                f"train.hold={self.hold:g} is of a cosine, and train.schedule={self.schedule} is none; leave it out"
+            )
+        elif share_of_run(self.hold, self.epochs) >= 1:
+            faults.append(
+                f"train.hold={self.hold:g} is not before the end, train.epochs={self.epochs}; expected less, or a share of the run"
             )
         if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
-            raise MmardError("nesterov needs a momentum above 0")
+            faults.append(
+                "train.nesterov=true needs a momentum, and train.momentum=0 is none; "
+                "expected train.nesterov=false, or train.momentum=0.9"
+            )
         if self.schedule == "one_cycle" and self.warmup == 0:
-            raise MmardError("one_cycle peaks at warmup 0; expected a share of the run such as 0.3")
+            faults.append(
+                "train.schedule=one_cycle peaks at train.warmup=0; expected a share of the run, such as train.warmup=0.3"
+            )
+        if faults:
+            raise MmardError("; and ".join(faults))
 
     def lr_at(self, progress: float) -> float:
         """Return the learning rate when this share of the run is done."""

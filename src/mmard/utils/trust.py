@@ -19,6 +19,10 @@ _CODE: dict[str, Path] = {}
 """SHA-256 → where a file of code lies that this process has run functions of."""
 
 
+class UntrustedError(MmardError):
+    """The settings of others name something for which the user has not vouched."""
+
+
 @dataclass(frozen=True)
 class Trust:
     """The user's trust in what settings name: code, files, data sets, teachers.
@@ -46,7 +50,7 @@ class Trust:
         """
         if not self.everything and name not in self.own:
             word = f"--method {name}" if what == "method" else f"{what}={name}"
-            raise MmardError(
+            raise UntrustedError(
                 f"the settings name the {what} {name}, which is not of this package: to build it runs its code; if you know "
                 f"that code, give --trust (Python: trust=True), or name it yourself: {word}"
             )
@@ -112,7 +116,7 @@ class Trust:
         word = place.removeprefix("hub://").removeprefix("network://")
         where = "which may lead out of that folder" if leads_on else "outside of that folder"
         if self.folder is not None and not self.everything and word not in self.own and not _is_known(place):
-            raise MmardError(
+            raise UntrustedError(
                 f"the settings in {self.folder} name {what}={word}, {where}, and which you have not used "
                 f"before; if it is what you want, name it yourself: {what}={word}, or give --trust (Python: trust=True)"
             )

@@ -1,7 +1,7 @@
 """Validation of plain values by pydantic models: the first fault as one line."""
 
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar, get_args
 
@@ -96,16 +96,22 @@ def validated(section: type[S], raw: Any, where: str) -> S:
 
 
 def _mistake(section: type[BaseModel], found: ValidationError, where: str) -> MmardError:
-    """Describe the first of pydantic's faults in a line."""
-    fault = found.errors()[0]
-    known, key = keys_of(section), str(fault["loc"][0]) if fault["loc"] else ""
-    for part in fault["loc"][1:]:  # pydantic adds the names of types that it tried
-        key += f".{part}" if f"{key}.{part}" in known or fault["type"] == "extra_forbidden" else ""
+    """Describe the first of pydantic's faults in a line; of missing keys all."""
+    fault, known = found.errors()[0], keys_of(section)
+    key = _key_of(fault, known)
     if fault["type"] == "extra_forbidden":
         return unknown(where, key, known)
-    if fault["type"] == "missing":
-        return MmardError(f"{where} {key!r} is missing")
+    if missing := [repr(_key_of(one, known)) for one in found.errors() if one["type"] == fault["type"] == "missing"]:
+        return MmardError(f"{where} {' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing")
     return MmardError(f"{where} {key!r} is {shortened(fault['input'])}: {expectation(fault)}")
+
+
+def _key_of(fault: Mapping[str, Any], known: Collection[str]) -> str:
+    """Name the setting of a fault: pydantic adds the names of types that it tried."""
+    key = str(fault["loc"][0]) if fault["loc"] else ""
+    for part in fault["loc"][1:]:
+        key += f".{part}" if f"{key}.{part}" in known or fault["type"] == "extra_forbidden" else ""
+    return key
 
 
 def plain(value: Any, where: str, key: str = "") -> Any:
