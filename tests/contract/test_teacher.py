@@ -183,7 +183,9 @@ def test_few_images_are_examined_and_the_verdict_says_how_few(there: Path) -> No
     found = examine("t.safetensors", epochs=1, data__name="digits", data__limit=60, threat__eps=0.1)
     assert found.advice.verdict != "good"
     assert any("6 held-out images say next to nothing" in reason for reason in found.advice.reasons)
-    with pytest.raises(MmardError, match=r"train\.batch_size means nothing to an examination"):
+    with pytest.raises(
+        MmardError, match=r"train\.batch_size changes nothing in an examination, which takes data, threat; leave"
+    ):
         examine("t.safetensors", data__name="digits", threat__eps=0.1, train__batch_size=16)
 
 

@@ -14,8 +14,6 @@ from mmard.utils.errors import MmardError
 from mmard.utils.numbers import shortened
 from mmard.utils.portable_paths import portable
 
-OF_NOW = ("data", "threat", "teacher", "teachers", "engine")  # settings that are not the model's own
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRequest:
@@ -26,7 +24,7 @@ class EvaluationRequest:
         curve, examples: further files; see `mmard.api.artifacts.Artifacts`.
 
     Raises:
-        MmardError: for a batch or a part of the test set without images, and settings that cannot change after training.
+        MmardError: for a batch or a part of the test set without images.
     """
 
     attacks: str | None = None
@@ -45,11 +43,6 @@ class EvaluationRequest:
             raise MmardError(f"batch_size {self.batch_size} and limit {self.limit} are at least 1")
         if not self.seed < 2**31:
             raise MmardError(f"seed is {shortened(self.seed)}, expected a whole number below 2^31")
-        for key in self.overrides:
-            if key.split(".")[0] not in OF_NOW:
-                raise MmardError(
-                    f"{key} was settled when the model was trained; an evaluation takes {', '.join(OF_NOW)}"
-                )
 
     def metadata(self, specs: Mapping[str, AttackSpec]) -> dict[str, Any]:
         """Return the options for the record, by which a study finds its evaluations; later options only where not usual."""

@@ -17,6 +17,7 @@ from mmard.api.evaluation_request import EvaluationRequest
 from mmard.api.exported import Exported, opened
 from mmard.api.networks import must_allow_named, must_allow_teacher
 from mmard.api.settings import DataSettings, Settings, settings_of_weights
+from mmard.api.unused_settings import Work, must_be_used_in
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
@@ -114,19 +115,20 @@ class EvalTarget:
         found = self.metadata.get("settings")
         return _with_paths(found, self.path.parent) if isinstance(found, dict) else {}
 
-    def settings(self, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
-        """Join the settings that the weights were trained with and those of this evaluation; images are data of the name python.
+    def settings(self, words: Mapping[str, Any], work: Work, *, trust: bool = False) -> Settings:
+        """Join the settings that the weights were trained with and those of this work; images are data of the name python.
 
         Raises:
-            MmardError: where neither says on which data.
+            MmardError: where neither says on which data, and for a setting that changes nothing in the work.
         """
         words = {**words, "data.name": PYTHON} if self.images is not None else words
         if not self.says("data", words):
             cure = "name it: data.name=digits, or data.name=parquet data.train=... data.test=..."
             raise MmardError(f"{self.path} does not say which data it is for, nor does the command; {cure}")
         settings = settings_of_weights({**self.given, "engine": {}}, self.path.parent, words, trust=trust)
-        given = [key.removeprefix("data.") for key in words if key.startswith("data.") and key != "data.stream"]
-        must_be_used(settings.data.name, given)  # but for data.stream: no training image is read
+        must_be_used_in(settings, words, work)
+        given = [key.removeprefix("data.") for key in words if key.startswith("data.")]
+        must_be_used(settings.data.name, given)
         if self.is_trained_on(settings, "test"):
             must_be_cut_alike(self.given["data"], settings.data, ("test_split", "test_seed"), str(self.path))
         return settings

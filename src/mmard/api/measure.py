@@ -21,6 +21,7 @@ from mmard.api.artifacts import keep_card
 from mmard.api.build import engine_of
 from mmard.api.evaluation_target import EvalModel, EvalTarget, images_in
 from mmard.api.exported import tell_another
+from mmard.api.unused_settings import MEASUREMENT
 from mmard.core.threat import Threat
 from mmard.data.images import Images
 from mmard.evaluation.checks.surrogate import check_surrogate
@@ -73,7 +74,7 @@ def measure(
     path, words = Path(exported).expanduser(), {key.replace("__", "."): value for key, value in overrides.items()}
     source = source.path if isinstance(source, RunFolder) else source
     known = EvalTarget.of(source, None, module, images=images_in(words), trust=trust)
-    settings = known.settings(words, trust=trust)
+    settings = known.settings(words, MEASUREMENT, trust=trust)
     subject = EvalModel.of(known, settings, images, engine_of(settings).device)
     threat = known.threat(settings, words, needed=False) if known.says("threat", words) else None
     bench = _Bench(subject, source, threat, on_progress)

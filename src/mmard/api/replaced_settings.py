@@ -20,6 +20,11 @@ USED_BESIDE: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """Settings that are used only beside these values of another setting; (): beside any that is given."""
 
+EXTRA = ("extra", "extra_ratio", "extra_labels")
+"""Settings of extra training images, which no teacher learns from."""
+OF_TRAINING = ("augment", "augment_late", "variants", *EXTRA)
+"""Settings of data that say how images are learnt from, and not which they are."""
+
 OF_LENGTH = frozenset({"train.milestones", "validation.patience"})
 """Settings of a recipe that may lie beyond the end of the run once another ``train.epochs`` is given."""
 

@@ -10,8 +10,9 @@ from typing import Any, cast
 
 from pydantic import InstanceOf
 
-from mmard.api.build import OF_TRAINING, Resolved, ball_of_examples, data_of, engine_of, extra_of, known_of, resolve
+from mmard.api.build import Resolved, ball_of_examples, data_of, engine_of, extra_of, known_of, resolve
 from mmard.api.networks import build_student, given_in, has_a_recipe, is_trained, load_early, load_teachers, teachers_of
+from mmard.api.replaced_settings import OF_TRAINING
 from mmard.api.settings import Settings, read_settings
 from mmard.api.teacher_temperature import as_measured, with_temperature
 from mmard.api.unused_settings import as_unused_in, note_unused_checkpoints
