@@ -22,7 +22,16 @@ from mmard.data.sources import unused
 from mmard.diagnostics.teaching import Advice, Lessons, advice, lessons
 from mmard.evaluation.loop import OnProgress
 from mmard.models.architectures import Classifier
-from mmard.models.cards import described, find_model, load_model, load_teacher, must_fit, results_folder
+from mmard.models.cards import (
+    card_beside,
+    described,
+    find_model,
+    is_of_another,
+    load_model,
+    load_teacher,
+    must_fit,
+    results_folder,
+)
 from mmard.models.foreign import is_foreign
 from mmard.models.recognise import card_facts
 from mmard.models.tensor_files import save_tensors
@@ -264,7 +273,9 @@ class _Teacher:
         """Return the folder of the record."""
         if self.path is None:
             return Path("teacher")
-        return results_folder(self.path) / "teacher" / self.path.stem
+        folder = results_folder(self.path) / "teacher"
+        taken = is_of_another(folder / self.path.stem / RECORD, "source", Path(self.source))
+        return folder / (self.path.name if taken else self.path.stem)
 
 
 def _few(settings: Settings) -> Settings:
@@ -275,7 +286,7 @@ def _few(settings: Settings) -> Settings:
 
 def _carded(path: Path) -> tuple[Path, Path | None]:
     """Find the card beside somebody's weights, or write one by what their names and shapes say."""
-    card = path.with_suffix(".json")
+    card = card_beside(path)
     if card.is_file():
         return card, None
     write_json(card, card_facts(path))
