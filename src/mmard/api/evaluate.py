@@ -74,6 +74,8 @@ def _evaluate(
     how, engine = _how_to_check(source, request, specs), engine_of(settings)
     with engine.together("start the evaluation again"), ExitStack() as held:
         subject = EvalModel.of(source, settings, request.limit, engine.device)
+        if source.exported and source.exported.waits:
+            specs = source.specs(request, subject.surrogate)
         results = request.folder(source.path, specs, len(subject.images), source.network)
         must_stay_in(results_folder(source.path), results)
         alone = alone_in(results, "wait for it, and start this evaluation again")

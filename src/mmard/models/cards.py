@@ -12,7 +12,7 @@ from mmard.core.logits import freeze, kind_of_weights, predict_logits
 from mmard.models import robustbench
 from mmard.models.architectures import Architecture, Classifier, adopt, build
 from mmard.models.checkpoints import fit, read_checkpoint, weights_for
-from mmard.models.foreign import NetworkSpec, is_foreign
+from mmard.models.foreign import NetworkSpec, is_foreign, must_need
 from mmard.models.weights import architecture_facts, describes_itself, load_weights, read_state
 from mmard.utils.argument_types import public
 from mmard.utils.download import download_folder, fetched, is_fetched
@@ -225,6 +225,7 @@ def load_model(source: str | Path, module: nn.Module | None = None, *, trust: bo
     if path.suffix == ".onnx":
         raise MmardError(f"{path} is an exported model without gradients; give the run or weights that it came from")
     if is_foreign(source):
+        must_need(module, source)
         if not (facts := architecture_facts(path)):
             raise MmardError(
                 f"{path} does not say its classes; mmard.train and mmard.evaluate take {source} for their data"
