@@ -17,6 +17,7 @@ from mmard import MmardError, Scores, Threat, load_model
 from mmard.api.evaluate import evaluate_run
 from mmard.api.evaluation_target import EvalModel, EvalTarget
 from mmard.api.export import export
+from mmard.api.unused_settings import EVALUATION
 from mmard.data.sources import load
 from mmard.evaluation.checks.consistency import flags_of_verdicts
 from mmard.evaluation.checks.probes import fitted
@@ -80,7 +81,7 @@ def test_verdicts_of_other_code_in_another_file_are_not_taken_up(
 
     def kept() -> Path:
         target = EvalTarget.of("net.py:build@net.pt")
-        subject = EvalModel.of(target, target.settings({"data.name": "digits"}), 40, torch.device("cpu"))
+        subject = EvalModel.of(target, target.settings({"data.name": "digits"}, EVALUATION), 40, torch.device("cpu"))
         return subject.cache_in(here, choose_attacks("fgsm", suite(500, 0)), Threat(eps=0.1), 500, 0).folder
 
     before = kept()
