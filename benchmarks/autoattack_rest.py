@@ -15,6 +15,7 @@ from typing import Any
 from mmard import Scores
 from mmard.api.build import build_threat
 from mmard.api.evaluation_target import EvalModel, EvalTarget
+from mmard.api.unused_settings import EVALUATION
 from mmard.attacks.autoattack import AutoAttack
 from mmard.core.views import held_still
 from mmard.evaluation.loop import Batches, Execution
@@ -47,7 +48,7 @@ def standard_of(run: Path, parts: Path) -> dict[str, Any]:
     asked, source = table["asked"], EvalTarget.of(run / "best.safetensors")
     if table["weights"] != sha256(source.path):
         raise SystemExit(f"{run}: the weights are not those that {folder} judged")
-    settings = source.settings({})
+    settings = source.settings({}, EVALUATION)
     subject = EvalModel.of(source, settings, asked["limit"], Engine(accelerator="cpu").device)
     if subject.images.index.tolist() != quick.index.tolist():
         raise SystemExit(f"{run}: the test images are not those that {folder} judged")

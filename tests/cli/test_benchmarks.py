@@ -310,6 +310,32 @@ def test_what_no_benchmark_can_be_is_one_line(mmard: Run, digits_teacher: Path, 
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        ("bench", ["--to-accuracy", "5"], "validation.target is 5, and one class for every image has 10.4 %"),
+        ("bench", ["--to-accuracy", "20", "data.held_out=0.0001"], "leaves one to choose the best checkpoint on"),
+        ("bench", ["--to-accuracy", "20", "train.batch_size=2000"], "train.batch_size 2000 > 1293 training images"),
+        ("bench", ["--to-accuracy", "20", "student=net.py:build"], "the student net.py:build"),
+        ("bench", ["--to-accuracy", "101"], "--to-accuracy is 101"),
+        ("bench", ["--to-accuracy", "20", "--method", "adaad", "--method", "rslad train.batch_size=2000"], "batch_size 2000"),
+        ("train", ["validation.target=5"], "validation.target is 5, and one class for every image has 10.4 %"),
+        ("train", ["train.batch_size=2000"], "train.batch_size 2000 > 1293 training images"),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, list) else "",
+)  # fmt: skip
+def test_what_the_images_make_impossible_is_known_before_a_teacher_is_trained(
+    mmard: Run, tmp_path: Path, command: str, words: list[str], said: str
+) -> None:
+    (tmp_path / "net.py").write_text("import torch\ndef build(classes): return torch.nn.Linear(7, classes)\n")
+    done = mmard(command, "digits-rslad", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("runs/**/*.safetensors"))
+    assert not list(tmp_path.glob("runs/**/metrics.jsonl"))
+
+
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_day.py"
 
 

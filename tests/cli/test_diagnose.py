@@ -77,7 +77,9 @@ def test_a_run_of_modules_and_images_is_diagnosed_with_them(digits_teacher: Path
     like = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     found = diagnose(run, "rslad", limit=12, data=(x, y), module=like)
     assert found.metadata["images"] == 12
-    with pytest.raises(MmardError, match=r"train\.lr was settled when the run was trained; a diagnosis takes data"):
+    with pytest.raises(
+        MmardError, match=r"train\.lr changes nothing in a diagnosis, which takes data, teacher, teachers; leave it out"
+    ):
         diagnose(run, "rslad", limit=12, data=(x, y), module=like, train__lr=1)
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from mmard.evaluation.suite import choose_attacks, suite
 from mmard.models.architectures import Architecture, Classifier
 from mmard.models.folding import folded
 from mmard.models.weights import save_weights
+from mmard.utils.errors import Note
 
 pytestmark = pytest.mark.figures
 
@@ -207,6 +209,26 @@ def test_protocols_have_their_names() -> None:
     assert [*choose_attacks("cw,autoattack-quick", suite(), "standard")] == ["C&W", "AutoAttack-quick"]
     with pytest.raises(MmardError, match="unknown protocol 'fast'"):
         choose_attacks(None, suite(), "fast")
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen", "said"),
+    [
+        ("fgsm,autoattack", ["FGSM", "AutoAttack-quick"], ["puts AutoAttack-quick in the place of AutoAttack"]),
+        ("fgsm", ["FGSM"], ["protocol=quick changes nothing: AutoAttack is not among the attacks"]),
+        ("none", [], ["protocol=quick changes nothing"]),
+        ("autoattack-quick", ["AutoAttack-quick"], []),
+        (None, ["FGSM", "PGD-20", "C&W", "AutoAttack-quick"], []),
+    ],
+)
+def test_the_quick_protocol_is_told_where_the_attacks_named_say_otherwise(
+    names: str | None, chosen: list[str], said: list[str]
+) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert [*choose_attacks(names, suite(), "quick")] == chosen
+    assert len(told) == len(said)
+    assert all(issubclass(w.category, Note) and part in str(w.message) for w, part in zip(told, said, strict=True))
 
 
 def test_autoattack_goes_on_from_autoattack_quick(net: nn.Module, tmp_path: Path) -> None:

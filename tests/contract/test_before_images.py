@@ -99,5 +99,5 @@ def test_an_exported_model_that_does_not_answer_is_told_first(broken: dict[str, 
     ]
     graph = helper.make_graph(nodes, "net", ports[:1], ports[1:], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "n.onnx")
-    with pytest.raises(MmardError, match=r"fails on a batch of 2: .*is its batch fixed inside"):
+    with pytest.raises(MmardError, match=r"fails on a batch of 2 images of .*is its batch fixed inside"):
         mmard.evaluate(tmp_path / "n.onnx", "none", **broken)

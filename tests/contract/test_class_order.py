@@ -15,8 +15,8 @@ import mmard
 from mmard import MmardError
 from mmard.api.build import data_of, known_of
 from mmard.api.comparison import Comparison
+from mmard.api.images_of_runs import known_to
 from mmard.api.settings import read_settings
-from mmard.api.train import known_to
 from mmard.data.images import Images
 from mmard.models.weights import load_weights, metadata_of, save_weights
 from mmard.runs.folder import RunFolder

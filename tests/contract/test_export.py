@@ -15,6 +15,7 @@ from helpers import Run, blobs, small_net
 from pyautoattack import AutoAttack as Package
 from torch import Tensor, nn
 
+import mmard
 from mmard import MmardError, Pgd, Scores, Threat
 from mmard.api import export
 from mmard.api.networks import must_allow_named
@@ -526,6 +527,46 @@ def _a_strangers_surrogate(here: Path, mmard: Run) -> None:
     records = [Scores.load(file.parent) for file in here.glob("eval/foreign.onnx*/scores.json")]
     (alone,) = [record for record in records if record.attacks == ("clean", "Square")]
     assert [check["name"] for check in alone.metadata["checks"] if check["level"] == "warning"] == ["surrogate"]
+
+
+def open_channels(file: Path, weight: Tensor) -> None:
+    """Write a linear model as ONNX that leaves channels, height and width of its images open."""
+    helper = onnx.helper
+    nodes = [helper.make_node("Flatten", ["x"], ["row"]), helper.make_node("MatMul", ["row", "w"], ["logits"])]
+    shapes = (("x", ["n", "c", "h", "w"]), ("logits", ["n", 10]))
+    ports = [helper.make_tensor_value_info(name, 1, shape) for name, shape in shapes]
+    graph = helper.make_graph(
+        nodes, "net", ports[:1], ports[1:], [onnx.numpy_helper.from_array(weight.T.contiguous().numpy(), "w")]
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), file)
+
+
+@pytest.mark.parametrize("signature", ["", "channels"])
+def test_a_surrogate_of_code_has_the_channels_of_the_images_where_the_file_leaves_them_open(
+    signature: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weight = torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
+    open_channels(tmp_path / "open.onnx", weight)
+    width = "64 * channels" if signature else "64"
+    Path("own.py").write_text(
+        f"from torch import nn\ndef build({signature}):\n"
+        f"    return nn.Sequential(nn.Flatten(), nn.Linear({width}, 10, bias=False))\n"
+    )
+    torch.save({"1.weight": weight}, "own.pt")
+    scores = mmard.evaluate(
+        "open.onnx", "fgsm", surrogate="own.py:build@own.pt", limit=20, data__name="digits", threat__eps=0.1
+    )
+    assert scores.attacks == ("clean", "transfer-FGSM", "through-FGSM")
+    transfer, through = scores.correct[:, 1], scores.correct[:, 2]
+    assert torch.equal(transfer, through)  # it is the same network, and lends its own gradient
+    assert transfer.sum() < scores.correct[:, 0].sum()
+
+
+def test_images_that_a_file_of_open_channels_does_not_take_are_named(tmp_path: Path) -> None:
+    open_channels(tmp_path / "open.onnx", torch.zeros(10, 64))
+    with pytest.raises(MmardError, match=r"2 images of 3×8×8: .*; images of another size or number of channels"):
+        RuntimeModel(tmp_path / "open.onnx", "open.onnx")(torch.zeros(2, 3, 8, 8))
 
 
 def test_a_surrogate_whose_function_fails_is_one_line(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from mmard.api.export import export
 from mmard.api.push import push
 from mmard.api.teacher import examine
 from mmard.api.train import train
+from mmard.api.unused_settings import EVALUATION
 from mmard.evaluation.suite import choose_attacks, suite
 from mmard.models.weights import save_weights
 from mmard.report.card import front_matter
@@ -91,7 +92,7 @@ def test_verdicts_of_other_code_are_not_taken_up_and_two_networks_have_two_folde
 
     def kept() -> Path:
         target = EvalTarget.of(source)
-        subject = EvalModel.of(target, target.settings({"data.name": "digits"}), 40, torch.device("cpu"))
+        subject = EvalModel.of(target, target.settings({"data.name": "digits"}, EVALUATION), 40, torch.device("cpu"))
         return subject.cache_in(here, choose_attacks("fgsm", suite(500, 0)), Threat(eps=0.1), 500, 0).folder
 
     before = kept()

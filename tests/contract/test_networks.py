@@ -294,6 +294,19 @@ def test_a_network_of_another_size_than_the_data_is_one_line(net: Path) -> None:
         train(**{**SHORT, "method": "rslad"}, teacher=flat, student="cnn-4-2", out="run")
 
 
+def test_two_files_of_one_stem_have_two_cards(net: Path, mmard: Run) -> None:
+    space: dict[str, Any] = {}
+    exec(NET, space)
+    for name in ("w.pt", "w.pth", "w.pt"):
+        torch.save(space["build"](10, 1, 6).state_dict(), name)
+        words = ["--attacks", "none", "--limit", "20", "data.name=digits"]
+        done = mmard("eval", "net.py:build(width=6)", "--weights", name, *words)
+        assert done.returncode == 0, done.stderr
+    assert "Weights: `w.pt`." in Path("w-card.md").read_text()
+    assert "Weights: `w.pth`." in Path("w.pth-card.md").read_text()
+    assert not Path("w.pt-card.md").exists()
+
+
 def test_a_network_that_was_trained_elsewhere_is_judged_with_report_and_card(net: Path, mmard: Run) -> None:
     space: dict[str, Any] = {}
     exec(NET, space)

@@ -13,7 +13,7 @@ import torch
 from helpers import Run, small_net
 from torch import Tensor, nn
 
-from mmard import MmardError, Threat, load_model
+from mmard import MmardError, Threat, evaluate, load_model
 from mmard.api.settings import read_settings
 from mmard.api.teacher import examine
 from mmard.api.train import teacher_of
@@ -149,6 +149,42 @@ def test_somebodys_weights_get_a_card_by_their_names_and_shapes(there: Path) -> 
     before = (there / "w.json").read_text()
     assert "card" not in examine("w.pt", natural="none", robust="none", limit=20, **DIGITS).what
     assert (there / "w.json").read_text() == before
+    assert [folder.name for folder in (there / "teacher").iterdir()] == ["w"]
+
+
+@pytest.mark.parametrize(
+    "beside", [{"file": "w.safetensors", "architecture": "wrn-10-1", "classes": 10}, {"lr": 0.1}, []]
+)
+def test_the_card_of_another_file_is_not_taken(beside: Any, there: Path) -> None:
+    """Of ``w.safetensors``, say, which lies beside ``w.pt``; nor is any other .json of that name."""
+    state = build(Architecture(name="wrn-10-1", classes=10, channels=1)).net.state_dict()
+    torch.save(state, there / "w.pt")
+    (there / "w.json").write_text(kept := json.dumps(beside))
+    found = examine("w.pt", natural="none", robust="none", limit=20, **DIGITS)
+    assert (there / "w.json").read_text() == kept
+    assert found.what["card"] == "w.pt.json"
+    assert json.loads((there / "w.pt.json").read_text())["file"] == "w.pt"
+    assert examine("w.pt", natural="none", robust="none", limit=20, **DIGITS).what["architecture"] == "wrn-10-1"
+    (there / "w.pt.json").write_text(kept)
+    with pytest.raises(MmardError, match=r'w.json and w.pt.json do not name w.pt as their "file"'):
+        examine("w.pt", natural="none", robust="none", limit=20, **DIGITS)
+
+
+def test_figures_of_two_files_of_one_stem_lie_apart(there: Path) -> None:
+    """Those of ``w.json``, the card of ``w.pt``, and of ``w.safetensors``: neither writes over the other's."""
+    state = build(Architecture(name="cnn-4-2", classes=10, channels=1)).net.state_dict()
+    torch.save(state, there / "w.pt")
+    card = {"file": "w.pt", "architecture": "cnn-4-2", "classes": 10, "channels": 1}
+    (there / "w.json").write_text(json.dumps(card))
+    save_weights(there / "w.safetensors", build(Architecture(name="cnn-4-2", classes=10, channels=1)))
+    for _ in range(2):  # the second time each finds its own again
+        for source in ("w.json", "w.safetensors"):
+            evaluate(source, "fgsm", limit=20, data__name="digits", threat__eps=0.1)
+            examine(source, natural="none", robust="none", limit=20, **DIGITS)
+    models = {path.parent.name: json.loads(path.read_text())["model"] for path in there.glob("eval/*/scores.json")}
+    assert sorted(models.values()) == ["w.json", "w.safetensors"]
+    sources = [json.loads(path.read_text())["source"] for path in there.glob("teacher/*/teacher.json")]
+    assert sorted(sources) == ["w.json", "w.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +219,9 @@ def test_few_images_are_examined_and_the_verdict_says_how_few(there: Path) -> No
     found = examine("t.safetensors", epochs=1, data__name="digits", data__limit=60, threat__eps=0.1)
     assert found.advice.verdict != "good"
     assert any("6 held-out images say next to nothing" in reason for reason in found.advice.reasons)
-    with pytest.raises(MmardError, match=r"train\.batch_size means nothing to an examination"):
+    with pytest.raises(
+        MmardError, match=r"train\.batch_size changes nothing in an examination, which takes data, threat; leave"
+    ):
         examine("t.safetensors", data__name="digits", threat__eps=0.1, train__batch_size=16)
 
 

@@ -25,6 +25,7 @@ from mmard.runs.folder import RunFolder
 from mmard.terms import BOUNDARIES, TRIANGLES, soft_adv
 from mmard.terms.temperature import Temperature, at_temperature
 from mmard.training.callbacks import Watcher
+from mmard.training.learned import begin_learned, watch_features
 from mmard.training.step import make_example, outer_losses
 from mmard.utils.errors import Note
 from mmard.utils.trust import Trust
@@ -281,6 +282,20 @@ def test_a_weighed_term_that_no_temperature_changes_stays_so() -> None:
     learned = term("w(T)")(lambda v: v.nat.teacher[:, 0])
     ((_, one),) = (TRIANGLES["contrast"].weighed(learned)).terms
     assert not one.scale_free
+
+
+def test_a_distance_of_features_has_no_temperature_and_its_formula_says_none() -> None:
+    soft, plain = (build_method(f"mmard(ibd, outer=none, tau={tau})") for tau in (0.25, 1))
+    networks = {"student": small_net(), "teacher": teacher()}
+    x, y, index = blobs(12).batch(slice(None))
+    watch_features(plain, *networks.values())
+    begin_learned(plain, networks, x, seed=0)
+    (feature_term,) = [t for _, t in plain.outer.terms if t.features]
+    views = Views.of(x, y, index, Models(networks)).moved_to(x + 0.01)
+    torch.testing.assert_close(feature_term(views.at_temperature(0.25)), feature_term(views))
+    assert str(feature_term) in str(soft)
+    assert f"{feature_term} [T^" not in str(soft)
+    assert "KL(T(x)^0.25‖S(x'))" in str(soft)
 
 
 @pytest.mark.parametrize(

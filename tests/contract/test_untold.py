@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,10 +13,11 @@ import torch
 from helpers import blobs, small_net
 from torch import Tensor, nn
 
-from mmard import MmardError, Scores, Threat
+from mmard import MmardError, Scores, Threat, load_model
 from mmard.api.evaluate import evaluate_run
 from mmard.api.evaluation_target import EvalModel, EvalTarget
 from mmard.api.export import export
+from mmard.api.unused_settings import EVALUATION
 from mmard.data.sources import load
 from mmard.evaluation.checks.consistency import flags_of_verdicts
 from mmard.evaluation.checks.probes import fitted
@@ -79,7 +81,7 @@ def test_verdicts_of_other_code_in_another_file_are_not_taken_up(
 
     def kept() -> Path:
         target = EvalTarget.of("net.py:build@net.pt")
-        subject = EvalModel.of(target, target.settings({"data.name": "digits"}), 40, torch.device("cpu"))
+        subject = EvalModel.of(target, target.settings({"data.name": "digits"}, EVALUATION), 40, torch.device("cpu"))
         return subject.cache_in(here, choose_attacks("fgsm", suite(500, 0)), Threat(eps=0.1), 500, 0).folder
 
     before = kept()
@@ -143,11 +145,46 @@ def test_a_surrogate_that_is_another_network_is_told_and_an_int8_files_own_is_no
     (here / "net.py").write_text(LINEAR)
     torch.save({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, here / "random.pt")
     for checks in ("quick", "none"):
-        with pytest.warns(UserWarning, match="int8.onnx was not exported from random.pt"):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
             scores = evaluate_run(
                 "int8.onnx", "fgsm", limit=40, examples=0, surrogate="net.py:build@random.pt", checks=checks, **DIGITS
             )
-        assert named(scores) == ["other-surrogate"]
+        assert not [w for w in told if "exported" in str(w.message)]  # one warning for one cause
+        (check,) = (check for check in scores.metadata["checks"] if check["name"] != "whole-set")
+        assert (check["name"], check["level"]) == ("other-surrogate", "warning")
+        assert check["said"].endswith("; it was not exported from random.pt")
+
+
+def test_weights_that_a_file_does_not_name_and_that_answer_alike_are_a_note(here: Path, digits_teacher: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    shutil.copy(digits_teacher, here / "net.safetensors")
+    export(here / "net.safetensors", "net.onnx", **DIGITS)
+    save_weights(here / "again.safetensors", load_model("net.safetensors"), {"saved": "again"})
+    scores = evaluate_run("net.onnx", "fgsm", limit=40, examples=0, surrogate="again.safetensors", **DIGITS)
+    (check,) = (check for check in scores.metadata["checks"] if check["name"] != "whole-set")
+    assert (check["name"], check["level"]) == ("other-surrogate", "note")
+    assert "was not exported from again.safetensors, whose logits are alike all the same" in check["said"]
+
+
+def test_a_module_beside_a_surrogate_of_code_is_refused(here: Path, digits_teacher: Path) -> None:
+    """Nor is one taken in silence where an exported model has no surrogate at all, or the network is named with its code."""
+    pytest.importorskip("onnxruntime")
+    shutil.copy(digits_teacher, here / "net.safetensors")
+    export(here / "net.safetensors", "net.onnx", **DIGITS)
+    (here / "net.py").write_text(LINEAR)
+    torch.save({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, here / "random.pt")
+    module, words = torch.nn.Linear(64, 10), "net.py:build@random.pt"
+    with pytest.raises(MmardError, match=r"net.py:build@random.pt needs none, leave it out"):
+        evaluate_run("net.onnx", "fgsm", limit=20, surrogate=words, module=module, **DIGITS)
+    with pytest.raises(MmardError, match=r"net.py:build@random.pt needs none, leave it out"):
+        load_model(words, module)
+    (here / "net.safetensors").unlink()
+    with (
+        pytest.warns(UserWarning, match="is not there"),
+        pytest.raises(MmardError, match=r"module= is like the float surrogate of net.onnx"),
+    ):
+        evaluate_run("net.onnx", "square", limit=20, module=module, **DIGITS)
 
 
 def test_attacks_on_an_exported_model_are_compared_within_each_way() -> None:

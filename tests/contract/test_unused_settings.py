@@ -13,7 +13,18 @@ from mmard.api.build import method_of, resolve
 from mmard.api.recipe_files import recipes
 from mmard.api.settings import Settings, read_settings
 from mmard.api.train import train
-from mmard.api.unused_settings import must_change_something, note_unused_checkpoints
+from mmard.api.unused_settings import (
+    DIAGNOSIS,
+    EVALUATION,
+    EXAMINATION,
+    EXPORT,
+    MEASUREMENT,
+    STEP,
+    Work,
+    must_be_used_in,
+    must_change_something,
+    note_unused_checkpoints,
+)
 from mmard.api.whole_method import must_be_whole
 from mmard.study.grid import cells_of
 from mmard.study.spec import read_study, studies
@@ -268,3 +279,66 @@ def test_a_benchmark_to_an_accuracy_has_no_steps_of_validation(mmard: Run) -> No
     done = mmard("bench", "--to-accuracy", "20", "--method", "pgd_at", "validation.steps=50")
     assert done.returncode == 2
     assert "validation.steps is not a setting of this benchmark" in done.stderr
+
+
+IN_NO_EVALUATION = {
+    "data.augment": "crop", "data.held_out": 0.2, "data.limit": 50, "data.stream": True, "data.seed": 3,
+    "engine.compile": True, "engine.precision": "bf16-mixed", "train.lr": 0.5, "validation.steps": 5, "attack.steps": 3,
+}  # fmt: skip
+IN_NO_WORK = [
+    *((EVALUATION, {key: value}) for key, value in IN_NO_EVALUATION.items()),
+    *((work, {"data": {"augment": "crop"}}) for work in (EVALUATION, DIAGNOSIS, EXAMINATION, EXPORT, MEASUREMENT, STEP)),
+    (DIAGNOSIS, {"threat.eps": 0.1}),
+    (EXAMINATION, {"engine.accelerator": "cpu"}),
+    (EXPORT, {"teacher": "runs/teacher"}),
+    (MEASUREMENT, {"teachers.natural": "runs/natural"}),
+    (STEP, {"train.epochs": 5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("work", "words"), IN_NO_WORK, ids=lambda one: getattr(one, "name", None) or case(one))
+def test_what_changes_nothing_in_a_work_is_refused(work: Work, words: dict[str, Any]) -> None:
+    with pytest.raises(MmardError, match=rf"^{min(words)}\S* changes nothing in {work.name}.*; leave it out$"):
+        must_be_used_in(read_settings(None, words), words, work)
+
+
+@pytest.mark.parametrize(
+    ("work", "words"),
+    [
+        (EVALUATION, {"data.test_limit": 50, "data.seed": 3}),
+        (DIAGNOSIS, {"data.limit": 50, "data.held_out": 0.2, "teacher": "runs/teacher"}),
+        (EXPORT, {"data.limit": 50, "data.seed": 3, "threat.eps": 0.1}),
+        (STEP, {"data.augment": "crop", "data.variants": 4, "train.optimizer": "adamw", "method.alpha": 1.0}),
+    ],
+    ids=lambda one: getattr(one, "name", None) or case(one),
+)  # fmt: skip
+def test_what_changes_something_in_a_work_is_taken(work: Work, words: dict[str, Any]) -> None:
+    must_be_used_in(read_settings(None, words), words, work)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["eval", "RUN", "data.augment=crop"], "data.augment changes nothing in an evaluation; leave it out"),
+        (["export", "RUN", "train.lr=1"], "train.lr changes nothing in an export, which takes data, threat; leave it out"),
+        (["export", "RUN", "--no-measure", "engine.accelerator=cpu"], "engine.accelerator changes nothing in an export"),
+        (["teacher", "RUN", "data.augment=crop"], "data.augment changes nothing in an examination; leave it out"),
+        (["bench", "--method", "rslad", "validation.every=2"], "validation.every changes nothing in the time of a step"),
+        (["eval", "RUN", "dat.augment=crop"], "unknown setting 'dat.augment'"),
+        (["export", "RUN", "dat.augment=crop"], "unknown setting 'dat.augment'"),
+    ],
+    ids=case,
+)  # fmt: skip
+def test_every_command_refuses_what_changes_nothing_in_it(
+    mmard: Run, digits_teacher: Path, words: list[str], says: str
+) -> None:
+    done = mmard(*(str(digits_teacher) if word == "RUN" else word for word in words))
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_teacher_that_no_check_asks_is_noted(mmard: Run, digits_teacher: Path) -> None:
+    done = mmard("eval", digits_teacher, f"teacher={digits_teacher}", "--attacks", "none", "--limit", "20")
+    assert done.returncode == 0
+    assert "teacher changes nothing with checks=none: full checks alone ask it" in done.stderr

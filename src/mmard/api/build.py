@@ -13,6 +13,7 @@ from pydantic import InstanceOf
 from mmard.api.networks import Given, has_a_recipe, must_be_buildable, teachers_of
 from mmard.api.recipe_files import recipes
 from mmard.api.registry import build_method
+from mmard.api.replaced_settings import EXTRA, OF_TRAINING
 from mmard.api.settings import Settings
 from mmard.api.unused_settings import must_change_something
 from mmard.api.whole_method import must_be_of_single_samples, must_be_whole
@@ -39,11 +40,6 @@ from mmard.training.variants import must_only_move
 from mmard.utils.argument_types import public
 from mmard.utils.errors import MmardError
 from mmard.utils.foreign_code import function_at, run_foreign
-
-EXTRA = ("extra", "extra_ratio", "extra_labels")
-"""Settings of extra training images, which no teacher learns from."""
-OF_TRAINING = ("augment", "augment_late", "variants", *EXTRA)
-"""Settings that say how images are learnt from, and not which they are."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from mmard.api.comparison import Brought, Comparison
 from mmard.api.evaluation_target import images_in, is_trained_on, must_be_cut_alike
 from mmard.api.registry import label_of, method_specs, names_of
 from mmard.api.settings import Settings, read_settings
+from mmard.api.unused_settings import DIAGNOSIS, must_be_used_in
 from mmard.attacks.inner.adaptive import WarmStart
 from mmard.attacks.minimal import Minimal
 from mmard.attacks.pgd import Pgd
@@ -39,7 +40,6 @@ from mmard.utils.safe_open import must_stay_in
 T = TypeVar("T")
 USUAL = "ard,rslad,adaad,mmard(inner=drift),mmard(inner=margin)"
 SPLITS = ("held-out", "test", "train")
-PLACES = ("data", "teacher", "teachers")
 OF_THE_CUT = ("held_out", "limit", "seed", "test_split", "test_seed")
 """Settings of the data by which an image is held out, trained on, or a test image."""
 COLUMNS = (0.2, 0.4, 0.6, 0.8)  # images of the slices: these quantiles of the natural image's distance to the boundary
@@ -136,11 +136,9 @@ def _trusting(settings: Settings, methods: str | None) -> Settings:
 
 
 def _with_teacher(folder: RunFolder, words: dict[str, Any], given: Brought, trust: bool) -> Settings:
-    for word in words:
-        if word.split(".")[0] not in PLACES:
-            raise MmardError(f"{word} was settled when the run was trained; a diagnosis takes {', '.join(PLACES)}")
     words = words if given.images is None else {**words, "data.name": PYTHON}
     settings = read_settings(folder.path, words, trust=trust)
+    must_be_used_in(settings, words, DIAGNOSIS)
     own = read_settings(folder.path).data.model_dump(mode="json")
     if is_trained_on(own, settings.data):
         must_be_cut_alike(own, settings.data, OF_THE_CUT, str(folder.path))

@@ -1,6 +1,7 @@
 """Evaluation of a model under attacks: what `mmard eval` does, for Python."""
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -14,6 +15,7 @@ from mmard.api.build import engine_of
 from mmard.api.evaluation_request import EvaluationRequest
 from mmard.api.evaluation_target import EvalModel, EvalTarget
 from mmard.api.settings import Settings
+from mmard.api.unused_settings import EVALUATION
 from mmard.core.threat import Threat
 from mmard.evaluation.checks.run import evaluate_with_checks, how_to_check
 from mmard.evaluation.loop import Execution, OnProgress
@@ -24,7 +26,7 @@ from mmard.runs.folder import RunFolder
 from mmard.runs.record import is_run
 from mmard.training.tracking import log_evaluation
 from mmard.utils.argument_types import Names, public
-from mmard.utils.errors import MmardError
+from mmard.utils.errors import MmardError, Note
 from mmard.utils.files import write_json
 from mmard.utils.portable_paths import portable
 from mmard.utils.safe_open import alone_in, must_stay_in
@@ -59,7 +61,7 @@ def evaluate_run(
         overrides=words, surrogate=None if surrogate is None else str(surrogate), curve=curve, examples=examples,
     )  # fmt: skip
     known = EvalTarget.of(source, request.surrogate, module, trust=trust)
-    return _evaluate(known, known.settings(words, trust=trust), request, on_progress)
+    return _evaluate(known, known.settings(words, EVALUATION, trust=trust), request, on_progress)
 
 
 def _evaluate(
@@ -69,11 +71,11 @@ def _evaluate(
     on_progress: OnProgress,
 ) -> Scores:
     described, specs = source.described(), source.specs(request)  # whose digest is taken before the weights are loaded
-    how, engine = how_to_check(request.checks, specs), engine_of(settings)
-    if source.exported and how == "full":
-        raise MmardError("checks=full ask for gradients, which an exported model has not; check its float surrogate so")
+    how, engine = _how_to_check(source, request, specs), engine_of(settings)
     with engine.together("start the evaluation again"), ExitStack() as held:
         subject = EvalModel.of(source, settings, request.limit, engine.device)
+        if source.exported and source.exported.waits:
+            specs = source.specs(request, subject.surrogate)
         results = request.folder(source.path, specs, len(subject.images), source.network)
         must_stay_in(results_folder(source.path), results)
         alone = alone_in(results, "wait for it, and start this evaluation again")
@@ -101,6 +103,17 @@ def _evaluate(
         besides.keep(results, engine, on_progress, batch_size=request.batch_size, seed=request.seed)
         engine.on_global_zero(lambda: _finish(source, results, scores))
     return scores
+
+
+def _how_to_check(source: EvalTarget, request: EvaluationRequest, specs: Mapping[str, AttackSpec]) -> str:
+    """Choose the kind of checks; note a teacher that none of them asks."""
+    how = how_to_check(request.checks, specs)
+    if source.exported and how == "full":
+        raise MmardError("checks=full ask for gradients, which an exported model has not; check its float surrogate so")
+    named = [key for key in request.overrides if key.split(".")[0] in ("teacher", "teachers")]
+    if named and how != "full":
+        warnings.warn(Note(f"{named[0]} changes nothing with checks={how}: full checks alone ask it"), stacklevel=2)
+    return how
 
 
 def _asked(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmard.api.build import known_of
 from mmard.api.evaluate import evaluate_run
-from mmard.api.evaluation_target import EvalTarget, must_need, versions
+from mmard.api.evaluation_target import EvalTarget, versions
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.logits import must_have_values
 from mmard.core.threat import Threat
@@ -31,7 +31,7 @@ from mmard.evaluation.suite import choose_attacks, suite
 from mmard.models.architectures import Classifier, adopt
 from mmard.models.cards import load_model
 from mmard.models.folding import folded_alike
-from mmard.models.foreign import is_foreign
+from mmard.models.foreign import is_foreign, must_need
 from mmard.runs.folder import RunFolder
 from mmard.training.channels_last import lay_out
 from mmard.training.own_loop import checked_logits

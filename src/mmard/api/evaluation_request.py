@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mmard.evaluation.checks.run import how_to_check
+from mmard.evaluation.scores import SCORES
 from mmard.evaluation.suite import AttackSpec
-from mmard.models.cards import results_folder
+from mmard.models.cards import is_of_another, results_folder
 from mmard.utils.errors import MmardError
 from mmard.utils.numbers import shortened
 from mmard.utils.portable_paths import portable
-
-OF_NOW = ("data", "threat", "teacher", "teachers", "engine")  # settings that are not the model's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +25,7 @@ class EvaluationRequest:
         curve, examples: further files; see `mmard.api.artifacts.Artifacts`.
 
     Raises:
-        MmardError: for a batch or a part of the test set without images, and settings that cannot change after training.
+        MmardError: for a batch or a part of the test set without images.
     """
 
     attacks: str | None = None
@@ -45,11 +44,6 @@ class EvaluationRequest:
             raise MmardError(f"batch_size {self.batch_size} and limit {self.limit} are at least 1")
         if not self.seed < 2**31:
             raise MmardError(f"seed is {shortened(self.seed)}, expected a whole number below 2^31")
-        for key in self.overrides:
-            if key.split(".")[0] not in OF_NOW:
-                raise MmardError(
-                    f"{key} was settled when the model was trained; an evaluation takes {', '.join(OF_NOW)}"
-                )
 
     def metadata(self, specs: Mapping[str, AttackSpec]) -> dict[str, Any]:
         """Return the options for the record, by which a study finds its evaluations; later options only where not usual."""
@@ -66,9 +60,16 @@ class EvaluationRequest:
         Args:
             network: the words of a network from elsewhere; several may go with one file of weights.
         """
+        whole, first = (
+            results_folder(path) / "eval" / self._named(name, specs, count, network) for name in (path.name, path.stem)
+        )
+        return whole if path.suffix == ".onnx" or is_of_another(first / SCORES, "model", path) else first
+
+    def _named(self, model: str, specs: Mapping[str, AttackSpec], count: int, network: str) -> str:
+        """Name a folder of results, of a model that is called so."""
         metadata = self.metadata(specs)
         usual = self.attacks is None and self.protocol == "standard"
-        parts = [path.name if path.suffix == ".onnx" else path.stem]
+        parts = [model]
         parts += [f"{_last(network)}-{hashlib.sha256(network.encode()).hexdigest()[:8]}"] if network else []
         parts += [] if usual else [*specs] or ["clean"]
         parts += [f"{count}-images"] if self.limit else []
@@ -77,8 +78,7 @@ class EvaluationRequest:
         given = {**self.overrides, "twin": self.surrogate}
         parts += [f"{key}-{value}{_told_apart(given[key], value)}" for key, value in metadata["overrides"].items()]
         name = re.sub(r"[^\w.+-]", "-", "_".join(parts))
-        short = name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        return results_folder(path) / "eval" / short
+        return name if len(name) <= 100 else f"{name[:90]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _last(network: str) -> str:

@@ -17,6 +17,7 @@ from mmard.api.evaluation_request import EvaluationRequest
 from mmard.api.exported import Exported, opened
 from mmard.api.networks import must_allow_named, must_allow_teacher
 from mmard.api.settings import DataSettings, Settings, settings_of_weights
+from mmard.api.unused_settings import Work, must_be_used_in
 from mmard.attacks.autoattack_pruning import in_parts
 from mmard.core.threat import Threat
 from mmard.core.views import Predict
@@ -31,7 +32,7 @@ from mmard.evaluation.suite import AttackSpec, choose_attacks, suite
 from mmard.models.architectures import Classifier
 from mmard.models.cards import find_model, load_foreign, load_model, load_teacher, must_fit, must_take, weights_file
 from mmard.models.folding import folded_alike
-from mmard.models.foreign import NetworkSpec, is_foreign
+from mmard.models.foreign import NetworkSpec, is_foreign, must_need
 from mmard.models.tensor_files import digest_of
 from mmard.models.weights import metadata_of
 from mmard.runs.folder import RunFolder
@@ -114,19 +115,20 @@ class EvalTarget:
         found = self.metadata.get("settings")
         return _with_paths(found, self.path.parent) if isinstance(found, dict) else {}
 
-    def settings(self, words: Mapping[str, Any], *, trust: bool = False) -> Settings:
-        """Join the settings that the weights were trained with and those of this evaluation; images are data of the name python.
+    def settings(self, words: Mapping[str, Any], work: Work, *, trust: bool = False) -> Settings:
+        """Join the settings that the weights were trained with and those of this work; images are data of the name python.
 
         Raises:
-            MmardError: where neither says on which data.
+            MmardError: where neither says on which data, and for a setting that changes nothing in the work.
         """
         words = {**words, "data.name": PYTHON} if self.images is not None else words
         if not self.says("data", words):
             cure = "name it: data.name=digits, or data.name=parquet data.train=... data.test=..."
             raise MmardError(f"{self.path} does not say which data it is for, nor does the command; {cure}")
         settings = settings_of_weights({**self.given, "engine": {}}, self.path.parent, words, trust=trust)
-        given = [key.removeprefix("data.") for key in words if key.startswith("data.") and key != "data.stream"]
-        must_be_used(settings.data.name, given)  # but for data.stream: no training image is read
+        must_be_used_in(settings, words, work)
+        given = [key.removeprefix("data.") for key in words if key.startswith("data.")]
+        must_be_used(settings.data.name, given)
         if self.is_trained_on(settings, "test"):
             must_be_cut_alike(self.given["data"], settings.data, ("test_split", "test_seed"), str(self.path))
         return settings
@@ -146,10 +148,10 @@ class EvalTarget:
         """Tell whether the weights or these settings say something of ``data``, or of the ``threat``."""
         return section in self.given or any(key.split(".")[0] == section for key in words)
 
-    def specs(self, request: EvaluationRequest) -> dict[str, AttackSpec]:
-        """Choose the requested attacks, or the default ones."""
+    def specs(self, request: EvaluationRequest, surrogate: nn.Module | None = None) -> dict[str, AttackSpec]:
+        """Choose the requested attacks, or the default ones; a ``surrogate`` may have waited for the images."""
         if self.exported:
-            return self.exported.specs(request.attacks, request.protocol, request.batch_size, request.seed)
+            return self.exported.specs(request.attacks, request.protocol, request.batch_size, request.seed, surrogate)
         return choose_attacks(request.attacks, suite(request.batch_size, request.seed), request.protocol)
 
     def threat(self, settings: Settings, words: Mapping[str, Any], needed: bool) -> Threat:
@@ -219,13 +221,6 @@ def must_be_cut_alike(own: Mapping[str, Any], now: DataSettings, keys: Sequence[
             )
 
 
-def must_need(module: nn.Module | None, source: object) -> None:
-    """Raise MmardError for a module beside a network that is there, or built by code, already."""
-    if module is not None:
-        what = type(source).__name__ if isinstance(source, nn.Module) else str(source)
-        raise MmardError(f"module= is for a run whose network was given in Python; {what} needs none, leave it out")
-
-
 def images_in(words: dict[str, Any]) -> Any:
     """Take the images that Python gives as ``data`` out of these settings; None where there are none."""
     return words.pop("data") if is_images(words.get("data")) else None
@@ -271,6 +266,7 @@ class EvalModel:
         test, shared = data.test, data.shared if source.is_trained_on(settings) else 0
         whole = len(test) if settings.data.test_limit is None else math.inf
         if isinstance(model, Exported):
+            model = model.with_channels(test.channels)
             return EvalModel(
                 model.on(device, test), some(test, limit, seed=0).to(device), whole, model.surrogate, shared
             )

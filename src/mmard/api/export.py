@@ -16,6 +16,7 @@ from mmard.api.build import data_of
 from mmard.api.evaluation_target import EvalTarget, images_in
 from mmard.api.exported import must_allow_surrogate
 from mmard.api.settings import Settings
+from mmard.api.unused_settings import EXPORT
 from mmard.core.threat import Threat
 from mmard.data.images import DataSet, ImageSet, some
 from mmard.models.architectures import Classifier
@@ -96,7 +97,7 @@ def _written(
 ) -> Delivery:
     """Write the export of the model to ``target``."""
     trust = words.pop("trust")
-    settings = known.settings(words, trust=trust)
+    settings = known.settings(words, EXPORT, trust=trust)
     path, loaded = known.path, known.load(settings.trust)
     data = data_of(settings, known.known(), stream=True, given=known.images)
     model = loaded if isinstance(loaded, Classifier) else known.load_for(data.test)

@@ -20,7 +20,7 @@ from mmard.evaluation.predict import must_answer
 from mmard.evaluation.suite import AttackSpec
 from mmard.models.architectures import Classifier
 from mmard.models.cards import fetched_by, find_model, load_foreign, load_model, must_fit, must_take, weights_file
-from mmard.models.foreign import NetworkSpec, is_foreign
+from mmard.models.foreign import NetworkSpec, is_foreign, must_need
 from mmard.models.onnx_runtime import RuntimeModel
 from mmard.utils.errors import MmardError
 from mmard.utils.files import sha256
@@ -36,13 +36,15 @@ class Exported:
 
     Attributes:
         model: the runtime.
-        surrogate: the float network, held still; None where it is not to be had.
+        surrogate: the float network, held still; None where it is not to be had, or waits.
         surrogate_path: its file.
+        waits: words of a surrogate from elsewhere that waits for the images: the file leaves their channels open.
     """
 
     model: RuntimeModel
     surrogate: Classifier | None
     surrogate_path: Path | None
+    waits: str = ""
 
     @staticmethod
     def of(path: Path, surrogate: str | None, trust: Trust, module: nn.Module | None = None) -> "Exported":
@@ -53,23 +55,41 @@ class Exported:
         Args:
             module: one like the surrogate's network, where that was given in Python.
 
-        Warns where there is no surrogate, and where the named one is not what was exported.
+        Warns where there is no surrogate. Where the named one is not what was exported, the model has something ``against`` it.
         """
         model = RuntimeModel(path, str(path))
         if surrogate is not None and is_foreign(surrogate):
+            must_need(module, surrogate)
             must_allow_named(surrogate, "surrogate", trust)
-            network = load_foreign(surrogate, model.classes, model.shape[0] or 3)
             weights = Path(NetworkSpec.of(surrogate).weights).expanduser()
             if weights.is_file():
-                tell_another(path, model.metadata, weights)
-            return Exported(model, network.requires_grad_(False), weights)
-        found = _recorded(path, model.metadata, trust) if surrogate is None else _named(surrogate, path, model.metadata)
+                model.against = not_made_from(model.metadata, weights)
+            waiting = Exported(model, None, weights, surrogate)
+            return waiting if model.shape[0] is None else waiting.with_channels(model.shape[0])
+        found = _recorded(path, model.metadata, trust) if surrogate is None else _named(surrogate)
+        model.against = "" if found is None else not_made_from(model.metadata, found)
+        if found is None and module is not None:
+            raise MmardError(f"module= is like the float surrogate of {path}, and none is used; name it: surrogate=RUN")
         own = None if found is None else load_model(found, copy.deepcopy(module), trust=trust.everything)
         return Exported(model, None if own is None else own.requires_grad_(False), found)
 
-    def specs(self, attacks: str | None, protocol: str, batch_size: int, seed: int) -> dict[str, AttackSpec]:
-        """Choose the requested attacks; None: the default ones of all three ways."""
-        return choose_exported(attacks, exported_suite(self.surrogate, batch_size, seed), protocol)
+    def with_channels(self, channels: int) -> "Exported":
+        """Load the surrogate that waits for the number of channels; without one return this."""
+        if not self.waits:
+            return self
+        network = load_foreign(self.waits, self.model.classes, channels)
+        return Exported(self.model, network.requires_grad_(False), self.surrogate_path)
+
+    def specs(
+        self, attacks: str | None, protocol: str, batch_size: int, seed: int, surrogate: nn.Module | None = None
+    ) -> dict[str, AttackSpec]:
+        """Choose the requested attacks; None: the default ones of all three ways.
+
+        Args:
+            surrogate: the network that has waited; while it waits, the attacks are known by their names alone.
+        """
+        lent = self.surrogate or surrogate or (nn.Identity() if self.waits else None)
+        return choose_exported(attacks, exported_suite(lent, batch_size, seed), protocol)
 
     def on(self, device: torch.device, images: Images) -> RuntimeModel:
         """Check that model and surrogate fit the images, move the surrogate to the device, and return the model."""
@@ -89,7 +109,7 @@ class Exported:
     def known(self) -> list[Known]:
         """Collect what the file and its surrogate say of their data."""
         own = Known.of(self.model.what, self.model.metadata.get("classes"), self.model.classes, self.model.shape[0])
-        if self.surrogate is None or self.surrogate_path is None:
+        if self.surrogate_path is None or not (self.surrogate or self.waits):
             return [own]
         return [own, known_of(self.surrogate_path, f"its float surrogate {self.surrogate_path}")]
 
@@ -160,19 +180,16 @@ def _may_be_read(surrogate: Path, trust: Trust) -> bool:
     return True
 
 
-def _named(surrogate: str, path: Path, metadata: dict[str, Any]) -> Path:
+def _named(surrogate: str) -> Path:
     found = find_model(surrogate)
     if found.suffix == ".onnx":
         raise MmardError(
             f"the surrogate {surrogate} is an exported model and has no gradients; expected a run folder or weights"
         )
-    tell_another(path, metadata, found)
     return found
 
 
-def tell_another(path: Path, metadata: Mapping[str, Any], source: Path) -> None:
-    """Warn where an exported file was made from other weights than those at ``source``."""
-    if "sha256" in metadata and sha256(weights_file(source)) != metadata["sha256"]:
-        warnings.warn(
-            f"{path} was not exported from {source}: the gradients lent to it are another network's", stacklevel=3
-        )
+def not_made_from(metadata: Mapping[str, Any], source: Path) -> str:
+    """Say that an exported file was made from other weights than those at ``source``; empty where it was not."""
+    other = "sha256" in metadata and sha256(weights_file(source)) != metadata["sha256"]
+    return f"was not exported from {source}" if other else ""

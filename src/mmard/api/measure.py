@@ -20,7 +20,8 @@ import mmard
 from mmard.api.artifacts import keep_card
 from mmard.api.build import engine_of
 from mmard.api.evaluation_target import EvalModel, EvalTarget, images_in
-from mmard.api.exported import tell_another
+from mmard.api.exported import not_made_from
+from mmard.api.unused_settings import MEASUREMENT
 from mmard.core.threat import Threat
 from mmard.data.images import Images
 from mmard.evaluation.checks.surrogate import check_surrogate
@@ -73,7 +74,7 @@ def measure(
     path, words = Path(exported).expanduser(), {key.replace("__", "."): value for key, value in overrides.items()}
     source = source.path if isinstance(source, RunFolder) else source
     known = EvalTarget.of(source, None, module, images=images_in(words), trust=trust)
-    settings = known.settings(words, trust=trust)
+    settings = known.settings(words, MEASUREMENT, trust=trust)
     subject = EvalModel.of(known, settings, images, engine_of(settings).device)
     threat = known.threat(settings, words, needed=False) if known.says("threat", words) else None
     bench = _Bench(subject, source, threat, on_progress)
@@ -124,10 +125,13 @@ class _Bench:
         digest = sha256(path)
         model = open_exported(path, str(path))
         told: Any = model.metadata
-        tell_another(path, told, find_model(self.source))
-        specs = self._exported_specs()
-        for check in check_surrogate(model, self.images, specs):
-            warnings.warn(f"{path} was hardly made from {self.source}: {check.said}; {check.means}", stacklevel=2)
+        specs, against = self._exported_specs(), not_made_from(told, find_model(self.source))
+        found_out = [
+            f"was hardly made from {self.source}: {c.said}; {c.means}"
+            for c in check_surrogate(model, self.images, specs)
+        ]
+        for fault in found_out or filter(None, [against]):
+            warnings.warn(f"{path} {fault}", stacklevel=2)
         found = self._accuracies(path.name, model, specs)
         package, speed = PACKAGES[path.suffix], _in_processes(path, tuple(self.images.shape))
         must_be_same(str(path), digest, sha256(path) if path.is_file() else None, "the measurement")

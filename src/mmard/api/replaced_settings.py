@@ -20,6 +20,11 @@ USED_BESIDE: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """Settings that are used only beside these values of another setting; (): beside any that is given."""
 
+EXTRA = ("extra", "extra_ratio", "extra_labels")
+"""Settings of extra training images, which no teacher learns from."""
+OF_TRAINING = ("augment", "augment_late", "variants", *EXTRA)
+"""Settings of data that say how images are learnt from, and not which they are."""
+
 OF_LENGTH = frozenset({"validation.patience"})
 """Settings of a recipe that may change nothing in so short a run once another ``train.epochs`` is given."""
 

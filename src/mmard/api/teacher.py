@@ -14,6 +14,7 @@ from mmard.api.evaluation_target import EvalTarget, versions
 from mmard.api.networks import must_allow_named
 from mmard.api.settings import DataSettings, Settings, read_settings
 from mmard.api.train import Watch, train
+from mmard.api.unused_settings import EXAMINATION, must_be_used_in
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import DataSet, Images, some
@@ -21,7 +22,16 @@ from mmard.data.sources import unused
 from mmard.diagnostics.teaching import Advice, Lessons, advice, lessons
 from mmard.evaluation.loop import OnProgress
 from mmard.models.architectures import Classifier
-from mmard.models.cards import described, find_model, load_model, load_teacher, must_fit, results_folder
+from mmard.models.cards import (
+    card_beside,
+    described,
+    find_model,
+    is_of_another,
+    load_model,
+    load_teacher,
+    must_fit,
+    results_folder,
+)
 from mmard.models.foreign import is_foreign
 from mmard.models.recognise import card_facts
 from mmard.models.tensor_files import save_tensors
@@ -45,7 +55,6 @@ BATCH, FEW = 128, 16
 """Images in a batch of a small network; and where there are not as many to train on."""
 SEEN = 16
 """Training images by which those of a small network are known again."""
-SECTIONS = ("data", "threat", "engine")
 RECORD = "teacher.json"
 
 
@@ -97,13 +106,10 @@ def examine(
         to: folder of the record.
         watch: makes, of a title, the listener to the training of a small network.
         trust: read the data that only the weights name.
-        **overrides: settings of data, threat and engine, dots as double underscores.
+        **overrides: settings of data and threat, dots as double underscores.
     """
     request = Request(limit, batch_size, epochs, seed, target_entropy)
     words = {key.replace("__", "."): str(v) if isinstance(v, Path) else v for key, v in overrides.items()}
-    for word in words:
-        if word.split(".")[0] not in SECTIONS:
-            raise MmardError(f"{word} means nothing to an examination; expected settings of data, threat and engine")
     teacher = _Teacher.of(str(source), words, trust)
     folder = Path(to).expanduser() if to is not None else teacher.folder()
     _must_be_free(folder / RECORD)
@@ -211,6 +217,7 @@ class _Teacher:
                 if not any(key.split(".")[0] == section for key in words):
                     raise MmardError(f"{source} does not say its {section}; name it: data.name=... threat.eps=8/255")
             settings = read_settings(None, words, trust=trust)
+            must_be_used_in(settings, words, EXAMINATION)
             return _Teacher(source, None, _few(settings), build_threat(settings))
         path, written = find_model(source), None
         if path.suffix not in (".json", ".onnx") and not describes_itself(path):
@@ -220,7 +227,7 @@ class _Teacher:
             raise MmardError(
                 f"{path} is an exported model, which has no gradients; give the run or weights it came from"
             )
-        settings = target.settings(words, trust=trust)
+        settings = target.settings(words, EXAMINATION, trust=trust)
         threat = target.threat(settings, words, needed=True)
         return _Teacher(source, path, _few(settings), threat, written)
 
@@ -266,7 +273,9 @@ class _Teacher:
         """Return the folder of the record."""
         if self.path is None:
             return Path("teacher")
-        return results_folder(self.path) / "teacher" / self.path.stem
+        folder = results_folder(self.path) / "teacher"
+        taken = is_of_another(folder / self.path.stem / RECORD, "source", Path(self.source))
+        return folder / (self.path.name if taken else self.path.stem)
 
 
 def _few(settings: Settings) -> Settings:
@@ -277,7 +286,7 @@ def _few(settings: Settings) -> Settings:
 
 def _carded(path: Path) -> tuple[Path, Path | None]:
     """Find the card beside somebody's weights, or write one by what their names and shapes say."""
-    card = path.with_suffix(".json")
+    card = card_beside(path)
     if card.is_file():
         return card, None
     write_json(card, card_facts(path))

@@ -10,8 +10,10 @@ from typing import Any, cast
 
 from pydantic import InstanceOf
 
-from mmard.api.build import OF_TRAINING, Resolved, ball_of_examples, data_of, engine_of, extra_of, known_of, resolve
+from mmard.api.build import Resolved, ball_of_examples, engine_of, extra_of, resolve
+from mmard.api.images_of_runs import data_to_learn, known_to, must_fit_images
 from mmard.api.networks import build_student, given_in, has_a_recipe, is_trained, load_early, load_teachers, teachers_of
+from mmard.api.replaced_settings import OF_TRAINING
 from mmard.api.settings import Settings, read_settings
 from mmard.api.teacher_temperature import as_measured, with_temperature
 from mmard.api.unused_settings import as_unused_in, note_unused_checkpoints
@@ -19,7 +21,6 @@ from mmard.core.method import Method
 from mmard.core.threat import in_255ths
 from mmard.data.given import is_images
 from mmard.data.images import DataSet
-from mmard.data.labels import Known
 from mmard.data.sources import PYTHON
 from mmard.models.architectures import Classifier
 from mmard.models.cards import described
@@ -100,6 +101,7 @@ def _train(resolved: Resolved, resume: bool, watch: Watch, engine: Engine, exten
         extension = extension_of(folder, settings) if extend else None  # before process 0 writes the new settings
         engine.on_global_zero(lambda: must_be_free(folder, settings, resume, extend))
         if teacher := teacher_of(settings):
+            must_fit_images(resolved)
             _train(replace(teacher, images=resolved.images), True, watch, engine)
         settings = as_begun(settings, folder)
         engine.choose_precision(settings.engine.precision)
@@ -136,28 +138,6 @@ def has_board(settings: Settings) -> bool:
 def trackers_of(settings: Settings, folder: RunFolder) -> list[Watcher]:
     """Make the watchers of the tracking services that the settings name."""
     return [Tracking(name, folder.path, settings.resolved()) for name in settings.tracking if name in TRACKERS]
-
-
-def data_to_learn(settings: Settings, models: list[Known], images: object = None) -> DataSet:
-    """Load the data, ``images`` where a program gives them, with enough of them held out to choose a checkpoint on.
-
-    Raises:
-        MmardError: as of `data_of`, and where a single image is held out.
-    """
-    data = data_of(settings, models, given=images)
-    if len(data.held_out) < 2:
-        count, some = len(data.train) + len(data.held_out), 5 * len(data.train.classes)
-        raise MmardError(
-            f"data.held_out={settings.data.held_out:g} of {count:,} training images leaves one to choose the best checkpoint on; "
-            f"expected a few a class, such as data.held_out={min(0.5, some / count):.2g}"
-        )
-    return data
-
-
-def known_to(settings: Settings, folder: RunFolder) -> list[Known]:
-    """Collect what is known of the data, by this run where it resumes and by the networks that it learns from."""
-    own = [known_of(folder.last_file, f"the run {folder.path}")] if folder.last_file.is_file() else []
-    return own + [known_of(source, f"the {name} {source}") for name, source in teachers_of(settings).items()]
 
 
 def teacher_of(student_settings: Settings) -> Resolved | None:

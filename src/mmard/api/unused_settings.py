@@ -1,21 +1,98 @@
 """Settings that change nothing beside the others of a run: refused where the user gives them, noted where a file holds them."""
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmard.api.networks import has_a_recipe, is_trained
 from mmard.api.registry import names_of
-from mmard.api.replaced_settings import USED_BESIDE, is_used
-from mmard.api.settings import Settings, read_settings
+from mmard.api.replaced_settings import OF_TRAINING, USED_BESIDE, is_used
+from mmard.api.settings import Settings, flat, read_settings
 from mmard.models.cards import find_model
 from mmard.models.foreign import is_foreign
 from mmard.runs.folder import RunFolder
-from mmard.utils.errors import MmardError, Note
+from mmard.utils.errors import MmardError, Note, unknown
 from mmard.utils.numbers import share_of_run
+from mmard.utils.validation import keys_of
 
 NOTED = ("data.variants", "validation.patience", "teacher", "teachers")
 """Settings that may be no mistake: one run of many has fewer epochs, or another method."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Work that trains no run, and the settings that change something in it.
+
+    Attributes:
+        takes: sections and single settings.
+        idle: settings of those sections that change nothing in it all the same.
+        beside: settings that are used only beside another one, as in `USED_BESIDE`.
+    """
+
+    name: str
+    takes: tuple[str, ...]
+    idle: tuple[str, ...] = ()
+    beside: Mapping[str, str] = field(default_factory=dict)
+
+    def does_take(self, key: str) -> bool:
+        """Tell whether a setting, by dotted key, changes something in this work."""
+        return _is_among(key, self.takes) and not _is_among(key, self.idle)
+
+    def of(self, words: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of the settings that this work takes."""
+        return {key: value for key, value in flat(words).items() if self.does_take(key)}
+
+
+_LEARNT = tuple(f"data.{key}" for key in ("stream", *OF_TRAINING))
+_FIXED = "engine.precision", "engine.micro_batch", "engine.compile"  # always float32, in batches of its own
+EVALUATION = Work(
+    "an evaluation",
+    ("data", "threat", "teacher", "teachers", "engine"),
+    (*_LEARNT, "data.held_out", "data.limit", *_FIXED),
+    {"data.seed": "data.test_limit"},
+)
+DIAGNOSIS = Work("a diagnosis", ("data", "teacher", "teachers"), _LEARNT)
+EXAMINATION = Work("an examination", ("data", "threat"), ("data.augment",))
+EXPORT = Work("an export", ("data", "threat"), (*_LEARNT, "data.test_limit"))
+MEASUREMENT = Work(
+    "a measurement",
+    ("data", "threat", "teacher", "engine.accelerator"),
+    (*_LEARNT, "data.held_out", "data.limit"),
+)
+STEP = Work(
+    "the time of a step",
+    ("method", "student", "scale", "attack", "threat", "engine", "data.augment", "data.variants",
+     *(f"train.{key}" for key in ("optimizer", "momentum", "nesterov", "weight_decay", "clip"))),
+    beside={"data.augment": "data.variants"},
+)  # fmt: skip
+
+
+def must_be_taken(words: Mapping[str, Any], *works: Work) -> None:
+    """Raise MmardError for a setting among the user's ``words`` that none of these works takes."""
+    for key in flat(words):
+        if key.split(".")[0] not in Settings.model_fields:
+            raise unknown("setting", key, keys_of(Settings))
+        if not any(work.does_take(key) for work in works):
+            name, takes = works[0].name, works[0].takes
+            what = name if _is_among(key, takes) else f"{name}, which takes {', '.join(takes)}"
+            raise MmardError(f"{key} changes nothing in {what}; leave it out")
+
+
+def must_be_used_in(settings: Settings, words: Mapping[str, Any], work: Work) -> None:
+    """Raise MmardError for a setting among the user's ``words`` that changes nothing in this work.
+
+    Args:
+        settings: all of them, the words among them.
+    """
+    must_be_taken(words, work)
+    for key, other in work.beside.items():
+        if key in flat(words) and not is_used(_value(settings, other), ()):
+            raise MmardError(f"{key} changes nothing in {work.name} without {other}; leave it out")
+
+
+def _is_among(key: str, keys: Collection[str]) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in keys)
 
 
 def must_change_something(settings: Settings, asked: Collection[str]) -> tuple[Settings, tuple[str, ...]]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mmard.api.build import Resolved, data_of, resolve
+from mmard.api.images_of_runs import must_fit_images
 from mmard.api.measure import processor
 from mmard.api.overrides import parse_overrides
 from mmard.api.registry import label_of
@@ -95,6 +96,7 @@ def entries_of(
     places = [entry.runs[0].settings.out for entry in found]
     if twice := [entry.label for entry, place in zip(found, places, strict=True) if places.count(place) > 1]:
         raise MmardError(f"--method {twice[0]!r} is given twice; once is enough")
+    must_fit_images(*(entry.runs[0] for entry in found))
     return found
 
 

@@ -88,6 +88,7 @@ def _time_a_step(
     words: Words, methods: list[str], networks: dict[str, str], shape: dict[str, int], trust: bool
 ) -> dict[str, Any]:
     from mmard.api.settings import read_settings
+    from mmard.api.unused_settings import STEP, must_be_used_in
     from mmard.bench.step import Case, measure
     from mmard.report.screen import bench_table
 
@@ -100,6 +101,7 @@ def _time_a_step(
     teacher = {"teacher": networks.pop("teacher")} if "teacher" in networks else {}
     given = ({} if recipe else {"student": "resnet18"}) | networks | ({"method": methods[0]} if methods else {})
     settings = read_settings(recipe, given | overrides, trust=trust)
+    must_be_used_in(settings, overrides, STEP)
     with console.out.status("measuring"):
         figures = measure(Case(settings=settings, **teacher, **shape))  # type: ignore[arg-type]
     console.out.print(bench_table(figures))

@@ -9,8 +9,8 @@ from mmard.cli.completion import complete_run
 from mmard.utils.errors import Interrupted, MmardError
 
 ATTACKS = "Such as fgsm,pgd-20,cw,autoattack-quick; none: clean only. Default: fgsm,pgd-20,cw,autoattack."
-PROTOCOL = "AutoAttack's: standard, or quick: APGD-CE and APGD-T only, named AutoAttack-quick."
-CHECKS = "Can it be believed? full, quick or none. Default: full where AutoAttack runs, else quick; none where nothing attacks."
+PROTOCOL = "AutoAttack's: standard, or quick: APGD-CE and APGD-T only, named AutoAttack-quick, in its place."
+CHECKS = "Can it be believed? full, quick or none. Default: full with AutoAttack, else quick; none without attacks."
 SURROGATE = "Of an .onnx: run, weights or FILE.py:BUILD to take gradients from. --twin is its old name."
 WEIGHTS = "Of a network from elsewhere: net.py:build, package.module:build, timm:NAME, torchvision:NAME."
 LIMIT = "Only about so many test images, classes in proportion."

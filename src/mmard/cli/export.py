@@ -55,20 +55,22 @@ def _export(words: list[str], how: dict[str, Any], images: int | None, trust: bo
     """Export, print how the file agrees with the network, and measure it on so many images (None: not at all)."""
     from mmard.api.export import export as write
     from mmard.api.overrides import parse_overrides
+    from mmard.api.unused_settings import EXPORT, MEASUREMENT, must_be_taken
     from mmard.cli.evaluation import is_network
     from mmard.utils.errors import MmardError
 
     sources = [w for w in words if "=" not in w or Path(w).exists() or is_network(w)]
-    overrides = as_keywords(parse_overrides([w for w in words if w not in sources])) | {"trust": trust}
+    overrides = parse_overrides([w for w in words if w not in sources])
     if len(sources) != 1:
         raise MmardError(f"got {len(sources)} models, expected one: a run folder, a .safetensors file or a card")
+    must_be_taken(overrides, EXPORT, *([] if images is None else [MEASUREMENT]))
     with console.out.status("exporting"):
-        done = write(sources[0], **how, **overrides)
+        done = write(sources[0], **how, **as_keywords(EXPORT.of(overrides)), trust=trust)
     console.say(f"wrote {done.path} ({done.metadata['precision']}, {done.size / 1e6:.2f} MB): {done.comparison}")
     if not how["int8"]:
         console.say(f"largest difference allowed: {done.comparison.allowed:.2g}")
     if images is not None:
-        _measure(sources[0], done.path, {"images": images, **overrides})
+        _measure(sources[0], done.path, {"images": images, "trust": trust, **as_keywords(MEASUREMENT.of(overrides))})
     if done.path.suffix == ".onnx":
         both = shlex.join(["mmard", "eval", sources[0], str(done.path)])
         console.say("judge both on the test images: ", (both, "bold"))

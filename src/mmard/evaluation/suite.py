@@ -1,6 +1,7 @@
 """The suite of attacks of an evaluation by name, and the choice among them."""
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mmard.attacks.autoattack import WHOLE, AutoAttack
@@ -11,7 +12,7 @@ from mmard.core.method import Attack
 from mmard.core.threat import Threat, in_255ths
 from mmard.core.views import Predict
 from mmard.evaluation.scores import CLEAN
-from mmard.utils.errors import MmardError, unknown
+from mmard.utils.errors import MmardError, Note, unknown
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def choose_attacks(
     """Choose attacks by a list such as ``"fgsm,pgd-20"``; None: the default ones. ``"none"``: clean accuracy only.
 
     Args:
-        protocol: of AutoAttack: ``"quick"`` puts AutoAttack-quick, under this name, where AutoAttack would be.
+        protocol: of AutoAttack: ``"quick"`` puts AutoAttack-quick, under this name, where AutoAttack would be,
+            with a note where ``names`` name AutoAttack itself, or have nothing of it.
     """
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
@@ -85,9 +87,18 @@ def choose_attacks(
             if n not in by_name:
                 raise unknown("attack", n, [*by_name, "none"])
         named = [by_name[n] for n in wanted]
-    if protocol == "quick":
-        named = [f"{name}-quick" if name.endswith("AutoAttack") else name for name in named]
-    return {name: specs[name] for name in named}
+    return {name: specs[name] for name in (_quick(named, said=names is not None) if protocol == "quick" else named)}
+
+
+def _quick(named: Sequence[str], said: bool) -> list[str]:
+    """Put AutoAttack-quick in AutoAttack's place, with a note where the user's own names say otherwise."""
+    whole = [name for name in named if name.endswith("AutoAttack")]
+    if said and whole:
+        told = f"protocol=quick puts {whole[0]}-quick in the place of {whole[0]}; leave it out to run the whole"
+        warnings.warn(Note(told), stacklevel=2)
+    elif said and not any("AutoAttack" in name for name in named):
+        warnings.warn(Note("protocol=quick changes nothing: AutoAttack is not among the attacks"), stacklevel=2)
+    return [f"{name}-quick" if name in whole else name for name in named]
 
 
 def unpruned(specs: Mapping[str, AttackSpec]) -> dict[str, AttackSpec]:

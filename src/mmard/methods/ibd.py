@@ -100,7 +100,7 @@ class AttendedFeatures(Learned):
 @checked
 def ibd(alpha: ZeroToOne = 0.8, beta: NotNegative = 0.8) -> Method:
     """IBD (Kuang 2023): robust soft labels, and features of the teacher for the student, paired by learned attention."""
-    attended = term("Σ a_ts·MSE(v_s(x'), v_t(x))", features=True)(AttendedFeatures().attended)
+    attended = term("Σ a_ts·MSE(v_s(x'), v_t(x))", features=True, scale_free=True)(AttendedFeatures().attended)
     soft = soft_adv if alpha == 1 else (1 - alpha) * soft_nat + alpha * soft_adv
     return Method(
         name="ibd",

@@ -12,7 +12,7 @@ from mmard.core.logits import freeze, kind_of_weights, predict_logits
 from mmard.models import robustbench
 from mmard.models.architectures import Architecture, Classifier, adopt, build
 from mmard.models.checkpoints import fit, read_checkpoint, weights_for
-from mmard.models.foreign import NetworkSpec, is_foreign
+from mmard.models.foreign import NetworkSpec, is_foreign, must_need
 from mmard.models.weights import architecture_facts, describes_itself, load_weights, read_state
 from mmard.utils.argument_types import public
 from mmard.utils.download import download_folder, fetched, is_fetched
@@ -176,6 +176,35 @@ def fetched_by(source: str | Path) -> list[str]:
     return [*from_hub, *([card.url] if card.url else []), *([f"network://{network.name}"] if network.fetches else [])]
 
 
+def card_beside(weights: Path) -> Path:
+    """Find the place of the card of a file of weights: ``net.json``, or ``net.pt.json`` where the former is of another file.
+
+    Raises:
+        MmardError: where both are there and of other files.
+    """
+    places = weights.with_suffix(".json"), weights.with_name(f"{weights.name}.json")
+    for place in places:
+        if not place.is_file() or _names(place, weights):
+            return place
+    raise MmardError(
+        f'{places[0]} and {places[1]} do not name {weights.name} as their "file"; expected one of them to, or remove one'
+    )
+
+
+def _names(card: Path, weights: Path) -> bool:
+    file = read_json(card).get("file")
+    return isinstance(file, str) and (card.parent / file).resolve() == weights.resolve()
+
+
+def is_of_another(record: Path, key: str, model: Path) -> bool:
+    """Tell whether a record says, under ``key``, that it is of another file of the model's stem: ``net.pt``, not ``net.json``."""
+    try:
+        named = Path(str(read_json(record).get(key)))
+    except MmardError:  # none there, or a damaged one, which is written anew
+        return False
+    return bool(named.suffix) and named.stem == model.stem and named.name != model.name
+
+
 def weights_file(path: Path) -> Path:
     """Find the file of weights behind what `find_model` found: a card names it."""
     return Card.read(path).weights(path.parent) if path.suffix == ".json" else path
@@ -196,6 +225,7 @@ def load_model(source: str | Path, module: nn.Module | None = None, *, trust: bo
     if path.suffix == ".onnx":
         raise MmardError(f"{path} is an exported model without gradients; give the run or weights that it came from")
     if is_foreign(source):
+        must_need(module, source)
         if not (facts := architecture_facts(path)):
             raise MmardError(
                 f"{path} does not say its classes; mmard.train and mmard.evaluate take {source} for their data"

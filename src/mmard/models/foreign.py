@@ -301,3 +301,10 @@ PROVIDERS: dict[str, Provider] = {
     "timm": _timm, "torchvision": _torchvision, "hf": _hf, "robustbench": _robustbench,
 }  # fmt: skip
 """Kind → a function of the name after the colon, parameters, classes and channels, which gives a network and its normalisation."""
+
+
+def must_need(module: nn.Module | None, source: object) -> None:
+    """Raise MmardError for a module beside a network that is there, or built by code, already."""
+    if module is not None:
+        what = type(source).__name__ if isinstance(source, nn.Module) else str(source)
+        raise MmardError(f"module= is for a run whose network was given in Python; {what} needs none, leave it out")

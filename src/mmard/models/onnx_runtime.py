@@ -36,6 +36,7 @@ class RuntimeModel(nn.Module):
         classes: how many.
         version: of onnxruntime.
         has_gradients: no; attacks follow those of a float surrogate.
+        against: what its metadata say against that surrogate; empty for nothing.
 
     Raises:
         MmardError: for a file that is no ONNX model, or not one from a batch of images to a batch of logits.
@@ -61,6 +62,7 @@ class RuntimeModel(nn.Module):
         self.register_buffer("digest", digest)  # it stands for the weights, where somebody compares those
         self.version, self.what = onnxruntime.__version__, what
         self.shape, self.classes = self._layout()
+        self.against = ""
         self.metadata = _metadata(self.session.get_modelmeta().custom_metadata_map)
 
     def _layout(self) -> tuple[tuple[int | None, ...], int]:
@@ -106,8 +108,12 @@ class RuntimeModel(nn.Module):
         try:
             (logits,) = self.session.run(None, {self.session.get_inputs()[0].name: pixels})
         except Exception as e:  # a kind of its own for each fault
-            words = f"{self.what} fails on a batch of {len(x)}: {first_line(e)}"
-            raise MmardError(f"{words}; is its batch fixed inside? export it with a dynamic one") from e
+            size = "×".join(map(str, x.shape[1:]))
+            words = f"{self.what} fails on a batch of {len(x)} images of {size}: {first_line(e)}"
+            cure = "is its batch fixed inside? export it with a dynamic one"
+            if None in self.shape:
+                cure = f"images of another size or number of channels? name them: data.size=..., data.channels=...; or {cure}"
+            raise MmardError(f"{words}; {cure}") from e
         return torch.from_numpy(logits).to(x.device)
 
 

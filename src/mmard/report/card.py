@@ -37,7 +37,8 @@ def write_card(folder: Path, formula: str = "") -> bool:
     """Write the card of a run folder in one step, or of an evaluated file of weights; somebody else's file stays as it is.
 
     Args:
-        folder: its card is README.md in it; that of weights.pt is weights-card.md.
+        folder: its card is README.md in it; that of weights.pt is weights-card.md, or weights.pt-card.md where the former is of
+            another file.
         formula: the method as it reads in its paper; empty where it is not known.
 
     Returns whether there is a card now.
@@ -45,8 +46,14 @@ def write_card(folder: Path, formula: str = "") -> bool:
     Raises:
         MmardError: when the folder is no run folder, or the disk is full.
     """
-    path = folder.with_name(f"{folder.stem}-card.md") if folder.is_file() else folder / "README.md"
-    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+    path = folder / "README.md"
+    if (
+        folder.is_file()
+        and _text(path := folder.with_name(f"{folder.stem}-card.md"))
+        and _of(folder) not in _text(path)
+    ):
+        path = folder.with_name(f"{folder.name}-card.md")
+    if path.is_file() and MARK not in _text(path):
         return False
     if folder.is_file():
         write_text(path, card(read_judged(folder, folder.stem)))
@@ -55,13 +62,23 @@ def write_card(folder: Path, formula: str = "") -> bool:
     return True
 
 
+def _text(path: Path) -> str:
+    """Read a card; empty where there is none."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _of(weights: Path) -> str:
+    """Write the words by which the card of a file of weights names it."""
+    return f"Weights: `{weights.name}`."
+
+
 def card(run: Run) -> str:
     """Write the card's text: front matter, then words for people."""
     front = yaml.safe_dump(front_matter(run), sort_keys=False, allow_unicode=True, width=1000)
     s = run.settings
     told = f"A `{s.get('student')}` classifier for {data_name_of(s)}"
     if not run.trained_here:
-        trained = [f"{told}, trained elsewhere and judged by `mmard`. Weights: `{run.path.name}`."]
+        trained = [f"{told}, trained elsewhere and judged by `mmard`. {_of(run.path)}"]
         use = []
     else:
         trained = [

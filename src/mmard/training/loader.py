@@ -42,9 +42,7 @@ class BatchLoader:
 
     def __post_init__(self) -> None:
         size, count = self.batch_size, len(self.images)
-        if size > count:
-            cure = f"choose a smaller one, such as train.batch_size={max(1, count // 2)}"
-            raise MmardError(f"train.batch_size {size} > {count} training images; {cure}")
+        must_fill_a_batch(size, count)
         if size % self.engine.world:
             raise MmardError(f"train.batch_size {size} does not divide by {self.engine.world} processes")
         self.steps_per_epoch = count // size
@@ -122,3 +120,10 @@ class _Order:
             draw = torch.Generator().manual_seed(seed_of(self.seed, *self.purpose, *number))
             self.order = torch.randperm(self.count, generator=draw).to(self.device)
         return self.order[step % steps * self.size :][: self.size]
+
+
+def must_fill_a_batch(size: int, count: int) -> None:
+    """Raise MmardError for a batch of more than all the training images."""
+    if size > count:
+        cure = f"choose a smaller one, such as train.batch_size={max(1, count // 2)}"
+        raise MmardError(f"train.batch_size {size} > {count} training images; {cure}")

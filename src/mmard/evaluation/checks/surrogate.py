@@ -27,9 +27,11 @@ def check_surrogate(model: nn.Module, images: Images, specs: Mapping[str, Attack
     parts = [few.batch(slice(start, start + AT_ONCE))[0] for start in range(0, len(few), AT_ONCE)]
     own, other = (torch.cat([logits_of(net, x, k).double() for x in parts]) for net in (model, lent))
     a, b = ((logits - logits.mean(1, keepdim=True)).flatten() for logits in (own, other))
-    alike = F.cosine_similarity(a, b, dim=0)
+    alike, against = F.cosine_similarity(a, b, dim=0), getattr(model, "against", "")
     if alike >= SAME:
-        return []
+        told = f"the model {against}, whose logits are alike all the same: cosine {alike:.2f}"
+        return [Check("other-surrogate", "note", told)] if against else []
     agree = torch.eq(own.argmax(1), other.argmax(1)).double().mean()
     said = f"the surrogate's logits are not the model's: cosine {alike:.2f}, the same class for {agree:.0%} of {len(few)} images"
+    said += f"; it {against}" if against else ""
     return [Check("other-surrogate", "warning", said)]
