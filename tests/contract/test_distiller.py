@@ -16,6 +16,7 @@ from mmard.training.companions import TrainedCompanion
 from mmard.training.engine import Engine
 from mmard.training.schedule import Plan
 from mmard.training.update import Update
+from mmard.utils.errors import Note
 
 THREAT, STEPS, EPOCHS = Threat(eps=0.1), 6, 3
 COMPOSED: dict[str, Callable[[], Method]] = {
@@ -170,6 +171,22 @@ def test_a_state_goes_on_where_it_ended() -> None:
     assert some(own, optimizer, range(3, STEPS)) == whole[3:]
     with pytest.raises(MmardError, match=r"the state is no Distiller's of this method"):
         distiller("rslad").load_state_dict(kept["own"])
+    for method, step in (("mmard", 1), ("rslad", -5)):
+        with pytest.raises(MmardError, match=r"the state is no Distiller's"):
+            distiller("rslad").load_state_dict({**distiller(method).state_dict(), "step": step})
+
+
+def test_a_network_that_the_method_does_not_ask_for_is_noted() -> None:
+    with pytest.warns(Note, match="this method asks for no network named 'natural'"):
+        distiller("rslad", teachers={"natural": net(2)})
+    with pytest.warns(Note, match="this method asks for no network named 'teacher'"):
+        distiller("pgd_at")
+
+
+def test_double_images_are_taken() -> None:
+    x, y, _ = batch()
+    loss, _ = distiller().step(x.double(), y)
+    assert loss.isfinite()
 
 
 @pytest.mark.figures
@@ -259,6 +276,27 @@ def test_a_network_given_by_name_and_parts_of_the_attack(digits_teacher: Any) ->
     assert list(log) == ["soft_adv", "soft_nat"]
 
 
+class Broken(nn.Module):
+    """A network whose logits of the first image are infinite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = x.flatten(1)[:, :4].clone()
+        logits[0, 1] = -torch.inf
+        return logits
+
+
+class Named(nn.Module):
+    """A network that gives its logits by another name than ``logits``."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"scores": x.flatten(1)[:, :4]}
+
+
+def exported() -> nn.Module:
+    module: nn.Module = torch.export.export(net(1).eval(), (batch()[0],)).module()
+    return module
+
+
 def bad(method: Any = "rslad", **given: Any) -> Callable[[], object]:
     args = {"student": net(0), "teacher": net(1), "threat": THREAT, **given}
     return lambda: Distiller(method, **args).step(*batch())
@@ -310,6 +348,10 @@ def test_a_teacher_is_no_part_of_the_student(tmp_path: Any) -> None:
         (bad(teacher=nn.Sequential(nn.Flatten(), nn.LazyLinear(4))), "the weights of the teacher are of a lazy module"),
         (bad(teacher=small_net().to("meta")), "the weights of the teacher are on the device meta"),
         (bad(student=nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).double()), "its weights are float64, expected float32: call"),
+        (bad(teacher=nn.Sequential(net(1), nn.Softmax(1))), "the teacher gives probabilities, expected logits"),
+        (bad(teacher=Broken()), "the teacher gives logits that are not finite on 1 of 2 images"),
+        (bad(teacher=Named()), "the teacher gives a dict, expected logits"),
+        (bad(teacher=exported()), "made by torch.export has one mode for good"),
         (bad(teacher=small_net(channels=3)), "images have 1 channels, the model takes 3"),
         (on(x=lambda x: (x * 255).to(torch.uint8)), r"x is torch.uint8, expected floats in \[0, 1\]; x.float\(\) / 255"),
         (on(x=lambda x: (x - 0.5) / 0.2), r"pixels lie in \[.*normalise inside the network"),

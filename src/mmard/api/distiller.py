@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +18,6 @@ from mmard.core.logits import predict_logits
 from mmard.core.method import Maximizer, Method
 from mmard.core.threat import Threat
 from mmard.core.views import Models, Point, Views, held_still
-from mmard.models.cards import load_model
-from mmard.models.foreign import is_foreign
-from mmard.runs.folder import RunFolder
 from mmard.terms.temperature import UnknownTemperatureError, is_unknown
 from mmard.training.awp import state_kept
 from mmard.training.companions import averages_are_not_given, begun
@@ -31,6 +27,7 @@ from mmard.training.own_loop import (
     COUNTS_EPOCHS,
     Autocast,
     Collected,
+    Network,
     OwnNetworks,
     UncountedViews,
     UntimedViews,
@@ -40,18 +37,16 @@ from mmard.training.own_loop import (
     forward_logits,
     must_be_alone,
     must_be_labels,
-    unwrapped,
+    must_be_of_method,
+    network_given,
 )
 from mmard.training.step import make_example, must_be_pixels, outer_losses
 from mmard.utils.distributed import over_processes
-from mmard.utils.errors import MmardError, first_line
+from mmard.utils.errors import MmardError, Note, first_line
 from mmard.utils.numbers import NeverBeginsError, must_be_whole_number, shortened
 from mmard.utils.precision import full_precision
 from mmard.utils.trust import Trust
 from mmard.utils.validation import validated
-
-Network = nn.Module | RunFolder | str | Path
-"""A module, or what `mmard.load_model` takes."""
 
 
 class Distiller:
@@ -100,15 +95,16 @@ class Distiller:
         self.threat, self.steps, self.epochs, self.step_number, self._epoch = threat, steps, epochs, 0, 0
         self.method = _attacking(_method(method), attack or {}, threat)
         given = by_name(teachers or {}, teacher)
-        networks = {name: _network(net, name) for name, net in given.items()}
+        networks = {name: network_given(net, name) for name, net in given.items()}
         beside = self.method.companions
         averages_are_not_given(self.method, networks)
+        there = [*networks, *(name for name in beside if beside[name].fresh is not None)]
         try:
-            must_be_whole(
-                self.method, [*networks, *(name for name in beside if beside[name].fresh is not None)], epochs or 1
-            )
+            asked = must_be_whole(self.method, there, epochs or 1)
         except NeverBeginsError as e:
             raise e if epochs else MmardError(COUNTS_EPOCHS) from e
+        for name in sorted(networks.keys() - asked):
+            warnings.warn(Note(f"this method asks for no network named {name!r}; it changes nothing"), stacklevel=2)
         frozen = {name: net for name, net in networks.items() if name not in beside}
         self._networks = OwnNetworks(student, frozen, self.method.attack_in_train_mode)
         self._companions = [self._companion(name, networks) for name in beside]
@@ -206,6 +202,7 @@ class Distiller:
         """Return what a checkpoint needs beside the student and its optimiser: steps done, the method's state, companions."""
         return {
             "step": self.step_number,
+            "names": self.method.term_names(),
             "terms": [module.state_dict() for module in self._terms],
             "companions": {name: net.state_dict() for name, net in self.companions.items()},
         }
@@ -217,6 +214,7 @@ class Distiller:
             MmardError: for the state of another method, and before `prepare` for a method that needs it.
         """
         self._must_have_begun("load_state_dict()")
+        must_be_of_method(state, self.method)
         try:
             for module, saved in zip(self._terms, state["terms"], strict=True):
                 module.load_state_dict(saved)
@@ -335,16 +333,3 @@ def _attacking(method: Method, changes: Mapping[str, Any], threat: Threat) -> Me
                 f"attack {key} needs what only a run knows, its images or their validation; use mmard.distill"
             )
     return method
-
-
-def _network(source: Network, name: str) -> nn.Module:
-    """Take a module as it is, and load anything else."""
-    if isinstance(source, nn.Module):
-        return unwrapped(source)
-    if is_foreign(source):
-        raise MmardError(
-            f"the {name} is {source}, which is built for a data set; in a loop of one's own give the module itself"
-        )
-    if isinstance(source, RunFolder | str | Path):
-        return load_model(source.path if isinstance(source, RunFolder) else source)
-    raise MmardError(f"the {name} is {shortened(source)}, expected a torch.nn.Module, a run folder, weights or a card")

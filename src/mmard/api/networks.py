@@ -11,6 +11,7 @@ from torch import nn
 
 from mmard.api.settings import NETWORKS, Settings
 from mmard.core.logits import must_be_apart
+from mmard.core.views import set_mode
 from mmard.models.architectures import Architecture, Classifier, adopt, build
 from mmard.models.cards import as_teacher, fetched_by, in_zoo, load_foreign, load_model, must_fit, must_take, zoo_cards
 from mmard.models.foreign import GIVEN, RAW, NetworkSpec, Normalisation, is_foreign
@@ -233,7 +234,8 @@ def load_teachers(
         elif name in given:
             if "student" in given:
                 must_be_apart(given["student"], given[name], name)
-            model = _adopted(given[name], source, f"the {name}", (classes, image[0])).eval()
+            model = _adopted(given[name], source, f"the {name}", (classes, image[0]))
+            set_mode(model, train=False)
         elif NetworkSpec.of(source).kind == GIVEN:
             raise MmardError(f"the {name} is a module given in Python: give it again, mmard.train(..., {name}=MODULE)")
         else:

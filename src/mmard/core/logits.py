@@ -12,6 +12,7 @@ from mmard.utils.numbers import shortened
 NEW_TENSOR = (
     "make a new tensor: (x - mean) / std in place of x.sub_(mean).div_(std), and inplace=False in a first layer"
 )
+NAMELESS = "the network"
 WRITES = "leaf Variable that requires grad is being used in an in-place operation"  # torch's words, inside an attack
 
 
@@ -24,8 +25,12 @@ class PredictionError(MmardError):
     """
 
     def __init__(self, kind: str, said: str, cure: str) -> None:
-        self.kind, self.said = kind, said
+        self.kind, self.said, self.cure = kind, said, cure
         super().__init__(f"{said}; {cure}")
+
+    def of(self, who: str) -> "PredictionError":
+        """Name the network, where whoever raised it did not know which it is."""
+        return PredictionError(self.kind, self.said.replace(NAMELESS, who, 1), self.cure)
 
 
 def logits_in(output: object) -> Tensor:
@@ -38,9 +43,7 @@ def logits_in(output: object) -> Tensor:
     if found is None and isinstance(output, tuple | list) and output:
         found = output[0]
     if not isinstance(found, Tensor):
-        said = (
-            f"the network gives a {type(output).__name__}, expected logits, a tuple that begins with them, or .logits"
-        )
+        said = f"{NAMELESS} gives a {type(output).__name__}, expected logits, a tuple that begins with them, or .logits"
         raise PredictionError("classifier", said, "let it return logits, a row for each image")
     return found
 
@@ -63,6 +66,8 @@ def predict_logits(predict: Callable[[Tensor], object], x: Tensor, who: str, cla
     before = None if x.is_inference() else x._version
     try:
         logits = predict(x)
+    except PredictionError as e:
+        raise e.of(who) from e
     except RuntimeError as e:
         if WRITES not in str(e):
             raise
@@ -104,6 +109,18 @@ def as_logits(value: object, count: int, who: str, classes: int | None = None) -
         kind = str(value.dtype).removeprefix("torch.")
         raise PredictionError("classifier", f"{who} gives numbers of kind {kind}, expected {wanted} in float32", cure)
     return value if value.dtype.itemsize >= torch.float32.itemsize else value.float()
+
+
+def says_no_logits(logits: Tensor, what: str = "images") -> str | None:
+    """Describe answers (N, K) that no loss can use, and probabilities, of which the target would be a softmax; None: logits."""
+    if wrong := len(logits) - int(logits.isfinite().all(1).sum()):
+        return (
+            f"gives logits that are not finite on {wrong} of {len(logits)} {what}; is a weight of it no number? A class that it "
+            "must never say has a logit such as -1e4, not -inf"
+        )
+    if logits.min() >= 0 and (logits.sum(1) - 1).abs().max() <= 1e-4:
+        return "gives probabilities, expected logits; leave out the softmax that it ends with"
+    return None
 
 
 def must_have_values(network: nn.Module, who: str) -> None:

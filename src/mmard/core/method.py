@@ -90,8 +90,14 @@ class Method:
 
     def reads_features(self) -> bool:
         """Tell whether a term asks for networks' features, which are recorded then."""
-        objectives = (self.inner, self.outer, *(companion.outer for companion in self.companions.values()))
-        return any(t.features for objective in objectives for t in objective.within())
+        return any(t.features for objective in self._objectives() for t in objective.within())
+
+    def term_names(self) -> list[str]:
+        """Return the names of all terms, those within others too, in their order."""
+        return [t.name for objective in self._objectives() for t in objective.within()]
+
+    def _objectives(self) -> tuple[Objective, ...]:
+        return (self.inner, self.outer, *(companion.outer for companion in self.companions.values()))
 
     def ball(self, threat: Threat) -> Threat:
         """Return the ball in which training examples are made: the threat's, or one of the method's own radius."""

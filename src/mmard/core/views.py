@@ -237,6 +237,21 @@ def _fresh(predict: Predict) -> Predict:
     return lambda x: predict(x)
 
 
+def set_mode(network: nn.Module, train: bool) -> None:
+    """Put a network in training or evaluation mode.
+
+    Raises:
+        MmardError: for a module of ``torch.export``, which has one.
+    """
+    try:
+        network.train(train)
+    except NotImplementedError as e:
+        raise MmardError(
+            "a network made by torch.export has one mode for good, and attacks and training need both; give the module that it "
+            "was exported from, with its weights"
+        ) from e
+
+
 @contextmanager
 def held_still(*networks: nn.Module, train: bool | None = False) -> Iterator[None]:
     """Put networks in evaluation mode without gradients to their weights for an attack; undo both after, also on error.
@@ -250,7 +265,7 @@ def held_still(*networks: nn.Module, train: bool | None = False) -> Iterator[Non
     try:
         for net in networks:
             if train is not None:
-                net.train(train)
+                set_mode(net, train)
         for p in trainable:
             p.requires_grad_(False)
         yield

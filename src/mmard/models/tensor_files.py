@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors import safe_open
@@ -58,7 +58,19 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Compute the SHA-256 (hex) over the metadata and over name, type, shape and bytes of each tensor, in the order of names."""
     digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
-    for name, t in sorted(tensors.items()):
+    for name, t in (part for item in sorted(tensors.items()) for part in _unpacked(*item)):
+        if not isinstance(t, Tensor):
+            digest.update(json.dumps([name, str(t)]).encode())
+            continue
         digest.update(json.dumps([name, str(t.dtype), list(t.shape)]).encode())
         digest.update(t.detach().cpu().contiguous().reshape(-1).view(uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _unpacked(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """Yield the parts of an entry, which a quantised module packs into tuples."""
+    if isinstance(value, tuple):
+        for number, part in enumerate(value):
+            yield from _unpacked(f"{name}.{number}", part)
+    else:
+        yield name, value.dequantize() if isinstance(value, Tensor) and value.is_quantized else value

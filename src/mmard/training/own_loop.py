@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,15 +18,22 @@ from mmard.core.logits import (
     logits_in,
     must_be_apart,
     predict_logits,
+    says_no_logits,
 )
-from mmard.core.views import Predict, Views, held_still
+from mmard.core.method import Method
+from mmard.core.views import Predict, Views, held_still, set_mode
 from mmard.models.architectures import adopt
+from mmard.models.cards import load_model
 from mmard.models.folding import Folded, folded_alike
+from mmard.models.foreign import is_foreign
+from mmard.runs.folder import RunFolder
 from mmard.training.descent import LearningCompanion
 from mmard.utils.distributed import over_processes
 from mmard.utils.errors import MmardError, first_line, is_out_of_memory
 from mmard.utils.numbers import shortened
 
+Network = nn.Module | RunFolder | str | Path
+"""A module, or what `mmard.load_model` takes."""
 TRIED = 2  # images on which each network is run before the first step
 
 
@@ -120,7 +128,8 @@ class OwnNetworks:
         self.bare = unwrapped(self.student)
         for name, teacher in self.teachers.items():
             must_be_apart(self.bare, teacher, name)
-            freeze(teacher.eval(), f"the {name}")
+            set_mode(teacher, train=False)
+            freeze(teacher, f"the {name}")
 
     def predictor(self, network: Predict) -> Predict:
         """Return a network, or any function of images, as a function in the caller's precision."""
@@ -169,6 +178,8 @@ class OwnNetworks:
         for name, network in {"student": self.bare, **self.teachers}.items():
             network.to(x.device)
             plain = checked_logits(network, x[:TRIED], f"the {name}")
+            if fault := says_no_logits(plain):
+                raise MmardError(f"the {name} {fault}")
             classes[name] = plain.shape[1]
             as_it_is = network is self.bare and self.in_training
             self._folded[name] = network if as_it_is else _folded(network, x[:TRIED], classes[name])
@@ -278,7 +289,7 @@ def as_batch(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         got = f"{y.dtype} {tuple(y.shape)}" if isinstance(y, Tensor) else shortened(y)
         raise MmardError(f"y is {got}, expected a tensor of labels ({len(x)},), whole numbers from 0")
     x, y = (t.clone() if t.is_inference() else t.detach() for t in (x, y))
-    return x.float() if x.dtype.itemsize < 4 else x, y.to(x.device, torch.int64)
+    return x.float(), y.to(x.device, torch.int64)
 
 
 def must_be_labels(y: Tensor, classes: int) -> None:
@@ -288,3 +299,26 @@ def must_be_labels(y: Tensor, classes: int) -> None:
         raise MmardError(
             f"labels are from {low} to {high}, and the networks have {classes} classes, 0 to {classes - 1}"
         )
+
+
+def network_given(source: Network, name: str) -> nn.Module:
+    """Take a module as it is, and load anything else."""
+    if isinstance(source, nn.Module):
+        return unwrapped(source)
+    if is_foreign(source):
+        raise MmardError(
+            f"the {name} is {source}, which is built for a data set; in a loop of one's own give the module itself"
+        )
+    if isinstance(source, RunFolder | str | Path):
+        return load_model(source.path if isinstance(source, RunFolder) else source)
+    raise MmardError(f"the {name} is {shortened(source)}, expected a torch.nn.Module, a run folder, weights or a card")
+
+
+def must_be_of_method(state: Mapping[str, Any], method: Method) -> None:
+    """Raise MmardError for the state of a `mmard.Distiller` of other terms, or of a negative number of steps."""
+    own = method.term_names()
+    if (names := state.get("names", own)) != own:
+        told, expected = (", ".join(which) or "none" for which in (names, own))
+        raise MmardError(f"the state is no Distiller's of this method: its terms are {told}, expected {expected}")
+    if isinstance(step := state.get("step"), int) and step < 0:
+        raise MmardError(f"the state is no Distiller's: it is at step {step}, expected a number not below 0")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmard.attacks.pgd import Pgd, untargeted
+from mmard.core.logits import says_no_logits
 from mmard.core.threat import Threat
 from mmard.core.views import held_still
 from mmard.data.images import Images, some
@@ -82,7 +83,7 @@ class TeacherCheck:
             said = logits.argmax(1)
             right = torch.eq(said, few.labels)
             found["clean"] = 100 * right.float().mean().item()
-            if no_logits := _no_logits(logits):
+            if no_logits := says_no_logits(logits, "held-out images"):
                 return found, no_logits
             better = self.better(teacher, few, right) if self.foreign else None
             renumbered = None if better else reordered(said, few.labels)
@@ -149,18 +150,6 @@ class TeacherCheck:
         few = some(self.images, self.most, seed=0)
         with held_still(teacher), full_precision():
             return self.better(teacher, few, torch.eq(self._classes(teacher, few), few.labels))
-
-
-def _no_logits(logits: Tensor) -> str | None:
-    """Describe answers (N, K) that no loss can use, and probabilities, of which the target would be a softmax; None: logits."""
-    if wrong := len(logits) - int(logits.isfinite().all(1).sum()):
-        return (
-            f"gives logits that are not finite on {wrong} of {len(logits)} held-out images; is a weight of it no number? A class "
-            "that it must never say has a logit such as -1e4, not -inf"
-        )
-    if logits.min() >= 0 and (logits.sum(1) - 1).abs().max() <= 1e-4:
-        return "gives probabilities, expected logits; leave out the softmax that it ends with"
-    return None
 
 
 @dataclass(frozen=True)
