@@ -65,6 +65,9 @@ def test_a_script_is_told_from_a_damaged_file(tmp_path: Path) -> None:
     torch.jit.trace(small_net(classes=10).net, torch.zeros(1, 1, 8, 8)).save(str(tmp_path / "s.pt"))
     with pytest.raises(MmardError, match="is a network of TorchScript, and weights are expected"):
         read_checkpoint(tmp_path / "s.pt")
+    torch.export.save(torch.export.export(small_net(classes=10).net, (torch.zeros(1, 1, 8, 8),)), tmp_path / "e.pt2")
+    with pytest.raises(MmardError, match=r"is a network of torch.export, and weights are expected"):
+        read_checkpoint(tmp_path / "e.pt2")
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])

@@ -76,8 +76,9 @@ def read_checkpoint(path: Path) -> Any:
             f"{path} refused: it is no file of weights, or holds {more} and could run code when loaded; {SAVE}"
         ) from e
     except Exception as e:  # whatever a file that is no weights makes the readers say
-        if "torchscript" in str(e).lower():
-            raise MmardError(f"{path} is a network of TorchScript, and weights are expected; {SAVE}") from e
+        if (script := "torchscript" in str(e).lower()) or path.suffix == ".pt2":
+            made_by = "TorchScript" if script else "torch.export"
+            raise MmardError(f"{path} is a network of {made_by}, and weights are expected; {SAVE}") from e
         raise MmardError(f"{path} cannot be read as weights; is it truncated? ({first_line(e)})") from e
 
 
