@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -384,8 +385,14 @@ def test_cells_whose_paths_end_alike_are_published(tmp_path: Path, monkeypatch: 
         grid={"method": {"a": "standard", "b": "pgd_at"}, "teacher": places}, seeds=[0], evaluate={"attacks": "pgd-20"}
     )
     fake(plan)
+    verdicts = Path("runs/study/a/a/seed-0/eval/best_PGD-20/verdicts.safetensors")
+    verdicts.write_bytes(b"which image withstood which attack")
     Path("page.md").write_text("<!-- study: study -->\n<!-- end of study -->\n")
     publish.keep(plan, Path("page.md"))
+    with tarfile.open("page/study/runs.tar.gz") as kept_runs:
+        (found,) = [member for member in kept_runs if member.name.endswith("verdicts.safetensors")]
+        assert found.name == verdicts.relative_to("runs/study").as_posix()
+        assert kept_runs.extractfile(found).read() == verdicts.read_bytes()  # type: ignore[union-attr]
     assert "| a | a | 1 |" in Path("page.md").read_text()
     assert "| b | b | 1 |" in Path("page.md").read_text()
 

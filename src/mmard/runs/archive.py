@@ -23,7 +23,7 @@ RESULTS_FILE = "results.json"
 OF_A_STUDY = (STUDY_FILE, RESULTS_FILE)
 OF_A_RUN = (
     LAYOUT_FILE, "settings.yaml", "metrics.jsonl", "method.txt", "history.json", "teachers.json", "eval/*/scores.json",
-    "diagnosis.json",
+    "eval/*/verdicts.safetensors", "diagnosis.json",
 )  # fmt: skip
 """What tables are made of: a few kB a run, no weights."""
 LARGEST = 1 << 28

@@ -11,6 +11,7 @@ from mmard.evaluation.scores import read_table, table_text
 from mmard.report.figures.study import plot_study
 from mmard.report.study_tables import diagnoses_markdown, study_markdown
 from mmard.runs.archive import ARCHIVE, RESULTS_FILE, STUDY_FILE, Records, laid_out, pack, records_in, unpacked
+from mmard.runs.evaluation import VERDICTS
 from mmard.study.grid import cells_of
 from mmard.study.jobs import result_of
 from mmard.study.results import flat_rows, results_of
@@ -75,7 +76,7 @@ def _folder_of(name: str, page: Path) -> Path:
 
 
 def keep(study: StudyFile, page: Path) -> None:
-    """Pack the records of results (settings, metrics, scores; a few kB a run) beside the page, and fill its block.
+    """Pack the records of results (settings, metrics, scores, verdicts; a few kB a run) beside the page, and fill its block.
 
     Runs that were packed before and are not there now stay in the archive.
     """
@@ -118,6 +119,10 @@ def _records_of(study: StudyFile) -> Records:
             f"eval/{scores.name}/scores.json": table_text(told),
         }
         records |= {f"{cell.name}/{name}": text.encode() for name, text in files.items() if text}
+        if (
+            verdicts := scores / VERDICTS
+        ).is_file():  # a few kB: with them differences can be tested over the images, too
+            records[f"{cell.name}/eval/{scores.name}/{VERDICTS}"] = verdicts.read_bytes()
     return records
 
 
