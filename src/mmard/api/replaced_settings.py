@@ -46,9 +46,8 @@ def forget_replaced(raw: dict[str, Any], overrides: dict[str, Any]) -> tuple[str
     plan = raw.get("train")
     if isinstance(plan, dict) and overrides.get("train.momentum") == 0 and plan.get("nesterov") is True:
         del plan["nesterov"]
-        return ("train.momentum=0 leaves out the recipe's train.nesterov=true, which needs a momentum",) * (
-            "train.nesterov" not in overrides
-        )
+        if "train.nesterov" not in overrides:
+            return ("train.momentum=0 leaves out the recipe's train.nesterov=true, which needs a momentum",)
     return ()
 
 
