@@ -154,6 +154,8 @@ def levels(pixels: np.ndarray, count: int) -> Tensor:
         raise MmardError(f"images of shape {pixels.shape} with {count} labels; expected (N, C, H, W) and N labels")
     if len(pixels) == 0:
         raise MmardError("the data set is empty: 0 images")
+    if pixels.size == 0:
+        raise MmardError(f"images of shape {pixels.shape} have no pixels; expected (N, C, H, W), and none of these 0")
     if pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
         raise MmardError(
             f"images of shape {pixels.shape} have their channels last; expected (N, C, H, W): .transpose(0, 3, 1, 2)"
