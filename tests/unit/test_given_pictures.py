@@ -99,3 +99,41 @@ def test_pictures_of_another_shape_or_kind_are_one_line(data: Any, words: str) -
     with pytest.raises(MmardError, match=words) as e:
         given(data())
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("pixels", ["pixel_values", "image"])
+@pytest.mark.parametrize("label", ["labels", "label"])
+def test_items_and_columns_with_the_names_that_transformers_has_are_found(pixels: str, label: str) -> None:
+    import datasets
+
+    x = np.stack([levels(i, 8, 8) for i in range(20)])
+    items = Items(lambda i: {pixels: x[i], label: LABELS[i]})
+    table = datasets.Dataset.from_dict({pixels: x.tolist(), label: LABELS})
+    for data in (items, table, {pixels: x, label: LABELS}):
+        test = given(data).test
+        assert np.array_equal(test.pixels[:, 0].numpy(), x[test.index])
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (Items(lambda i: {"scan": 1, "label": 0}), "keys scan, label; .*: name them, data.image=KEY data.label=KEY"),
+        (Items(lambda i: {"image": 1, "sort": 0}), "keys image, sort; .*: name them, data.image=KEY data.label=KEY"),
+        (Items(lambda i: {}), "item 0 has the keys none"),
+    ],
+)
+def test_keys_that_are_not_found_are_one_line_that_names_both_settings(data: Any, words: str) -> None:
+    with pytest.raises(MmardError, match=words):
+        given(data)
+
+
+def test_columns_of_pixels_are_named_by_the_setting_that_the_line_says() -> None:
+    import datasets
+
+    table = datasets.Dataset.from_dict({"scan": [levels(i, 8, 8).tolist() for i in range(20)], "label": LABELS})
+    with pytest.raises(MmardError, match=r"no image column among scan, label; .*name one of pixels: data.image=COLUMN"):
+        given(table)
+    assert load("python", given=table, test_split=0.2, image="scan").train.shape == (1, 8, 8)
+    some = datasets.Dataset.from_dict({"x": [None, *([[[200] * 8] * 8] * 19)], "label": LABELS})
+    with pytest.raises(MmardError, match="1 of 20 images in the column 'x' are missing; leave those rows out"):
+        given(some)

@@ -32,7 +32,8 @@ def image_column(rows: Any, asked: str | None = None) -> tuple[Any, str]:
     images = images or [c for c in kinds if _holds_bytes(rows.features[c])]
     if not images:
         raise MmardError(
-            f"no image column among {', '.join(kinds)}; expected one of the type Image, of encoded bytes, or of {{bytes, path}}"
+            f"no image column among {', '.join(kinds)}; expected one of the type Image, of encoded bytes, or of {{bytes, path}}, "
+            "or name one of pixels: data.image=COLUMN"
         )
     chosen = next((c for c in IMAGE_COLUMNS if c in images), images[0])
     if len(images) > 1:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from mmard.data.columns import (
-    CURE,
     LABEL_COLUMNS,
     image_column,
     is_nested,
@@ -34,8 +33,9 @@ KINDS = (
     "arrays (x, y), a torch Dataset of (picture, label), a datasets.Dataset, (train, test) of these, or a mapping with train "
     "and test"
 )
-PIXEL_KEYS = ("image", "images", "x", "img", "imgs", "picture", "pictures", "pixels", "data")
+PIXEL_KEYS = ("image", "images", "x", "img", "imgs", "picture", "pictures", "pixels", "pixel_values", "data")
 LABEL_KEYS = (*LABEL_COLUMNS, "y", "target", "targets", "cls")
+NAME_THEM = "data.image=KEY data.label=KEY"
 NAME_KEYS = ("classes", "class_names", "label_names", "names")
 
 
@@ -172,7 +172,7 @@ def parts_in(arrays: Mapping[Any, Any], keys: Keys, where: str, only: str = "tra
     if only not in found:
         raise MmardError(
             f"{where} has the keys {', '.join(have[:8]) or 'none'}; expected images and labels, such as x and y: name them, "
-            "data.image=KEY data.label=KEY"
+            f"{NAME_THEM}"
         )
     return found
 
@@ -207,6 +207,10 @@ def table_of(rows: Any, keys: Keys = Keys()) -> Part:
 def _nested(rows: Any, column: str) -> Tensor:
     """Read images that are lists of numbers: rows of pixels, or all pixels of a square grey image in one list."""
     pixels = as_array(rows.with_format("numpy")[column][:], f"the column {column!r}")
+    if missing := sum(one is None for one in pixels) if pixels.dtype == object else 0:
+        raise MmardError(
+            f"{missing:,} of {len(pixels):,} images in the column {column!r} are missing; leave those rows out"
+        )
     if pixels.dtype == object and len(pixels):
         raise MmardError(
             f"the images in the column {column!r} have several shapes, expected one; store encoded pictures"
@@ -282,7 +286,7 @@ def _pair(item: Any, number: int, keys: Keys) -> tuple[Any, Any]:
         if image and label:
             return item[image], item[label]
         raise MmardError(
-            f"item {number} has the keys {', '.join(have)}; expected image and label, or name them; {CURE}"
+            f"item {number} has the keys {', '.join(have[:8]) or 'none'}; expected image and label: name them, {NAME_THEM}"
         )
     if isinstance(item, tuple | list) and len(item) >= 2:
         return item[0], item[1]
