@@ -14,7 +14,7 @@ from helpers import small_net
 from safetensors.torch import load_file, save_file
 
 from mmard import MmardError, Scores
-from mmard.models.tensor_files import DIGEST, load_tensors
+from mmard.models.tensor_files import DIGEST, load_tensors, save_tensors
 from mmard.models.weights import load_weights, metadata_of, read_state, save_weights
 from mmard.runs.folder import RunFolder
 from mmard.study.jobs import is_done
@@ -154,6 +154,20 @@ def test_what_many_write_at_once_is_one_of_them(tmp_path: Path) -> None:
     write_whole(path, first)
     assert path.read_text() == "first"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_whoever_the_umask_lets_may_read_every_file(umask: int, tmp_path: Path) -> None:
+    """safetensors puts a file of its own in place, which the owner alone may read."""
+    before = os.umask(umask)
+    try:
+        save_tensors(tmp_path / "new" / "best.safetensors", {"w": torch.ones(3)})
+        write_whole(tmp_path / "new" / "a.txt", lambda part: part.write_text("a"))
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "new").iterdir()}
+    assert modes == {0o666 & ~umask}
+    assert load_tensors(tmp_path / "new" / "best.safetensors")[0]["w"].tolist() == [1, 1, 1]
 
 
 def test_one_evaluation_at_a_time_writes_in_a_folder(tmp_path: Path) -> None:

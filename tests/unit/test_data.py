@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mmard import MmardError
 from mmard.data.augment import KINDS, augment, cutmix, random_colour_or_shape, random_erasing, random_zoom, sample_crop
-from mmard.data.images import Images, split
+from mmard.data.images import Images, split, stratified
 from mmard.data.sources import load
 
 
@@ -31,6 +31,35 @@ def test_the_seed_cuts_the_held_out_split_and_nothing_else() -> None:
     assert torch.equal(one.held_out.index, same.held_out.index)
     assert not torch.equal(one.held_out.index, other.held_out.index)
     assert torch.equal(one.test.index, other.test.index)
+
+
+def test_fewer_images_than_classes_are_of_classes_that_the_seed_draws() -> None:
+    """The last classes had them, whatever the seed: a limit of 50 on 100 classes never saw the first 50."""
+    labels = torch.arange(1000) % 100
+    drawn = [labels[stratified(labels, 50, seed)[0]] for seed in range(8)]
+    assert all(len(classes.unique()) == len(classes) == 50 for classes in drawn)
+    assert len(torch.cat(drawn).unique()) > 90
+    assert torch.equal(drawn[3], labels[stratified(labels, 50, 3)[0]])
+
+
+def test_splits_in_which_every_class_has_an_image_stay_those_of_older_versions() -> None:
+    """Runs go on with them, and published figures are of them: where classes are alike, the last have one more."""
+    data = load("digits")
+    assert torch.bincount(data.held_out.labels).tolist() == [14, 15, 14, 15, 14, 15, 15, 14, 14, 14]
+    assert torch.bincount(data.test.labels).tolist() == [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
+    labels = torch.arange(100) % 10
+    for count, seed in ((20, 0), (25, 1), (38, 2)):
+        kept, rest = (torch.bincount(labels[rows]).tolist() for rows in stratified(labels, count, seed))
+        assert kept == [count // 10 + (k >= 10 - count % 10) for k in range(10)]
+        assert [a + b for a, b in zip(kept, rest, strict=True)] == [10] * 10
+
+
+def test_a_test_split_of_a_run_stays_where_an_older_version_cut_it() -> None:
+    """Other images would be some that the run was trained on."""
+    x, y = np.arange(400).astype(np.uint8).reshape(400, 1, 1, 1), np.arange(400) % 40
+    with pytest.warns(UserWarning, match="no image of 20 of 40 classes"):
+        data = load("python", given=(x, y), test_split=0.05)
+    assert sorted(data.test.labels.tolist()) == list(range(20, 40))
 
 
 def test_indices_name_the_same_image_in_every_split() -> None:

@@ -100,6 +100,7 @@ WAYS: dict[str, Any] = {
     "channels last": lambda: (X.permute(0, 2, 3, 1).numpy(), Y[:, None].numpy()),
     "no channels": lambda: (X[:, 0].numpy(), Y.tolist()),
     "words": lambda: (X, np.array(Items.classes)[Y]),
+    "words in a column": lambda: (X, np.array(Items.classes)[Y][:, None]),
     "bytes": lambda: (X, np.array([c.encode() for c in Items.classes])[Y]),
     "Images": lambda: Images.of(X, Y, Items.classes),
     "TensorDataset": lambda: TensorDataset(X.float() / 255, Y),
@@ -111,6 +112,7 @@ WAYS: dict[str, Any] = {
 }
 NAMED = {
     "words",
+    "words in a column",
     "bytes",
     "Images",
     "Dataset of pictures",
@@ -128,6 +130,12 @@ def test_the_same_images_come_from_whatever_a_program_has(way: str) -> None:
     assert data.test.classes == (Items.classes if way in NAMED else tuple("0123"))
     for part in (data.train, data.held_out, data.test):
         assert torch.equal(part.labels, Y[part.index])
+
+
+def test_true_and_false_in_a_column_are_two_classes() -> None:
+    data = given((X, (Y > 1)[:, None]), test_split=0.25)
+    assert data.train.classes == ("False", "True")
+    assert torch.equal(data.test.labels, (Y > 1)[data.test.index].long())
 
 
 def test_training_and_test_images_are_given_in_every_usual_way() -> None:
@@ -165,6 +173,9 @@ def test_training_and_test_images_are_given_in_every_usual_way() -> None:
         (lambda: (X.repeat(1, 4, 1, 1), Y), "4 channels, expected 1 or 3"),
         (lambda: (X, Y[:5]), "with 5 labels; expected"),
         (lambda: TensorDataset(X, torch.eye(4)[Y]), "one row a sample|one-hot|argmax"),
+        (lambda: TensorDataset(X, torch.eye(4)[Y].bool()), r"shape \(80, 4\) of 4 values a sample.*take .argmax"),
+        (lambda: (X, torch.eye(4)[Y].bool()), r"shape \(80, 4\) of 4 values a sample.*take .argmax"),
+        (lambda: (X, np.array([["ant", "bee"]] * 80)), r"shape \(80, 2\) of 2 values a sample"),
     ],
 )  # fmt: skip
 def test_what_is_no_data_is_one_line(data: Any, words: str) -> None:
@@ -257,6 +268,51 @@ def test_files_of_every_kind_hold_the_same_images(tmp_path: Path, write: Any, wo
     assert data.train.classes == (Items.classes if words else tuple("0123"))
     assert len(data.test) == 20
     assert torch.bincount(data.test.labels).tolist() == [5, 5, 5, 5]
+
+
+def new_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+def by_csv_of(folder: Path, labels: list[str]) -> dict[str, Any]:
+    options, lines = by_csv(folder, False), [f"pics/{n:03}.png,{label}" for n, label in enumerate(labels)]
+    (folder / "a.csv").write_text("\n".join(["path,label", *lines]))
+    return options
+
+
+def by_tar_of(folder: Path, labels: list[str]) -> dict[str, Any]:
+    tar_of(folder / "a.tar", [{"png": encoded(n), "cls": label.encode()} for n, label in enumerate(labels)])
+    return {"name": "webdataset", "train": str(folder / "a.tar")}
+
+
+def by_json_of(folder: Path, labels: list[str]) -> dict[str, Any]:
+    tar_of(folder / "a.tar", [{"png": encoded(n), "json": b'{"label": %s}' % k.encode()} for n, k in enumerate(labels)])
+    return {"name": "webdataset", "train": str(folder / "a.tar")}
+
+
+def by_npz_of(folder: Path, labels: list[str]) -> dict[str, Any]:
+    return write_npz(folder, x=X, y=np.array(labels))
+
+
+@pytest.mark.parametrize("write", [by_csv_of, by_tar_of, by_json_of, by_npz_of])
+def test_class_numbers_with_a_point_are_class_numbers_in_text_too(tmp_path: Path, write: Any) -> None:
+    """Pandas writes 10.0 for class 10 beside a missing label; as words, "10.0" came before "2.0"."""
+    numbers = torch.arange(len(X)) % 12
+    data = load(**write(tmp_path, [f"{k}.0" for k in numbers]), test_split=0.4)
+    assert data.train.classes == tuple(map(str, range(12)))
+    assert torch.equal(data.test.labels, numbers[data.test.index])
+
+
+@pytest.mark.parametrize("write", [by_csv_of, by_tar_of, by_npz_of])
+def test_text_that_is_no_number_beside_numbers_is_refused(tmp_path: Path, write: Any) -> None:
+    for odd, words in (
+        ("nan", "20 of 80 .*missing"),
+        ("1.5", "hold 1.5, expected whole class numbers"),
+        ("-1", "lie in"),
+    ):
+        with pytest.raises(MmardError, match=words):
+            load(**write(new_folder(tmp_path / odd), ["0.0", "1.0", "2.0", odd] * 20), test_split=0.25)
 
 
 @pytest.mark.parametrize("write", [by_csv, by_tar, by_folder, by_parquet])

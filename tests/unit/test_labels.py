@@ -118,6 +118,17 @@ def test_the_model_s_order_is_taken_and_said() -> None:
         assert Known("t", ("cat", "ant", "bee")).order(NAMES) == ("cat", "ant", "bee")
 
 
+def test_a_model_whose_classes_were_words_with_a_point_keeps_its_order_beside_numbers() -> None:
+    """An older version took the labels of a CSV file, "10.0" and the like, for words, in alphabetical order."""
+    old, numbers = tuple(sorted(f"{k}.0" for k in range(12))), tuple(map(str, range(12)))
+    with pytest.warns(UserWarning, match="class 2 is '10' and not '2'.: labels follow the model's order"):
+        assert Known("t", old).order(numbers) == tuple(sorted(numbers))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Known("t", old[:2]).order(numbers[:2]) == numbers[:2]
+        assert Known("t", old).order(old) == old
+
+
 def test_other_names_warn_but_not_where_one_side_has_only_numbers() -> None:
     with pytest.warns(UserWarning, match="class 1 is 'bird' there, 'bee' here"):
         assert Known("t", ("ant", "bird", "cat")).order(NAMES) == NAMES

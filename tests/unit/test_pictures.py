@@ -347,6 +347,23 @@ def test_broken_images_are_skipped_with_a_count_and_a_list(tmp_path: Path) -> No
     assert all(f"{50 + i:03}.png" in line for i, line in enumerate(listed))
 
 
+@pytest.mark.parametrize("missing", [None, {"bytes": None, "path": None}], ids=["no picture", "no bytes"])
+def test_a_row_without_a_picture_is_named_and_can_be_left_out(tmp_path: Path, missing: Any) -> None:
+    import pandas as pd
+
+    file = io.BytesIO()
+    Image.new("L", (8, 8), 200).save(file, "png")
+    pictures: list[Any] = [{"bytes": file.getvalue(), "path": None}] * 200
+    pictures[7] = missing
+    at = str(tmp_path / "a.parquet")
+    pd.DataFrame({"image": pictures, "label": [k % 2 for k in range(200)]}).to_parquet(at)
+    with pytest.raises(MmardError, match="the picture of row 7 of train is missing; put one there, or leave it out"):
+        load("parquet", train=at, test=at)
+    with pytest.warns(UserWarning, match="1 of 200 images are left out .*: the picture of row 7 of train is missing"):
+        data = load("parquet", train=at, test=at, on_error="skip")
+    assert (len(data.train) + len(data.held_out), len(data.test), len(data.skipped)) == (199, 199, 2)
+
+
 def test_more_than_one_in_a_hundred_is_refused(tmp_path: Path) -> None:
     root = many(tmp_path, broken=3)
     with pytest.raises(MmardError, match="3 of 200 images cannot be decoded, more than 1%"):

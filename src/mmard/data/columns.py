@@ -32,7 +32,8 @@ def image_column(rows: Any, asked: str | None = None) -> tuple[Any, str]:
     images = images or [c for c in kinds if _holds_bytes(rows.features[c])]
     if not images:
         raise MmardError(
-            f"no image column among {', '.join(kinds)}; expected one of the type Image, of encoded bytes, or of {{bytes, path}}"
+            f"no image column among {', '.join(kinds)}; expected one of the type Image, of encoded bytes, or of {{bytes, path}}, "
+            "or name one of pixels: data.image=COLUMN"
         )
     chosen = next((c for c in IMAGE_COLUMNS if c in images), images[0])
     if len(images) > 1:
@@ -100,6 +101,7 @@ def labels_of(rows: Any, column: str) -> tuple[Tensor, tuple[str, ...]]:
     """Read class numbers (N,) int64, and the names of the classes; no names where numbers are all that there is.
 
     Words are classes in order of their names, or of their numbers where all are whole numbers; so are true and false.
+    Words that are all numbers with a point (``"1.0"``) are class numbers.
     """
     what = f"labels in the column {column!r}"
     try:
@@ -124,10 +126,13 @@ def numbered(y: NDArray[Any], what: str, names: tuple[str, ...] = (), cure: str 
         if y.dtype.kind in "iu" and (y == -1).any():
             raise MmardError(f"{int((y == -1).sum()):,} of {len(y):,} {what} are -1; is this split without labels?")
         return class_numbers(y, what), names
-    if y.dtype.kind == "b":
-        return torch.from_numpy(y.astype(np.int64)), ("False", "True")
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.dtype.kind == "b" and y.ndim == 1:
+        return class_numbers(y, what), ("False", "True")
     if y.dtype.kind in "UO" and y.ndim == 1 and len(y):
-        return _of_words(y.tolist(), what, cure)
+        if all(map(_is_whole, words := y.tolist())) or (numbers := _as_numbers(words)) is None:
+            return _of_words(words, what, cure)
+        y = numbers  # such as "1.0", which pandas makes of class numbers beside a missing one
     try:
         return class_numbers(y, what), ()
     except MmardError as e:
@@ -135,9 +140,24 @@ def numbered(y: NDArray[Any], what: str, names: tuple[str, ...] = (), cure: str 
 
 
 def text_labels(values: list[str], what: str) -> tuple[Tensor, tuple[str, ...]]:
-    """Number labels that are text: class numbers where all are whole numbers, else words."""
-    whole = all(value.strip().lstrip("-").isdecimal() and value.isascii() for value in values)
-    return numbered(np.array([int(v) for v in values]) if whole else np.array(values, object), what, (), CURE)
+    """Number labels that are text: class numbers where all are numbers, else words."""
+    numbers = _as_numbers(values)
+    return numbered(np.array(values, object) if numbers is None else numbers, what, (), CURE)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isdecimal()
+
+
+def _as_numbers(values: list[Any]) -> NDArray[np.float64] | None:
+    """Read words that are all numbers, such as ``"1.0"``, and missing ones ("nan", "") beside them; None where one is a word."""
+    if not all(isinstance(value, str) and value.isascii() and "_" not in value for value in values):
+        return None
+    try:
+        numbers = np.array([float(value.strip() or "nan") for value in values])
+    except ValueError:
+        return None
+    return numbers if np.isfinite(numbers).any() else None
 
 
 def _of_words(values: list[Any], what: str, cure: str) -> tuple[Tensor, tuple[str, ...]]:

@@ -164,16 +164,22 @@ class EncodedImages:
 
     def _one(self, number: int, file: Any) -> NDArray[np.uint8]:
         path = file["path"] if file and file["path"] else "no name"
+        whole = self.split or "the data set"
+        which = f"image {number} ({path}) of {whole}"
+        if not file or (file["bytes"] is None and not file["path"]):
+            raise MmardError(
+                f"the picture of row {number} of {whole} is missing; put one there, or leave it out: data.on_error=skip"
+            )
         try:
-            if file and file["bytes"] is None and "://" in path:
+            if file["bytes"] is None and "://" in path:
                 raise MmardError("it is an address, and nothing is fetched for a picture; put its bytes into the table")
             return self._pixels(self.feature.decode_example(file))
         except MmardError as e:
-            raise MmardError(f"image {number} ({path}) of {self.split}: {e}") from e
+            raise MmardError(f"{which}: {e}") from e
         except Exception as e:  # each file format has its own kinds of failure; all mean that this one is broken
             raise MmardError(
-                f"image {number} ({path}) of {self.split} cannot be decoded: {_reason(e, file)}; put a whole file in "
-                "its place, or leave it out: data.on_error=skip"
+                f"{which} cannot be decoded: {_reason(e, file)}; put a whole file in its place, or leave it out: "
+                "data.on_error=skip"
             ) from e
 
     def _pixels(self, picture: Any) -> NDArray[np.uint8]:

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmard.data.columns import numbered
-from mmard.data.given import LABEL_KEYS, NAME_KEYS, PIXEL_KEYS, channels_first, key_of
+from mmard.data.given import LABEL_KEYS, NAME_KEYS, PIXEL_KEYS, key_of
 from mmard.data.images import Batch, ImageSet, levels
 from mmard.data.labels import as_array, must_be_classes, renumbered
 from mmard.data.npz import NpzFile
+from mmard.data.pictures import channels_first
 from mmard.utils.errors import MmardError
 
 Rows = tuple[Tensor, Tensor]

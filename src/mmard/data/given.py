@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from mmard.data.columns import (
-    CURE,
     LABEL_COLUMNS,
     image_column,
     is_nested,
@@ -21,10 +20,11 @@ from mmard.data.columns import (
     labels_of,
     numbered,
 )
-from mmard.data.encoded import Fit, Notes, eight_bits, fitted
+from mmard.data.encoded import Fit, Notes
 from mmard.data.images import Images, levels
 from mmard.data.labels import as_array
 from mmard.data.parts import TEST_SPLITS, Arrays, Part, Table
+from mmard.data.pictures import channels_first, is_picture, pixels_of, stacked
 from mmard.utils.errors import MmardError, first_line
 
 SPLITS = ("train", *TEST_SPLITS)
@@ -33,8 +33,9 @@ KINDS = (
     "arrays (x, y), a torch Dataset of (picture, label), a datasets.Dataset, (train, test) of these, or a mapping with train "
     "and test"
 )
-PIXEL_KEYS = ("image", "images", "x", "img", "imgs", "picture", "pictures", "pixels", "data")
+PIXEL_KEYS = ("image", "images", "x", "img", "imgs", "picture", "pictures", "pixels", "pixel_values", "data")
 LABEL_KEYS = (*LABEL_COLUMNS, "y", "target", "targets", "cls")
+NAME_THEM = "data.image=KEY data.label=KEY"
 NAME_KEYS = ("classes", "class_names", "label_names", "names")
 
 
@@ -132,6 +133,9 @@ def arrays_of(x: object, y: object, names: tuple[str, ...] = (), what: str = "la
     Raises:
         MmardError: for pixels or labels that are none.
     """
+    if isinstance(x, list) and any(map(is_picture, x)):
+        notes = Notes()
+        x = stacked([pixels_of(one, number, Fit(), notes) for number, one in enumerate(x)], False)
     pixels, labels = as_array(x, "pixels"), as_array(y, what)
     if labels.dtype.kind == "S":
         labels = np.char.decode(labels, "utf-8", "replace")
@@ -140,14 +144,6 @@ def arrays_of(x: object, y: object, names: tuple[str, ...] = (), what: str = "la
     if image.shape[1] not in (1, 3):
         raise MmardError(f"images have {image.shape[1]} channels, expected 1 or 3; leave the others out")
     return Arrays(image, numbers, found, bool(names) or not found, torch.arange(len(numbers)))
-
-
-def channels_first(pixels: np.ndarray) -> np.ndarray:
-    """View images with their channels last, or with none, as (N, C, H, W)."""
-    if pixels.ndim == 3:
-        return pixels[:, None]
-    last = pixels.ndim == 4 and pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3, 4)
-    return pixels.transpose(0, 3, 1, 2) if last else pixels
 
 
 def parts_in(arrays: Mapping[Any, Any], keys: Keys, where: str, only: str = "train") -> dict[str, Part]:
@@ -176,7 +172,7 @@ def parts_in(arrays: Mapping[Any, Any], keys: Keys, where: str, only: str = "tra
     if only not in found:
         raise MmardError(
             f"{where} has the keys {', '.join(have[:8]) or 'none'}; expected images and labels, such as x and y: name them, "
-            "data.image=KEY data.label=KEY"
+            f"{NAME_THEM}"
         )
     return found
 
@@ -211,6 +207,10 @@ def table_of(rows: Any, keys: Keys = Keys()) -> Part:
 def _nested(rows: Any, column: str) -> Tensor:
     """Read images that are lists of numbers: rows of pixels, or all pixels of a square grey image in one list."""
     pixels = as_array(rows.with_format("numpy")[column][:], f"the column {column!r}")
+    if missing := sum(one is None for one in pixels) if pixels.dtype == object else 0:
+        raise MmardError(
+            f"{missing:,} of {len(pixels):,} images in the column {column!r} are missing; leave those rows out"
+        )
     if pixels.dtype == object and len(pixels):
         raise MmardError(
             f"the images in the column {column!r} have several shapes, expected one; store encoded pictures"
@@ -237,25 +237,19 @@ def _of_items(given: Any, keys: Keys) -> Arrays:
     notes, pictures, labels, arrays_too = Notes(), list[np.ndarray](), list[Any](), False
     for number, item in enumerate(_items(given)):
         picture, label = _pair(item, number, keys)
-        pictures.append(_pixels(picture, number, keys.fit, notes))
+        pictures.append(pixels_of(picture, number, keys.fit, notes))
         labels.append(_plain_label(label))
-        arrays_too |= not hasattr(picture, "getbands")
+        arrays_too |= not is_picture(picture)
     if not pictures:
         raise MmardError("the data set is empty: 0 images")
     for number in range(0, len(pictures), -(-len(pictures) // AGAIN)):
-        again, first = _pixels(_pair(given[number], number, keys)[0], number, keys.fit, notes), pictures[number]
+        again, first = pixels_of(_pair(given[number], number, keys)[0], number, keys.fit, notes), pictures[number]
         if again.shape != first.shape or not np.array_equal(again, first, equal_nan=again.dtype.kind == "f"):
             raise MmardError(
                 f"the data set gives another image {number} each time: its transform is random; leave that out, and choose "
                 "data.augment"
             )
-    if len(shapes := {picture.shape[1:] for picture in pictures}) > 1:
-        some = ", ".join(f"{w}×{h}" for h, w in sorted(shapes)[:3])
-        cure = "resize them to one size" if arrays_too else "give data.size=64 or another size"
-        raise MmardError(f"the images have several sizes ({some} ...), expected one; {cure}")
-    most = max(picture.shape[0] for picture in pictures)
-    x = np.stack([np.broadcast_to(p, (most, *p.shape[1:])) if p.shape[0] == 1 else p for p in pictures])
-    arrays = arrays_of(x, labels, names_of(given, labels))
+    arrays = arrays_of(stacked(pictures, not arrays_too), labels, names_of(given, labels))
     return Arrays(arrays.pixels, arrays.labels, arrays.names, arrays.numbers, arrays.index, fitted=not arrays_too)
 
 
@@ -292,23 +286,11 @@ def _pair(item: Any, number: int, keys: Keys) -> tuple[Any, Any]:
         if image and label:
             return item[image], item[label]
         raise MmardError(
-            f"item {number} has the keys {', '.join(have)}; expected image and label, or name them; {CURE}"
+            f"item {number} has the keys {', '.join(have[:8]) or 'none'}; expected image and label: name them, {NAME_THEM}"
         )
     if isinstance(item, tuple | list) and len(item) >= 2:
         return item[0], item[1]
     raise MmardError(f"item {number} of the data set is a {type(item).__name__}, expected (picture, label)")
-
-
-def _pixels(picture: Any, number: int, fit: Fit, notes: Notes) -> np.ndarray:
-    """Convert one picture, of Pillow or an array, to (C, H, W)."""
-    if hasattr(picture, "getbands"):
-        levels_of: np.ndarray = np.asarray(fitted(eight_bits(picture, notes), fit))
-        return levels_of[None] if levels_of.ndim == 2 else levels_of.transpose(2, 0, 1)
-    array: np.ndarray = as_array(picture, f"the pixels of item {number}")
-    if array.ndim not in (2, 3):
-        raise MmardError(f"item {number} has a picture of shape {array.shape}, expected (C, H, W), (H, W, C) or (H, W)")
-    first: np.ndarray = channels_first(array[None])[0]
-    return first
 
 
 def names_of(given: Any, labels: list[Any]) -> tuple[str, ...]:

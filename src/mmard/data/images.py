@@ -154,6 +154,8 @@ def levels(pixels: np.ndarray, count: int) -> Tensor:
         raise MmardError(f"images of shape {pixels.shape} with {count} labels; expected (N, C, H, W) and N labels")
     if len(pixels) == 0:
         raise MmardError("the data set is empty: 0 images")
+    if pixels.size == 0:
+        raise MmardError(f"images of shape {pixels.shape} have no pixels; expected (N, C, H, W), and none of these 0")
     if pixels.shape[1] not in (1, 3) and pixels.shape[3] in (1, 3):
         raise MmardError(
             f"images of shape {pixels.shape} have their channels last; expected (N, C, H, W): .transpose(0, 3, 1, 2)"
@@ -213,11 +215,20 @@ class DataSet:
     shared: int = 0
 
 
-def stratified(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw rows of ``count`` samples with every class in proportion; returns them and the rest, both sorted."""
+def stratified(labels: Tensor, count: int, seed: int, *, lot: bool = True) -> tuple[Tensor, Tensor]:
+    """Draw rows of ``count`` samples with every class in proportion; returns them and the rest, both sorted.
+
+    Args:
+        lot: classes of one size of which only some can have an image are drawn; False: the last have it, whatever the seed.
+    """
     draw, y, chosen = np.random.default_rng(seed), labels.numpy(), []
     quota = np.bincount(y) * count / len(y)
-    extra = np.argsort(quota % 1, kind="stable")[::-1][: count - int(np.floor(quota).sum())]  # largest remainders
+    bare, last = quota < 1 if lot else quota < 0, -np.arange(len(quota))
+    place = np.where(
+        bare, np.random.default_rng((seed, 1)).permutation(len(quota)), last
+    )  # other splits stay what they were
+    order = np.lexsort((place, ~bare, -(quota % 1)))  # largest remainders first
+    extra = order[: count - int(np.floor(quota).sum())]
     for k in range(len(quota)):
         rows = draw.permutation(np.flatnonzero(y == k))
         chosen.append(rows[: int(quota[k]) + (k in extra)])

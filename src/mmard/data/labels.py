@@ -55,19 +55,22 @@ class Known:
 
         A warning says where that is another order, and where the model's classes have other names.
         """
-        if not self.classes or self.classes == names or len(self.classes) != len(names):
+        own = self.classes
+        if _only_numbers(names):  # an older version took "1.0" of a text file for a word
+            own = tuple(name.removesuffix(".0") for name in own)
+        if not own or own == names or len(own) != len(names):
             return names  # another number of classes is refused where the model is loaded
-        k = next(k for k, (own, theirs) in enumerate(zip(self.classes, names, strict=True)) if own != theirs)
-        if set(self.classes) == set(names):
+        k = next(k for k, (one, theirs) in enumerate(zip(own, names, strict=True)) if one != theirs)
+        if set(own) == set(names):
             warnings.warn(
-                f"{self.what} knows the classes in another order than the data (class {k} is {self.classes[k]!r} and not "
-                f"{names[k]!r}): labels follow the model's order",
+                f"{self.what} knows the classes in another order than the data (class {k} is {own[k]!r} and not {names[k]!r}): "
+                "labels follow the model's order",
                 stacklevel=2,
             )
-            return self.classes
-        if not _only_numbers(self.classes) and not _only_numbers(names):
+            return own
+        if not _only_numbers(own) and not _only_numbers(names):
             warnings.warn(
-                f"{self.what} was trained on classes with other names than the data's (class {k} is {self.classes[k]!r} there, "
+                f"{self.what} was trained on classes with other names than the data's (class {k} is {own[k]!r} there, "
                 f"{names[k]!r} here): figures are wrong unless each means the same",
                 stacklevel=2,
             )

@@ -200,7 +200,8 @@ def _two(splits: Mapping[str, Part], wanted: Wanted) -> tuple[Part, Part]:
 def _cut(whole: Part, share: float, seed: int) -> tuple[Part, Part]:
     """Cut a test part off, by the source's own numbering of classes: no model's order changes which images are in it."""
     names = _classes_of(whole)
-    test, train = stratified(whole.labels, max(1, round(share * len(whole.labels))), seed)
+    count = max(1, round(share * len(whole.labels)))
+    test, train = stratified(whole.labels, count, seed, lot=False)  # older runs were trained on the rest
     left = torch.bincount(whole.labels[train], minlength=len(names))
     if len(none := (left == 0).nonzero()):
         k = int(none[0])

@@ -132,7 +132,7 @@ def _label(found: dict[str, bytes], asked: str | None, where: str) -> str:
             raise MmardError(f"{where}.json is no JSON ({first_line(e)})") from e
         keys = [asked] if asked else IN_JSON
         value = next((told[key] for key in keys if isinstance(told, dict) and key in told), None)
-        if isinstance(value, str | int):
+        if isinstance(value, str | int | float):
             return str(value)
     raise MmardError(
         f"{where} has the files {', '.join(sorted(found))} and no label; expected .cls, or .json with a label, or name it: "

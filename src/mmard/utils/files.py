@@ -45,7 +45,10 @@ def write_whole(path: Path, write: Callable[[Path], object], *, make_folder: boo
         _make_room(path)
         # A new file, so that no link can stand in its place.
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = part.stat().st_mode
         write(part)
+        if part.stat().st_mode != mode:  # safetensors puts a file of its own there, which nobody else may read
+            part.chmod(mode & 0o777)
         with part.open("rb+") as f:
             os.fsync(f.fileno())
         part.replace(path)
