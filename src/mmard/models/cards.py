@@ -21,6 +21,7 @@ from mmard.utils.files import read_json, sha256
 from mmard.utils.layout import must_be_readable
 from mmard.utils.packages import optional
 from mmard.utils.safe_open import must_be_itself
+from mmard.utils.text_files import parse_json, read_text
 from mmard.utils.trust import inside
 from mmard.utils.validation import Section, validated
 
@@ -192,7 +193,8 @@ def card_beside(weights: Path) -> Path:
 
 
 def _names(card: Path, weights: Path) -> bool:
-    file = read_json(card).get("file")
+    told = parse_json(read_text(card), str(card))
+    file = told.get("file") if isinstance(told, dict) else None
     return isinstance(file, str) and (card.parent / file).resolve() == weights.resolve()
 
 
