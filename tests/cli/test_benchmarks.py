@@ -199,12 +199,13 @@ def test_a_benchmark_that_is_stopped_goes_on(mmard: Run, monkeypatch: pytest.Mon
 
 
 @pytest.mark.usefixtures("two_classes")
-def test_a_recipes_own_method_is_called_as_one_writes_it(tmp_path: Path) -> None:
+def test_a_recipes_own_method_is_called_as_one_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmard.bench.accuracy import entries_of
 
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "mine.yaml"
     file.write_text(file.read_text().replace("method: pgd_at", "method: {name: rpat, base: trades, lam: 0.5}"))
-    (entry,) = entries_of(str(file), [], {}, accuracy=50, seeds=1, out=tmp_path, trust=False)
+    (entry,) = entries_of(str(file), [], {}, accuracy=60, seeds=1, out=tmp_path, trust=False)
     assert entry.label == "rpat(base=trades, lam=0.5)"
 
 

@@ -262,9 +262,7 @@ def test_a_warning_is_one_line_and_no_arguments_mean_help(mmard: Run, mmard_proc
     assert mmard(*asked).returncode == 0
     assert mmard("export", "run").returncode == 0
     (tmp_path / "run/best.safetensors").unlink()
-    done = mmard_process(
-        "eval", "run/model.onnx", *QUICK[:1], "--attacks", "square", "--limit", "10", "--checks", "none"
-    )
+    done = mmard_process("eval", "run/model.onnx", "--attacks", "square", "--limit", "10", "--checks", "none")
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("warning: the float surrogate of run/model.onnx")
     assert done.stderr.count("\n") == 1

@@ -160,7 +160,9 @@ def test_a_study_that_is_kept_beside_a_page(mmard: Run, tmp_path: Path, far: Pat
         assert mmard("eval", run, "--attacks", "none").returncode == 0
     assert mmard("study", "study.yaml", "--report-only", "--into", "page.md").returncode == 0
     kept = records_in(tmp_path / "page/mine")
-    assert len(kept) == 12  # the study, what it found and, of each run, layout, settings, metrics, formula and scores
+    assert (
+        len(kept) == 14
+    )  # the study, what it found and, of each run, layout, settings, metrics, formula, scores, verdicts
     kept["page.md"] = (tmp_path / "page.md").read_bytes()
     for name, content in kept.items():
         assert SECRET.encode() not in content, name

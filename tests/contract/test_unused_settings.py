@@ -282,7 +282,7 @@ def test_a_benchmark_to_an_accuracy_has_no_steps_of_validation(mmard: Run) -> No
 
 
 IN_NO_EVALUATION = {
-    "data.augment": "crop", "data.held_out": 0.2, "data.limit": 50, "data.stream": True, "data.seed": 3,
+    "data.augment": "crop", "data.stream": True, "data.seed": 3,
     "engine.compile": True, "engine.precision": "bf16-mixed", "train.lr": 0.5, "validation.steps": 5, "attack.steps": 3,
 }  # fmt: skip
 IN_NO_WORK = [
@@ -314,6 +314,13 @@ def test_what_changes_nothing_in_a_work_is_refused(work: Work, words: dict[str, 
 )  # fmt: skip
 def test_what_changes_something_in_a_work_is_taken(work: Work, words: dict[str, Any]) -> None:
     must_be_used_in(read_settings(None, words), words, work)
+
+
+@pytest.mark.parametrize("words", [{"data.held_out": 0.2}, {"data.limit": 50}], ids=case)
+def test_what_earlier_versions_took_in_an_evaluation_is_noted(words: dict[str, Any]) -> None:
+    """Reports name the command of an earlier evaluation, whose results lie in a folder named after its settings."""
+    with pytest.warns(Note, match=f"{min(words)} changes nothing in an evaluation"):
+        must_be_used_in(read_settings(None, words), words, EVALUATION)
 
 
 @pytest.mark.parametrize(

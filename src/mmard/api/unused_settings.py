@@ -27,12 +27,14 @@ class Work:
     Attributes:
         takes: sections and single settings.
         idle: settings of those sections that change nothing in it all the same.
+        noted: settings that change nothing in it either, and stand in commands of earlier versions.
         beside: settings that are used only beside another one, as in `USED_BESIDE`.
     """
 
     name: str
     takes: tuple[str, ...]
     idle: tuple[str, ...] = ()
+    noted: tuple[str, ...] = ()
     beside: Mapping[str, str] = field(default_factory=dict)
 
     def does_take(self, key: str) -> bool:
@@ -49,8 +51,9 @@ _FIXED = "engine.precision", "engine.micro_batch", "engine.compile"  # always fl
 EVALUATION = Work(
     "an evaluation",
     ("data", "threat", "teacher", "teachers", "engine"),
-    (*_LEARNT, "data.held_out", "data.limit", *_FIXED),
-    {"data.seed": "data.test_limit"},
+    (*_LEARNT, *_FIXED),
+    noted=("data.held_out", "data.limit"),
+    beside={"data.seed": "data.test_limit"},
 )
 DIAGNOSIS = Work("a diagnosis", ("data", "teacher", "teachers"), _LEARNT)
 EXAMINATION = Work("an examination", ("data", "threat"), ("data.augment",))
@@ -86,6 +89,9 @@ def must_be_used_in(settings: Settings, words: Mapping[str, Any], work: Work) ->
         settings: all of them, the words among them.
     """
     must_be_taken(words, work)
+    for key in flat(words):
+        if _is_among(key, work.noted):
+            warnings.warn(Note(f"{key} changes nothing in {work.name}"), stacklevel=2)
     for key, other in work.beside.items():
         if key in flat(words) and not is_used(_value(settings, other), ()):
             raise MmardError(f"{key} changes nothing in {work.name} without {other}; leave it out")

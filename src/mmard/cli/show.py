@@ -53,12 +53,13 @@ def _checked(settings: "Settings") -> "Settings":
     """Check the settings as training does, and tell its notes; what is still to be given or vouched for is told as one."""
     from mmard.api.build import resolve
     from mmard.core.views import MissingModelError
+    from mmard.utils.packages import MissingPackageError
     from mmard.utils.trust import UntrustedError
 
     try:
         resolved = resolve(settings, to_train=False)
         settings, notes = resolved.settings, resolved.notes
-    except (MissingModelError, UntrustedError) as e:
+    except (MissingModelError, MissingPackageError, UntrustedError) as e:
         notes = (*settings.notes, str(e))
     for note in notes:
         warnings.warn(Note(note), stacklevel=2)

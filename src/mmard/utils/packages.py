@@ -8,6 +8,10 @@ from mmard.utils.errors import MmardError, first_line
 FROM_SOURCE = "from source"
 
 
+class MissingPackageError(MmardError):
+    """An optional package is not installed."""
+
+
 def version_of(package: str) -> str:
     """Return the installed version of a package, such as ``"0.2.0"``; ``"from source"`` for one that is not installed."""
     try:
@@ -24,9 +28,9 @@ def optional(name: str, extra: str, what: str) -> Any:
         what: whatever needs it, for the error.
 
     Raises:
-        MmardError: where it is not installed, with the line that installs it.
+        MissingPackageError: where it is not installed, with the line that installs it.
     """
     try:
         return import_module(name)
     except ImportError as e:
-        raise MmardError(f"{what} needs more packages ({first_line(e)}): pip install 'mmard[{extra}]'") from e
+        raise MissingPackageError(f"{what} needs more packages ({first_line(e)}): pip install 'mmard[{extra}]'") from e
