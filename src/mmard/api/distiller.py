@@ -214,8 +214,8 @@ class Distiller:
             MmardError: for the state of another method, and before `prepare` for a method that needs it.
         """
         self._must_have_begun("load_state_dict()")
-        must_be_of_method(state, self.method)
         try:
+            must_be_of_method(state, self.method)
             for module, saved in zip(self._terms, state["terms"], strict=True):
                 module.load_state_dict(saved)
             for name, net in self.companions.items():

@@ -230,10 +230,10 @@ def settings_in(
     return raw, known, frozenset() if others else frozenset(flat(given)), notes
 
 
-def _change(raw: dict[str, Any], changes: dict[str, Any]) -> tuple[str, ...]:
-    """Apply settings by dotted key to those that are there; return what else changes for it, a line each."""
+def _change(raw: dict[str, Any], changes: dict[str, Any], of_a_run: bool = False) -> tuple[str, ...]:
+    """Apply settings by dotted key to those that are there, a recipe's or a run's; return what else changes for it, a line each."""
     told = forget_replaced(raw, changes)
-    shares, notes = as_shares(raw, changes)
+    shares, notes = ({}, ()) if of_a_run else as_shares(raw, changes)
     for key, value in (shares | changes).items():
         _put(raw, key, value)
     return told + notes
@@ -263,7 +263,7 @@ def _joined(
     changes = flat(given)
     if wrong := [key for key in changes if not all(key.split("."))]:
         raise MmardError(f"setting {shortened(wrong[0])} has an empty part; expected words with dots between: train.lr")
-    notes = _change(raw, changes)
+    notes = _change(raw, changes, of_a_run=known.folder is not None)
     if "train.epochs" in changes:
         said -= OF_LENGTH
     said |= changes.keys() if own else set()

@@ -8,7 +8,7 @@ from mmard.training.schedule import Plan
 from mmard.utils.numbers import parse_number
 
 MOMENTS = ("train.hold", "train.milestones", "averaging.start", "data.augment_late.after")
-"""Settings that are in epochs from 1 on, and shares of the run below; so is ``begin`` of a method and of its bases."""
+"""Settings that are in epochs from 1 on, and shares of the run below; so are ``begin`` and ``drops`` of a method and its bases."""
 
 
 def as_shares(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -42,14 +42,14 @@ def as_shares(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[
 
 
 def _moments(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the moments of a run by dotted key; by ``begin`` a method of one's own may mean something else."""
+    """Yield the moments of a run by dotted key; by such words a method of one's own may mean something else."""
     for key in MOMENTS:
         yield key, _at(raw, key)
     key, method = "method", raw.get("method")
     while isinstance(method, str | dict):
         spec = spec_of(method)
         if ":" not in str(spec.get("name")):
-            yield f"{key}.begin", spec.get("begin")
+            yield from ((f"{key}.{word}", spec.get(word)) for word in ("begin", "drops"))
         key, method = f"{key}.base", spec.get("base")
 
 

@@ -130,9 +130,13 @@ def numbered(y: NDArray[Any], what: str, names: tuple[str, ...] = (), cure: str 
     if y.dtype.kind == "b" and y.ndim == 1:
         return class_numbers(y, what), ("False", "True")
     if y.dtype.kind in "UO" and y.ndim == 1 and len(y):
-        if all(map(_is_whole, words := y.tolist())) or (numbers := _as_numbers(words)) is None:
+        words = y.tolist()
+        numbers = None if all(map(_is_whole, words)) else _as_numbers(words)
+        if numbers is None:
             return _of_words(words, what, cure)
-        y = numbers  # such as "1.0", which pandas makes of class numbers beside a missing one
+        if ((numbers >= 0) & (numbers % 1 == 0)).all():  # "1.0", which pandas makes of class 1 beside a missing one
+            return _of_words([f"{number:.0f}" for number in numbers], what, cure)
+        y = numbers
     try:
         return class_numbers(y, what), ()
     except MmardError as e:

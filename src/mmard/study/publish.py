@@ -119,9 +119,8 @@ def _records_of(study: StudyFile) -> Records:
             f"eval/{scores.name}/scores.json": table_text(told),
         }
         records |= {f"{cell.name}/{name}": text.encode() for name, text in files.items() if text}
-        if (
-            verdicts := scores / VERDICTS
-        ).is_file():  # a few kB: with them differences can be tested over the images, too
+        verdicts = scores / VERDICTS
+        if verdicts.is_file():  # with them differences can be tested over the images, too
             records[f"{cell.name}/eval/{scores.name}/{VERDICTS}"] = verdicts.read_bytes()
     return records
 
