@@ -46,7 +46,7 @@ BEFORE: dict[str, tuple[str, str]] = {
         "name a network that lends it gradients: --surrogate RUN, or --surrogate FILE.py:BUILD --surrogate-weights FILE",
     ),
     "other-surrogate": (
-        "the gradients lent to the model are another network's: where its logits are others too, attacks go astray, and figures flatter",
+        "the gradients lent to the model are another network's: where its logits differ too, attacks go astray and flatter",
         "name the network that the file was made from: --surrogate RUN, with its own weights",
     ),
     "constant": ("the model says the same of every image: it has learnt nothing, or died", "train it again"),
