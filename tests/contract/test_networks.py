@@ -213,7 +213,7 @@ def test_a_recipe_of_somebody_else_runs_no_code(net: Path, elsewhere: Callable[[
         ("net.py:fixed", r"the student net.py:fixed gives \(2, 7\) for 2 images of 10 classes: not a fit"),
         (
             "net.py:build(head=dict)",
-            "the network gives a dict, expected logits, a tuple that begins with them, or .logits",
+            r"the student net.py:build\(head=dict\) gives a dict, expected logits, a tuple that begins with them, or .logits",
         ),
         ("net.py:build@w.pt", "the student net.py:build@w.pt begins untrained"),
         ("nowhere.py:build", "there is no file nowhere.py"),

@@ -14,17 +14,22 @@ from mmard.utils.errors import MmardError
 
 def must_fit_images(*runs: Resolved) -> None:
     """Raise MmardError for what a run's images, and not its settings alone, make impossible; warnings are left to the training."""
+    read: dict[object, DataSet] = {}  # runs of one comparison have the same
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for run in runs:
-            _must_fit(run)
+            _must_fit(run, read)
 
 
-def _must_fit(run: Resolved) -> None:
+def _must_fit(run: Resolved, read: dict[object, DataSet]) -> None:
     settings = run.settings
     awaited = settings.teacher and has_a_recipe(settings) and not is_trained(settings.teacher)
     there = settings.model_copy(update={"teacher": None}) if awaited else settings
-    data = data_to_learn(settings, known_to(there, RunFolder(settings.out)), run.images, stream=True)
+    known = known_to(there, RunFolder(settings.out))
+    which = str(settings.data), tuple(known), id(run.images)
+    if which not in read:
+        read[which] = data_to_learn(settings, known, run.images, stream=True)
+    data = read[which]
     run.validation.must_ask_for_more_than(data.held_out.labels)
     must_fill_a_batch(run.plan.batch_size, len(data.train))
     extra_of(settings, data)

@@ -82,13 +82,13 @@ def jobs_of(cells: Sequence[Cell], evaluation: Evaluation) -> list[Job]:
             or two cells that ask for different teachers in one folder.
     """
     choose_attacks(evaluation.attacks, suite())
-    for note in dict.fromkeys(note for cell in cells for note in cell.settings.notes):
-        warnings.warn(Note(note), stacklevel=2)
     teachers: dict[Path, Job] = {}
+    notes = dict[str, None]()
     jobs = []
     for cell in cells:
         job = Job(cell.name, cell.settings, evaluation)
         if job.state() != "done":
+            notes |= dict.fromkeys(cell.settings.notes)
             try:
                 one_device(cell.settings)
                 resolve(cell.settings)
@@ -96,6 +96,8 @@ def jobs_of(cells: Sequence[Cell], evaluation: Evaluation) -> list[Job]:
             except MmardError as e:
                 raise MmardError(f"cell {cell.name}: {e}") from e
         jobs.append(job)
+    for note in notes:
+        warnings.warn(Note(note), stacklevel=2)
     jobs = [*teachers.values(), *jobs]
     must_be_ours(jobs)
     return jobs
